@@ -1,0 +1,100 @@
+"""The cell space of DARTS (Liu et al. 2019, section 3), as an NNI model space."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from nni.nas.nn.pytorch import ModelSpace
+from torch import Tensor, nn
+
+from search_spaces.cell import CellShape, searchable_cell
+from search_spaces.genotype import Genotype, default_reductions
+from search_spaces.network import Network, Stem
+from search_spaces.operations import DARTS_OPERATIONS, OPERATIONS
+
+
+class DartsSpace(ModelSpace):
+    """Networks of one normal and one reduction cell, each repeated.
+
+    Its labels are those of ``nni.nas.hub.pytorch.DARTS`` (``normal/op_2_0``, ``normal/input_2_0``, …):
+    a sample of one space freezes the other. ``none`` is no candidate here: the strategies whose
+    papers have it add it to the relaxation.
+
+    Args:
+        num_classes: classes of the images.
+        channels: channels of a node before the first reduction; they double at each.
+        layers: the number of cells; those at a third and two thirds of the depth are reductions.
+        image_channels: 1 for grey images, 3 for colour.
+        stem: "cifar" keeps the resolution, "imagenet" divides it by 8.
+        nodes: intermediate nodes of a cell, each with two inputs.
+        operations: the candidates of every edge.
+
+    Raises:
+        ValueError: an argument is out of range, or an operation unknown.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        channels: int = 16,
+        layers: int = 8,
+        image_channels: int = 3,
+        stem: Stem = "cifar",
+        nodes: int = 4,
+        operations: Sequence[str] = DARTS_OPERATIONS,
+    ) -> None:
+        super().__init__()
+        for name in operations:
+            if name not in OPERATIONS:
+                raise ValueError(f"operations: unknown operation {name!r}; known are {', '.join(OPERATIONS)}")
+        if len(operations) < 2 or len(set(operations)) < len(operations):
+            raise ValueError(f"operations: {list(operations)} should be at least two different operations")
+        if nodes < 1:
+            raise ValueError(f"nodes: {nodes} should be at least 1")
+        if layers < 3:
+            raise ValueError(f"layers: {layers} should be at least 3, for a normal cell and two reductions")
+        self.layers = layers
+
+        def make_cell(layer: int, shape: CellShape) -> tuple[nn.Module, int]:
+            kind = "reduce" if shape.reduction else "normal"
+            return searchable_cell(shape, operations, nodes, kind), shape.channels * nodes
+
+        self.network = Network(
+            make_cell,
+            layers=layers,
+            reductions=default_reductions(layers),
+            num_classes=num_classes,
+            channels=channels,
+            image_channels=image_channels,
+            stem=stem,
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, image channels, height, width) -> logits (batch, classes)."""
+        return self.network(x)
+
+    @classmethod
+    def create_fixed_module(
+        cls,
+        sample: Mapping[str, Any],
+        num_classes: int = 10,
+        channels: int = 16,
+        layers: int = 8,
+        image_channels: int = 3,
+        stem: Stem = "cifar",
+        nodes: int = 4,
+        operations: Sequence[str] = DARTS_OPERATIONS,
+    ) -> Network:
+        """The derived network of a sample, with new weights: what NNI makes inside a ``model_context``."""
+        return Network.from_genotype(
+            Genotype.from_sample(sample, layers), num_classes, channels, image_channels, stem
+        )
+
+    def freeze(self, sample: Mapping[str, Any]) -> Network:
+        """The derived network of a sample, with new weights, also after a strategy has made this a supernet."""
+        return self.create_fixed_module(sample, *self.trace_args, **self.trace_kwargs)
+
+    def genotype(self, sample: Mapping[str, Any]) -> Genotype:
+        """The genotype of a sample, with the layout of this space."""
+        return Genotype.from_sample(sample, self.layers)

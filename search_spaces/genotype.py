@@ -1,0 +1,419 @@
+"""A discrete architecture as a value: what a search finds, and what a network is built from."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from search_spaces.files import write_text_whole
+from search_spaces.operations import OPERATION_SETS
+from search_spaces.published import read_call
+
+FORMAT = "nas-plugins/genotype"
+VERSION = 1
+INPUTS = 2
+"""Nodes 0 and 1 of every cell are its inputs: the outputs of the two layers before it."""
+
+
+class GenotypeError(ValueError):
+    """A genotype is not what the format allows; the message says where and what would be right."""
+
+
+class Edge(NamedTuple):
+    """One operation, from node ``source`` to node ``target`` of a cell."""
+
+    operation: str
+    source: int
+    target: int
+
+
+Cell = tuple[Edge, ...]
+
+
+def default_reductions(layers: int) -> tuple[int, ...]:
+    """The layers that halve the resolution: at a third and two thirds of the depth (DARTS, section 3)."""
+    return tuple(sorted({layers // 3, 2 * layers // 3}))
+
+
+@dataclass(frozen=True)
+class Genotype:
+    """A network of cells: which operations stand on which edges, and which layer uses which cell.
+
+    Args:
+        cells: the distinct cells, each a tuple of :class:`Edge`. Two operations may share an edge:
+            their outputs are added, like all that arrive at a node.
+        layout: for each layer the index in ``cells`` of its cell.
+        reductions: the layers whose operations on the cell's inputs have stride 2.
+        concat: the nodes whose outputs are concatenated into a cell's output.
+        operations: the name of the operation set, a key of :data:`OPERATION_SETS`.
+
+    A node that no operation reaches does not exist: operations that leave it go with it.
+
+    Raises:
+        GenotypeError: (a ``ValueError``) where any of this does not describe a network.
+    """
+
+    cells: tuple[Cell, ...]
+    layout: tuple[int, ...]
+    reductions: tuple[int, ...]
+    concat: tuple[int, ...] = (2, 3, 4, 5)
+    operations: str = "darts"
+
+    def __post_init__(self) -> None:
+        cells = tuple(tuple(_edge(edge, f"cell {i}") for edge in cell) for i, cell in enumerate(self.cells))
+        object.__setattr__(self, "cells", cells)
+        for name in ("layout", "reductions", "concat"):
+            object.__setattr__(self, name, _integers(getattr(self, name), name))
+        self._check()
+
+    def _check(self) -> None:
+        if self.operations not in OPERATION_SETS:
+            known = ", ".join(OPERATION_SETS)
+            raise GenotypeError(f"operations: no set is called {self.operations!r}; there are {known}")
+        if not self.cells or not self.layout:
+            raise GenotypeError("a genotype needs at least one cell and one layer in its layout")
+        for layer, cell in enumerate(self.layout):
+            if not 0 <= cell < len(self.cells):
+                raise GenotypeError(
+                    f"layout: layer {layer} uses cell {cell}, but there are cells 0 to {len(self.cells) - 1}"
+                )
+        for layer in self.reductions:
+            if not 0 <= layer < len(self.layout):
+                raise GenotypeError(
+                    f"reductions: there is no layer {layer}; layers are 0 to {len(self.layout) - 1}"
+                )
+        if len(set(self.reductions)) != len(self.reductions):
+            raise GenotypeError(f"reductions: a layer is named twice in {list(self.reductions)}")
+        if not self.concat or min(self.concat) < INPUTS or len(set(self.concat)) != len(self.concat):
+            raise GenotypeError(
+                f"concat: {list(self.concat)} should name distinct nodes from {INPUTS} on (0 and 1 are inputs)"
+            )
+        for index, cell in enumerate(self.cells):
+            self._check_cell(cell, f"cell {index}")
+
+    def _check_cell(self, cell: Cell, where: str) -> None:
+        allowed = OPERATION_SETS[self.operations]
+        known = {0, 1, *self.concat, *(edge.target for edge in cell)}
+        for operation, source, target in cell:
+            edge = f"{where}: {operation} from node {source} to node {target}"
+            if operation not in allowed:
+                raise GenotypeError(
+                    f"{where}: unknown operation {operation!r}; the set {self.operations!r} has "
+                    + ", ".join(allowed)
+                )
+            if target < INPUTS:
+                raise GenotypeError(f"{edge}: nodes 0 and 1 are the cell's inputs, nothing leads to them")
+            if source >= target:
+                raise GenotypeError(f"{edge} closes a cycle; an operation leads from a lower node to a higher")
+            if source not in known:
+                raise GenotypeError(f"{edge}: there is no node {source} in this cell")
+        if not self.output_nodes(cell):
+            raise GenotypeError(f"{where}: no operation reaches any of its output nodes {list(self.concat)}")
+
+    # What the network reads
+
+    @staticmethod
+    def existing_edges(cell: Cell) -> Cell:
+        """The operations of a cell that receive something, in topological order."""
+        nodes = {0, 1}
+        kept: list[Edge] = []
+        for target in sorted({edge.target for edge in cell}):
+            incoming = [edge for edge in cell if edge.target == target and edge.source in nodes]
+            if incoming:
+                nodes.add(target)
+                kept += incoming
+        return tuple(kept)
+
+    def output_nodes(self, cell: Cell) -> tuple[int, ...]:
+        """The nodes of ``concat`` that exist in a cell."""
+        reached = {edge.target for edge in self.existing_edges(cell)}
+        return tuple(node for node in self.concat if node in reached)
+
+    def kinds(self) -> dict[str, int] | None:
+        """``{"normal": cell, "reduce": cell}`` where all layers of a kind share a cell, else None."""
+        normal = {cell for layer, cell in enumerate(self.layout) if layer not in self.reductions}
+        reduce = {self.layout[layer] for layer in self.reductions}
+        if len(normal) > 1 or len(reduce) > 1:
+            return None
+        return {kind: cell for kind, cells in (("normal", normal), ("reduce", reduce)) for cell in cells}
+
+    def deepen(self, layers: int) -> Genotype:
+        """The same cells in a network of another depth.
+
+        Cells that are shared by kind are stacked anew, with the reductions at a third and two
+        thirds (DARTS, section 3). Cells of single layers are repeated between the reductions by
+        Algorithm 1 of D-DARTS, as printed.
+
+        Args:
+            layers: the number of layers, at least 3.
+
+        Raises:
+            GenotypeError: the layout has other than two reductions, or too few cells between them.
+        """
+        if len(self.reductions) != 2:
+            raise GenotypeError(
+                f"only a layout with two reductions can be deepened; this one has {len(self.reductions)}"
+            )
+        if layers < 3:
+            raise GenotypeError(f"layers: {layers} is too few for two reductions; at least 3")
+        reductions = default_reductions(layers)
+        kinds = self.kinds()
+        if kinds is not None and "normal" in kinds:
+            layout = tuple(kinds["reduce" if i in reductions else "normal"] for i in range(layers))
+        else:
+            layout = tuple(self.layout[c] for c in _algorithm_1(len(self.layout), layers))
+        return replace(self, layout=layout, reductions=reductions)
+
+    # NNI samples
+
+    @classmethod
+    def from_sample(cls, sample: Mapping[str, Any], layers: int = 8) -> Genotype:
+        """A sample of a DARTS cell space, ours or NNI's hub's (``normal/op_2_0``, ``normal/input_2_0``, …).
+
+        Args:
+            sample: what ``export_top_models(formatter="dict")`` gives.
+            layers: the number of layers of the space.
+        """
+        cells: list[Cell] = []
+        for kind in ("normal", "reduce"):
+            edges = []
+            node, slot = INPUTS, 0
+            while f"{kind}/op_{node}_{slot}" in sample:
+                while (key := f"{kind}/op_{node}_{slot}") in sample:
+                    source = sample.get(f"{kind}/input_{node}_{slot}")
+                    if isinstance(source, Sequence) and len(source) == 1:
+                        source = source[0]
+                    if not isinstance(source, int):
+                        raise GenotypeError(f"sample: {kind}/input_{node}_{slot} should be one node, not {source!r}")
+                    edges.append(_edge((sample[key], source, node), f"sample: {kind} cell"))
+                    slot += 1
+                node, slot = node + 1, 0
+            if not edges:
+                raise GenotypeError(f"sample: no key like '{kind}/op_2_0'; it has {', '.join(map(str, sample))}")
+            cells.append(tuple(edges))
+        nodes = max(edge.target for cell in cells for edge in cell)
+        return cls(
+            cells=tuple(cells),
+            layout=_stacked(layers),
+            reductions=default_reductions(layers),
+            concat=tuple(range(INPUTS, nodes + 1)),
+            operations=_smallest_set(cells),
+        )
+
+    def to_sample(self) -> dict[str, Any]:
+        """The sample of a DARTS cell space, ours or NNI's hub's, that freezes to this architecture.
+
+        Raises:
+            GenotypeError: there is none, since layers of a kind differ or a node has other than two inputs.
+        """
+        kinds = self.kinds()
+        if kinds is None or set(kinds) != {"normal", "reduce"}:
+            raise GenotypeError("a sample has one normal and one reduction cell; this genotype has other cells")
+        sample: dict[str, Any] = {}
+        for kind, index in kinds.items():
+            for node in self.concat:
+                incoming = [edge for edge in self.cells[index] if edge.target == node]
+                if len(incoming) != 2:
+                    raise GenotypeError(
+                        f"a sample has two operations a node; node {node} of the {kind} cell has {len(incoming)}"
+                    )
+                for slot, edge in enumerate(incoming):
+                    sample[f"{kind}/op_{node}_{slot}"] = edge.operation
+                    sample[f"{kind}/input_{node}_{slot}"] = [edge.source]
+        return sample
+
+    # Files
+
+    def to_json(self) -> str:
+        """The genotype as the text of a JSON file, one cell a line."""
+        cells = ",\n  ".join(json.dumps({"edges": [list(edge) for edge in cell]}) for cell in self.cells)
+        return (
+            f'{{"format": "{FORMAT}", "version": {VERSION}, "operations": {json.dumps(self.operations)},\n'
+            f' "cells": [\n  {cells}],\n'
+            f' "layout": {list(self.layout)}, "reductions": {list(self.reductions)}, "concat": {list(self.concat)}}}\n'
+        )
+
+    @classmethod
+    def from_json(cls, text: str) -> Genotype:
+        """Read what :meth:`to_json` wrote.
+
+        Raises:
+            GenotypeError: the text is no such JSON.
+        """
+        try:
+            data = json.loads(text)
+        except (json.JSONDecodeError, RecursionError) as error:
+            raise GenotypeError(f"not JSON: {error}") from None
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            found = data.get("format") if isinstance(data, dict) else type(data).__name__
+            raise GenotypeError(f'"format" should be "{FORMAT}", not {found!r}')
+        if data.get("version") != VERSION:
+            raise GenotypeError(f'"version" should be {VERSION}, not {data.get("version")!r}')
+        fields = ("operations", "cells", "layout", "reductions", "concat")
+        for key in fields:
+            if key not in data:
+                raise GenotypeError(f'"{key}" is missing')
+        for key in data:
+            if key not in (*fields, "format", "version"):
+                raise GenotypeError(f'unknown key "{key}"; known are {", ".join(fields)}')
+        if not isinstance(data["operations"], str):
+            raise GenotypeError(f'"operations" should name a set of operations, not {data["operations"]!r}')
+        cells = data["cells"]
+        if not isinstance(cells, list) or not all(
+            isinstance(cell, dict) and set(cell) == {"edges"} and isinstance(cell["edges"], list) for cell in cells
+        ):
+            raise GenotypeError('"cells" should be a list of {"edges": [[operation, from, to], …]}')
+        return cls(
+            cells=tuple(tuple(cell["edges"]) for cell in cells),
+            **{key: data[key] for key in ("layout", "reductions", "concat", "operations")},
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the genotype as a JSON file, whole or not at all."""
+        write_text_whole(path, self.to_json())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Genotype:
+        """Read a genotype file.
+
+        Raises:
+            GenotypeError: the file is no genotype; the message names it.
+            OSError: it cannot be read.
+        """
+        try:
+            return cls.from_json(Path(path).read_text(encoding="utf-8"))
+        except UnicodeDecodeError:
+            raise GenotypeError(f"{path}: not a text file") from None
+        except GenotypeError as error:
+            raise GenotypeError(f"{path}: {error}") from None
+
+    @classmethod
+    def parse(cls, text: str) -> Genotype:
+        """Read a published genotype as its authors print it, without running it as code.
+
+        Known forms: ``Genotype(normal=[(op, from), …], normal_concat=…, reduce=…, reduce_concat=…)``
+        (DARTS), ``Genotype_nested(genes=[[(op, to, from), …], …], concat=…, reductions=…)`` and
+        ``Genotype_opt(genes=…, seq=…, concat=…, reductions=…)`` (D-DARTS), each with or without
+        ``NAME =`` before it. A DARTS genotype gets 8 layers; :meth:`deepen` gives another number.
+
+        Raises:
+            GenotypeError: the text is none of these.
+        """
+        try:
+            name, fields = read_call(text, _PUBLISHED)
+        except ValueError as error:
+            raise GenotypeError(f"not a published genotype: {error}") from None
+        if name == "Genotype":
+            return _from_darts(fields)
+        cells = tuple(
+            tuple(_edge((op, source, target), f"genes: cell {i}") for op, target, source in _triples(gene))
+            for i, gene in enumerate(fields["genes"])
+        )
+        return cls(
+            cells=cells,
+            layout=tuple(fields.get("seq", range(len(cells)))),
+            reductions=tuple(fields["reductions"]),
+            concat=tuple(fields["concat"]),
+            operations=_smallest_set(cells),
+        )
+
+
+def _edge(edge: Any, where: str) -> Edge:
+    if not isinstance(edge, (list, tuple)) or len(edge) != 3:
+        raise GenotypeError(f"{where}: {edge!r} should be [operation, from node, to node]")
+    operation, source, target = edge
+    if not isinstance(operation, str):
+        raise GenotypeError(f"{where}: {operation!r} should be the name of an operation")
+    for node in (source, target):
+        if isinstance(node, bool) or not isinstance(node, int) or node < 0:
+            raise GenotypeError(f"{where}: node {node!r} of {operation} should be an integer from 0 on")
+    return Edge(operation, source, target)
+
+
+def _integers(values: Any, name: str) -> tuple[int, ...]:
+    if not isinstance(values, Iterable) or isinstance(values, (str, bytes, Mapping)):
+        raise GenotypeError(f"{name}: {values!r} should be a list of integers")
+    values = tuple(values)
+    for value in values:
+        if isinstance(value, bool) or not isinstance(value, int):
+            raise GenotypeError(f"{name}: {value!r} should be an integer")
+    return values
+
+
+def _stacked(layers: int) -> tuple[int, ...]:
+    reductions = default_reductions(layers)
+    return tuple(int(layer in reductions) for layer in range(layers))
+
+
+def _smallest_set(cells: Iterable[Iterable[Edge]]) -> str:
+    used = {edge.operation for cell in cells for edge in cell}
+    for name, operations in OPERATION_SETS.items():
+        if used <= set(operations):
+            return name
+    known = OPERATION_SETS[name]
+    unknown = ", ".join(sorted(repr(operation) for operation in used - set(known)))
+    raise GenotypeError(f"unknown operation {unknown}; known are {', '.join(known)}")
+
+
+def _algorithm_1(cells: int, layers: int) -> list[int]:
+    """Algorithm 1 of D-DARTS: which of the searched layers each of the new layers copies."""
+    if layers <= cells:
+        return list(range(layers))
+    first, second = cells // 3, 2 * cells // 3
+    spans = (first, second - 1 - first, cells - 1 - second)
+    if min(spans) < 1:
+        raise GenotypeError(
+            f"{cells} layers are too few to be deepened: a normal layer is needed before, between and after "
+            "the reductions (at least 5 layers)"
+        )
+    chosen = []
+    for i in range(layers):
+        if i < layers // 3:
+            chosen.append(i % spans[0])
+        elif i == layers // 3:
+            chosen.append(first)
+        elif i < 2 * layers // 3:
+            chosen.append(i % spans[1] + first + 1)
+        elif i == 2 * layers // 3:
+            chosen.append(second)
+        else:
+            chosen.append(i % spans[2] + second + 1)
+    return chosen
+
+
+_PUBLISHED = {
+    "Genotype": ("normal", "normal_concat", "reduce", "reduce_concat"),
+    "Genotype_nested": ("genes", "concat", "reductions"),
+    "Genotype_opt": ("genes", "seq", "concat", "reductions"),
+}
+"""The published text forms and their fields, each a list."""
+
+
+def _triples(gene: Any) -> list[tuple[str, int, int]]:
+    if not isinstance(gene, list) or not all(isinstance(item, list) and len(item) == 3 for item in gene):
+        raise GenotypeError("genes: each cell should be a list of (operation, to node, from node)")
+    return [tuple(item) for item in gene]
+
+
+def _from_darts(fields: Mapping[str, Any]) -> Genotype:
+    if _integers(fields["normal_concat"], "normal_concat") != _integers(fields["reduce_concat"], "reduce_concat"):
+        raise GenotypeError("normal_concat and reduce_concat differ; a genotype here has one concat for all cells")
+    cells = []
+    for kind in ("normal", "reduce"):
+        pairs = fields[kind]
+        if len(pairs) % 2 or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
+            raise GenotypeError(f"{kind}: should hold two (operation, from node) for each node")
+        cells.append(
+            tuple(_edge((op, source, INPUTS + i // 2), kind) for i, (op, source) in enumerate(pairs))
+        )
+    return Genotype(
+        cells=tuple(cells),
+        layout=_stacked(8),
+        reductions=default_reductions(8),
+        concat=tuple(fields["normal_concat"]),
+        operations=_smallest_set(cells),
+    )

@@ -1,0 +1,231 @@
+"""The skeleton that a supernet and a derived network share: stem, a chain of cells, head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from search_spaces.cell import CellShape, FixedCell
+from search_spaces.genotype import Genotype
+
+Stem = Literal["cifar", "imagenet"]
+CellFactory = Callable[[int, CellShape], tuple[nn.Module, int]]
+"""(layer, shape) -> the cell of that layer, and the number of channels of its output."""
+
+
+class CifarStem(nn.Module):
+    """One convolution at full resolution: both inputs of the first cell."""
+
+    def __init__(self, image_channels: int, channels: int) -> None:
+        super().__init__()
+        self.out_channels = 3 * channels
+        self.layers = nn.Sequential(
+            nn.Conv2d(image_channels, self.out_channels, 3, padding=1, bias=False),
+            nn.BatchNorm2d(self.out_channels),
+        )
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(batch, image channels, height, width) -> the inputs s0 and s1 of the first cell."""
+        x = self.layers(x)
+        return x, x
+
+
+class ImageNetStem(nn.Module):
+    """Three convolutions of stride 2: s0 at a quarter of the resolution, s1 at an eighth."""
+
+    def __init__(self, image_channels: int, channels: int) -> None:
+        super().__init__()
+        self.out_channels = channels
+        self.first = nn.Sequential(
+            nn.Conv2d(image_channels, channels // 2, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(channels // 2),
+            nn.ReLU(),
+            nn.Conv2d(channels // 2, channels, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
+        )
+        self.second = nn.Sequential(
+            nn.ReLU(),
+            nn.Conv2d(channels, channels, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
+        )
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(batch, image channels, height, width) -> the inputs s0 and s1 of the first cell."""
+        before = self.first(x)
+        return before, self.second(before)
+
+
+class AuxiliaryHead(nn.Module):
+    """A second classifier at two thirds of the depth, which trains the layers before it better.
+
+    Args:
+        channels: channels of its input.
+        num_classes: classes.
+        stride: of the 5×5 pooling, 3 for the 8×8 features of CIFAR, 2 for the 14×14 of ImageNet.
+    """
+
+    def __init__(self, channels: int, num_classes: int, stride: int) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.ReLU(),
+            nn.AvgPool2d(5, stride=stride, count_include_pad=False),
+            nn.Conv2d(channels, 128, 1, bias=False),
+            nn.BatchNorm2d(128),
+            nn.ReLU(),
+            nn.Conv2d(128, 768, 2, bias=False),
+            nn.BatchNorm2d(768),
+            nn.ReLU(),
+        )
+        self.stride = stride
+        self.classifier = nn.Linear(768, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, channels, height, width) -> (batch, classes).
+
+        Raises:
+            ValueError: the features are too small to be pooled.
+        """
+        smallest = 5 + self.stride
+        if min(x.shape[-2:]) < smallest:
+            raise ValueError(
+                f"the auxiliary head needs features of {smallest}×{smallest} pixels at two thirds of the depth and "
+                f"gets {x.shape[-2]}×{x.shape[-1]}: use larger images, or no auxiliary head"
+            )
+        return self.classifier(self.features(x).mean(dim=(2, 3)))
+
+
+class Network(nn.Module):
+    """Stem, a chain of cells that each see the two layers before them, pooling and a linear classifier.
+
+    The number of channels doubles at every reduction (DARTS, section 3).
+
+    Args:
+        make_cell: builds the cell of each layer.
+        layers: the number of cells.
+        reductions: the layers that halve the resolution.
+        num_classes: classes of the images.
+        channels: channels of a node before the first reduction.
+        image_channels: 1 for grey images, 3 for colour.
+        stem: "cifar" keeps the resolution, "imagenet" divides it by 8.
+        auxiliary: a second head at two thirds of the depth; it runs in training alone.
+
+    Raises:
+        ValueError: an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        make_cell: CellFactory,
+        layers: int,
+        reductions: Collection[int],
+        num_classes: int,
+        channels: int,
+        image_channels: int = 3,
+        stem: Stem = "cifar",
+        auxiliary: bool = False,
+    ) -> None:
+        super().__init__()
+        for name, value, least in (
+            ("layers", layers, 1),
+            ("num_classes", num_classes, 2),
+            ("channels", channels, 1 if stem == "cifar" else 2),
+            ("image_channels", image_channels, 1),
+        ):
+            if value < least:
+                raise ValueError(f"{name}: {value} should be at least {least}")
+        if stem not in get_args(Stem):
+            raise ValueError(f"stem: {stem!r} should be one of {', '.join(get_args(Stem))}")
+        self.stem = (CifarStem if stem == "cifar" else ImageNetStem)(image_channels, channels)
+        before = previous = self.stem.out_channels
+        self.auxiliary: AuxiliaryHead | None = None
+        self.auxiliary_layer = 2 * layers // 3
+        after_reduction = stem == "imagenet"
+        self.cells = nn.ModuleList()
+        for layer in range(layers):
+            reduction = layer in reductions
+            if reduction:
+                channels *= 2
+            shape = CellShape(before, previous, channels, reduction, after_reduction)
+            cell, out_channels = make_cell(layer, shape)
+            self.cells.append(cell)
+            before, previous, after_reduction = previous, out_channels, reduction
+            if auxiliary and layer == self.auxiliary_layer:
+                self.auxiliary = AuxiliaryHead(previous, num_classes, stride=3 if stem == "cifar" else 2)
+        self.classifier = nn.Linear(previous, num_classes)
+
+    @classmethod
+    def from_genotype(
+        cls,
+        genotype: Genotype,
+        num_classes: int = 10,
+        channels: int = 36,
+        image_channels: int = 3,
+        stem: Stem = "cifar",
+        auxiliary: bool = False,
+    ) -> Network:
+        """The derived network of a genotype; its depth is that of the genotype's layout.
+
+        Args: as for :class:`Network`.
+        """
+
+        def make_cell(layer: int, shape: CellShape) -> tuple[nn.Module, int]:
+            cell = genotype.cells[genotype.layout[layer]]
+            outputs = genotype.output_nodes(cell)
+            return FixedCell(shape, cell, outputs), shape.channels * len(outputs)
+
+        return cls(
+            make_cell,
+            layers=len(genotype.layout),
+            reductions=genotype.reductions,
+            num_classes=num_classes,
+            channels=channels,
+            image_channels=image_channels,
+            stem=stem,
+            auxiliary=auxiliary,
+        )
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        """(batch, image channels, height, width) -> logits (batch, classes).
+
+        In training, and with an auxiliary head: the pair of the logits and the auxiliary logits.
+        """
+        auxiliary = None
+        before, previous = self.stem(x)
+        for layer, cell in enumerate(self.cells):
+            before, previous = previous, cell(before, previous)
+            if self.training and self.auxiliary is not None and layer == self.auxiliary_layer:
+                auxiliary = self.auxiliary(previous)
+        logits = self.classifier(previous.mean(dim=(2, 3)))
+        return logits if auxiliary is None else (logits, auxiliary)
+
+    def set_drop_path(self, probability: float) -> None:
+        """Set the probability of drop-path of every fixed cell, from 0 to below 1."""
+        for cell in self.cells:
+            if isinstance(cell, FixedCell):
+                cell.drop_path = probability
+
+
+def count_parameters(network: nn.Module) -> int:
+    """The number of trainable parameters."""
+    return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+
+
+def count_multiply_adds(network: nn.Module, image_channels: int, image_size: int) -> int:
+    """Multiplications with an addition in convolutions and linear layers, for one image in evaluation.
+
+    Args:
+        network: any network; it is neither changed nor run on real memory.
+        image_channels, image_size: the image is (1, image_channels, image_size, image_size).
+    """
+    import copy
+
+    from torch.utils.flop_counter import FlopCounterMode
+
+    shadow = copy.deepcopy(network).to("meta").eval()
+    image = torch.empty(1, image_channels, image_size, image_size, device="meta")
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        shadow(image)
+    return counter.get_total_flops() // 2

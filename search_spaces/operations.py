@@ -1,0 +1,145 @@
+"""The candidate operations of the spaces: name -> factory(channels, stride, affine).
+
+Every operation keeps the number of channels and divides height and width by its stride
+(rounded up). ``affine`` says whether its batch normalizations learn a scale and a shift: no in
+a supernet, where the weights of the relaxation do that work, and yes in a derived network
+(DARTS, appendix A.1).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+OperationFactory = Callable[[int, int, bool], nn.Module]
+
+
+def relu_conv_bn(
+    in_channels: int,
+    out_channels: int,
+    kernel: int = 1,
+    stride: int = 1,
+    affine: bool = True,
+) -> nn.Sequential:
+    """ReLU, convolution, batch normalization: also what aligns the inputs of a cell."""
+    return nn.Sequential(
+        nn.ReLU(),
+        nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False),
+        nn.BatchNorm2d(out_channels, affine=affine),
+    )
+
+
+class FactorizedReduce(nn.Module):
+    """Halve height and width by two 1×1 convolutions of stride 2, the second one pixel off the first.
+
+    Together they see every second diagonal of the image, where one strided 1×1 convolution would
+    see a quarter of it. It is the ``skip_connect`` of stride 2.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, affine: bool = True) -> None:
+        super().__init__()
+        first = out_channels // 2
+        self.relu = nn.ReLU()
+        self.conv_1 = nn.Conv2d(in_channels, first, 1, stride=2, bias=False)
+        self.conv_2 = nn.Conv2d(in_channels, out_channels - first, 1, stride=2, bias=False)
+        self.bn = nn.BatchNorm2d(out_channels, affine=affine)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, in_channels, height, width) -> (batch, out_channels, ⌈height/2⌉, ⌈width/2⌉)."""
+        x = self.relu(x)
+        height, width = x.shape[-2:]
+        shifted = functional.pad(x, (0, width % 2, 0, height % 2))[:, :, 1:, 1:]
+        return self.bn(torch.cat([self.conv_1(x), self.conv_2(shifted)], dim=1))
+
+
+def _separable(channels: int, kernel: int, stride: int, dilation: int, affine: bool) -> list[nn.Module]:
+    padding = dilation * (kernel // 2)
+    return [
+        nn.ReLU(),
+        nn.Conv2d(channels, channels, kernel, stride, padding, dilation, groups=channels, bias=False),
+        nn.Conv2d(channels, channels, 1, bias=False),
+        nn.BatchNorm2d(channels, affine=affine),
+    ]
+
+
+def _sep_conv(kernel: int) -> OperationFactory:
+    """A depthwise separable convolution, applied twice; the first has the stride."""
+    return lambda channels, stride, affine: nn.Sequential(
+        *_separable(channels, kernel, stride, 1, affine),
+        *_separable(channels, kernel, 1, 1, affine),
+    )
+
+
+def _dil_conv(kernel: int) -> OperationFactory:
+    """A depthwise separable convolution with holes (dilation 2), applied once."""
+    return lambda channels, stride, affine: nn.Sequential(*_separable(channels, kernel, stride, 2, affine))
+
+
+def _crossed_conv(kernel: int) -> OperationFactory:
+    """1×k, then k×1: a k×k receptive field at 2k weights instead of k²."""
+    pad = kernel // 2
+    return lambda channels, stride, affine: nn.Sequential(
+        nn.ReLU(),
+        nn.Conv2d(channels, channels, (1, kernel), (1, stride), (0, pad), bias=False),
+        nn.Conv2d(channels, channels, (kernel, 1), (stride, 1), (pad, 0), bias=False),
+        nn.BatchNorm2d(channels, affine=affine),
+    )
+
+
+def _bottleneck(channels: int, stride: int, affine: bool) -> nn.Module:
+    """The residual block of ResNet-50 as one operation, brought back to its input's channels (D-DARTS)."""
+    return nn.Sequential(
+        nn.ReLU(),
+        nn.Conv2d(channels, channels, 1, bias=False),
+        nn.BatchNorm2d(channels, affine=affine),
+        nn.Conv2d(channels, channels, 3, stride, 1, bias=False),
+        nn.BatchNorm2d(channels, affine=affine),
+        nn.Conv2d(channels, 4 * channels, 1, bias=False),
+        nn.BatchNorm2d(4 * channels, affine=affine),
+        nn.ReLU(),
+        nn.Conv2d(4 * channels, channels, 1, bias=False),
+        nn.BatchNorm2d(channels, affine=affine),
+    )
+
+
+OPERATIONS: dict[str, OperationFactory] = {
+    "max_pool_3x3": lambda channels, stride, affine: nn.MaxPool2d(3, stride, 1),
+    "avg_pool_3x3": lambda channels, stride, affine: nn.AvgPool2d(3, stride, 1, count_include_pad=False),
+    "skip_connect": lambda channels, stride, affine: (
+        nn.Identity() if stride == 1 else FactorizedReduce(channels, channels, affine)
+    ),
+    "sep_conv_3x3": _sep_conv(3),
+    "sep_conv_5x5": _sep_conv(5),
+    "dil_conv_3x3": _dil_conv(3),
+    "dil_conv_5x5": _dil_conv(5),
+    "conv_3x1_1x3": _crossed_conv(3),
+    "conv_7x1_1x7": _crossed_conv(7),
+    "simple_conv_1x1": lambda channels, stride, affine: relu_conv_bn(channels, channels, 1, stride, affine),
+    "simple_conv_3x3": lambda channels, stride, affine: relu_conv_bn(channels, channels, 3, stride, affine),
+    "bottleneck_1x3x1": _bottleneck,
+}
+"""Every operation that a genotype can name."""
+
+DARTS_OPERATIONS = tuple(OPERATIONS)[:7]
+"""The seven candidates of DARTS, in the order of NNI's hub; ``none`` belongs to a search alone."""
+
+OPERATION_SETS: dict[str, tuple[str, ...]] = {
+    "darts": DARTS_OPERATIONS,
+    "dartopti": tuple(OPERATIONS),
+}
+"""The named sets that the ``operations`` of a genotype refers to, the smaller first."""
+
+
+def searchable(name: str, channels: int, stride: int) -> nn.Module:
+    """An operation as it stands in a supernet: normalized without learning a scale.
+
+    Pooling gets a batch normalization there, so that its output is on the scale of the other
+    candidates' (DARTS, released code; section 4 of the design).
+    """
+    operation = OPERATIONS[name](channels, stride, False)
+    if "pool" in name:
+        operation = nn.Sequential(operation, nn.BatchNorm2d(channels, affine=False))
+    return operation
