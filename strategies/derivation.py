@@ -1,0 +1,107 @@
+"""Derivations: from the α of a cell to its discrete operations.
+
+Each works on plain numbers, so that it serves a supernet in memory and a table read from a file.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Literal, NamedTuple
+
+CellAlphas = Mapping[tuple[int, int], Mapping[str, float]]
+"""(source node, target node) -> operation -> α, every edge of a cell."""
+
+Weigh = Callable[[Mapping[str, float]], Mapping[str, float]]
+
+NONE = "none"
+"""The candidate that computes zero; it is never derived."""
+
+
+class Chosen(NamedTuple):
+    """A derived operation, with the weight for which it was chosen."""
+
+    operation: str
+    source: int
+    target: int
+    weight: float
+
+
+Method = Literal["darts", "sparse", "edge"]
+
+
+def derive(cell: CellAlphas, method: Method = "darts", threshold: float = 0.85) -> list[Chosen]:
+    """The operations that a cell keeps.
+
+    Args:
+        cell: its α.
+        method: "darts": :func:`darts`; "sparse" and "edge": :func:`sparse` and :func:`edge`.
+        threshold: for the latter two, the least weight of an operation, from 0 to 1.
+
+    Raises:
+        ValueError: an unknown method, or a threshold out of range.
+    """
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"threshold: {threshold} should be from 0 to 1")
+    if method == "darts":
+        return darts(cell)
+    if method == "sparse":
+        return sparse(cell, threshold)
+    if method == "edge":
+        return edge(cell, threshold)
+    raise ValueError(f"method: {method!r} should be darts, sparse or edge")
+
+
+def darts(cell: CellAlphas, inputs: int = 2) -> list[Chosen]:
+    """For each node the strongest edges, of each the best operation (DARTS, section 2.4).
+
+    An edge is as strong as its best operation other than ``none`` after the softmax over all its
+    candidates, ``none`` included. Of equal edges and operations the first is taken.
+
+    Args:
+        cell: its α.
+        inputs: edges kept for each node.
+    """
+    return _strongest(cell, _softmax, inputs)
+
+
+def sparse(cell: CellAlphas, threshold: float, inputs: int = 2) -> list[Chosen]:
+    """As :func:`darts`, on the sigmoid of α, of weights that reach the threshold (FairDARTS)."""
+    return [chosen for chosen in _strongest(cell, _sigmoid, inputs) if chosen.weight >= threshold]
+
+
+def edge(cell: CellAlphas, threshold: float, operations: int = 2) -> list[Chosen]:
+    """On every edge the best operations whose sigmoid reaches the threshold (FairDARTS)."""
+    kept = []
+    for (source, target), alphas in sorted(cell.items(), key=lambda item: item[0][::-1]):
+        ranked = sorted(_candidates(_sigmoid(alphas)), key=lambda item: -item[1])[:operations]
+        kept += [Chosen(name, source, target, weight) for name, weight in ranked if weight >= threshold]
+    return kept
+
+
+def _strongest(cell: CellAlphas, weigh: Weigh, inputs: int) -> list[Chosen]:
+    kept = []
+    for node in sorted({target for _, target in cell}):
+        best = []
+        for (source, target), alphas in sorted(cell.items()):
+            if target == node:
+                name, weight = max(_candidates(weigh(alphas)), key=lambda item: item[1])
+                best.append(Chosen(name, source, target, weight))
+        kept += sorted(best, key=lambda chosen: -chosen.weight)[:inputs]
+    return kept
+
+
+def _candidates(weights: Mapping[str, float]) -> list[tuple[str, float]]:
+    return [(name, weight) for name, weight in weights.items() if name != NONE]
+
+
+def _softmax(alphas: Mapping[str, float]) -> dict[str, float]:
+    highest = max(alphas.values())
+    exponentials = {name: math.exp(alpha - highest) for name, alpha in alphas.items()}
+    total = sum(exponentials.values())
+    return {name: value / total for name, value in exponentials.items()}
+
+
+def _sigmoid(alphas: Mapping[str, float]) -> dict[str, float]:
+    # The hyperbolic form does not overflow for any α.
+    return {name: 0.5 * (1 + math.tanh(alpha / 2)) for name, alpha in alphas.items()}

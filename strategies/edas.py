@@ -1,0 +1,56 @@
+"""EDAS: Efficient and Differentiable Architecture Search (Hong, Ahn and Kim)."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+
+from strategies.base import DifferentiableStrategy
+from strategies.relaxation import SingleEdge
+
+
+class EDAS(DifferentiableStrategy):
+    """One edge, drawn at random in each iteration, is relaxed; every other runs its strongest candidate.
+
+    The supernet costs little more than a derived network, so that it can be as deep (section 3.2),
+    and what is validated as the supernet is the path of the strongest candidates.
+
+    With no argument it is the variant with warm-up of section 4.1 ("EDAS warmup", "EDAS-inv");
+    ``warmup_epochs=0`` is the plain one.
+
+    Args:
+        learning_rate: of Adam for α.
+        weight_decay: of Adam for α, on the relaxed edge alone. None for the paper's: 1e-3 with
+            warm-up, 0 without.
+        betas: of Adam for α.
+        warmup_epochs: epochs in which every second iteration sees −α in place of α (Eq. 3).
+        alpha_max: the ablation of section 5.3: no edge is relaxed for the weights.
+        none: add the candidate ``none`` to the edges of cells.
+        gradient_clip_val: the largest norm of the gradient of the weights; None for no limit.
+        seed: of the draws; None for the seed that PyTorch has when the strategy is made.
+    """
+
+    def __init__(
+        self,
+        learning_rate: float = 0.025,
+        weight_decay: float | None = None,
+        betas: tuple[float, float] = (0.5, 0.999),
+        warmup_epochs: int = 10,
+        alpha_max: bool = False,
+        none: bool = True,
+        gradient_clip_val: float | None = 5.0,
+        seed: int | None = None,
+    ) -> None:
+        if weight_decay is None:
+            weight_decay = 1e-3 if warmup_epochs > 0 else 0.0
+        super().__init__(
+            relaxation=SingleEdge(
+                seed=torch.initial_seed() if seed is None else seed,
+                warmup_epochs=warmup_epochs,
+                relax_weights=not alpha_max,
+            ),
+            optimizer=partial(torch.optim.Adam, lr=learning_rate, betas=betas, weight_decay=weight_decay),
+            none=none,
+            gradient_clip_val=gradient_clip_val,
+        )

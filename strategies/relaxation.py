@@ -1,0 +1,124 @@
+"""Relaxations: from the architecture parameters α to what each edge of the supernet computes.
+
+A relaxation turns all α into a :data:`Plan`, once an iteration and phase; the supernet then only
+follows the plan, in every layer that shares an edge.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+Alphas = Mapping[str, Tensor]
+"""edge -> its α, a vector with one entry for each candidate."""
+
+Choice = Tensor | tuple[int, ...]
+"""What an edge computes: the sum of all its candidates with these weights, or the plain sum of the
+candidates with these indices alone. The candidate after the last one is ``none``: zero."""
+
+Plan = Mapping[str, Choice]
+"""edge -> its choice."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where a search stands.
+
+    Args:
+        iteration: architecture and weight steps done since the search began.
+        epoch: epochs done since then.
+    """
+
+    iteration: int = 0
+    epoch: int = 0
+
+
+def argmax(alphas: Alphas) -> Plan:
+    """Every edge runs its strongest candidate alone; of equal ones the first."""
+    # One transfer for all edges: on an accelerator each one by itself would wait for it.
+    values = iter(torch.cat([alpha.detach() for alpha in alphas.values()]).tolist())
+    plan = {}
+    for edge, alpha in alphas.items():
+        row = [next(values) for _ in range(len(alpha))]
+        plan[edge] = (row.index(max(row)),)
+    return plan
+
+
+def softmax(alphas: Alphas) -> Plan:
+    """Every edge mixes all its candidates with the softmax of its α (DARTS, Eq. 2)."""
+    return {edge: torch.softmax(alpha, dim=0) for edge, alpha in alphas.items()}
+
+
+def sigmoid(alphas: Alphas) -> Plan:
+    """Every edge adds all its candidates, each with the sigmoid of its own α (FairDARTS, Eq. 2)."""
+    return {edge: torch.sigmoid(alpha) for edge, alpha in alphas.items()}
+
+
+class Softmax:
+    """The relaxation of DARTS: every edge is mixed, in both steps and in validation.
+
+    It is also what a relaxation of your own looks like: three plans. A plan may keep the graph
+    of α in any phase; the weight step never asks for its gradient.
+    """
+
+    def architecture(self, alphas: Alphas, step: Step) -> Plan:
+        """The plan of an architecture step; the gradient of α flows through it."""
+        return softmax(alphas)
+
+    def weights(self, alphas: Alphas, step: Step) -> Plan:
+        """The plan of a weight step."""
+        return softmax(alphas)
+
+    def evaluation(self, alphas: Alphas) -> Plan:
+        """The plan by which the supernet is validated."""
+        return softmax(alphas)
+
+
+@dataclass(frozen=True)
+class SingleEdge:
+    """One edge is relaxed, all others run their strongest candidate (EDAS, Eq. 2).
+
+    The edge is drawn uniformly for each iteration, and stays for its architecture and its weight
+    step. In the warm-up every second iteration sees −α in place of α, on all edges (Eq. 3).
+    The draw is a function of the seed and the iteration alone, so that a resumed search, and
+    every process of a distributed one, relaxes the same edges.
+
+    Args:
+        seed: of the draws.
+        warmup_epochs: epochs with the sign flipped at every second iteration.
+        relax_weights: relax the edge in the weight step, too. False is the ablation "α-max" of
+            section 5.3, where operations train on the derived path alone.
+    """
+
+    seed: int
+    warmup_epochs: int = 0
+    relax_weights: bool = True
+
+    def edge(self, alphas: Alphas, iteration: int) -> str:
+        """The edge that is relaxed in an iteration."""
+        return random.Random(f"{self.seed}/{iteration}").choice(list(alphas))
+
+    def architecture(self, alphas: Alphas, step: Step) -> Plan:
+        """The plan of an architecture step: the gradient reaches the α of the relaxed edge alone."""
+        alphas = self._signed(alphas, step)
+        edge = self.edge(alphas, step.iteration)
+        return {**argmax(alphas), **softmax({edge: alphas[edge]})}
+
+    def weights(self, alphas: Alphas, step: Step) -> Plan:
+        """The plan of a weight step."""
+        if self.relax_weights:
+            return self.architecture(alphas, step)
+        return argmax(self._signed(alphas, step))
+
+    def evaluation(self, alphas: Alphas) -> Plan:
+        """The path network: every edge runs its strongest candidate."""
+        return argmax(alphas)
+
+    def _signed(self, alphas: Alphas, step: Step) -> Alphas:
+        if step.epoch < self.warmup_epochs and step.iteration % 2 == 1:
+            return {edge: -alpha for edge, alpha in alphas.items()}
+        return alphas

@@ -1,0 +1,311 @@
+"""The supernet: NNI's choices replaced by modules that follow a plan.
+
+An *edge* is a place with one choice of its own: an edge of a cell, a ``LayerChoice`` or an
+``InputChoice``. Modules with the same label share their edges, and so one α.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from nni.mutable import Categorical, CategoricalMultiple, label_scope
+from nni.nas.nn.pytorch import Cell, InputChoice, LayerChoice
+from nni.nas.nn.pytorch.cell import create_cell_op_candidates, preprocess_cell_inputs
+from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
+from torch import Tensor, nn
+
+from strategies.derivation import NONE, CellAlphas, Chosen
+from strategies.relaxation import Choice, Plan
+
+Derivation = Callable[[CellAlphas], list[Chosen]]
+
+
+class Architecture(nn.Module):
+    """All α of a search, and the plan that the supernet follows at the moment.
+
+    Args:
+        none: add the candidate ``none`` to the edges of cells.
+        scale: standard deviation of the normal distribution that α starts from.
+
+    Attributes:
+        alphas: edge -> α, each a parameter of its own, so that a step on one edge leaves the
+            parameters and the optimizer state of all others alone.
+        candidates: edge -> the names of its candidates, in the order of α.
+        plan: edge -> what it computes in a forward pass.
+    """
+
+    def __init__(self, none: bool = True, scale: float = 1e-3) -> None:
+        super().__init__()
+        self.none = none
+        self.scale = scale
+        self.alphas = nn.ParameterDict()
+        self.candidates: dict[str, tuple[Any, ...]] = {}
+        self.plan: Plan = {}
+
+    def add_edge(self, edge: str, candidates: Sequence[Any], none: bool = False) -> str:
+        """Register an edge, once for all modules that share it, and return its key.
+
+        Raises:
+            ValueError: modules that share a label have different candidates.
+        """
+        edge = edge.replace(".", "_")  # a dot would end the name of a parameter
+        names = (*candidates, NONE) if none else tuple(candidates)
+        if edge not in self.candidates:
+            self.candidates[edge] = names
+            self.alphas[edge] = nn.Parameter(self.scale * torch.randn(len(names)))
+        elif self.candidates[edge] != names:
+            raise ValueError(f"the label {edge!r} is shared by choices with different candidates")
+        return edge
+
+    def table(self) -> dict[str, dict[Any, float]]:
+        """edge -> candidate -> α, as plain numbers."""
+        return {
+            edge: dict(zip(self.candidates[edge], alpha.tolist(), strict=True))
+            for edge, alpha in self.alphas.items()
+        }
+
+
+def replace_choice(
+    module: nn.Module, architecture: Architecture, derivation: Derivation
+) -> BaseSuperNetModule | None:
+    """The supernet module for one of NNI's cells, layer choices or input choices; None for any other module."""
+    # The types must match exactly: a subclass may mean something else by its choice.
+    if type(module) is Cell:
+        return MixedCell(module, architecture, derivation)
+    if type(module) is LayerChoice:
+        return MixedLayer(module, architecture)
+    if type(module) is InputChoice:
+        return MixedInput(module, architecture)
+    return None
+
+
+def mix(choice: Choice, count: int, output: Callable[[int], Any]) -> Any:
+    """What an edge computes; None where that is nothing.
+
+    A relaxed edge accumulates its sum one candidate at a time, since stacking the outputs would
+    hold all of them twice.
+
+    Args:
+        choice: the weights of all candidates, or the indices of those that run.
+        count: the number of candidates that compute something; the one after them is ``none``.
+        output: index -> the output of that candidate.
+    """
+    total = None
+    if isinstance(choice, Tensor):
+        for index, weight in zip(range(count), choice.unbind(), strict=False):
+            out = output(index)
+            total = weight * out if total is None else torch.addcmul(total, weight, out)
+    else:
+        for index in choice:
+            if index < count:
+                total = add(total, output(index))
+    return total
+
+
+def add(total: Any, out: Any) -> Any:
+    """A sum in which None is nothing."""
+    if total is None or out is None:
+        return out if total is None else total
+    return total + out
+
+
+class Mixed(BaseSuperNetModule):
+    """What all supernet modules share: edges of an architecture, which they do not own."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        super().__init__()
+        # In a tuple, since as a submodule its α would be among the weights of the network.
+        self._architecture = (architecture,)
+
+    @property
+    def architecture(self) -> Architecture:
+        """The α and the plan that this module follows."""
+        return self._architecture[0]
+
+    def freeze(self, sample: Mapping[str, Any]) -> nn.Module:
+        raise NotImplementedError(
+            "a supernet is not frozen in place: freeze a fresh instance of the space with this sample"
+        )
+
+    def resample(self, memo: dict[str, Any]) -> dict[str, Any]:
+        """Nothing: the plan is drawn for all modules at once."""
+        return {}
+
+    def edges(self) -> Iterable[str]:
+        raise NotImplementedError
+
+    def export_probs(self, memo: dict[str, Any]) -> dict[str, Any]:
+        """edge -> candidate -> its softmax weight."""
+        alphas, names = self.architecture.alphas, self.architecture.candidates
+        return {
+            edge: dict(zip(names[edge], torch.softmax(alphas[edge], 0).tolist(), strict=True))
+            for edge in self.edges()
+            if edge not in memo
+        }
+
+    def derived_plan(self, sample: Mapping[str, Any]) -> dict[str, Choice]:
+        """The plan of this module's edges for the architecture of a sample."""
+        raise NotImplementedError
+
+
+class MixedCell(Mixed):
+    """A cell in which every node is connected to every node before it."""
+
+    def __init__(self, cell: Cell, architecture: Architecture, derivation: Derivation) -> None:
+        super().__init__(architecture)
+        self.derivation = derivation
+        self.label = cell.label
+        self.preprocessor, self.postprocessor = cell.preprocessor, cell.postprocessor
+        self.num_predecessors, self.num_ops_per_node = cell.num_predecessors, cell.num_ops_per_node
+        self.concat_dim = cell.concat_dim
+        first, last = cell.num_predecessors, cell.num_predecessors + cell.num_nodes
+        # NNI's cells with loose ends concatenate all nodes in a supernet, where every node is used.
+        self.nodes = range(first, last)
+        self.operations = nn.ModuleDict()
+        for target in self.nodes:
+            for source in range(target):
+                candidates = _cell_candidates(cell, target, source)
+                key = self._key(source, target)
+                architecture.add_edge(key, list(candidates), none=architecture.none)
+                self.operations[key] = nn.ModuleList(candidates.values())
+                self.op_names = tuple(candidates)
+        with label_scope(self.label):
+            for target in self.nodes:
+                for slot in range(self.num_ops_per_node):
+                    self.add_mutable(Categorical(self.op_names, label=f"op_{target}_{slot}"))
+                    self.add_mutable(
+                        CategoricalMultiple(range(target), n_chosen=1, label=f"input_{target}_{slot}")
+                    )
+
+    def _key(self, source: int, target: int) -> str:
+        return f"{self.label}/{source}->{target}".replace(".", "_")
+
+    def edges(self) -> Iterable[str]:
+        return (self._key(source, target) for target in self.nodes for source in range(target))
+
+    def forward(self, *inputs: Any) -> Any:
+        """Follow the plan: the same inputs and output as the cell that this one replaces."""
+        plan = self.architecture.plan
+        inputs_list = preprocess_cell_inputs(self.num_predecessors, *inputs)
+        states = list(self.preprocessor(inputs_list))
+        for target in self.nodes:
+            total = None
+            for source in range(target):
+                key = self._key(source, target)
+                operations, x = self.operations[key], states[source]
+                total = add(total, mix(plan[key], len(operations), lambda k: operations[k](x)))
+            states.append(self._zero(states, target) if total is None else total)
+        out = torch.cat(states[self.num_predecessors :], self.concat_dim)
+        return self.postprocessor(out, inputs_list)
+
+    def _zero(self, states: list[Tensor], target: int) -> Tensor:
+        """The output of a node that only ``none`` reaches: zeros of the shape of any candidate's output."""
+        candidate = self.operations[self._key(0, target)][0]
+        with torch.no_grad():
+            return torch.zeros_like(candidate(states[0]))
+
+    def cell_alphas(self) -> CellAlphas:
+        """(source, target) -> operation -> α of this cell."""
+        table = self.architecture.table()
+        return {
+            (source, target): table[self._key(source, target)] for target in self.nodes for source in range(target)
+        }
+
+    def export(self, memo: dict[str, Any]) -> dict[str, Any]:
+        """The derived cell as NNI's sample: ``label/op_2_0``, ``label/input_2_0``, …"""
+        if f"{self.label}/op_{self.nodes[0]}_0" in memo:
+            return {}
+        chosen = self.derivation(self.cell_alphas())
+        sample: dict[str, Any] = {}
+        for target in self.nodes:
+            incoming = [edge for edge in chosen if edge.target == target]
+            for slot in range(self.num_ops_per_node):
+                # A cell may ask for more operations than a node has edges: then edges repeat, as in NNI.
+                edge = incoming[slot % len(incoming)]
+                sample[f"{self.label}/op_{target}_{slot}"] = edge.operation
+                sample[f"{self.label}/input_{target}_{slot}"] = [edge.source]
+        return sample
+
+    def derived_plan(self, sample: Mapping[str, Any]) -> dict[str, Choice]:
+        plan: dict[str, tuple[int, ...]] = dict.fromkeys(self.edges(), ())
+        for target in self.nodes:
+            for slot in range(self.num_ops_per_node):
+                (source,) = sample[f"{self.label}/input_{target}_{slot}"]
+                index = self.op_names.index(sample[f"{self.label}/op_{target}_{slot}"])
+                plan[self._key(source, target)] += (index,)
+        return dict(plan)
+
+
+def _cell_candidates(cell: Cell, target: int, source: int) -> dict[str, nn.Module]:
+    """The candidates of one edge, as NNI's cell would make them for that node and that input."""
+    factories = cell.op_candidates_factory
+    if factories is None:  # the cell was given modules: NNI's cell copies them
+        factories = cell.ops[0][0].candidates
+    candidates, _ = create_cell_op_candidates(factories, target, 0, source)
+    return candidates
+
+
+class MixedLayer(Mixed):
+    """A layer choice: one edge."""
+
+    def __init__(self, choice: LayerChoice, architecture: Architecture) -> None:
+        super().__init__(architecture)
+        self.label, self.names = choice.label, list(choice.names)
+        self.key = architecture.add_edge(self.label, self.names)
+        self.candidates = nn.ModuleList(choice[name] for name in self.names)
+        self.add_mutable(choice.choice)
+
+    def edges(self) -> Iterable[str]:
+        return (self.key,)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Follow the plan, with the arguments of the candidates."""
+        choice = self.architecture.plan[self.key]
+        return mix(choice, len(self.candidates), lambda index: self.candidates[index](*args, **kwargs))
+
+    def export(self, memo: dict[str, Any]) -> dict[str, Any]:
+        """The candidate with the highest α."""
+        if self.label in memo:
+            return {}
+        return {self.label: self.names[int(self.architecture.alphas[self.key].argmax())]}
+
+    def derived_plan(self, sample: Mapping[str, Any]) -> dict[str, Choice]:
+        return {self.key: (self.names.index(sample[self.label]),)}
+
+
+class MixedInput(Mixed):
+    """An input choice: one edge, whose candidates are the inputs."""
+
+    def __init__(self, choice: InputChoice, architecture: Architecture) -> None:
+        super().__init__(architecture)
+        if choice.reduction not in ("sum", "mean"):
+            raise TypeError(
+                f"the input choice {choice.label!r} has the reduction {choice.reduction!r}; "
+                "a differentiable strategy can search sum and mean"
+            )
+        self.label, self.n_candidates = choice.label, choice.n_candidates
+        self.n_chosen = choice.n_chosen or 1
+        self.mean = choice.reduction == "mean"
+        self.key = architecture.add_edge(self.label, range(choice.n_candidates))
+        self.add_mutable(choice.choice)
+
+    def edges(self) -> Iterable[str]:
+        return (self.key,)
+
+    def forward(self, inputs: Sequence[Any]) -> Any:
+        """Follow the plan over the inputs."""
+        choice = self.architecture.plan[self.key]
+        total = mix(choice, len(inputs), inputs.__getitem__)
+        return total / len(choice) if self.mean and not isinstance(choice, Tensor) else total
+
+    def export(self, memo: dict[str, Any]) -> dict[str, Any]:
+        """The inputs with the highest α, in order."""
+        if self.label in memo:
+            return {}
+        best = self.architecture.alphas[self.key].argsort(descending=True)[: self.n_chosen]
+        return {self.label: sorted(best.tolist())}
+
+    def derived_plan(self, sample: Mapping[str, Any]) -> dict[str, Choice]:
+        return {self.key: tuple(sample[self.label])}
