@@ -1,0 +1,24 @@
+"""Search spaces and strategies of four papers as plugins for NNI's neural architecture search."""
+
+from importlib.util import find_spec
+
+_HERE = __path__[0].rpartition("nas_plugins")[0]
+for _floor in ("strategies", "search_spaces"):
+    _spec = find_spec(_floor)
+    if _spec is None or _spec.origin is None or not _spec.origin.startswith(_HERE):
+        raise ImportError(
+            f"nas_plugins needs its own package {_floor!r}, but Python finds "
+            f"{_spec.origin if _spec else 'none'}: rename that module, or put it later on the path"
+        )
+
+import warnings  # noqa: E402
+
+with warnings.catch_warnings():
+    # NNI 3.0 wraps the classes of torch.nn and warns of those that newer PyTorch has added.
+    warnings.filterwarnings("ignore", message=".*is found to be not a nn.Module", category=RuntimeWarning)
+    from search_spaces.darts import DartsSpace
+    from search_spaces.genotype import Genotype
+    from strategies.darts import DARTS
+    from strategies.edas import EDAS
+
+__all__ = ["DARTS", "EDAS", "DartsSpace", "Genotype"]

@@ -242,6 +242,10 @@ class DifferentiableStrategy(OneShotStrategy):
         self.architecture = Architecture(self.none)
         return super().mutate_model(model)
 
+    def alphas(self) -> dict[str, dict[Any, float]]:
+        """edge -> candidate -> α, at this moment."""
+        return self.architecture.table()
+
     def default_mutation_hooks(self) -> list[Any]:
         """Replace NNI's choices by modules that follow the plan; refuse any other choice."""
 

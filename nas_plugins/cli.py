@@ -1,0 +1,211 @@
+"""The command line: ``nas-plugins COMMAND``. Bad input ends with one line and exit status 2."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        The exit status: 0, 2 for bad input, 130 when interrupted.
+    """
+    parser = _parser()
+    options, overrides = parser.parse_known_args(arguments)
+    if overrides and not options.takes_overrides:
+        parser.error(f"unknown argument {overrides[0]}; see nas-plugins {options.command} --help")
+    # Here and not above: --help and wrong commands need none of what takes seconds to import.
+    from nas_plugins.errors import InputError
+    from search_spaces.genotype import GenotypeError
+
+    try:
+        options.run(options, overrides)
+    except (InputError, GenotypeError) as error:
+        return _fail(str(error))
+    except OSError as error:
+        return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    except KeyboardInterrupt:
+        _fail("interrupted; nas-plugins resume goes on from the last complete epoch")
+        return 130
+    return 0
+
+
+def _fail(message: str) -> int:
+    print(f"nas-plugins: {' '.join(message.split())}", file=sys.stderr)
+    return 2
+
+
+def _list(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from nas_plugins import plugins
+    from nas_plugins.data import DATASETS
+
+    for title, names in (
+        ("search spaces", [f"{p.name:<22} {p.value}" for p in plugins.registered("space").values()]),
+        ("strategies", [f"{p.name:<22} {p.value}" for p in plugins.registered("strategy").values()]),
+        ("datasets", list(DATASETS)),
+        ("example configs", [str(path) for path in example_configs()]),
+    ):
+        print(f"{title}:", *names, sep="\n  ")
+
+
+def example_configs() -> list[Path]:
+    """The config files that came with the installation, or lie in the checkout."""
+    package = Path(str(files("nas_plugins")))
+    folders = (package / "examples", package.parent / "examples")
+    return sorted(path for folder in folders for path in folder.glob("*/*.yaml"))
+
+
+def _search(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from nas_plugins.experiment import search
+
+    run = search(options.config, options.output, overrides)
+    print(f"{run}: searched; genotype in {run / 'genotype.json'}")
+
+
+def _resume(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from nas_plugins.experiment import resume
+
+    print(f"{resume(options.run_directory)}: finished")
+
+
+def _derive(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from nas_plugins.experiment import derive
+
+    genotype = derive(options.run_directory, options.output, options.method, options.threshold, options.layers)
+    print(f"{options.output}: {len(genotype.layout)} layers, {len(genotype.cells)} different cells")
+
+
+def _retrain(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from nas_plugins.experiment import retrain
+
+    run = retrain(options.genotype, options.config, options.output, overrides)
+    print(f"{run}: retrained; weights in {run / 'weights.pt'}")
+
+
+def _evaluate(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from nas_plugins.experiment import evaluate
+
+    result = evaluate(options.run_directory)
+    print(
+        f"{options.run_directory}: test accuracy {result['test_acc']:.2%}, "
+        f"loss {result['test_loss']:.4f}, on {result['images']} images"
+    )
+
+
+def _report(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from nas_plugins import report
+
+    runs = [Path(run) for run in options.run_directories]
+    page = report.write_report(runs, Path(options.output) if options.output else None)
+    print(report.summary_text(report.summary(runs)))
+    print(f"report: {page}")
+
+
+def _genotype_import(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from search_spaces.genotype import Genotype, GenotypeError
+
+    try:
+        text = Path(options.text).read_text(encoding="utf-8")
+        genotype = Genotype.parse(text)
+    except UnicodeDecodeError:
+        raise GenotypeError(f"{options.text}: not a text file") from None
+    except GenotypeError as error:
+        raise GenotypeError(f"{options.text}: {error}") from None
+    genotype.save(options.output)
+    print(f"{options.output}: {len(genotype.layout)} layers, {len(genotype.cells)} different cells")
+
+
+def _genotype_info(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+    import json
+
+    from nas_plugins.describe import describe
+
+    facts = describe(
+        options.file, options.channels, options.layers, options.classes, options.image_size, options.stem
+    )
+    if options.json:
+        print(json.dumps(facts, indent=2))
+        return
+    for key, value in facts.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{count} × {name}" for name, count in value.items())
+        print(f"{key.replace('_', ' '):<14} {value:,}" if isinstance(value, int) else f"{key:<14} {value}")
+
+
+class _Parser(argparse.ArgumentParser):
+    """One line on bad usage, like everything else; the full usage is in --help."""
+
+    def error(self, message: str) -> Any:
+        self.exit(2, f"nas-plugins: {message}; see {self.prog} --help\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="nas-plugins", description=__doc__, allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(
+        name: str, run: Any, text: str, into: Any = commands, takes_overrides: bool = False
+    ) -> argparse.ArgumentParser:
+        added = into.add_parser(name, help=text, description=text, allow_abbrev=False)
+        added.set_defaults(run=run, takes_overrides=takes_overrides)
+        return added
+
+    command("list", _list, "spaces, strategies, datasets and example configs")
+
+    added = command("search", _search, "run a search; --KEY VALUE overrides a key of the config", takes_overrides=True)
+    added.add_argument("--config", required=True, metavar="FILE", help="config file")
+    added.add_argument("--output", required=True, metavar="RUN", help="run directory to make")
+
+    added = command("resume", _resume, "go on with an interrupted search or retraining")
+    added.add_argument("run_directory", metavar="RUN")
+
+    added = command("derive", _derive, "another genotype from a finished search")
+    added.add_argument("run_directory", metavar="RUN")
+    added.add_argument("--method", choices=("darts", "sparse", "edge"), default="darts")
+    added.add_argument("--threshold", type=float, default=0.85, metavar="T", help="of sparse and edge, from 0 to 1")
+    added.add_argument("--layers", type=int, metavar="N", help="depth of the network")
+    added.add_argument("--output", required=True, metavar="FILE", help="genotype file to write")
+
+    added = command(
+        "retrain", _retrain, "train a derived network; --KEY VALUE overrides a key of the config", takes_overrides=True
+    )
+    added.add_argument("--genotype", required=True, metavar="FILE", help="genotype file")
+    added.add_argument("--config", required=True, metavar="FILE", help="config file")
+    added.add_argument("--output", required=True, metavar="RUN", help="run directory to make")
+
+    added = command("evaluate", _evaluate, "test accuracy of a retrained network")
+    added.add_argument("run_directory", metavar="RUN")
+
+    added = command("report", _report, "tables and pictures of runs")
+    added.add_argument("run_directories", nargs="+", metavar="RUN")
+    added.add_argument("--output", metavar="DIR", help="folder of the report; with one run, the run itself")
+
+    added = command("genotype", None, "import a published genotype, or describe one")
+    actions = added.add_subparsers(dest="action", required=True, metavar="ACTION")
+    added = command("import", _genotype_import, "read a published genotype", actions)
+    added.add_argument("text", metavar="TEXTFILE")
+    added.add_argument("--output", required=True, metavar="FILE", help="genotype file to write")
+    added = command("info", _genotype_info, "parameters, multiply-adds and operations of the network", actions)
+    added.add_argument("file", metavar="FILE")
+    added.add_argument("--channels", type=int, required=True, metavar="C")
+    added.add_argument("--layers", type=int, metavar="L", help="default: the genotype's own")
+    added.add_argument("--classes", type=int, required=True, metavar="K")
+    added.add_argument("--image-size", type=int, metavar="S", help="default: 32, or 224 with the ImageNet stem")
+    added.add_argument("--stem", choices=("cifar", "imagenet"), help="default: imagenet for images over 96 pixels")
+    added.add_argument("--json", action="store_true", help="as JSON")
+    return parser
+
+
+if __name__ == "__main__":
+    # Programs in a pipe may close it early; that is no error.
+    try:
+        sys.exit(main())
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

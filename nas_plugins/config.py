@@ -1,0 +1,288 @@
+"""Config file -> checked settings. Files are YAML; every key can be overridden on the command line."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from jsonargparse import ArgumentError, ArgumentParser, Namespace
+from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
+
+from nni.nas.nn.pytorch import ModelSpace
+
+from nas_plugins import plugins
+from nas_plugins.data import ImageData
+from nas_plugins.errors import InputError
+from search_spaces.network import Stem
+
+FROM_DATA = ("num_classes", "image_channels")
+"""Arguments of a space that the images decide."""
+_INTERNAL = {"mutation_hooks", "model_space", "engine"}
+"""Arguments of NNI's strategies that no config file can hold."""
+
+
+@dataclass
+class Training:
+    """How weights are trained: SGD with momentum and one cosine period (DARTS, appendix A).
+
+    Args:
+        epochs: passes over the training images.
+        learning_rate: of the first epoch.
+        min_learning_rate: of the end of the cosine.
+        momentum: of SGD.
+        weight_decay: L2 penalty of SGD.
+        label_smoothing: share of the target spread over all classes, from 0 to 1.
+    """
+
+    epochs: PositiveInt = 50
+    learning_rate: PositiveFloat = 0.025
+    min_learning_rate: NonNegativeFloat = 0.001
+    momentum: ClosedUnitInterval = 0.9
+    weight_decay: NonNegativeFloat = 3e-4
+    label_smoothing: ClosedUnitInterval = 0.0
+
+
+@dataclass
+class Derived:
+    """The network that a genotype is retrained as.
+
+    Args:
+        channels: channels of a node before the first reduction.
+        layers: number of cells; null keeps the genotype's own.
+        stem: "cifar" keeps the resolution, "imagenet" divides it by 8.
+        auxiliary_weight: weight of the loss of a second head at two thirds of the depth; 0 for none.
+        drop_path: probability of drop-path in the last epoch, which it grows to linearly.
+        gradient_clip_val: the largest norm of the gradient.
+    """
+
+    channels: PositiveInt = 36
+    layers: PositiveInt | None = None
+    stem: Stem = "cifar"
+    auxiliary_weight: NonNegativeFloat = 0.0
+    drop_path: ClosedUnitInterval = 0.0
+    gradient_clip_val: PositiveFloat = 5.0
+
+
+@dataclass
+class Compute:
+    """What the work runs on.
+
+    Args:
+        accelerator: as Lightning's Trainer knows it, such as cpu or gpu.
+        precision: as Lightning's Trainer knows it.
+        threads: of PyTorch on the CPU; null for its default.
+    """
+
+    accelerator: str = "auto"
+    precision: Literal["32-true", "bf16-mixed"] = "32-true"
+    threads: PositiveInt | None = None
+
+
+@dataclass(frozen=True)
+class Config:
+    """Checked settings of a search or a retraining.
+
+    Args:
+        values: all keys, nested, as the config file of the run has them.
+        training, compute: two of its sections.
+        derived: the section of a retraining, None in a search.
+    """
+
+    values: Mapping[str, Any]
+    training: Training
+    compute: Compute
+    derived: Derived | None = None
+
+    @property
+    def seed(self) -> int:
+        """The seed of everything random."""
+        return self.values["seed"]
+
+    def data(self) -> ImageData:
+        """The images, checked.
+
+        Raises:
+            InputError: they are missing, broken or too few.
+        """
+        data = ImageData(**self.values["data"])
+        data.prepare()
+        return data
+
+    def build(self, kind: plugins.Kind, **from_data: Any) -> Any:
+        """The space or the strategy.
+
+        Args:
+            kind: which of the two.
+            from_data: what the images decide; of these it gets what it takes.
+
+        Raises:
+            InputError: it refuses its arguments.
+        """
+        arguments = dict(self.values[kind])
+        found = plugins.find(kind, arguments.pop("name"))
+        arguments |= {key: value for key, value in from_data.items() if key in _arguments(found)}
+        try:
+            return found(**arguments)
+        except (ValueError, TypeError, AssertionError) as error:
+            raise InputError(f"{kind}: {' '.join(str(error).split())}") from error
+
+    def to_yaml(self) -> str:
+        """The text of a config file that repeats this."""
+        return yaml.safe_dump(_plain(self.values), sort_keys=False, allow_unicode=True)
+
+
+def read_search(file: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """The config of a search.
+
+    Args:
+        file: YAML with the sections space, strategy, data, training and compute.
+        overrides: ``--key value`` pairs that win over the file.
+
+    Raises:
+        InputError: a key is unknown or a value is wrong; the message names it.
+    """
+    given = _load(file)
+    parser = _parser()
+    for kind, default in (("space", "DartsSpace"), ("strategy", "EDAS")):
+        name = _name(kind, given, overrides, default)
+        found = plugins.find(kind, name)
+        parser.add_argument(f"--{kind}.name", type=str, default=name)
+        _add(parser, found, kind, skip={*FROM_DATA, *_INTERNAL})
+    values = _parse(parser, given, file, overrides)
+    return Config(values, Training(**values["training"]), Compute(**values["compute"]))
+
+
+def read_retrain(file: str | Path, overrides: Sequence[str] = ()) -> Config:
+    """The config of a retraining: as :func:`read_search`, with a section network in place of space and strategy."""
+    given = _load(file)
+    parser = _parser()
+    parser.add_class_arguments(Derived, "network")
+    values = _parse(parser, given, file, overrides)
+    return Config(
+        values, Training(**values["training"]), Compute(**values["compute"]), Derived(**values["network"])
+    )
+
+
+def is_search(file: str | Path) -> bool:
+    """Whether a config file is that of a search."""
+    return "network" not in _load(file)
+
+
+def _parser() -> ArgumentParser:
+    parser = ArgumentParser(exit_on_error=False, allow_abbrev=False, add_help=False)
+    parser.add_argument("--seed", type=NonNegativeInt, default=0)
+    _add(parser, ImageData, "data", skip=set())
+    parser.add_class_arguments(Training, "training")
+    parser.add_class_arguments(Compute, "compute")
+    return parser
+
+
+def _add(parser: ArgumentParser, found: type, section: str, skip: set[str]) -> None:
+    skip = {name for name in skip for base in found.__mro__ if name in _arguments(base)}
+    try:
+        if issubclass(found, ModelSpace):
+            parser.add_function_arguments(_written_init(found), section, skip={"self", *skip})
+        else:
+            parser.add_class_arguments(found, section, skip=skip)
+    except ValueError as error:
+        raise InputError(f"{section}.name: {found.__name__} has arguments without types: {error}") from error
+
+
+def _arguments(found: type) -> Mapping[str, inspect.Parameter]:
+    return inspect.signature(_written_init(found)).parameters
+
+
+def _written_init(found: type) -> Callable[..., None]:
+    """The ``__init__`` that somebody wrote: NNI wraps that of every model space, which hides its signature."""
+    inherited = [base.__init__ for base in found.__mro__[1:]]
+    for base in found.__mro__:
+        wrapped = vars(base).get("_init_wrapped")
+        if wrapped is not None and wrapped not in inherited:
+            return wrapped
+    return found.__init__
+
+
+def _load(file: str | Path) -> dict[str, Any]:
+    try:
+        given = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: not YAML: {' '.join(str(error).split())}") from None
+    except OSError as error:
+        raise InputError(f"{file}: {error.strerror}") from None
+    if given is None:
+        given = {}
+    if not isinstance(given, dict):
+        raise InputError(f"{file}: should hold keys such as seed, data and training, not {given!r:.60}")
+    return given
+
+
+def _name(kind: str, given: Mapping[str, Any], overrides: Sequence[str], default: str) -> str:
+    """The class that a section names, which decides what other keys the section has."""
+    section = given.get(kind)
+    name = section.get("name", default) if isinstance(section, Mapping) else default
+    for index, argument in enumerate(overrides):
+        key, equals, value = argument.partition("=")
+        if key == f"--{kind}.name":
+            name = value if equals else overrides[index + 1] if index + 1 < len(overrides) else ""
+    if not isinstance(name, str):
+        raise InputError(f"{kind}.name: {name!r} should be the name of a {kind}")
+    return name
+
+
+def _parse(
+    parser: ArgumentParser, given: Mapping[str, Any], file: str | Path, overrides: Sequence[str]
+) -> dict[str, Any]:
+    known = parser.get_defaults(skip_validation=True).as_dict()
+    _check_keys(given, known, "", str(file))
+    for argument in overrides:
+        if argument.startswith("--"):
+            _check_key(argument[2:].partition("=")[0], list(_flat(known)), "command line")
+    try:
+        values = parser.parse_object(dict(given))
+        return _plain(parser.parse_args(list(overrides), namespace=values).as_dict())
+    except ArgumentError as error:
+        message = " ".join(str(error).split()).replace('Parser key "', "").replace('":', ":", 1)
+        raise InputError(message.removeprefix("argument --")) from None
+
+
+def _check_keys(given: Mapping[str, Any], known: Mapping[str, Any], prefix: str, file: str) -> None:
+    for key, value in given.items():
+        _check_key(f"{prefix}{key}", [f"{prefix}{name}" for name in known], file)
+        if prefix == "" and isinstance(known[key], dict):
+            if not isinstance(value, dict):
+                raise InputError(f"{file}: {key}: {value!r} should be a section with keys such as {next(iter(known[key]))}")
+            _check_keys(value, known[key], f"{key}.", file)
+
+
+def _check_key(key: str, known: Sequence[str], where: str) -> None:
+    if key not in known:
+        close = difflib.get_close_matches(key, known, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
+        raise InputError(f"{where}: unknown key {key}; {hint}")
+
+
+def _flat(known: Mapping[str, Any]) -> Sequence[str]:
+    return [
+        f"{key}.{name}" if isinstance(value, dict) else key
+        for key, value in known.items()
+        for name in (value if isinstance(value, dict) else (None,))
+    ]
+
+
+def _plain(value: Any) -> Any:
+    """As YAML's own types: what a config file holds."""
+    if isinstance(value, (Mapping, Namespace)):
+        return {str(key): _plain(item) for key, item in dict(value).items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, bool) or value is None:
+        return value
+    for plain in (int, float, str):
+        if isinstance(value, plain):
+            return plain(value)
+    return str(value)

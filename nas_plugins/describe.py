@@ -1,0 +1,63 @@
+"""What network a genotype describes: parameters, multiply-adds, operations."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from typing import Any
+
+from nas_plugins.errors import InputError
+from search_spaces.genotype import Genotype
+from search_spaces.network import Network, Stem, count_multiply_adds, count_parameters
+
+
+def describe(
+    file: str | os.PathLike[str],
+    channels: int,
+    layers: int | None,
+    num_classes: int,
+    image_size: int | None = None,
+    stem: Stem | None = None,
+    image_channels: int = 3,
+) -> dict[str, Any]:
+    """Describe the network of a genotype file, without an auxiliary head.
+
+    Args:
+        file: the genotype.
+        channels: channels of a node before the first reduction.
+        layers: number of cells; None for the genotype's own.
+        num_classes: classes of the images.
+        image_size: pixels a side; None for 32, or 224 with the ImageNet stem.
+        stem: None for "imagenet" where images are larger than 96 pixels, or have 1,000 classes
+            and no size is given; else "cifar".
+        image_channels: channels of the images.
+
+    Returns:
+        layers, stem, image_size, parameters, multiply_adds and operations (name -> how many).
+
+    Raises:
+        InputError: a number is out of range.
+    """
+    genotype = Genotype.load(file)
+    if layers is not None:
+        genotype = genotype.deepen(layers)
+    if stem is None:
+        stem = "imagenet" if (image_size or 0) > 96 or (image_size is None and num_classes >= 1000) else "cifar"
+    if image_size is None:
+        image_size = 224 if stem == "imagenet" else 32
+    if image_size < 1:
+        raise InputError(f"--image-size: {image_size} should be at least 1")
+    try:
+        network = Network.from_genotype(genotype, num_classes, channels, image_channels, stem)
+    except ValueError as error:
+        raise InputError(f"--{' '.join(str(error).split()).replace('num_classes', 'classes', 1)}") from None
+    cells = [genotype.existing_edges(genotype.cells[cell]) for cell in genotype.layout]
+    counted = Counter(edge.operation for cell in cells for edge in cell)
+    return {
+        "layers": len(genotype.layout),
+        "stem": stem,
+        "image_size": image_size,
+        "parameters": count_parameters(network),
+        "multiply_adds": count_multiply_adds(network, image_channels, image_size),
+        "operations": dict(counted.most_common()),
+    }

@@ -1,0 +1,82 @@
+"""Run directories: what a search or a retraining leaves, and how it is found again."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from nas_plugins.config import Config, is_search, read_retrain, read_search
+from nas_plugins.errors import InputError
+from search_spaces.files import write_text_whole
+
+CONFIG, GENOTYPE, SAMPLE, WEIGHTS = "config.yaml", "genotype.json", "sample.json", "weights.pt"
+CHECKPOINT = "checkpoints/last.ckpt"
+
+
+def create(output: str | os.PathLike[str], config: Config) -> Path:
+    """Make a run directory with its config.
+
+    Args:
+        output: the directory; it must not exist, or be empty.
+        config: the settings of the run.
+
+    Raises:
+        InputError: there is something in it, or it cannot be written.
+    """
+    run = Path(output)
+    check_output(run)
+    try:
+        write_text_whole(run / CONFIG, config.to_yaml())
+    except OSError as error:
+        raise InputError(f"--output: {run} cannot be written: {error.strerror}") from None
+    return run
+
+
+def check_output(output: str | os.PathLike[str]) -> None:
+    """Raise an InputError where a run directory cannot be made, before any long work."""
+    run = Path(output)
+    try:
+        taken = run.exists() and (not run.is_dir() or any(run.iterdir()))
+        parent = next(folder for folder in (run, *run.absolute().parents) if folder.exists())
+    except OSError as error:
+        raise InputError(f"--output: {run} cannot be read: {error.strerror}") from None
+    if not os.access(parent, os.W_OK) or not parent.is_dir():
+        raise InputError(f"--output: {run} cannot be made: {parent} is not a folder that can be written")
+    if taken:
+        hint = f"to go on with it: nas-plugins resume {run}" if (run / CONFIG).exists() else "choose another"
+        raise InputError(f"--output: {run} already exists and is not an empty folder; {hint}")
+
+
+def read_config(run: str | os.PathLike[str]) -> tuple[Config, bool]:
+    """The config of a run, and whether it is a search.
+
+    Raises:
+        InputError: the directory is no run.
+    """
+    file = Path(run) / CONFIG
+    if not file.is_file():
+        raise InputError(f"{run}: no run directory: it has no {CONFIG}")
+    search = is_search(file)
+    return (read_search(file) if search else read_retrain(file)), search
+
+
+def write_json(file: Path, values: dict[str, Any]) -> None:
+    """Write a small JSON file, whole or not at all."""
+    write_text_whole(file, json.dumps(values, indent=2) + "\n")
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Read what :func:`write_json` wrote.
+
+    Raises:
+        InputError: the file is missing or broken.
+    """
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{file}: cannot be read: {error}") from None
+    if not isinstance(values, dict):
+        raise InputError(f"{file}: should hold a JSON object")
+    return values

@@ -1,0 +1,407 @@
+"""What ImageData promises: the parts of a data set, what is done to its images, and errors of one line."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import pytorch_lightning as pl
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jsonargparse import ArgumentParser
+from PIL import Image
+
+from nas_plugins.data import Cutout, ImageData, check_images, stratified_order
+from nas_plugins.errors import InputError
+
+
+def make_folder(
+    root: Path, per_class: int = 4, size: tuple[int, int] = (16, 16), parts=("train", "test")
+) -> Path:
+    """Noisy JPEG images of the classes cat and dog."""
+    noise = np.random.default_rng(0)
+    for part in parts:
+        for name in ("cat", "dog"):
+            folder = root / part / name
+            folder.mkdir(parents=True)
+            for index in range(per_class):
+                pixels = noise.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{index}.jpg")
+    return root
+
+
+def folder_data(root: Path, **options) -> ImageData:
+    return ImageData(dataset="folder", root=str(root), **options)
+
+
+def cut_in_the_middle(file: Path) -> None:
+    content = file.read_bytes()
+    file.write_bytes(content[: len(content) // 2])
+
+
+def make_fashion_mnist(root: Path) -> None:
+    """The four files of Fashion-MNIST in its own format, with 40 training and 20 test images of noise."""
+    raw = root / "FashionMNIST" / "raw"
+    raw.mkdir(parents=True)
+    noise = np.random.default_rng(0)
+    for name, count in (("train", 40), ("t10k", 20)):
+        images = noise.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        labels = (np.arange(count) % 10).astype(np.uint8)
+        for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
+            header = np.array([0x0800 + array.ndim, *array.shape], dtype=">i4").tobytes()
+            (raw / f"{name}-{kind}-ubyte").write_bytes(header + array.tobytes())
+
+
+def message_of(data: ImageData) -> str:
+    with pytest.raises(InputError) as caught:
+        data.prepare()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def images_of(loader) -> torch.Tensor:
+    return torch.cat([images for images, _ in loader])
+
+
+def class_counts(loader) -> np.ndarray:
+    return torch.cat([labels for _, labels in loader]).bincount().numpy()
+
+
+class TestParts:
+    def test_digits_are_there_without_any_file(self):
+        data = ImageData()
+        data.prepare()
+        assert (data.num_classes, data.image_channels, data.image_size) == (10, 1, 8)
+        assert data.classes == [str(digit) for digit in range(10)]
+        assert data.lengths == {"train": 719, "held_out": 719, "test": 359}
+
+    @settings(max_examples=25, deadline=None)
+    @given(held_out=st.floats(0.05, 0.95), seed=st.integers(0, 2**32 - 1), images=st.integers(300, 1438))
+    def test_the_split_is_disjoint_complete_and_balanced(self, held_out, seed, images):
+        data = ImageData(held_out=held_out, seed=seed, train_images=images, batch_size=images)
+        data.prepare()
+        train, kept = data.parts["train"], data.parts["held_out"]
+        assert len(np.union1d(train, kept)) == len(train) + len(kept) == images
+        assert len(kept) == round(held_out * images)
+        weights, architecture = class_counts(data.train_dataloader()), class_counts(data.val_dataloader())
+        assert np.abs(architecture - held_out * (weights + architecture)).max() <= 2
+
+    @given(
+        counts=st.lists(st.integers(1, 30), min_size=1, max_size=6), seed=st.integers(0, 9), data=st.data()
+    )
+    def test_any_stretch_of_the_order_has_the_classes_in_proportion(self, counts, seed, data):
+        labels = np.repeat(np.arange(len(counts)), counts)
+        order = stratified_order(labels, seed)
+        assert sorted(order) == list(range(len(labels)))
+        length = data.draw(st.integers(0, len(labels)))
+        got = np.bincount(labels[order[:length]], minlength=len(counts))
+        # A class is at most one off where all are cut at one share; that share is off by C/2 images.
+        assert np.abs(got - np.array(counts) * length / len(labels)).max() <= 1 + len(counts) / 2
+
+    def test_the_split_depends_on_the_seed_alone(self):
+        def held_out(seed: int, global_seed: int) -> list[int]:
+            pl.seed_everything(global_seed, verbose=False)
+            data = ImageData(seed=seed)
+            data.prepare()
+            return data.parts["held_out"].tolist()
+
+        assert held_out(1, global_seed=1) == held_out(1, global_seed=2) != held_out(2, global_seed=1)
+
+    def test_the_test_digits_are_the_same_for_every_seed(self):
+        first, second = ImageData(seed=1), ImageData(seed=2)
+        assert torch.equal(images_of(first.test_dataloader()), images_of(second.test_dataloader()))
+
+    def test_subsets_are_balanced(self):
+        data = ImageData(train_images=100, test_images=20)
+        data.prepare()
+        assert data.lengths == {"train": 50, "held_out": 50, "test": 20}
+        assert set(class_counts(data.val_dataloader())) <= {4, 5, 6}
+        assert set(class_counts(data.test_dataloader())) <= {1, 2, 3}
+
+    def test_holding_out_nothing_trains_on_all_and_validates_on_the_test_images(self):
+        data = ImageData(held_out=0)
+        assert torch.equal(images_of(data.val_dataloader()), images_of(data.test_dataloader()))
+        assert data.lengths["train"] == 1438
+
+    def test_an_architecture_cannot_be_learned_when_nothing_is_held_out(self):
+        with pytest.raises(InputError, match=r"data\.held_out is 0: .* above 0"):
+            ImageData(held_out=0).architecture_dataloader()
+
+    def test_a_split_that_leaves_a_class_out_names_the_numbers(self):
+        message = message_of(ImageData(held_out=0.001))
+        assert message.startswith("data.held_out is 0.001") and "1438" in message and "10 classes" in message
+
+    @pytest.mark.parametrize("count", [1, 9, 1439])
+    def test_a_subset_of_an_impossible_size_names_the_possible_ones(self, count):
+        message = message_of(ImageData(train_images=count))
+        assert message.startswith(f"data.train_images is {count}: it should be from 1")
+        assert "to 1438" in message
+
+    def test_too_many_test_images_are_refused(self):
+        assert "data.test_images is 360" in message_of(ImageData(test_images=360))
+
+
+class TestLoaders:
+    def test_batches_are_normalised_floats_and_whole_number_labels(self):
+        images, labels = next(iter(ImageData(batch_size=500).train_dataloader()))
+        assert (
+            images.shape == (500, 1, 8, 8) and images.dtype == torch.float32 and labels.dtype == torch.int64
+        )
+        assert abs(images.mean()) < 0.1 and abs(images.std() - 1) < 0.1
+
+    def test_learning_drops_the_last_incomplete_batch(self):
+        data = ImageData(batch_size=100)
+        assert (
+            len(images_of(data.train_dataloader())) == len(images_of(data.architecture_dataloader())) == 700
+        )
+
+    def test_learning_keeps_the_only_batch(self):
+        assert len(images_of(ImageData(batch_size=5000).train_dataloader())) == 719
+
+    def test_validation_sees_every_held_out_image_in_the_same_order(self):
+        data = ImageData(batch_size=100, cutout=4, crop_padding=1, flip=True)
+        first, second = images_of(data.val_dataloader()), images_of(data.val_dataloader())
+        assert len(first) == 719 and torch.equal(first, second)
+
+    @pytest.mark.parametrize("workers", [0, 2])
+    def test_the_global_seed_decides_what_is_learned_from(self, workers):
+        data = ImageData(cutout=4, crop_padding=1, flip=True, train_images=200, workers=workers)
+
+        def batches(seed: int) -> torch.Tensor:
+            torch.manual_seed(seed)
+            return images_of(data.train_dataloader())
+
+        assert torch.equal(batches(1), batches(1))
+        assert not torch.equal(batches(1), batches(2))
+
+    def test_the_architecture_learns_from_augmented_images(self):
+        data = ImageData(held_out=0.2, batch_size=1000, cutout=8)
+        learned, seen = images_of(data.architecture_dataloader()), images_of(data.val_dataloader())
+        assert (learned == 0).float().mean() > 0.2 > (seen == 0).float().mean()
+
+    def test_images_are_resized(self):
+        data = ImageData(image_size=12)
+        assert next(iter(data.test_dataloader()))[0].shape == (64, 1, 12, 12)
+        assert data.image_size == 12
+
+    def test_lightning_fits_on_it(self, tmp_path):
+        class Linear(pl.LightningModule):
+            def __init__(self):
+                super().__init__()
+                self.layer = torch.nn.Linear(64, 10)
+
+            def loss(self, batch):
+                return torch.nn.functional.cross_entropy(self.layer(batch[0].flatten(1)), batch[1])
+
+            def training_step(self, batch):
+                return self.loss(batch)
+
+            def validation_step(self, batch):
+                self.log("loss", self.loss(batch))
+
+            def configure_optimizers(self):
+                return torch.optim.Adam(self.parameters(), lr=0.01)
+
+        trainer = pl.Trainer(
+            max_epochs=3,
+            accelerator="cpu",
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=tmp_path,
+        )
+        trainer.fit(Linear(), datamodule=ImageData())
+        assert trainer.callback_metrics["loss"] < 1.5
+
+    def test_the_arguments_are_keys_of_a_yaml_file(self):
+        parser = ArgumentParser()
+        parser.add_class_arguments(ImageData, "data")
+        config = parser.parse_string("data: {batch_size: 8, flip: null, image_size: 16, held_out: 0}")
+        data = ImageData(**config.data.as_dict())
+        assert next(iter(data.val_dataloader()))[0].shape == (8, 1, 16, 16)
+
+
+class TestCutout:
+    def test_a_square_in_the_middle_has_the_asked_side(self):
+        torch.manual_seed(0)
+        blanked = (Cutout(5)(torch.ones(500, 3, 32, 32)) == 0).sum((2, 3))
+        assert blanked.max() == 25 and (blanked[:, 0] == blanked[:, 2]).all()
+
+    def test_a_square_at_the_border_is_clipped(self):
+        torch.manual_seed(0)
+        blanked = (Cutout(4)(torch.ones(500, 1, 8, 8)) == 0).sum((1, 2, 3))
+        assert blanked.min() == 4 and blanked.max() == 16
+
+    def test_every_image_gets_its_own_square(self):
+        torch.manual_seed(0)
+        images = Cutout(2)(torch.ones(50, 1, 32, 32))
+        assert len(torch.unique(images, dim=0)) > 40
+
+
+class TestArguments:
+    @pytest.mark.parametrize(
+        ("key", "value"),
+        [
+            ("dataset", "mnist1d"),
+            ("dataset", ["digits"]),
+            ("root", 3),
+            ("download", "yes"),
+            ("batch_size", 0),
+            ("batch_size", 2.5),
+            ("batch_size", True),
+            ("held_out", 1),
+            ("held_out", -0.1),
+            ("held_out", float("nan")),
+            ("held_out", "half"),
+            ("train_images", 0),
+            ("test_images", -1),
+            ("image_size", 0),
+            ("crop_padding", -1),
+            ("flip", 1),
+            ("cutout", -1),
+            ("cutout", None),
+            ("workers", -1),
+            ("seed", -1),
+            ("seed", 2**32),
+        ],
+    )
+    def test_a_value_out_of_range_is_named_with_what_would_be_right(self, key, value):
+        with pytest.raises(InputError, match=rf"^data\.{key} is .*: it should be .+$") as caught:
+            ImageData(**{key: value})
+        assert repr(value) in str(caught.value)
+
+    def test_a_misspelt_data_set_gets_a_suggestion(self):
+        with pytest.raises(InputError, match=r"digits, cifar10.* \(did you mean cifar10\?\)"):
+            ImageData(dataset="cifar-10")
+
+    @pytest.mark.parametrize(("key", "value"), [("cutout", 9), ("crop_padding", 8)])
+    def test_augmentation_larger_than_the_images_is_refused(self, key, value):
+        message = message_of(ImageData(**{key: value}))
+        assert f"data.{key} is {value}" in message and "8 pixels" in message
+
+
+class TestTorchvision:
+    @pytest.mark.parametrize("dataset", ["cifar10", "cifar100", "fashion_mnist"])
+    def test_missing_files_say_how_to_get_them(self, dataset, tmp_path):
+        message = message_of(ImageData(dataset=dataset, root=str(tmp_path)))
+        assert "data.root" in message and str(tmp_path) in message and "--data.download true" in message
+
+    def test_files_in_place_are_read(self, tmp_path):
+        make_fashion_mnist(tmp_path)
+        data = ImageData(dataset="fashion_mnist", root=str(tmp_path), batch_size=10)
+        assert next(iter(data.train_dataloader()))[0].shape == (10, 1, 28, 28)
+        assert data.classes[0] == "T-shirt/top"
+
+    def test_a_damaged_file_is_an_input_error(self, tmp_path):
+        make_fashion_mnist(tmp_path)
+        cut_in_the_middle(tmp_path / "FashionMNIST" / "raw" / "train-images-idx3-ubyte")
+        assert "fashion_mnist" in message_of(ImageData(dataset="fashion_mnist", root=str(tmp_path)))
+
+
+class TestFolder:
+    def test_the_folders_are_the_classes(self, tmp_path):
+        data = folder_data(make_folder(tmp_path), batch_size=4)
+        assert next(iter(data.train_dataloader()))[0].shape == (4, 3, 16, 16)
+        assert data.classes == ["cat", "dog"] and data.image_size == 16
+        assert data.lengths == {"train": 4, "held_out": 4, "test": 8}
+
+    def test_val_stands_in_for_test(self, tmp_path):
+        data = folder_data(make_folder(tmp_path, parts=("train", "val")))
+        data.prepare()
+        assert data.lengths["test"] == 8
+
+    def test_images_of_any_shape_and_mode_can_be_resized(self, tmp_path):
+        make_folder(tmp_path, size=(30, 20))
+        Image.new("L", (9, 50)).save(tmp_path / "train/cat/grey.png")
+        Image.new("RGBA", (1, 1)).save(tmp_path / "train/dog/transparent.png")
+        data = folder_data(tmp_path, image_size=8, held_out=0, batch_size=10)
+        assert next(iter(data.train_dataloader()))[0].shape == (10, 3, 8, 8)
+
+    def test_images_that_are_not_square_need_a_size(self, tmp_path):
+        message = message_of(folder_data(make_folder(tmp_path, size=(30, 20))))
+        assert "data.image_size" in message and "30x20" in message
+
+    def test_images_of_two_sizes_need_a_size(self, tmp_path):
+        odd = make_folder(tmp_path) / "test" / "dog" / "3.jpg"
+        Image.new("RGB", (17, 16)).save(odd)
+        message = message_of(folder_data(tmp_path))
+        assert "data.image_size" in message and str(odd) in message and "17x16" in message
+
+    @pytest.mark.parametrize("missing", ["", "train", "test"])
+    def test_a_missing_folder_is_named(self, tmp_path, missing):
+        make_folder(tmp_path / "root")
+        (tmp_path / "root" / missing).rename(tmp_path / "elsewhere")
+        message = message_of(folder_data(tmp_path / "root"))
+        assert "data.root" in message and f"no folder {missing or 'train'}" in message
+
+    def test_a_class_without_an_image_is_named(self, tmp_path):
+        (make_folder(tmp_path) / "train" / "eel").mkdir()
+        assert "eel" in message_of(folder_data(tmp_path))
+
+    def test_a_folder_without_classes_is_refused(self, tmp_path):
+        (tmp_path / "train").mkdir()
+        assert "Couldn't find any class folder" in message_of(folder_data(tmp_path))
+
+    @pytest.mark.parametrize("part", ["train", "test"])
+    def test_classes_that_differ_are_named(self, tmp_path, part):
+        folder = make_folder(tmp_path) / part
+        (folder / "cat").rename(folder / "cow")
+        message = message_of(folder_data(tmp_path))
+        assert "same classes" in message and ("cat" in message or "cow" in message)
+
+    def test_one_class_is_too_few(self, tmp_path):
+        make_folder(tmp_path)
+        for part in ("train", "test"):
+            (tmp_path / part / "cat").rename(tmp_path / f"{part}-cat")
+        assert "two classes or more" in message_of(folder_data(tmp_path))
+
+    def test_a_class_of_one_image_cannot_be_split(self, tmp_path):
+        make_folder(tmp_path, per_class=1)
+        assert "data.held_out is 0.5" in message_of(folder_data(tmp_path))
+
+
+class TestBrokenImages:
+    def test_an_image_cut_in_the_middle_is_found_within_seconds(self, tmp_path):
+        broken = make_folder(tmp_path, per_class=200) / "test" / "dog" / "77.jpg"
+        cut_in_the_middle(broken)
+        start = time.monotonic()
+        assert repr(str(broken)) in message_of(folder_data(tmp_path))
+        assert time.monotonic() - start < 10
+
+    @pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n" + bytes(40)])
+    def test_a_file_that_is_no_image_is_named(self, tmp_path, content):
+        broken = make_folder(tmp_path) / "train" / "cat" / "1.jpg"
+        broken.write_bytes(content)
+        assert repr(str(broken)) in message_of(folder_data(tmp_path))
+
+    def test_a_link_to_nowhere_is_named(self, tmp_path):
+        link = make_folder(tmp_path) / "train" / "cat" / "link.jpg"
+        link.symlink_to(tmp_path / "nowhere.jpg")
+        assert repr(str(link)) in message_of(folder_data(tmp_path))
+
+    def test_pixels_of_16_bits_are_refused_rather_than_clipped(self, tmp_path):
+        deep = make_folder(tmp_path) / "train" / "cat" / "deep.png"
+        Image.fromarray(np.full((16, 16), 40000, dtype=np.uint16)).save(deep)
+        assert "more than 8 bits" in message_of(folder_data(tmp_path))
+
+    def test_once_the_time_is_up_files_are_still_opened(self, tmp_path):
+        make_folder(tmp_path, size=(200, 200))
+        cut_in_the_middle(tmp_path / "train" / "cat" / "1.jpg")
+        files = [str(file) for file in sorted(tmp_path.rglob("*.jpg"))]
+        check_images(files, one_size=200, seconds=0)
+        (tmp_path / "train" / "cat" / "2.jpg").write_bytes(b"no image")
+        with pytest.raises(InputError, match=r"2\.jpg"):
+            check_images(files, one_size=200, seconds=0)
+
+    @pytest.mark.parametrize("workers", [0, 1])
+    def test_an_image_that_breaks_during_training_is_named_in_one_line(self, tmp_path, workers):
+        data = folder_data(make_folder(tmp_path), workers=workers, held_out=0)
+        data.prepare()
+        broken = tmp_path / "train" / "cat" / "1.jpg"
+        cut_in_the_middle(broken)
+        with pytest.raises(InputError) as caught:
+            images_of(data.train_dataloader())
+        assert str(caught.value).startswith(f"data.root: image file {str(broken)!r} cannot be used")
+        assert "\n" not in str(caught.value)
