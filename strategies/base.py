@@ -112,7 +112,9 @@ class SearchModule(BaseOneShotLightningModule):
     def _architecture_step(self, alphas: Alphas, loss: Callable[[], Tensor]) -> None:
         objective = self.strategy.objective
         gradients = self.strategy.gradient(
-            lambda: objective(loss(), self.architecture), list(alphas.values())
+            lambda: objective(loss(), self.architecture),
+            list(alphas.values()),
+            list(self.training_module.parameters()),
         )
         # An α without a gradient is skipped by the optimizer, its momentum and weight decay included.
         for alpha, gradient in zip(alphas.values(), gradients, strict=True):

@@ -7,6 +7,7 @@ An *edge* is a place with one choice of its own: an edge of a cell, a ``LayerCho
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from nni.nas.nn.pytorch import Cell, InputChoice, LayerChoice
 from nni.nas.nn.pytorch.cell import create_cell_op_candidates, preprocess_cell_inputs
 from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
 from torch import Tensor, nn
+from torch.nn import functional
 
 from strategies.derivation import NONE, CellAlphas, Chosen
 from strategies.relaxation import Choice, Plan
@@ -164,12 +166,14 @@ class MixedCell(Mixed):
         # NNI's cells with loose ends concatenate all nodes in a supernet, where every node is used.
         self.nodes = range(first, last)
         self.operations = nn.ModuleDict()
+        self.after_relu: dict[str, tuple[bool, ...]] = {}
         for target in self.nodes:
             for source in range(target):
                 candidates = _cell_candidates(cell, target, source)
                 key = self._key(source, target)
                 architecture.add_edge(key, list(candidates), none=architecture.none)
                 self.operations[key] = nn.ModuleList(candidates.values())
+                self.after_relu[key] = tuple(_take_relu(candidate) for candidate in candidates.values())
                 self.op_names = tuple(candidates)
         with label_scope(self.label):
             for target in self.nodes:
@@ -190,21 +194,28 @@ class MixedCell(Mixed):
         plan = self.architecture.plan
         inputs_list = preprocess_cell_inputs(self.num_predecessors, *inputs)
         states = list(self.preprocessor(inputs_list))
+        activated: dict[int, Tensor] = {}
+
+        def output(source: int, key: str, index: int) -> Tensor:
+            x = states[source]
+            if self.after_relu[key][index]:
+                # One ReLU a node serves all candidates of all edges that leave it.
+                if source not in activated:
+                    activated[source] = functional.relu(x)
+                x = activated[source]
+            return self.operations[key][index](x)
+
         for target in self.nodes:
             total = None
             for source in range(target):
                 key = self._key(source, target)
-                operations, x = self.operations[key], states[source]
-                total = add(total, mix(plan[key], len(operations), lambda k: operations[k](x)))
-            states.append(self._zero(states, target) if total is None else total)
+                total = add(total, mix(plan[key], len(self.op_names), partial(output, source, key)))
+            if total is None:  # only none reaches the node: zeros of the shape of any candidate's output
+                with torch.no_grad():
+                    total = torch.zeros_like(self.operations[self._key(0, target)][0](states[0]))
+            states.append(total)
         out = torch.cat(states[self.num_predecessors :], self.concat_dim)
         return self.postprocessor(out, inputs_list)
-
-    def _zero(self, states: list[Tensor], target: int) -> Tensor:
-        """The output of a node that only ``none`` reaches: zeros of the shape of any candidate's output."""
-        candidate = self.operations[self._key(0, target)][0]
-        with torch.no_grad():
-            return torch.zeros_like(candidate(states[0]))
 
     def cell_alphas(self) -> CellAlphas:
         """(source, target) -> operation -> α of this cell."""
@@ -236,6 +247,14 @@ class MixedCell(Mixed):
                 index = self.op_names.index(sample[f"{self.label}/op_{target}_{slot}"])
                 plan[self._key(source, target)] += (index,)
         return dict(plan)
+
+
+def _take_relu(candidate: nn.Module) -> bool:
+    """Take the ReLU that a candidate begins with out of it; whether there was one."""
+    if isinstance(candidate, nn.Sequential) and type(candidate[0]) is nn.ReLU:
+        candidate[0] = nn.Identity()
+        return True
+    return False
 
 
 def _cell_candidates(cell: Cell, target: int, source: int) -> dict[str, nn.Module]:

@@ -1,0 +1,810 @@
+"""What a genotype promises: which ones are valid, their files, their published texts, and their depth."""
+
+import dataclasses
+import json
+import stat
+import time
+
+import pytest
+from hypothesis import assume, example, given, settings
+from hypothesis import strategies as st
+
+from search_spaces import files
+from search_spaces.genotype import Edge, Genotype, GenotypeError, default_reductions
+from search_spaces.operations import DARTS_OPERATIONS, OPERATION_SETS
+
+DARTS_V2_TEXT = """DARTS_V2 = Genotype(
+    normal=[('sep_conv_3x3', 0), ('sep_conv_3x3', 1), ('sep_conv_3x3', 0), ('sep_conv_3x3', 1),
+            ('sep_conv_3x3', 1), ('skip_connect', 0), ('skip_connect', 0), ('dil_conv_3x3', 2)],
+    normal_concat=[2, 3, 4, 5],
+    reduce=[('max_pool_3x3', 0), ('max_pool_3x3', 1), ('skip_connect', 2), ('max_pool_3x3', 1),
+            ('max_pool_3x3', 0), ('skip_connect', 2), ('skip_connect', 2), ('max_pool_3x3', 1)],
+    reduce_concat=[2, 3, 4, 5])
+"""
+
+CHAIN = (("skip_connect", 0, 2), ("sep_conv_3x3", 1, 3))
+"""A cell with the nodes 2 and 3."""
+
+
+def make(cells=(CHAIN,), layout=(0, 0, 0), reductions=(1,), concat=(2, 3), operations="darts") -> Genotype:
+    return Genotype(cells, layout, reductions, concat, operations)
+
+
+def one_line(action, *arguments) -> str:
+    """The message of the GenotypeError that an action raises, which should be one line of sane length."""
+    with pytest.raises(GenotypeError) as caught:
+        action(*arguments)
+    message = str(caught.value)
+    assert message and message.isprintable(), "the message should be one line"
+    assert len(message) < 1000
+    return message
+
+
+@st.composite
+def valid_cells(draw, concat: tuple[int, ...], operations: tuple[str, ...]):
+    """A cell whose first edge makes one node of concat exist; the others lead where they like."""
+    names = st.sampled_from(operations)
+    edges = [(draw(names), draw(st.sampled_from([0, 1])), draw(st.sampled_from(concat)))]
+    for _ in range(draw(st.integers(0, 6))):
+        target = draw(st.integers(2, 6))
+        named = {0, 1, *concat, *(other for _, _, other in edges)}
+        source = draw(st.sampled_from(sorted(node for node in named if node < target)))
+        edges.append((draw(names), source, target))
+    return tuple(draw(st.permutations(edges)))
+
+
+@st.composite
+def valid_genotypes(draw, max_layers: int = 9, set_names=tuple(OPERATION_SETS)) -> Genotype:
+    """Any genotype of up to four cells: missing nodes, parallel operations, shared cells, any reductions."""
+    set_name = draw(st.sampled_from(set_names))
+    concat = tuple(draw(st.lists(st.integers(2, 6), min_size=1, unique=True)))
+    cells = draw(st.lists(valid_cells(concat, OPERATION_SETS[set_name]), min_size=1, max_size=4))
+    layers = draw(st.integers(1, max_layers))
+    layout = draw(st.lists(st.integers(0, len(cells) - 1), min_size=layers, max_size=layers))
+    reductions = draw(st.lists(st.integers(0, layers - 1), max_size=3, unique=True))
+    return Genotype(tuple(cells), tuple(layout), tuple(reductions), concat, set_name)
+
+
+@st.composite
+def darts_samples(draw, nodes: int = 4) -> dict:
+    """A sample of the DARTS space."""
+    sample = {}
+    for kind in ("normal", "reduce"):
+        for node in range(2, 2 + nodes):
+            for slot in range(2):
+                sample[f"{kind}/op_{node}_{slot}"] = draw(st.sampled_from(DARTS_OPERATIONS))
+                sample[f"{kind}/input_{node}_{slot}"] = [draw(st.integers(0, node - 1))]
+    return sample
+
+
+# The value
+
+
+def test_a_genotype_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        make().layout = (0,)
+
+
+def test_genotypes_of_the_same_content_are_equal_and_have_the_same_hash():
+    lists = Genotype([[list(edge) for edge in CHAIN]], [0, 0, 0], [1], [2, 3])
+    assert lists == make() and hash(lists) == hash(make())
+
+
+def test_an_edge_can_be_read_by_name():
+    edge = make().cells[0][1]
+    assert (edge.operation, edge.source, edge.target) == ("sep_conv_3x3", 1, 3)
+
+
+def test_a_genotype_error_is_a_value_error():
+    assert issubclass(GenotypeError, ValueError)
+
+
+INVALID = {
+    "no cells": (dict(cells=(), layout=()), "at least one cell"),
+    "no layers": (dict(layout=(), reductions=()), "one layer"),
+    "a cell that is not there": (dict(layout=(0, 1, 0)), "layer 1 uses cell 1"),
+    "a negative cell": (dict(layout=(0, -1, 0)), "layer 1 uses cell -1"),
+    "a reduction behind the end": (dict(reductions=(3,)), "no layer 3"),
+    "a negative reduction": (dict(reductions=(-1,)), "no layer -1"),
+    "a reduction twice": (dict(reductions=(1, 1)), "twice"),
+    "an empty concat": (dict(concat=()), "concat"),
+    "an input in concat": (dict(concat=(1, 2)), "concat"),
+    "a node twice in concat": (dict(concat=(2, 2)), "concat"),
+    "an unknown set": (dict(operations="nasnet"), "no set is called 'nasnet'; there are darts, dartopti"),
+    "an unknown operation": (dict(cells=((("conv", 0, 2),),)), "unknown operation 'conv'"),
+    "none": (dict(cells=((("none", 0, 2),),)), "unknown operation 'none'"),
+    "an operation of a larger set": (dict(cells=((("simple_conv_3x3", 0, 2),),)), "simple_conv_3x3"),
+    "a cycle": (
+        dict(cells=((("skip_connect", 0, 2), ("skip_connect", 3, 2), ("skip_connect", 2, 3)),)),
+        "cycle",
+    ),
+    "an edge to itself": (dict(cells=((("skip_connect", 2, 2),),)), "cycle"),
+    "an edge to an input": (dict(cells=((("skip_connect", 0, 1),),)), "inputs"),
+    "a missing node": (dict(cells=((("skip_connect", 0, 2), ("skip_connect", 4, 5)),)), "no node 4"),
+    "no output": (dict(cells=((("skip_connect", 0, 4),),)), "output nodes"),
+    "an empty cell": (dict(cells=((),)), "output nodes"),
+    "a floating node": (dict(cells=((("skip_connect", 0.0, 2),),)), "node 0.0"),
+    "a boolean node": (dict(cells=((("skip_connect", False, 2),),)), "node False"),
+    "a negative node": (dict(cells=((("skip_connect", -1, 2),),)), "node -1"),
+    "an edge of two": (dict(cells=((("skip_connect", 0),),)), "[operation, from node, to node]"),
+    "an edge that is a word": (dict(cells=(("abc",),)), "[operation, from node, to node]"),
+    "an operation that is a number": (dict(cells=(((3, 0, 2),),)), "name of an operation"),
+    "a boolean in the layout": (dict(layout=(0, False, 0)), "layout: False"),
+    "a float in the reductions": (dict(reductions=(1.0,)), "reductions: 1.0"),
+    "a layout that is a number": (dict(layout=3), "list of integers"),
+    "a concat that is a word": (dict(concat="23"), "list of integers"),
+    "cells that are a number": (dict(cells=3), "cells"),
+    "a cell that is a number": (dict(cells=(3,)), "cell 0"),
+    "a set that is a list": (dict(operations=["darts"]), "operations"),
+}
+
+
+@pytest.mark.parametrize("case", INVALID)
+def test_what_is_no_network_is_refused_with_one_line(case):
+    arguments, part = INVALID[case]
+    assert part in one_line(lambda: make(**arguments))
+
+
+def test_the_message_of_a_bad_edge_says_in_which_cell_it_is():
+    assert "cell 1" in one_line(lambda: make(cells=(CHAIN, (("conv", 0, 2),))))
+
+
+# Nodes without an incoming operation
+
+
+def test_a_node_without_incoming_operation_takes_what_leaves_it_along():
+    cell = (Edge("skip_connect", 0, 2), Edge("skip_connect", 3, 4), Edge("skip_connect", 4, 5))
+    assert Genotype.existing_edges(cell) == (Edge("skip_connect", 0, 2),)
+
+
+def test_a_node_stays_when_another_operation_reaches_it():
+    cell = (Edge("skip_connect", 3, 4), Edge("max_pool_3x3", 1, 4), Edge("skip_connect", 4, 5))
+    assert Genotype.existing_edges(cell) == cell[1:]
+
+
+def test_the_output_holds_the_existing_nodes_of_concat_in_its_order():
+    genotype = make(cells=(CHAIN,), concat=(5, 3, 2))
+    assert genotype.output_nodes(genotype.cells[0]) == (3, 2)
+
+
+def test_operations_come_in_an_order_in_which_each_finds_its_source_computed():
+    cell = (Edge("skip_connect", 3, 5), Edge("skip_connect", 2, 3), Edge("skip_connect", 0, 2))
+    assert [edge.target for edge in Genotype.existing_edges(cell)] == [2, 3, 5]
+
+
+def test_two_operations_may_share_an_edge():
+    cell = (("skip_connect", 0, 2), ("sep_conv_3x3", 0, 2))
+    assert len(Genotype.existing_edges(make(cells=(cell,), concat=(2,)).cells[0])) == 2
+
+
+# JSON
+
+
+@given(valid_genotypes())
+def test_json_gives_the_genotype_back(genotype):
+    assert Genotype.from_json(genotype.to_json()) == genotype
+
+
+def test_json_has_the_keys_of_the_contract():
+    assert json.loads(make().to_json()) == {
+        "format": "nas-plugins/genotype",
+        "version": 1,
+        "operations": "darts",
+        "cells": [{"edges": [["skip_connect", 0, 2], ["sep_conv_3x3", 1, 3]]}],
+        "layout": [0, 0, 0],
+        "reductions": [1],
+        "concat": [2, 3],
+    }
+
+
+def changed(**keys) -> str:
+    return json.dumps({**json.loads(make().to_json()), **keys})
+
+
+def without(key: str) -> str:
+    data = json.loads(make().to_json())
+    del data[key]
+    return json.dumps(data)
+
+
+def with_edge(*edge) -> str:
+    return changed(cells=[{"edges": [["skip_connect", 0, 2], list(edge)]}])
+
+
+def with_concat(text: str) -> str:
+    return make().to_json().replace('"concat": [2, 3]', f'"concat": {text}')
+
+
+MALFORMED = {
+    "nothing": ("", "not JSON"),
+    "no JSON": ("{'format': 1}", "not JSON"),
+    "a genotype and more": (make().to_json() + "]", "not JSON"),
+    "cut off": (make().to_json()[:-10], "not JSON"),
+    "null": ("null", "format"),
+    "a list": ("[1]", "format"),
+    "a number": ("3", "format"),
+    "a word": ('"genotype"', "format"),
+    "another format": (changed(format="nni"), "format"),
+    "a format that is a list": (changed(format=[1]), "format"),
+    "no format": (without("format"), "format"),
+    "another version": (changed(version=2), "version"),
+    "a version that is a word": (changed(version="1"), "version"),
+    "a version that is true": (changed(version=True), "version"),
+    "a version that is a float": (changed(version=1.0), "version"),
+    "no version": (without("version"), "version"),
+    "no operations": (without("operations"), '"operations" is missing'),
+    "no cells": (without("cells"), '"cells" is missing'),
+    "no layout": (without("layout"), '"layout" is missing'),
+    "no reductions": (without("reductions"), '"reductions" is missing'),
+    "no concat": (without("concat"), '"concat" is missing'),
+    "an unknown key": (changed(colour="red"), "colour"),
+    "an unknown key of two lines": (changed(**{"two\nlines": 1}), "two"),
+    "an unknown key that is no text": (changed(**{"\ud800": 1}), "key"),
+    "operations that are null": (changed(operations=None), "operations"),
+    "operations that are a list": (changed(operations=["darts"]), "operations"),
+    "an unknown set": (changed(operations="nasnet"), "nasnet"),
+    "cells that are a dictionary": (changed(cells={"edges": []}), "cells"),
+    "cells that are null": (changed(cells=None), "cells"),
+    "no cell": (changed(cells=[]), "cell"),
+    "a cell that is a list": (changed(cells=[[["skip_connect", 0, 2]]]), "cells"),
+    "a cell without edges": (changed(cells=[{}]), "cells"),
+    "a cell with more than edges": (changed(cells=[{"edges": [], "name": 1}]), "cells"),
+    "edges that are a dictionary": (changed(cells=[{"edges": {}}]), "cells"),
+    "an edge that is a dictionary": (changed(cells=[{"edges": [{"a": 1, "b": 2, "c": 3}]}]), "cell 0"),
+    "an edge of four": (with_edge("skip_connect", 0, 3, 1), "[operation, from node, to node]"),
+    "an edge of nothing": (with_edge(), "[operation, from node, to node]"),
+    "an operation that is null": (with_edge(None, 0, 3), "operation"),
+    "an operation of two lines": (with_edge("two\nlines", 0, 3), "two"),
+    "an operation of two lines on a bad node": (with_edge("two\nlines", -1, 3), "node -1"),
+    "an unknown operation": (with_edge("sep_conv_9x9", 0, 3), "unknown operation 'sep_conv_9x9'"),
+    "a cycle": (with_edge("skip_connect", 3, 2), "cycle"),
+    "a loop": (with_edge("skip_connect", 3, 3), "cycle"),
+    "a missing node": (with_edge("skip_connect", 4, 5), "no node 4"),
+    "an edge to an input": (with_edge("skip_connect", 0, 1), "inputs"),
+    "a node that is a float": (with_edge("skip_connect", 0.0, 3), "node 0.0"),
+    "a node that is a word": (with_edge("skip_connect", "0", 3), "node '0'"),
+    "a node that is true": (with_edge("skip_connect", True, 3), "node True"),
+    "a node that is null": (with_edge("skip_connect", 0, None), "node None"),
+    "a layout that is a number": (changed(layout=8), "layout"),
+    "a layout that is a dictionary": (changed(layout={"0": 0}), "layout"),
+    "a layout of lists": (changed(layout=[[0]]), "layout"),
+    "a layout of booleans": (changed(layout=[False]), "layout"),
+    "a layout of floats": (changed(layout=[0.0]), "layout"),
+    "reductions that are null": (changed(reductions=None), "reductions"),
+    "a reduction behind the end": (changed(reductions=[3]), "reductions"),
+    "a concat that is a word": (changed(concat="23"), "concat"),
+    "a concat of NaN": (with_concat("[NaN]"), "concat"),
+    "a concat of infinity": (with_concat("[1e999]"), "concat"),
+    "a huge number": (with_concat(f"[{10**300}]"), "output nodes"),
+    "a number too long to be read": (with_concat(f"[{'9' * 5000}]"), ""),
+    "a key twice": (with_concat('[3], "concat": [2, 3]'), "concat"),
+    "a key of a cell twice": (make().to_json().replace('{"edges"', '{"edges": [], "edges"'), "edges"),
+    "100 lists in each other": (with_concat("[" * 100 + "]" * 100), "concat"),
+    "100,000 lists in each other": (with_concat("[" * 100_000 + "]" * 100_000), ""),
+    "100,000 dictionaries in each other": ('{"a":' * 100_000, ""),
+    "a value of a million characters": (changed(format="x" * 1_000_000), "format"),
+    "an edge of a million numbers": (with_edge(*range(1_000_000)), "cell 0"),
+}
+
+
+@pytest.mark.parametrize("case", MALFORMED)
+def test_malformed_json_is_refused_with_one_line(case):
+    text, part = MALFORMED[case]
+    assert part in one_line(Genotype.from_json, text)
+
+
+json_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-3, 10)
+    | st.floats()
+    | st.text(max_size=5)
+    | st.just("skip_connect"),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.text(max_size=5) | st.just("edges"), inner, max_size=2)
+    ),
+    max_leaves=12,
+)
+
+
+@given(
+    st.sampled_from(["format", "version", "operations", "cells", "layout", "reductions", "concat", "other"]),
+    json_values,
+)
+def test_json_with_any_value_in_one_place_is_a_genotype_or_refused(key, value):
+    try:
+        Genotype.from_json(changed(**{key: value}))
+    except GenotypeError as error:
+        assert str(error).isprintable()
+
+
+@given(json_values)
+def test_json_with_any_edge_is_a_genotype_or_refused(edge):
+    try:
+        Genotype.from_json(changed(cells=[{"edges": [["skip_connect", 0, 2], edge]}]))
+    except GenotypeError as error:
+        assert str(error).isprintable()
+
+
+@given(st.text())
+def test_any_text_read_as_json_is_refused_by_no_other_error(text):
+    one_line(Genotype.from_json, text)
+
+
+# Files
+
+
+@given(genotype=valid_genotypes())
+@settings(max_examples=15)
+def test_a_file_gives_the_genotype_back(tmp_path_factory, genotype):
+    path = tmp_path_factory.mktemp("files") / "genotype.json"
+    genotype.save(path)
+    assert Genotype.load(path) == genotype
+
+
+def test_a_path_may_be_a_string(tmp_path):
+    make().save(str(tmp_path / "g.json"))
+    assert Genotype.load(str(tmp_path / "g.json")) == make()
+
+
+def test_save_makes_the_folder(tmp_path):
+    make().save(tmp_path / "a" / "b" / "g.json")
+    assert (tmp_path / "a" / "b" / "g.json").is_file()
+
+
+def test_save_leaves_nothing_beside_the_file(tmp_path):
+    make().save(tmp_path / "g.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["g.json"]
+
+
+def test_a_saved_file_has_the_permissions_that_open_gives(tmp_path):
+    make().save(tmp_path / "g.json")
+    (tmp_path / "other").write_text("")
+    assert stat.S_IMODE((tmp_path / "g.json").stat().st_mode) == stat.S_IMODE(
+        (tmp_path / "other").stat().st_mode
+    )
+
+
+@pytest.mark.parametrize("step", ["fsync", "chmod", "replace"])
+def test_a_failing_write_leaves_the_old_file_and_no_temporary(tmp_path, monkeypatch, step):
+    def fail(*_arguments):
+        raise OSError("no space left on device")
+
+    make().save(tmp_path / "g.json")
+    monkeypatch.setattr(files.os, step, fail)
+    with pytest.raises(OSError, match="no space left"):
+        make(layout=(0,), reductions=()).save(tmp_path / "g.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["g.json"]
+    assert Genotype.load(tmp_path / "g.json") == make()
+
+
+def test_an_interrupt_leaves_the_old_file_and_no_temporary(tmp_path, monkeypatch):
+    def interrupt(_handle):
+        raise KeyboardInterrupt
+
+    make().save(tmp_path / "g.json")
+    monkeypatch.setattr(files.os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        make(layout=(0,), reductions=()).save(tmp_path / "g.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["g.json"]
+    assert Genotype.load(tmp_path / "g.json") == make()
+
+
+def test_saving_onto_a_folder_leaves_no_temporary(tmp_path):
+    (tmp_path / "g.json").mkdir()
+    with pytest.raises(OSError):
+        make().save(tmp_path / "g.json")
+    assert [path.name for path in tmp_path.iterdir()] == ["g.json"]
+
+
+def test_a_bad_file_is_named(tmp_path):
+    (tmp_path / "bad.json").write_text("{}")
+    assert str(tmp_path / "bad.json") in one_line(Genotype.load, tmp_path / "bad.json")
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path):
+    (tmp_path / "image.json").write_bytes(b"\x89PNG\xff\xfe")
+    assert str(tmp_path / "image.json") in one_line(Genotype.load, tmp_path / "image.json")
+
+
+def test_a_file_with_a_number_too_long_to_be_read_is_named(tmp_path):
+    (tmp_path / "long.json").write_text(with_concat(f"[{'9' * 5000}]"))
+    assert str(tmp_path / "long.json") in one_line(Genotype.load, tmp_path / "long.json")
+
+
+def test_a_missing_file_is_an_os_error(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        Genotype.load(tmp_path / "missing.json")
+
+
+# Published texts
+
+
+def test_the_form_of_darts_is_read():
+    genotype = Genotype.parse(DARTS_V2_TEXT)
+    assert genotype.cells[0] == (
+        ("sep_conv_3x3", 0, 2),
+        ("sep_conv_3x3", 1, 2),
+        ("sep_conv_3x3", 0, 3),
+        ("sep_conv_3x3", 1, 3),
+        ("sep_conv_3x3", 1, 4),
+        ("skip_connect", 0, 4),
+        ("skip_connect", 0, 5),
+        ("dil_conv_3x3", 2, 5),
+    )
+    assert genotype.cells[1][:3] == (("max_pool_3x3", 0, 2), ("max_pool_3x3", 1, 2), ("skip_connect", 2, 3))
+    assert genotype.concat == (2, 3, 4, 5)
+    assert genotype.operations == "darts"
+
+
+def test_a_genotype_of_darts_gets_eight_layers():
+    genotype = Genotype.parse(DARTS_V2_TEXT)
+    assert genotype.layout == (0, 0, 1, 0, 0, 1, 0, 0) and genotype.reductions == (2, 5)
+
+
+def test_genotype_nested_gives_each_layer_its_cell():
+    genotype = Genotype.parse(
+        "DD = Genotype_nested(genes=[[('sep_conv_3x3', 2, 0), ('skip_connect', 3, 2)], [('dil_conv_5x5', 2, 1)]],"
+        " concat=range(2, 4), reductions=[1])"
+    )
+    assert genotype.cells == (
+        (("sep_conv_3x3", 0, 2), ("skip_connect", 2, 3)),
+        (("dil_conv_5x5", 1, 2),),
+    )
+    assert (genotype.layout, genotype.reductions, genotype.concat) == ((0, 1), (1,), (2, 3))
+
+
+def test_genotype_opt_reads_ranges_and_list_arithmetic():
+    genotype = Genotype.parse(
+        "Xception = Genotype_opt(genes=[[('sep_conv_3x3', 2, 0)], [('skip_connect', 2, 0)], "
+        "[('simple_conv_1x1', 2, 1)]], seq=[0]*3+[1]*8+[0, 2], concat=range(2, 6), reductions=[1, 2, 11, 12])"
+    )
+    assert genotype.layout == (0,) * 3 + (1,) * 8 + (0, 2)
+    assert genotype.concat == (2, 3, 4, 5)
+    assert genotype.operations == "dartopti"
+
+
+SMALL = "Genotype_nested(genes=[[('skip_connect', 2, 0)]], concat=[2], reductions=[])"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "NAME = " + SMALL,
+        "\n\n  " + SMALL + "  \n",
+        "Genotype_nested(reductions=[], genes=[[('skip_connect', 2, 0)]], concat=[2])",
+        "Genotype_nested([[('skip_connect', 2, 0)]], [2], [])",
+        "Genotype_nested([[('skip_connect', 2, 0)]], reductions=(), concat=(2,))",
+        "Genotype_nested(genes=[[['skip_connect', 2, 0]]], concat=range(2, 3), reductions=range(0))",
+        "# from the paper\nNAME = Genotype_nested(\n  genes=[[('skip_connect', 2, 0)]],  # one\n"
+        "  concat=range(2, 4, 2), reductions=[])",
+    ],
+)
+def test_the_spelling_of_a_published_genotype_is_free(text):
+    assert Genotype.parse(text) == Genotype.parse(SMALL)
+
+
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("Genotype_nested(genes=[], concat=[2], reductions=[])", "cell"),
+        ("Genotype_nested(genes=[[('conv', 2, 0)]], concat=[2], reductions=[])", "'conv'"),
+        ("Genotype_nested(genes=[[('none', 2, 0)]], concat=[2], reductions=[])", "'none'"),
+        ("Genotype_nested(genes=[[('skip_connect', 0, 2)]], concat=[2], reductions=[])", "inputs"),
+        ("Genotype_nested(genes=[('skip_connect', 2, 0)], concat=[2], reductions=[])", "genes"),
+        ("Genotype_nested(genes=[[('skip_connect', 2)]], concat=[2], reductions=[])", "genes"),
+        ("Genotype_nested(genes=[[('two\\nlines', 2, 'x')]], concat=[2], reductions=[])", "two"),
+        ("Genotype_nested(genes=[[('skip_connect', 2, 0)]], concat=[2])", "reductions"),
+        ("Genotype_nested(genes=[[('skip_connect', 2, 0)]], concat=2, reductions=[])", "concat"),
+        ("Genotype_nested(genes=[[('skip_connect', 2, 0)]], concat='2', reductions=[])", "concat"),
+        ("Genotype_nested(genes=[[('skip_connect', 2, 0)]], concat=[2], reductions=[], seq=[0])", "seq"),
+        ("Genotype_nested([[('skip_connect', 2, 0)]], [2], [], [])", "fields"),
+        ("Genotype_nested([[('skip_connect', 2, 0)]], [2], [], concat=[2])", "concat"),
+        ("Genotype_opt(genes=[[('skip_connect', 2, 0)]], seq=[1], concat=[2], reductions=[])", "cell 1"),
+        ("Genotype_opt(genes=[[('skip_connect', 2, 0)]], seq=['a'], concat=[2], reductions=[])", "layout"),
+        ("Genotype(normal=[('skip_connect', 0)], normal_concat=[2], reduce=[], reduce_concat=[2])", "normal"),
+        (DARTS_V2_TEXT.replace("reduce_concat=[2, 3, 4, 5]", "reduce_concat=[4, 5]"), "concat"),
+        (DARTS_V2_TEXT.replace("('skip_connect', 0)", "('skip_connect', 5)"), "cycle"),
+        (DARTS_V2_TEXT + DARTS_V2_TEXT, "one"),
+        (DARTS_V2_TEXT[:-3], "form"),
+        (make().to_json(), "Genotype"),
+        ("", "Genotype"),
+    ],
+)
+def test_a_text_with_a_fault_is_refused_with_one_line(text, part):
+    assert part in one_line(Genotype.parse, text)
+
+
+def with_genes(expression: str) -> str:
+    return f"Genotype_nested(genes={expression}, concat=[2], reductions=[])"
+
+
+HOSTILE = {
+    "a call": "__import__('os').system('touch {marker}')",
+    "a call as an argument": with_genes("open('{marker}', 'w')"),
+    "a call within a list": with_genes("[[(open('{marker}', 'w'), 2, 0)]]"),
+    "a call as the function": "open('{marker}', 'w')(genes=[], concat=[2], reductions=[])",
+    "a call as a bound of range": with_genes("range(open('{marker}', 'w').fileno())"),
+    "a call as a factor": with_genes("[0] * open('{marker}', 'w').fileno()"),
+    "a call as a keyword of range": with_genes("range(3, x=open('{marker}', 'w'))"),
+    "a call in the name": "open('{marker}', 'w').name = " + SMALL,
+    "a call in an index of the name": "x[open('{marker}', 'w')] = " + SMALL,
+    "two names": "a = b = " + SMALL,
+    "several names at once": "a, b = " + SMALL,
+    "a walrus": with_genes("(x := open('{marker}', 'w'))"),
+    "a decorated class": "@open('{marker}', 'w')\nclass A: pass",
+    "an import": "import os",
+    "two statements": SMALL + "; open('{marker}', 'w')",
+    "an attribute": with_genes("().__class__.__bases__"),
+    "an attribute as the function": "search_spaces.Genotype_nested(genes=[], concat=[2], reductions=[])",
+    "a lambda": with_genes("(lambda: open('{marker}', 'w'))()"),
+    "a comprehension": with_genes("[open('{marker}', 'w') for _ in range(2)]"),
+    "a formatted string": with_genes("[f\"{open('{marker}', 'w')}\"]"),
+    "a starred list": with_genes("[*open('{marker}', 'w')]"),
+    "starred arguments": "Genotype_nested(*[[], [2], []])",
+    "starred keywords": "Genotype_nested(**{'genes': [], 'concat': [2], 'reductions': []})",
+    "a conditional": with_genes("[] if open('{marker}', 'w') else []"),
+    "a subscript": with_genes("[[]][0]"),
+    "a dictionary": with_genes("{1: 2}"),
+    "a power": with_genes("[0] * 9 ** 9 ** 9"),
+    "a power as a bound": with_genes("range(9 ** 9 ** 9)"),
+    "a multiplied string": with_genes("'x' * 10 ** 10"),
+    "a huge range": with_genes("range(10000000000)"),
+    "a range beyond machine integers": with_genes("range(" + "9" * 40 + ")"),
+    "a range of no step": with_genes("range(1, 2, 0)"),
+    "a range of four": with_genes("range(1, 2, 3, 4)"),
+    "a range of words": with_genes("range('a')"),
+    "a range of lists": with_genes("range([1])"),
+    "a huge multiplication": with_genes("[0] * 10000000000"),
+    "a multiplication beyond machine integers": with_genes("[0] * " + "9" * 40),
+    "nothing, beyond machine integers": with_genes("[] * " + "9" * 40),
+    "many multiplications": with_genes("[0]" + " * 1000" * 50),
+    "nested multiplications": with_genes("[" * 9 + "0" + "] * 9999" * 9),
+    "a list multiplied by a list": with_genes("[0] * [0]"),
+    "a number too long to be read": with_genes("9" * 5000),
+    "a huge node": with_genes(f"[[('skip_connect', 0x{'f' * 5000}, 0)]]"),
+    "a huge source": with_genes(f"[[('skip_connect', 2, 0x{'f' * 5000})]]"),
+    "a huge layer": SMALL.replace("reductions=[]", f"reductions=[0x{'f' * 5000}]"),
+    "deep brackets": with_genes("[" * 100_000 + "]" * 100_000),
+    "50 brackets": with_genes("[" * 50 + "]" * 50),
+    "deep parentheses": "(" * 100_000,
+    "deep signs": "-" * 100_000 + "1",
+    "deep attributes": "a" + ".a" * 100_000,
+    "deep calls": "a" + "()" * 50_000,
+    "deep sums": with_genes("[]" + " + []" * 20_000),
+    "deep lambdas": "lambda: " * 20_000 + "1",
+    "a null": "\0",
+    "a null within": SMALL.replace("[2]", "[2\0]"),
+    "half a character": "\ud800",
+    "a boolean": with_genes("True"),
+    "bytes": with_genes("b'genes'"),
+    "a float": with_genes("[[('skip_connect', 2.0, 0)]]"),
+    "an ellipsis": with_genes("..."),
+    "none": with_genes("None"),
+    "a long name": "x" * 1_000_000,
+    "a long string": with_genes(f"[[('{'x' * 1_000_000}', 2, 0)]]"),
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+@pytest.mark.filterwarnings("ignore::SyntaxWarning")
+def test_a_hostile_text_runs_nothing_ends_fast_and_is_refused(case, tmp_path):
+    marker = tmp_path / "marker"
+    start = time.monotonic()
+    one_line(Genotype.parse, HOSTILE[case].replace("{marker}", str(marker)))
+    assert time.monotonic() - start < 5
+    assert not marker.exists()
+
+
+def test_lists_that_multiply_each_other_do_not_fill_the_memory():
+    # With 9999 in place of 100 this would be a hundred million operations, and minutes until it is seen.
+    one_line(Genotype.parse, with_genes("[[('skip_connect', 2, 0)] * 9999] * 100"))
+
+
+@given(st.text())
+@example("Genotype_nested(genes=[]*99999999999999999999, concat=[2], reductions=[])")
+def test_arbitrary_text_is_refused_by_no_other_error(text):
+    one_line(Genotype.parse, text)
+
+
+fragments = st.sampled_from(
+    "Genotype( Genotype_nested( Genotype_opt( genes= concat= reductions= seq= normal= [ ] ( ) , * + range( 0 2 -1 "
+    "'skip_connect' '' X= \n 1.5 lambda: ** None True f'{0}' := . 999999999999999999999999999999".split(" ")
+)
+
+
+@given(st.lists(fragments, max_size=30).map("".join))
+@settings(max_examples=300)
+@pytest.mark.filterwarnings("ignore::SyntaxWarning")
+def test_text_that_looks_like_a_genotype_is_one_or_refused(text):
+    try:
+        Genotype.parse(text)
+    except GenotypeError as error:
+        assert str(error).isprintable()
+
+
+literals = st.recursive(
+    st.integers(-2, 7) | st.sampled_from(["skip_connect", "sep_conv_3x3", "none", "two\nlines"]),
+    lambda inner: st.lists(inner, max_size=4) | st.tuples(inner, inner, inner),
+    max_leaves=10,
+)
+
+
+@given(genes=literals, concat=literals, reductions=literals, seq=literals)
+def test_any_lists_in_the_fields_are_a_genotype_or_refused(genes, concat, reductions, seq):
+    try:
+        Genotype.parse(f"Genotype_opt({genes!r}, {seq!r}, {concat!r}, {reductions!r})")
+    except GenotypeError as error:
+        assert str(error).isprintable()
+
+
+@given(valid_genotypes())
+def test_a_genotype_printed_as_genotype_opt_is_read_back(genotype):
+    genes = [[(operation, target, source) for operation, source, target in cell] for cell in genotype.cells]
+    read = Genotype.parse(
+        f"Genotype_opt(genes={genes}, seq={list(genotype.layout)}, concat={genotype.concat}, "
+        f"reductions={list(genotype.reductions)})"
+    )
+    assert dataclasses.replace(read, operations=genotype.operations) == genotype
+
+
+# Another depth
+
+
+def d_darts(layers: int = 8, reductions=(2, 5)) -> Genotype:
+    """A genotype in which every layer has a cell of its own: cell i has i + 1 operations."""
+    cells = tuple((("skip_connect", 0, 2),) * (i + 1) for i in range(layers))
+    return Genotype(cells, tuple(range(layers)), reductions, (2,))
+
+
+def test_algorithm_1_for_8_cells_and_14_layers():
+    deeper = d_darts().deepen(14)
+    assert deeper.layout == (0, 1, 0, 1, 2, 4, 3, 4, 3, 5, 6, 7, 6, 7)
+    assert deeper.reductions == (4, 9)
+
+
+def test_algorithm_1_for_as_many_layers_as_cells_changes_nothing():
+    assert d_darts().deepen(8) == d_darts()
+
+
+def test_cells_shared_by_kind_are_stacked_anew():
+    deeper = Genotype.parse(DARTS_V2_TEXT).deepen(20)
+    assert deeper.reductions == (6, 13)
+    assert [layer for layer, cell in enumerate(deeper.layout) if cell == 1] == [6, 13]
+    assert len(deeper.layout) == 20
+
+
+def test_a_network_can_be_made_shallower_again():
+    genotype = Genotype.parse(DARTS_V2_TEXT)
+    assert genotype.deepen(20).deepen(8) == genotype
+
+
+@given(darts_samples(), st.integers(3, 40))
+def test_deepening_a_sample_keeps_its_cells_and_concat(sample, layers):
+    genotype = Genotype.from_sample(sample)
+    deeper = genotype.deepen(layers)
+    assert (deeper.cells, deeper.concat, deeper.operations) == (
+        genotype.cells,
+        genotype.concat,
+        genotype.operations,
+    )
+    assert len(deeper.layout) == layers
+    assert deeper.reductions == default_reductions(layers)
+
+
+@given(st.data(), st.integers(5, 12), st.integers(0, 30))
+def test_deepening_puts_reduction_cells_at_reductions_and_normal_cells_elsewhere(data, layers, more):
+    reductions = data.draw(
+        st.lists(st.integers(1, layers - 2), min_size=2, max_size=2, unique=True).map(sorted).map(tuple)
+    )
+    assume(reductions[1] > reductions[0] + 1)
+    genotype = d_darts(layers, reductions)
+    try:
+        deeper = genotype.deepen(layers + more)
+    except GenotypeError:
+        return  # it may refuse a layout that Algorithm 1 is not for
+    assert deeper.cells == genotype.cells
+    for layer, cell in enumerate(deeper.layout):
+        assert (cell in reductions) == (layer in deeper.reductions)
+
+
+@pytest.mark.parametrize("reductions", [(), (2,), (1, 2, 5)])
+def test_a_layout_with_other_than_two_reductions_cannot_be_deepened(reductions):
+    assert f"this one has {len(reductions)}" in one_line(d_darts(8, reductions).deepen, 14)
+
+
+@pytest.mark.parametrize("layers", [3, 4])
+def test_too_few_cells_cannot_be_deepened(layers):
+    genotype = d_darts(layers, default_reductions(layers))
+    assert "too few" in one_line(genotype.deepen, 14)
+
+
+@pytest.mark.parametrize("layers", [2, 0, -5])
+def test_too_few_layers_are_refused(layers):
+    assert f"layers: {layers}" in one_line(Genotype.parse(DARTS_V2_TEXT).deepen, layers)
+
+
+@pytest.mark.parametrize(("layers", "reductions"), [(8, (2, 5)), (20, (6, 13)), (14, (4, 9)), (3, (1, 2))])
+def test_reductions_stand_at_a_third_and_two_thirds(layers, reductions):
+    assert default_reductions(layers) == reductions
+
+
+# Samples of NNI
+
+
+@given(darts_samples(), st.integers(3, 20))
+def test_a_sample_gives_itself_back(sample, layers):
+    assert Genotype.from_sample(sample, layers).to_sample() == sample
+
+
+@given(darts_samples(nodes=3))
+def test_a_sample_with_another_number_of_nodes_gives_itself_back(sample):
+    genotype = Genotype.from_sample(sample)
+    assert genotype.concat == (2, 3, 4)
+    assert genotype.to_sample() == sample
+
+
+def test_an_input_may_be_a_number_in_place_of_a_list():
+    sample = Genotype.parse(DARTS_V2_TEXT).to_sample()
+    numbers = {key: value[0] if "input" in key else value for key, value in sample.items()}
+    assert Genotype.from_sample(numbers) == Genotype.from_sample(sample)
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ({"normal/op_3_0": "conv"}, "'conv'"),
+        ({"normal/op_3_0": None}, "operation"),
+        ({"normal/input_3_0": [0, 1]}, "normal/input_3_0"),
+        ({"normal/input_3_0": []}, "normal/input_3_0"),
+        ({"normal/input_3_0": None}, "normal/input_3_0"),
+        ({"normal/input_3_0": ["0"]}, "normal/input_3_0"),
+        ({"normal/input_3_0": [True]}, "True"),
+        ({"normal/input_3_0": [3]}, "cycle"),
+        ({"normal/input_3_0": [-1]}, "node -1"),
+    ],
+)
+def test_a_sample_with_a_fault_is_refused_with_one_line(change, part):
+    sample = Genotype.parse(DARTS_V2_TEXT).to_sample()
+    assert part in one_line(Genotype.from_sample, {**sample, **change})
+
+
+@pytest.mark.parametrize("node", [2, 3, 4, 5])
+@pytest.mark.parametrize("key", ["op", "input"])
+def test_a_sample_that_lacks_a_key_is_refused(node, key):
+    sample = Genotype.parse(DARTS_V2_TEXT).to_sample()
+    del sample[f"normal/{key}_{node}_0"]
+    one_line(Genotype.from_sample, sample)
+
+
+def test_a_sample_that_lacks_a_node_is_refused():
+    sample = Genotype.parse(DARTS_V2_TEXT).to_sample()
+    cut = {
+        key: value for key, value in sample.items() if not key.startswith(("normal/op_4", "normal/input_4"))
+    }
+    one_line(Genotype.from_sample, cut)
+
+
+def test_a_sample_of_another_space_is_refused_with_its_keys():
+    assert "kernel" in one_line(Genotype.from_sample, {"kernel": 3})
+
+
+@pytest.mark.parametrize(
+    "genotype",
+    [
+        d_darts(),
+        make(),
+        make(cells=((("skip_connect", 0, 2),) * 2, (("skip_connect", 0, 2),)), layout=(0, 1), concat=(2,)),
+    ],
+    ids=["a cell a layer", "one operation a node", "one kind with two inputs, one without"],
+)
+def test_a_genotype_that_no_sample_describes_is_refused(genotype):
+    one_line(genotype.to_sample)
+
+
+def test_a_genotype_with_nodes_outside_of_its_concat_has_no_sample():
+    # The nodes of a sample are all concatenated.
+    twice = tuple((("skip_connect", 0, node), ("skip_connect", 1, node)) for node in (2, 3))
+    cell = twice[0] + twice[1]
+    one_line(make(cells=(cell, cell), layout=(0, 1, 0), reductions=(1,), concat=(3,)).to_sample)
