@@ -98,7 +98,7 @@ def mix(choice: Choice, count: int, output: Callable[[int], Any]) -> Any:
     if isinstance(choice, Tensor):
         for index, weight in zip(range(count), choice.unbind(), strict=False):
             out = output(index)
-            total = weight * out if total is None else torch.addcmul(total, weight, out)
+            total = weight * out if total is None else total.addcmul_(weight, out)
     else:
         for index in choice:
             if index < count:

@@ -13,6 +13,7 @@ from nni.nas.space import model_context
 from nni.nas.strategy import DARTS as NniDarts
 from nni.nas.strategy import RandomOneShot
 from numpy.random import RandomState
+from test_genotype import DARTS_V2_TEXT
 from torch import nn
 
 from search_spaces.darts import DartsSpace
@@ -68,8 +69,7 @@ def test_none_is_no_candidate():
     assert all("none" not in choice.values for choice in space().simplify().values())
 
 
-@pytest.mark.parametrize("seed", range(3))
-@pytest.mark.parametrize("layers", [3, 8])
+@pytest.mark.parametrize(("seed", "layers"), [(0, 3), (1, 8)])
 @pytest.mark.parametrize("stem", ["cifar", "imagenet"])
 def test_a_sample_of_the_hub_freezes_it_to_the_same_function(seed, layers, stem):
     theirs_space = hub(num_cells=layers, dataset=stem)
@@ -82,7 +82,7 @@ def test_a_sample_of_the_hub_freezes_it_to_the_same_function(seed, layers, stem)
     assert torch.allclose(ours(x), theirs(x), atol=1e-5)
 
 
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(2))
 def test_a_sample_of_it_freezes_the_hub_to_as_many_parameters(seed):
     sample = sample_of(space(layers=8), seed)
     assert count_parameters(hub(num_cells=8).freeze(sample)) == count_parameters(
@@ -90,7 +90,7 @@ def test_a_sample_of_it_freezes_the_hub_to_as_many_parameters(seed):
     )
 
 
-@pytest.mark.parametrize("layers", [3, 4, 7, 11, 20])
+@pytest.mark.parametrize("layers", [4, 11])
 def test_at_any_depth_it_has_as_many_parameters_as_the_hub(layers):
     sample = sample_of(space(), 0)
     with model_context(sample):
@@ -98,27 +98,17 @@ def test_at_any_depth_it_has_as_many_parameters_as_the_hub(layers):
     assert sizes[0] == sizes[1]
 
 
-def test_the_sample_of_darts_v2_that_nni_holds_is_the_published_genotype():
-    sample = {}
-    published = Genotype.parse(
-        "Genotype(normal=[('sep_conv_3x3', 0), ('sep_conv_3x3', 1), ('sep_conv_3x3', 0), ('sep_conv_3x3', 1),"
-        " ('sep_conv_3x3', 1), ('skip_connect', 0), ('skip_connect', 0), ('dil_conv_3x3', 2)],"
-        " normal_concat=[2, 3, 4, 5],"
-        " reduce=[('max_pool_3x3', 0), ('max_pool_3x3', 1), ('skip_connect', 2), ('max_pool_3x3', 1),"
-        " ('max_pool_3x3', 0), ('skip_connect', 2), ('skip_connect', 2), ('max_pool_3x3', 1)],"
-        " reduce_concat=[2, 3, 4, 5])"
-    )
-    sample = published.to_sample()
-    hub_network = HubDarts.load_searched_model("darts-v2")
-    assert count_parameters(hub_network) == 3_349_342
-    assert count_parameters(DartsSpace(channels=36, layers=20).freeze(sample)) == 3_349_342
+def test_darts_v2_is_the_network_of_that_name_in_nnis_hub():
+    sample = Genotype.parse(DARTS_V2_TEXT).to_sample()
+    theirs = HubDarts.load_searched_model("darts-v2")
+    ours = DartsSpace(channels=36, layers=20).freeze(sample)
+    assert [p.shape for p in ours.parameters()] == [p.shape for p in theirs.parameters()]
 
 
 # Samples and genotypes
 
 
-@pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("nodes", [1, 3, 4])
+@pytest.mark.parametrize(("seed", "nodes"), [(0, 1), (1, 3), (2, 4), (3, 4)])
 def test_a_random_sample_gives_itself_back(seed, nodes):
     sample = sample_of(space(nodes=nodes), seed)
     assert space(nodes=nodes).genotype(sample).to_sample() == sample
@@ -160,12 +150,8 @@ def test_a_frozen_network_has_weights_of_its_own():
 @pytest.mark.parametrize(
     "arguments",
     [
-        {"num_classes": 7},
-        {"channels": 6},
-        {"layers": 8},
-        {"image_channels": 1},
-        {"stem": "imagenet"},
-        {"nodes": 3},
+        {"num_classes": 7, "channels": 6, "layers": 3},
+        {"image_channels": 1, "stem": "imagenet", "nodes": 3},
         {"operations": ("skip_connect", "simple_conv_3x3")},
     ],
     ids=str,

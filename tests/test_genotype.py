@@ -445,8 +445,8 @@ def test_a_genotype_of_darts_gets_eight_layers():
 
 def test_genotype_nested_gives_each_layer_its_cell():
     genotype = Genotype.parse(
-        "DD = Genotype_nested(genes=[[('sep_conv_3x3', 2, 0), ('skip_connect', 3, 2)], [('dil_conv_5x5', 2, 1)]],"
-        " concat=range(2, 4), reductions=[1])"
+        "DD = Genotype_nested(genes=[[('sep_conv_3x3', 2, 0), ('skip_connect', 3, 2)],"
+        " [('dil_conv_5x5', 2, 1)]], concat=range(2, 4), reductions=[1])"
     )
     assert genotype.cells == (
         (("sep_conv_3x3", 0, 2), ("skip_connect", 2, 3)),
@@ -608,10 +608,10 @@ def test_arbitrary_text_is_refused_by_no_other_error(text):
     one_line(Genotype.parse, text)
 
 
-fragments = st.sampled_from(
-    "Genotype( Genotype_nested( Genotype_opt( genes= concat= reductions= seq= normal= [ ] ( ) , * + range( 0 2 -1 "
-    "'skip_connect' '' X= \n 1.5 lambda: ** None True f'{0}' := . 999999999999999999999999999999".split(" ")
-)
+FRAGMENTS = """Genotype( Genotype_nested( Genotype_opt( genes= concat= reductions= seq= normal= [ ] ( ) ,
+* + ** . range( 0 2 -1 1.5 'skip_connect' '' X= lambda:
+None True f'{0}' := 999999999999999999999999999999"""
+fragments = st.sampled_from(["\n", *FRAGMENTS.split()])
 
 
 @given(st.lists(fragments, max_size=30).map("".join))

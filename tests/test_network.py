@@ -57,10 +57,20 @@ def test_darts_v2_on_imagenet_has_its_published_number_of_parameters():
     assert count_parameters(network) == 4_718_752
 
 
-def test_darts_v2_on_imagenet_has_its_published_multiply_adds():
-    # Table 2 of DARTS: 574 million.
-    network = Network.from_genotype(DARTS_V2.deepen(14), num_classes=1000, channels=48, stem="imagenet")
-    assert count_multiply_adds(network, 3, 224) // 10**6 == 574
+def test_the_multiply_adds_of_darts_v2_are_those_of_its_convolutions_and_classifier():
+    network = Network.from_genotype(
+        DARTS_V2.deepen(14), num_classes=1000, channels=48, stem="imagenet"
+    ).eval()
+    counts = [48 * 16 * 1000]
+
+    def count(convolution: nn.Conv2d, _inputs, out: torch.Tensor) -> None:
+        counts.append(out.numel() * convolution.weight[0].numel())
+
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(count)
+    network(torch.randn(1, 3, 64, 64))
+    assert count_multiply_adds(network, 3, 64) == sum(counts)
 
 
 def test_the_parameters_of_a_small_network_counted_by_hand():
@@ -145,11 +155,11 @@ def test_any_genotype_makes_a_network_with_the_stem_of_imagenet(described, chann
 
 @given(valid_genotypes(max_layers=3))
 @settings(max_examples=25, deadline=None)
-def test_every_parameter_that_reaches_the_output_learns(described):
+def test_any_genotype_has_finite_gradients(described):
     network = Network.from_genotype(described, 3, 2)
-    network(torch.randn(4, 3, 16, 16)).sum().backward()
-    assert network.classifier.weight.grad is not None
-    assert all(p.grad is None or p.grad.isfinite().all() for p in network.parameters())
+    network(torch.randn(4, 3, 16, 16)).square().sum().backward()
+    gradients = [p.grad for p in network.parameters() if p.grad is not None]
+    assert gradients and all(gradient.isfinite().all() for gradient in gradients)
 
 
 @pytest.mark.parametrize("image_channels", [1, 3, 5])
@@ -318,9 +328,9 @@ def test_drop_path_leaves_the_mean_as_it_is():
     cell = fixed_cell(("avg_pool_3x3", 0, 2))
     images = positive_images(4000)
     cell.align.eval()
-    plain = cell(*images).mean()
+    plain = cell(*images).mean().item()
     cell.drop_path, cell.training = 0.25, True
-    assert cell(*images).mean() == pytest.approx(plain.item(), rel=0.1)
+    assert cell(*images).mean().item() == pytest.approx(plain, rel=0.1)
 
 
 def test_drop_path_drops_each_operation_by_itself():
@@ -392,7 +402,7 @@ def test_an_argument_out_of_range_is_refused(arguments, message):
         Network.from_genotype(DARTS_V2, **arguments)
 
 
-def cells_of_convolutions(layer: int, shape: CellShape) -> tuple[nn.Module, int]:
+def cells_of_an_identity(layer: int, shape: CellShape) -> tuple[nn.Module, int]:
     described = genotype(("skip_connect", 0, 2))
     return FixedCell(shape, described.cells[0], (2,)), shape.channels
 
@@ -403,7 +413,7 @@ def cells_of_convolutions(layer: int, shape: CellShape) -> tuple[nn.Module, int]
 )
 def test_layers_out_of_range_are_refused(layers, reductions, message):
     with pytest.raises(ValueError, match=message):
-        Network(cells_of_convolutions, layers, reductions, num_classes=10, channels=4)
+        Network(cells_of_an_identity, layers, reductions, num_classes=10, channels=4)
 
 
 @pytest.mark.parametrize(
