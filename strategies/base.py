@@ -97,8 +97,8 @@ class SearchModule(BaseOneShotLightningModule):
             batch_idx: its index in the epoch.
         """
         strategy, architecture = self.strategy, self.architecture
-        alphas = dict(architecture.alphas.items())
-        step = Step(self.current_epoch * int(self.trainer.num_training_batches) + batch_idx, self.current_epoch)
+        alphas = architecture.alphas
+        step = Step(self.trainer.fit_loop.epoch_loop.total_batch_idx, self.current_epoch)
         if step.epoch >= strategy.weights_first:
             architecture.plan = strategy.relaxation.architecture(alphas, step)
             self._architecture_step(alphas, lambda: self._loss(batch["val"], batch_idx, "architecture_"))
@@ -130,7 +130,7 @@ class SearchModule(BaseOneShotLightningModule):
 
     def configure_architecture_optimizers(self) -> list[Optimizer]:
         """One optimizer for each group of α."""
-        alphas = dict(self.architecture.alphas.items())
+        alphas = self.architecture.alphas
         if not alphas:
             raise ValueError("the model space has no choice to search: no cell, layer choice or input choice")
         return [self.strategy.optimizer(group) for group in self.strategy.grouping(alphas)]
@@ -140,7 +140,7 @@ class SearchModule(BaseOneShotLightningModule):
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Validate the supernet and the derived architecture on a batch."""
         plans = {
-            "": self.strategy.relaxation.evaluation(dict(self.architecture.alphas.items())),
+            "": self.strategy.relaxation.evaluation(self.architecture.alphas),
             "derived_": self.derived_plan(),
         }
         for prefix, plan in plans.items():

@@ -32,8 +32,6 @@ class Architecture(nn.Module):
         scale: standard deviation of the normal distribution that α starts from.
 
     Attributes:
-        alphas: edge -> α, each a parameter of its own, so that a step on one edge leaves the
-            parameters and the optimizer state of all others alone.
         candidates: edge -> the names of its candidates, in the order of α.
         plan: edge -> what it computes in a forward pass.
     """
@@ -42,24 +40,28 @@ class Architecture(nn.Module):
         super().__init__()
         self.none = none
         self.scale = scale
-        self.alphas = nn.ParameterDict()
+        self._parameters_by_edge = nn.ParameterDict()
         self.candidates: dict[str, tuple[Any, ...]] = {}
         self.plan: Plan = {}
 
-    def add_edge(self, edge: str, candidates: Sequence[Any], none: bool = False) -> str:
-        """Register an edge, once for all modules that share it, and return its key.
+    @property
+    def alphas(self) -> dict[str, nn.Parameter]:
+        """edge -> α, each a parameter of its own: a step on one edge leaves the parameters and the
+        optimizer state of all others alone."""
+        return {edge: self._parameters_by_edge[_parameter_name(edge)] for edge in self.candidates}
+
+    def add_edge(self, edge: str, candidates: Sequence[Any], none: bool = False) -> None:
+        """Register an edge, once for all modules that share it.
 
         Raises:
             ValueError: modules that share a label have different candidates.
         """
-        edge = edge.replace(".", "_")  # a dot would end the name of a parameter
         names = (*candidates, NONE) if none else tuple(candidates)
         if edge not in self.candidates:
             self.candidates[edge] = names
-            self.alphas[edge] = nn.Parameter(self.scale * torch.randn(len(names)))
+            self._parameters_by_edge[_parameter_name(edge)] = nn.Parameter(self.scale * torch.randn(len(names)))
         elif self.candidates[edge] != names:
             raise ValueError(f"the label {edge!r} is shared by choices with different candidates")
-        return edge
 
     def table(self) -> dict[str, dict[Any, float]]:
         """edge -> candidate -> α, as plain numbers."""
@@ -67,6 +69,10 @@ class Architecture(nn.Module):
             edge: dict(zip(self.candidates[edge], alpha.tolist(), strict=True))
             for edge, alpha in self.alphas.items()
         }
+
+
+def _parameter_name(edge: str) -> str:
+    return edge.replace("%", "%25").replace(".", "%2E")  # a dot would end the name of a parameter
 
 
 def replace_choice(
@@ -170,8 +176,8 @@ class MixedCell(Mixed):
         for target in self.nodes:
             for source in range(target):
                 candidates = _cell_candidates(cell, target, source)
-                key = self._key(source, target)
-                architecture.add_edge(key, list(candidates), none=architecture.none)
+                architecture.add_edge(self.edge(source, target), list(candidates), none=architecture.none)
+                key = f"{source}->{target}"
                 self.operations[key] = nn.ModuleList(candidates.values())
                 self.after_relu[key] = tuple(_take_relu(candidate) for candidate in candidates.values())
                 self.op_names = tuple(candidates)
@@ -183,11 +189,12 @@ class MixedCell(Mixed):
                         CategoricalMultiple(range(target), n_chosen=1, label=f"input_{target}_{slot}")
                     )
 
-    def _key(self, source: int, target: int) -> str:
-        return f"{self.label}/{source}->{target}".replace(".", "_")
+    def edge(self, source: int, target: int) -> str:
+        """The name of the edge between two nodes."""
+        return f"{self.label}/{source}->{target}"
 
     def edges(self) -> Iterable[str]:
-        return (self._key(source, target) for target in self.nodes for source in range(target))
+        return (self.edge(source, target) for target in self.nodes for source in range(target))
 
     def forward(self, *inputs: Any) -> Any:
         """Follow the plan: the same inputs and output as the cell that this one replaces."""
@@ -196,8 +203,8 @@ class MixedCell(Mixed):
         states = list(self.preprocessor(inputs_list))
         activated: dict[int, Tensor] = {}
 
-        def output(source: int, key: str, index: int) -> Tensor:
-            x = states[source]
+        def output(source: int, target: int, index: int) -> Tensor:
+            x, key = states[source], f"{source}->{target}"
             if self.after_relu[key][index]:
                 # One ReLU a node serves all candidates of all edges that leave it.
                 if source not in activated:
@@ -208,11 +215,11 @@ class MixedCell(Mixed):
         for target in self.nodes:
             total = None
             for source in range(target):
-                key = self._key(source, target)
-                total = add(total, mix(plan[key], len(self.op_names), partial(output, source, key)))
+                choice = plan[self.edge(source, target)]
+                total = add(total, mix(choice, len(self.op_names), partial(output, source, target)))
             if total is None:  # only none reaches the node: zeros of the shape of any candidate's output
                 with torch.no_grad():
-                    total = torch.zeros_like(self.operations[self._key(0, target)][0](states[0]))
+                    total = torch.zeros_like(self.operations[f"0->{target}"][0](states[0]))
             states.append(total)
         out = torch.cat(states[self.num_predecessors :], self.concat_dim)
         return self.postprocessor(out, inputs_list)
@@ -221,7 +228,7 @@ class MixedCell(Mixed):
         """(source, target) -> operation -> α of this cell."""
         table = self.architecture.table()
         return {
-            (source, target): table[self._key(source, target)] for target in self.nodes for source in range(target)
+            (source, target): table[self.edge(source, target)] for target in self.nodes for source in range(target)
         }
 
     def export(self, memo: dict[str, Any]) -> dict[str, Any]:
@@ -245,7 +252,7 @@ class MixedCell(Mixed):
             for slot in range(self.num_ops_per_node):
                 (source,) = sample[f"{self.label}/input_{target}_{slot}"]
                 index = self.op_names.index(sample[f"{self.label}/op_{target}_{slot}"])
-                plan[self._key(source, target)] += (index,)
+                plan[self.edge(source, target)] += (index,)
         return dict(plan)
 
 
@@ -272,26 +279,26 @@ class MixedLayer(Mixed):
     def __init__(self, choice: LayerChoice, architecture: Architecture) -> None:
         super().__init__(architecture)
         self.label, self.names = choice.label, list(choice.names)
-        self.key = architecture.add_edge(self.label, self.names)
+        architecture.add_edge(self.label, self.names)
         self.candidates = nn.ModuleList(choice[name] for name in self.names)
         self.add_mutable(choice.choice)
 
     def edges(self) -> Iterable[str]:
-        return (self.key,)
+        return (self.label,)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Follow the plan, with the arguments of the candidates."""
-        choice = self.architecture.plan[self.key]
+        choice = self.architecture.plan[self.label]
         return mix(choice, len(self.candidates), lambda index: self.candidates[index](*args, **kwargs))
 
     def export(self, memo: dict[str, Any]) -> dict[str, Any]:
         """The candidate with the highest α."""
         if self.label in memo:
             return {}
-        return {self.label: self.names[int(self.architecture.alphas[self.key].argmax())]}
+        return {self.label: self.names[int(self.architecture.alphas[self.label].argmax())]}
 
     def derived_plan(self, sample: Mapping[str, Any]) -> dict[str, Choice]:
-        return {self.key: (self.names.index(sample[self.label]),)}
+        return {self.label: (self.names.index(sample[self.label]),)}
 
 
 class MixedInput(Mixed):
@@ -307,15 +314,15 @@ class MixedInput(Mixed):
         self.label, self.n_candidates = choice.label, choice.n_candidates
         self.n_chosen = choice.n_chosen or 1
         self.mean = choice.reduction == "mean"
-        self.key = architecture.add_edge(self.label, range(choice.n_candidates))
+        architecture.add_edge(self.label, range(choice.n_candidates))
         self.add_mutable(choice.choice)
 
     def edges(self) -> Iterable[str]:
-        return (self.key,)
+        return (self.label,)
 
     def forward(self, inputs: Sequence[Any]) -> Any:
         """Follow the plan over the inputs."""
-        choice = self.architecture.plan[self.key]
+        choice = self.architecture.plan[self.label]
         total = mix(choice, len(inputs), inputs.__getitem__)
         return total / len(choice) if self.mean and not isinstance(choice, Tensor) else total
 
@@ -323,8 +330,8 @@ class MixedInput(Mixed):
         """The inputs with the highest α, in order."""
         if self.label in memo:
             return {}
-        best = self.architecture.alphas[self.key].argsort(descending=True)[: self.n_chosen]
+        best = self.architecture.alphas[self.label].argsort(descending=True)[: self.n_chosen]
         return {self.label: sorted(best.tolist())}
 
     def derived_plan(self, sample: Mapping[str, Any]) -> dict[str, Choice]:
-        return {self.key: tuple(sample[self.label])}
+        return {self.label: tuple(sample[self.label])}

@@ -70,7 +70,8 @@ def test_the_multiply_adds_of_darts_v2_are_those_of_its_convolutions_and_classif
         if isinstance(module, nn.Conv2d):
             module.register_forward_hook(count)
     network(torch.randn(1, 3, 64, 64))
-    assert count_multiply_adds(network, 3, 64) == sum(counts)
+    expected = sum(counts)
+    assert count_multiply_adds(network, 3, 64) == expected
 
 
 def test_the_parameters_of_a_small_network_counted_by_hand():

@@ -1,0 +1,356 @@
+"""Config files: what they may hold, what wins over what, and how a wrong one is answered."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from nas_plugins.config import Config, is_search, read_retrain, read_search
+from nas_plugins.errors import InputError
+from search_spaces.darts import DartsSpace
+from strategies.darts import DARTS
+from strategies.edas import EDAS
+
+SEARCH = {
+    "seed": 3,
+    "space": {"name": "DartsSpace", "channels": 4, "layers": 3},
+    "strategy": {"name": "EDAS", "warmup_epochs": 1},
+    "data": {"dataset": "digits", "train_images": 120, "test_images": 40, "batch_size": 32},
+    "training": {"epochs": 2, "learning_rate": 0.05},
+    "compute": {"accelerator": "cpu", "threads": 1},
+}
+RETRAIN = {
+    "network": {"channels": 4, "drop_path": 0.2},
+    "data": {"dataset": "digits", "train_images": 120, "test_images": 40},
+    "training": {"epochs": 2},
+}
+
+
+@pytest.fixture
+def search_file(tmp_path: Path) -> Path:
+    return write(tmp_path / "search.yaml", SEARCH)
+
+
+@pytest.fixture
+def retrain_file(tmp_path: Path) -> Path:
+    return write(tmp_path / "retrain.yaml", RETRAIN)
+
+
+def write(file: Path, content: object) -> Path:
+    file.write_text(content if isinstance(content, str) else yaml.safe_dump(content, sort_keys=False))
+    return file
+
+
+def message_of(read, *arguments) -> str:
+    with pytest.raises(InputError) as caught:
+        read(*arguments)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+class TestPrecedence:
+    def test_the_file_wins_over_the_defaults(self, search_file):
+        config = read_search(search_file)
+        assert config.training.learning_rate == 0.05
+        assert config.training.momentum == 0.9
+
+    def test_the_command_line_wins_over_the_file(self, search_file):
+        config = read_search(search_file, ["--training.learning_rate", "0.5", "--seed=8"])
+        assert config.training.learning_rate == 0.5
+        assert config.seed == 8
+        assert config.training.epochs == 2
+
+    def test_of_two_overrides_the_last_wins(self, search_file):
+        config = read_search(search_file, ["--training.epochs", "5", "--training.epochs", "6"])
+        assert config.training.epochs == 6
+
+    def test_an_empty_file_is_all_defaults(self, tmp_path):
+        config = read_search(write(tmp_path / "empty.yaml", ""))
+        assert config.values["space"]["name"] == "DartsSpace"
+        assert config.values["strategy"]["name"] == "EDAS"
+
+    def test_a_list_can_be_given_on_the_command_line(self, search_file):
+        config = read_search(search_file, ["--space.operations", "[skip_connect, sep_conv_3x3]"])
+        assert config.values["space"]["operations"] == ["skip_connect", "sep_conv_3x3"]
+
+    def test_null_can_be_given_on_the_command_line(self, search_file):
+        assert read_search(search_file, ["--data.train_images", "null"]).values["data"]["train_images"] is None
+
+    def test_numbers_with_an_exponent_but_no_point_are_numbers(self, tmp_path):
+        file = write(tmp_path / "c.yaml", "training: {learning_rate: 1e-3, weight_decay: 3e-4}")
+        assert read_search(file).training.learning_rate == 0.001
+
+
+class TestNames:
+    @pytest.mark.parametrize("arguments", (["--strategy.name", "DARTS"], ["--strategy.name=DARTS"]))
+    def test_the_name_of_the_strategy_decides_its_keys(self, tmp_path, arguments):
+        file = write(tmp_path / "c.yaml", {**SEARCH, "strategy": {}})
+        config = read_search(file, [*arguments, "--strategy.learning_rate", "0.001"])
+        assert config.values["strategy"]["name"] == "DARTS"
+        assert "alpha_max" not in config.values["strategy"]
+
+    def test_a_key_of_another_strategy_is_unknown(self, tmp_path):
+        file = write(tmp_path / "c.yaml", {**SEARCH, "strategy": {"name": "EDAS", "alpha_max": True}})
+        assert read_search(file).values["strategy"]["alpha_max"] is True
+        assert "unknown key strategy.alpha_max" in message_of(read_search, file, ["--strategy.name", "DARTS"])
+
+    def test_of_two_names_the_last_wins_as_for_every_key(self, tmp_path):
+        file = write(tmp_path / "c.yaml", {**SEARCH, "strategy": {}})
+        config = read_search(file, ["--strategy.name", "EDAS", "--strategy.name", "DARTS"])
+        assert config.values["strategy"]["name"] == "DARTS"
+        assert "alpha_max" not in config.values["strategy"]
+
+    @pytest.mark.parametrize("name", ("DARTS", "GumbelDARTS", "RandomOneShot", "Proxyless"))
+    def test_a_strategy_of_nni_by_its_importable_name(self, tmp_path, name):
+        file = write(tmp_path / "c.yaml", {**SEARCH, "strategy": {"name": f"nni.nas.strategy.{name}"}})
+        config = read_search(file)
+        assert "mutation_hooks" not in config.values["strategy"]
+        assert type(config.build("strategy")).__name__ == name
+
+    def test_the_hub_space_of_nni(self, tmp_path):
+        space = {"name": "nni.nas.hub.pytorch.DARTS", "width": 4, "num_cells": 3, "dataset": "cifar"}
+        config = read_search(write(tmp_path / "c.yaml", {**SEARCH, "space": space}))
+        assert {key: config.values["space"][key] for key in space} == space
+
+
+class TestBuild:
+    def test_space_and_strategy_get_their_arguments(self, search_file):
+        config = read_search(search_file)
+        space = config.build("space", num_classes=7, image_channels=1)
+        assert isinstance(space, DartsSpace)
+        assert space.network.classifier.out_features == 7
+        assert space.layers == 3
+        assert isinstance(config.build("strategy"), EDAS)
+
+    def test_the_defaults_are_those_of_the_class(self, tmp_path):
+        config = read_search(write(tmp_path / "c.yaml", {"strategy": {"name": "DARTS"}}))
+        strategy, default = config.build("strategy"), DARTS()
+        assert strategy.optimizer.keywords == default.optimizer.keywords
+        assert strategy.gradient_clip_val == default.gradient_clip_val
+
+    def test_what_the_images_decide_is_no_key(self, tmp_path):
+        file = write(tmp_path / "c.yaml", {"space": {"num_classes": 10}})
+        assert "unknown key space.num_classes" in message_of(read_search, file)
+
+    @pytest.mark.parametrize(
+        ("space", "words"),
+        (
+            ({"layers": 2}, "layers: 2"),
+            ({"channels": 0}, "channels: 0"),
+            ({"nodes": 0}, "nodes: 0"),
+            ({"operations": ["skip_connect", "conv_9x9"]}, "unknown operation 'conv_9x9'"),
+            ({"operations": ["skip_connect"]}, "at least two"),
+        ),
+    )
+    def test_a_space_that_refuses_its_arguments(self, tmp_path, space, words):
+        config = read_search(write(tmp_path / "c.yaml", {"space": space}))
+        message = message_of(config.build, "space")
+        assert message.startswith("space: ")
+        assert words in message
+
+    @pytest.mark.parametrize(
+        "strategy",
+        (
+            {"learning_rate": -1.0},
+            {"weight_decay": -1.0},
+            {"betas": [2.0, 3.0]},
+            {"gradient_clip_val": -1.0},
+            {"warmup_epochs": -1},
+        ),
+        ids=lambda strategy: next(iter(strategy)),
+    )
+    @pytest.mark.parametrize("name", ("DARTS", "EDAS"))
+    def test_a_strategy_refuses_what_is_out_of_range(self, tmp_path, name, strategy):
+        config = read_search(write(tmp_path / "c.yaml", {"strategy": {"name": name, **strategy}}))
+        message = message_of(config.build, "strategy")
+        assert next(iter(strategy)) in message
+
+
+class TestRepeating:
+    def test_the_text_reads_as_the_same_values(self, search_file, tmp_path):
+        config = read_search(search_file, ["--training.epochs", "7"])
+        again = read_search(write(tmp_path / "again.yaml", config.to_yaml()))
+        assert again.values == config.values
+
+    def test_the_text_names_every_key(self, search_file):
+        values = yaml.safe_load(read_search(search_file).to_yaml())
+        assert set(values) == {"seed", "space", "strategy", "data", "training", "compute"}
+        assert values["training"]["momentum"] == 0.9
+        assert values["space"]["operations"][0] == "max_pool_3x3"
+
+    @pytest.mark.parametrize(
+        "strategy",
+        ("DARTS", "EDAS", "nni.nas.strategy.DARTS", "nni.nas.strategy.GumbelDARTS", "nni.nas.strategy.RandomOneShot"),
+    )
+    def test_also_for_every_strategy(self, tmp_path, strategy):
+        config = read_search(write(tmp_path / "c.yaml", {"strategy": {"name": strategy}}))
+        assert read_search(write(tmp_path / "again.yaml", config.to_yaml())).values == config.values
+
+    def test_also_for_a_retraining(self, retrain_file, tmp_path):
+        config = read_retrain(retrain_file, ["--network.layers", "5"])
+        file = write(tmp_path / "again.yaml", config.to_yaml())
+        assert read_retrain(file).values == config.values
+        assert config.derived is not None
+        assert config.derived.layers == 5
+
+    def test_a_search_and_a_retraining_are_told_apart(self, search_file, retrain_file, tmp_path):
+        assert is_search(search_file)
+        assert not is_search(retrain_file)
+        assert is_search(write(tmp_path / "s.yaml", read_search(search_file).to_yaml()))
+        assert not is_search(write(tmp_path / "r.yaml", read_retrain(retrain_file).to_yaml()))
+
+    def test_words_with_accents_stay_readable(self, search_file):
+        text = read_search(search_file, ["--data.root", "données"]).to_yaml()
+        assert "données" in text
+
+
+class TestUnknownKeys:
+    @pytest.mark.parametrize(
+        ("content", "words"),
+        (
+            ({"sed": 1}, "unknown key sed; did you mean seed?"),
+            ({"training": {"epoch": 1}}, "unknown key training.epoch; did you mean training.epochs?"),
+            ({"space": {"layer": 3}}, "unknown key space.layer; did you mean space.layers?"),
+            ({"strategy": {"lerning_rate": 3}}, "did you mean strategy.learning_rate?"),
+            ({"data": {"zzz": 3}}, "unknown key data.zzz; known are data.dataset"),
+            ({1: 2}, "unknown key 1"),
+        ),
+    )
+    def test_in_the_file(self, tmp_path, content, words):
+        file = write(tmp_path / "c.yaml", content)
+        message = message_of(read_search, file)
+        assert words in message
+        assert str(file) in message
+
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        (
+            (["--training.epoch", "3"], "command line: unknown key training.epoch; did you mean training.epochs?"),
+            (["--space.layer=3"], "command line: unknown key space.layer; did you mean space.layers?"),
+            (["--epochs", "3"], "command line: unknown key epochs; did you mean training.epochs?"),
+        ),
+    )
+    def test_on_the_command_line(self, search_file, arguments, words):
+        assert words in message_of(read_search, search_file, arguments)
+
+    @pytest.mark.parametrize("arguments", (["training.epochs", "3"], ["-x"], ["--"], ["--seed", "1", "2"], ["--seed"]))
+    def test_a_command_line_that_is_no_key_and_value(self, search_file, arguments):
+        message_of(read_search, search_file, arguments)
+
+    def test_the_sections_of_a_search_are_unknown_in_a_retraining_and_the_other_way(self, search_file, retrain_file):
+        assert "unknown key space" in message_of(read_retrain, search_file)
+        assert "unknown key network" in message_of(read_search, retrain_file)
+
+
+class TestWrongValues:
+    @pytest.mark.parametrize(
+        "content",
+        (
+            {"seed": -1},
+            {"seed": "many"},
+            {"seed": None},
+            {"training": {"epochs": "many"}},
+            {"training": {"epochs": 2.5}},
+            {"training": {"epochs": 0}},
+            {"training": {"epochs": True}},
+            {"training": {"learning_rate": 0}},
+            {"training": {"learning_rate": float("nan")}},
+            {"training": {"learning_rate": float("inf")}},
+            {"training": {"min_learning_rate": -1}},
+            {"training": {"momentum": 1.5}},
+            {"training": {"label_smoothing": 2}},
+            {"training": {"weight_decay": [1]}},
+            {"compute": {"precision": "8"}},
+            {"compute": {"threads": 0}},
+            {"compute": {"accelerator": 5}},
+            {"data": {"batch_size": "big"}},
+            {"data": {"download": "maybe"}},
+            {"space": {"channels": "four"}},
+            {"space": {"stem": "mnist"}},
+            {"space": {"operations": "sep_conv_3x3"}},
+            {"strategy": {"betas": [0.5]}},
+            {"strategy": {"none": 3}},
+        ),
+        ids=lambda content: " ".join(str(content).split()).translate(str.maketrans("", "", "{}' ")),
+    )
+    def test_a_value_of_the_wrong_type_or_out_of_range(self, tmp_path, content):
+        message = message_of(read_search, write(tmp_path / "c.yaml", content))
+        (section,) = content
+        key = f"{section}.{next(iter(content[section]))}" if isinstance(content[section], dict) else section
+        assert key in message
+
+    @pytest.mark.parametrize(
+        "network",
+        (
+            {"channels": 0},
+            {"layers": 0},
+            {"stem": "mnist"},
+            {"auxiliary_weight": -1},
+            {"drop_path": 1.5},
+            {"gradient_clip_val": 0},
+        ),
+        ids=lambda network: next(iter(network)),
+    )
+    def test_also_in_a_retraining(self, tmp_path, network):
+        message = message_of(read_retrain, write(tmp_path / "c.yaml", {"network": network}))
+        assert f"network.{next(iter(network))}" in message
+
+    @pytest.mark.parametrize(("key", "value"), (("space", 5), ("training", [1]), ("data", "digits"), ("strategy", None)))
+    def test_a_section_that_is_something_else(self, tmp_path, key, value):
+        message = message_of(read_search, write(tmp_path / "c.yaml", {key: value}))
+        assert f"{key}: {value!r} should be a section" in message
+
+    @pytest.mark.parametrize("name", (5, None, ["EDAS"], {"a": 1}, ""))
+    def test_a_name_that_is_no_name(self, tmp_path, name):
+        assert "strategy.name" in message_of(
+            read_search, write(tmp_path / "c.yaml", {"strategy": {"name": name}})
+        )
+
+
+class TestFiles:
+    def test_missing(self, tmp_path):
+        assert "nowhere.yaml: No such file" in message_of(read_search, tmp_path / "nowhere.yaml")
+
+    def test_a_folder(self, tmp_path):
+        assert str(tmp_path) in message_of(read_search, tmp_path)
+
+    @pytest.mark.parametrize("text", ("seed: [1", "a: b: c", "\tseed: 1", "seed: 1\n...\nx: {"))
+    def test_no_yaml(self, tmp_path, text):
+        assert "c.yaml: not YAML" in message_of(read_search, write(tmp_path / "c.yaml", text))
+
+    def test_binary(self, tmp_path):
+        file = tmp_path / "c.yaml"
+        file.write_bytes(b"\xff\xfe\x00\x80")
+        assert "not YAML" in message_of(read_search, file)
+
+    @pytest.mark.parametrize("text", ("- 1\n- 2\n", "7", "just words"))
+    def test_yaml_that_holds_no_keys(self, tmp_path, text):
+        assert "should hold keys such as seed" in message_of(read_search, write(tmp_path / "c.yaml", text))
+
+    @pytest.mark.parametrize(
+        "text",
+        (
+            "seed: !!python/object/apply:os.system ['touch {}']",
+            "!!python/object/apply:os.system ['touch {}']",
+            "data: {{root: !!python/object/new:os.system ['touch {}']}}",
+        ),
+    )
+    def test_a_tag_that_would_run_something_runs_nothing(self, tmp_path, text):
+        trace = tmp_path / "trace"
+        assert "not YAML" in message_of(read_search, write(tmp_path / "c.yaml", text.format(trace)))
+        assert not trace.exists()
+
+    @pytest.mark.parametrize("key", ("strategy", "space"))
+    def test_a_class_hidden_in_a_section_is_not_made(self, tmp_path, key):
+        content = {key: {"class_path": "subprocess.Popen", "init_args": {"args": f"touch {tmp_path / 'trace'}"}}}
+        assert f"unknown key {key}.class_path" in message_of(read_search, write(tmp_path / "c.yaml", content))
+        assert not (tmp_path / "trace").exists()
+
+
+def test_a_config_is_a_value(search_file):
+    config = read_search(search_file)
+    assert isinstance(config, Config)
+    with pytest.raises(AttributeError):
+        config.training = None  # type: ignore[misc]

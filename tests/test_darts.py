@@ -1,0 +1,117 @@
+"""The strategy DARTS, through NNI's experiment."""
+
+import pytest
+import torch
+from nni.nas.hub.pytorch import DARTS as HubDarts
+from pytorch_lightning.callbacks import Callback
+from torch.nn import functional
+
+from nas_plugins import DARTS, DartsSpace, Genotype
+from strategies.relaxation import softmax
+
+
+def small_space():
+    return DartsSpace(channels=2, layers=3)
+
+
+class Kept(Callback):
+    """What the module knew at the end of training, and what was logged."""
+
+    def on_train_end(self, trainer, module):
+        self.metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        self.module = module
+
+
+@pytest.mark.parametrize(
+    "space", [small_space, lambda: HubDarts(width=2, num_cells=3, dataset="cifar")], ids=["ours", "hub"]
+)
+def test_it_searches_and_its_sample_freezes_the_space(run_search, space):
+    (sample,) = run_search(space(), DARTS()).export_top_models(formatter="dict")
+    network = space().freeze(sample)
+    assert network(torch.randn(2, 3, 8, 8)).shape == (2, 10)
+    assert Genotype.from_sample(sample, layers=3).to_sample() == sample
+
+
+def test_it_has_the_settings_of_the_paper():
+    strategy = DARTS()
+    optimizer = strategy.optimizer([torch.zeros(1, requires_grad=True)])
+    assert isinstance(optimizer, torch.optim.Adam)
+    assert {key: optimizer.defaults[key] for key in ("lr", "betas", "weight_decay")} == {
+        "lr": 3e-4,
+        "betas": (0.5, 0.999),
+        "weight_decay": 1e-3,
+    }
+    assert strategy.gradient_clip_val == 5.0
+    assert strategy.none
+
+
+def test_one_step_is_the_equation_computed_by_hand(run_search, images):
+    """Architecture step by Adam on the held-out batch, then SGD on the other with the new α."""
+    strategy, twin = DARTS(learning_rate=0.1, gradient_clip_val=None), DARTS()
+    torch.manual_seed(7)
+    model = twin.mutate_model(small_space()).double()
+    architecture = twin.architecture.double()
+    x, y = images[:][0].double(), images[:][1]  # both loaders give all images, in order
+
+    alphas = architecture.alphas
+    architecture.plan = softmax(alphas)
+    gradients = torch.autograd.grad(functional.cross_entropy(model(x), y), list(alphas.values()))
+    by_hand = {}
+    for (edge, alpha), gradient in zip(alphas.items(), gradients, strict=True):
+        gradient = gradient + 1e-3 * alpha.detach()
+        # The first step of Adam moves by the learning rate along the sign, up to ε = 1e-8.
+        by_hand[edge] = alpha.detach() - 0.1 * gradient / (gradient.abs() + 1e-8)
+        alpha.data.copy_(by_hand[edge])
+    architecture.plan = softmax({edge: alpha.detach() for edge, alpha in alphas.items()})
+    functional.cross_entropy(model(x), y).backward()
+    weights = [w if w.grad is None else w - 0.05 * w.grad for w in model.parameters()]
+
+    torch.manual_seed(7)
+    kept = Kept()
+    run_search(small_space(), strategy, batch_size=32, callbacks=[kept], precision="64-true")
+    for edge, alpha in strategy.architecture.alphas.items():
+        assert torch.allclose(alpha, by_hand[edge], atol=1e-9), edge
+    for mine, expected in zip(kept.module.model.parameters(), weights, strict=True):
+        assert torch.allclose(mine, expected, atol=1e-9)
+
+
+def test_supernet_and_derived_network_are_validated_every_epoch(run_search):
+    kept = Kept()
+    run_search(small_space(), DARTS(), callbacks=[kept])
+    assert {"train_loss", "train_acc", "val_loss", "val_acc", "derived_val_loss", "derived_val_acc"} <= set(kept.metrics)
+
+
+def test_the_derived_accuracy_is_that_of_the_derived_operations_on_the_supernets_weights(run_search, images):
+    kept = Kept()
+    run_search(small_space(), DARTS(), callbacks=[kept], batch_size=32)
+    module = kept.module
+    module.architecture.plan = module.derived_plan()
+    module.train()  # statistics of the batch
+    x, y = images[:]
+    accuracy = (module(x).argmax(1) == y).float().mean().item()
+    assert kept.metrics["derived_val_acc"] == pytest.approx(accuracy)
+
+
+def test_warm_up_epochs_leave_alpha_alone(run_search):
+    strategy = DARTS(learning_rate=1.0, warmup_epochs=1)
+    run_search(small_space(), strategy, epochs=1)
+    assert all(alpha.abs().max() < 0.01 for alpha in strategy.architecture.alphas.values())
+
+
+def test_the_same_seed_gives_the_same_alpha_bit_for_bit(run_search):
+    found = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        strategy = DARTS()
+        run_search(small_space(), strategy)
+        found.append({edge: alpha.detach().clone() for edge, alpha in strategy.architecture.alphas.items()})
+    assert all(torch.equal(found[0][edge], found[1][edge]) for edge in found[0])
+
+
+def test_an_epoch_is_one_pass_over_the_weight_images_whichever_loader_is_longer(images):
+    def loader(size):
+        return torch.utils.data.DataLoader(images, batch_size=size)
+
+    for train, val in ((4, 8), (8, 4), (8, 8)):
+        pairs = DARTS().train_dataloader(lambda size=train: loader(size), lambda size=val: loader(size))
+        assert len(list(pairs)) == 32 // train

@@ -1,0 +1,79 @@
+"""Derivations: α -> discrete operations."""
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from strategies.derivation import derive
+
+OPERATIONS = ("max_pool_3x3", "skip_connect", "sep_conv_3x3", "none")
+
+
+def cell(**edges):
+    return {(int(key[1]), int(key[2])): dict(zip(OPERATIONS, alpha, strict=True)) for key, alpha in edges.items()}
+
+
+def test_darts_keeps_two_edges_a_node_each_with_its_best_operation():
+    alphas = cell(_02=(1, 0, 0, 0), _12=(0, 2, 0, 0), _03=(0, 0, 0, 0), _13=(0, 0, 3, 0), _23=(0, 0, 1, 0))
+    assert [chosen[:3] for chosen in derive(alphas)] == [
+        ("skip_connect", 1, 2),
+        ("max_pool_3x3", 0, 2),
+        ("sep_conv_3x3", 1, 3),
+        ("sep_conv_3x3", 2, 3),
+    ]
+
+
+def test_darts_never_derives_none_but_an_edge_that_prefers_none_is_weak():
+    # By raw α edge 0->3 would win with 4; after the softmax none takes nearly all of its weight.
+    alphas = cell(_02=(0, 0, 0, 0), _12=(0, 0, 0, 0), _03=(4, 0, 0, 9), _13=(1, 0, 0, 0), _23=(1, 0, 0, 0))
+    kept = derive(alphas)
+    assert all(chosen.operation != "none" for chosen in kept)
+    assert {chosen.source for chosen in kept if chosen.target == 3} == {1, 2}
+
+
+def test_of_equal_edges_and_operations_the_first_is_taken():
+    alphas = cell(_02=(0, 0, 0, 0), _12=(0, 0, 0, 0), _03=(0, 0, 0, 0), _13=(0, 0, 0, 0), _23=(0, 0, 0, 0))
+    assert [chosen[:3] for chosen in derive(alphas) if chosen.target == 3] == [
+        ("max_pool_3x3", 0, 3),
+        ("max_pool_3x3", 1, 3),
+    ]
+
+
+def test_sparse_keeps_of_the_two_strongest_edges_those_that_reach_the_threshold():
+    alphas = cell(_02=(3, 0, 0, 9), _12=(0, 1, 0, 0), _03=(2, 0, 0, 0), _13=(0, 0, 4, 5), _23=(0, 2.5, 0, 0))
+    assert [chosen[:3] for chosen in derive(alphas, "sparse", 0.85)] == [
+        ("max_pool_3x3", 0, 2),
+        ("sep_conv_3x3", 1, 3),
+        ("skip_connect", 2, 3),
+    ]
+
+
+def test_edge_keeps_on_every_edge_the_two_best_operations_that_reach_the_threshold():
+    alphas = cell(_02=(3, 2, 4, 0), _12=(0, 1, 0, 0), _03=(2, 0, 0, 0), _13=(9, 9, 9, 9), _23=(0, 0, 0, 0))
+    kept = [chosen[:3] for chosen in derive(alphas, "edge", 0.85)]
+    assert kept == [
+        ("sep_conv_3x3", 0, 2),
+        ("max_pool_3x3", 0, 2),
+        ("max_pool_3x3", 0, 3),
+        ("max_pool_3x3", 1, 3),
+        ("skip_connect", 1, 3),
+    ]
+
+
+@given(st.lists(st.floats(-1e4, 1e4), min_size=20, max_size=20))
+def test_darts_gives_two_distinct_sources_a_node_for_any_alpha(values):
+    numbers = iter(values)
+    alphas = {key: {name: next(numbers) for name in OPERATIONS} for key in ((0, 2), (1, 2), (0, 3), (1, 3), (2, 3))}
+    kept = derive(alphas)
+    for node in (2, 3):
+        sources = [chosen.source for chosen in kept if chosen.target == node]
+        assert len(sources) == len(set(sources)) == 2
+    assert all(0 <= chosen.weight <= 1 and math.isfinite(chosen.weight) for chosen in kept)
+
+
+@pytest.mark.parametrize(("method", "threshold"), [("best", 0.5), ("sparse", 1.5), ("edge", -0.1)])
+def test_an_unknown_method_or_threshold_is_named(method, threshold):
+    with pytest.raises(ValueError, match=r"^(method|threshold): "):
+        derive(cell(_02=(0, 0, 0, 0)), method, threshold)

@@ -1,0 +1,139 @@
+"""The strategy EDAS, through NNI's experiment."""
+
+import copy
+
+import pytest
+import torch
+from nni.nas.hub.pytorch import DARTS as HubDarts
+from pytorch_lightning.callbacks import Callback
+
+from nas_plugins import EDAS, DartsSpace
+from strategies.supernet import MixedCell
+
+
+def small_space():
+    return DartsSpace(channels=2, layers=3)
+
+
+@pytest.mark.parametrize(
+    "space", [small_space, lambda: HubDarts(width=2, num_cells=3, dataset="cifar")], ids=["ours", "hub"]
+)
+@pytest.mark.parametrize("settings", [{}, {"warmup_epochs": 0}, {"alpha_max": True}], ids=str)
+def test_it_searches_and_its_sample_freezes_the_space(run_search, space, settings):
+    (sample,) = run_search(space(), EDAS(**settings)).export_top_models(formatter="dict")
+    assert space().freeze(sample)(torch.randn(2, 3, 8, 8)).shape == (2, 10)
+
+
+@pytest.mark.parametrize(("settings", "decay"), [({}, 1e-3), ({"warmup_epochs": 0}, 0.0), ({"weight_decay": 0.2}, 0.2)])
+def test_it_has_the_settings_of_section_4_1(settings, decay):
+    optimizer = EDAS(**settings).optimizer([torch.zeros(1, requires_grad=True)])
+    assert isinstance(optimizer, torch.optim.Adam)
+    assert optimizer.defaults["lr"] == 0.025
+    assert optimizer.defaults["betas"] == (0.5, 0.999)
+    assert optimizer.defaults["weight_decay"] == decay
+    assert EDAS().relaxation.warmup_epochs == 10
+
+
+class Watch(Callback):
+    """After every iteration: which α, and which states of Adam, are other bits than before; which operations ran."""
+
+    def __init__(self):
+        self.changed, self.stepped, self.ran = [], [], []
+
+    def on_train_start(self, trainer, module):
+        self.alphas = module.architecture.alphas
+        (self.adam,) = [o for o in trainer.optimizers if getattr(o, "is_arch_optimizer", False)]
+        self.calls = {}
+        for cell in module.modules():
+            if isinstance(cell, MixedCell):
+                for key, candidates in cell.operations.items():
+                    for candidate in candidates:
+                        at = (id(cell), f"{cell.label}/{key}")
+                        candidate.register_forward_hook(lambda *_, at=at: self.calls.update({at: self.calls.get(at, 0) + 1}))
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        self.calls.clear()
+        self.before = {edge: alpha.detach().clone() for edge, alpha in self.alphas.items()}
+        self.states = {edge: copy.deepcopy(self.adam.state.get(alpha)) for edge, alpha in self.alphas.items()}
+
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        self.changed.append([e for e, alpha in self.alphas.items() if not torch.equal(alpha, self.before[e])])
+        self.stepped.append([e for e, alpha in self.alphas.items() if not self._same(alpha, self.states[e])])
+        self.ran.append(dict(self.calls))
+
+    def _same(self, alpha, state):
+        now = self.adam.state.get(alpha)
+        if not now or not state:
+            return bool(now) == bool(state)
+        return all(torch.equal(now[key], state[key]) for key in now)
+
+
+@pytest.mark.parametrize("settings", [{"warmup_epochs": 2}, {"warmup_epochs": 0, "weight_decay": 0.1}], ids=str)
+def test_only_the_relaxed_edge_changes_and_every_other_edge_runs_one_operation(run_search, settings):
+    watch = Watch()
+    strategy = EDAS(seed=11, none=False, **settings)
+    run_search(small_space(), strategy, epochs=4, callbacks=[watch])
+    assert len(watch.changed) == 16
+    for iteration, (changed, stepped, ran) in enumerate(zip(watch.changed, watch.stepped, watch.ran, strict=True)):
+        relaxed = strategy.relaxation.edge(strategy.architecture.alphas, iteration)
+        assert changed == stepped == [relaxed]
+        # Twice each: in the architecture and in the weight step.
+        assert all(calls == (2 * 7 if edge == relaxed else 2) for (_, edge), calls in ran.items())
+        assert len(ran) == 3 * 14
+    assert len({edges[0] for edges in watch.changed}) > 8
+
+
+def test_with_none_an_edge_runs_one_operation_or_nothing(run_search):
+    watch = Watch()
+    strategy = EDAS(seed=11)
+    run_search(small_space(), strategy, epochs=2, callbacks=[watch])
+    for iteration, ran in enumerate(watch.ran):
+        relaxed = strategy.relaxation.edge(strategy.architecture.alphas, iteration)
+        assert all(calls <= 2 for (_, edge), calls in ran.items() if edge != relaxed)
+
+
+def test_alpha_max_trains_weights_on_the_path_alone(run_search):
+    watch = Watch()
+    strategy = EDAS(seed=11, alpha_max=True, none=False, warmup_epochs=0)
+    run_search(small_space(), strategy, epochs=2, callbacks=[watch])
+    for iteration, ran in enumerate(watch.ran):
+        relaxed = strategy.relaxation.edge(strategy.architecture.alphas, iteration)
+        assert all(calls == (7 + 1 if edge == relaxed else 2) for (_, edge), calls in ran.items())
+
+
+def test_weights_of_operations_that_did_not_run_are_left_alone(run_search):
+    """Neither the weight decay nor the momentum of the evaluator's optimizer reaches them."""
+
+    class Weights(Callback):
+        def on_train_batch_start(self, trainer, module, batch, batch_idx):
+            self.before = {name: weight.detach().clone() for name, weight in module.named_parameters()}
+
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+            same = [n for n, w in module.named_parameters() if ".operations." in n and torch.equal(w, self.before[n])]
+            self.share = len(same) / len([n for n in self.before if ".operations." in n])
+
+    weights = Weights()
+    run_search(small_space(), EDAS(seed=1), epochs=2, callbacks=[weights])
+    assert weights.share > 0.7
+
+
+def test_the_supernet_is_validated_as_the_path_network(run_search):
+    class Plans(Callback):
+        def on_validation_batch_end(self, trainer, module, *_):
+            self.plan = module.strategy.relaxation.evaluation(module.architecture.alphas)
+            self.metrics = set(trainer.callback_metrics)
+
+    plans = Plans()
+    run_search(small_space(), EDAS(), epochs=2, callbacks=[plans])
+    assert all(len(choice) == 1 for choice in plans.plan.values())
+    assert {"val_acc", "derived_val_acc"} <= plans.metrics
+
+
+def test_the_same_seed_gives_the_same_alpha_bit_for_bit(run_search):
+    found = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        strategy = EDAS()
+        run_search(small_space(), strategy, epochs=2)
+        found.append({edge: alpha.detach().clone() for edge, alpha in strategy.architecture.alphas.items()})
+    assert all(torch.equal(found[0][edge], found[1][edge]) for edge in found[0])

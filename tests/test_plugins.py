@@ -1,0 +1,206 @@
+"""Spaces and strategies by name: ours, those of other packages, and any importable class."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nni.nas.strategy
+import pytest
+import yaml
+
+from nas_plugins import plugins
+from nas_plugins.cli import main
+from nas_plugins.errors import InputError
+from search_spaces.darts import DartsSpace
+from strategies.edas import EDAS
+
+MODULE = '''
+import torch
+from nni.nas.nn.pytorch import LayerChoice, ModelSpace
+from torch import nn
+
+from search_spaces.darts import DartsSpace
+from strategies.darts import DARTS
+
+
+class SlowDarts(DARTS):
+    """DARTS with a small step, and with one argument alone."""
+
+    def __init__(self, step: float = 1e-4) -> None:
+        super().__init__(learning_rate=step)
+
+
+class FlatSpace(DartsSpace):
+    """Ours under another name, with all its arguments."""
+
+
+class Chain(ModelSpace):
+    """A space without cells."""
+
+    def __init__(self, num_classes: int = 10, image_channels: int = 3, width: int = 4) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(image_channels, width, 1)
+        self.body = LayerChoice([nn.Conv2d(width, width, 3, padding=1), nn.Identity()], label="body")
+        self.head = nn.Linear(width, num_classes)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.body(self.stem(x)).mean(dim=(2, 3)))
+
+
+class Untyped(DARTS):
+    """An argument without a type."""
+
+    def __init__(self, step=1e-4):
+        super().__init__(learning_rate=step)
+
+
+NOT_A_CLASS = 5
+'''
+ENTRY_POINTS = """
+[nas_plugins.search_spaces]
+FlatSpace = acme_nas_plugin:FlatSpace
+Chain = acme_nas_plugin:Chain
+
+[nas_plugins.strategies]
+SlowDarts = acme_nas_plugin:SlowDarts
+Untyped = acme_nas_plugin:Untyped
+NoModule = acme_nas_missing:Strategy
+NoClass = acme_nas_plugin:Strategie
+Number = acme_nas_plugin:NOT_A_CLASS
+Space = acme_nas_plugin:FlatSpace
+Raises = acme_nas_raises:Strategy
+Exits = acme_nas_exits:Strategy
+"""
+CONFIG = {
+    "space": {"channels": 4, "layers": 3},
+    "data": {"dataset": "digits", "train_images": 60, "test_images": 40, "batch_size": 30},
+    "training": {"epochs": 1},
+    "compute": {"accelerator": "cpu", "threads": 1},
+}
+
+
+@pytest.fixture
+def acme(tmp_path, monkeypatch) -> None:
+    """An installed distribution of somebody else's."""
+    site = tmp_path / "site"
+    information = site / "acme_nas-1.0.dist-info"
+    information.mkdir(parents=True)
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-nas\nVersion: 1.0\n")
+    (information / "entry_points.txt").write_text(ENTRY_POINTS)
+    (site / "acme_nas_plugin.py").write_text(MODULE)
+    (site / "acme_nas_raises.py").write_text("raise RuntimeError('no licence\\nfor this machine')\n")
+    (site / "acme_nas_exits.py").write_text("raise SystemExit(0)\n")
+    monkeypatch.syspath_prepend(str(site))
+
+
+def message_of(kind: plugins.Kind, name: str) -> str:
+    with pytest.raises(InputError) as caught:
+        plugins.find(kind, name)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def search(folder: Path, *arguments: str) -> Path:
+    (folder / "search.yaml").write_text(yaml.safe_dump(CONFIG))
+    status = main(["search", "--config", str(folder / "search.yaml"), "--output", str(folder / "run"), *arguments])
+    assert status == 0
+    return folder / "run"
+
+
+class TestOurs:
+    def test_are_registered_like_everybody_elses(self):
+        assert "DartsSpace" in plugins.registered("space")
+        assert {"DARTS", "EDAS"} <= set(plugins.registered("strategy"))
+
+    def test_every_registered_name_can_be_found(self):
+        for kind in plugins.GROUPS:
+            for name, point in plugins.registered(kind).items():
+                assert plugins.find(kind, name) is point.load()
+
+    def test_by_name(self):
+        assert plugins.find("space", "DartsSpace") is DartsSpace
+        assert plugins.find("strategy", "EDAS") is EDAS
+
+    def test_by_importable_name(self):
+        assert plugins.find("strategy", "strategies.edas.EDAS") is EDAS
+        assert plugins.find("strategy", "nni.nas.strategy.DARTS") is nni.nas.strategy.DARTS
+
+
+class TestNotFound:
+    def test_an_unknown_name_gets_a_suggestion_and_all_that_there_are(self):
+        message = message_of("strategy", "EDSA")
+        assert "strategy.name: no strategy is called 'EDSA'; did you mean EDAS?" in message
+        assert "DARTS" in message
+        assert "DartsSpace" in message_of("space", "Dart")
+
+    def test_case_matters_and_is_suggested(self):
+        assert "did you mean DartsSpace?" in message_of("space", "dartsspace")
+
+    @pytest.mark.parametrize("name", ("os.system", "collections.OrderedDict", "strategies.edas.partial", "os.path"))
+    def test_what_is_importable_but_no_strategy(self, name):
+        assert f"strategy.name: {name} is no nni.nas.strategy.base.Strategy" in message_of("strategy", name)
+
+    def test_a_space_is_no_strategy(self):
+        assert "is no" in message_of("strategy", "search_spaces.darts.DartsSpace")
+
+    @pytest.mark.parametrize("name", ("no_such_module.Strategy", "strategies.edas.EDSA", ".", "..x", "a.", ".EDAS"))
+    def test_what_cannot_be_imported(self, name):
+        assert f"strategy.name: {name!r} cannot be imported" in message_of("strategy", name)
+
+    def test_nothing(self):
+        assert "no strategy is called ''" in message_of("strategy", "")
+
+
+@pytest.mark.usefixtures("acme")
+class TestThirdParties:
+    def test_are_listed(self, capsys):
+        assert main(["list"]) == 0
+        spaces, strategies = capsys.readouterr().out.split("strategies:")
+        assert "Chain" in spaces
+        assert "acme_nas_plugin:SlowDarts" in strategies
+
+    def test_a_strategy_is_used_with_its_own_keys(self, tmp_path):
+        run = search(tmp_path, "--strategy.name", "SlowDarts", "--strategy.step", "0.5")
+        assert yaml.safe_load((run / "config.yaml").read_text())["strategy"] == {"name": "SlowDarts", "step": 0.5}
+        assert json.loads((run / "genotype.json").read_text())["format"] == "nas-plugins/genotype"
+
+    def test_a_space_that_inherits_ours_has_its_keys_and_gives_a_genotype(self, tmp_path):
+        run = search(tmp_path, "--space.name", "FlatSpace", "--space.nodes", "2")
+        assert json.loads((run / "genotype.json").read_text())["concat"] == [2, 3]
+
+    def test_a_space_without_cells_gives_its_sample(self, tmp_path, capsys):
+        CHAIN = {**CONFIG, "space": {"name": "Chain", "width": 3}}
+        (tmp_path / "chain.yaml").write_text(yaml.safe_dump(CHAIN))
+        run = tmp_path / "run"
+        assert main(["search", "--config", str(tmp_path / "chain.yaml"), "--output", str(run)]) == 0
+        assert json.loads((run / "sample.json").read_text())["body"] in (0, 1, "0", "1")
+        assert not (run / "genotype.json").exists()
+        # What the command says it wrote is there.
+        assert "sample.json" in capsys.readouterr().out
+
+    @pytest.mark.parametrize(
+        ("name", "words"),
+        (
+            ("NoModule", "cannot be imported: ModuleNotFoundError: No module named 'acme_nas_missing'"),
+            ("NoClass", "cannot be imported: AttributeError"),
+            ("Raises", "cannot be imported: RuntimeError: no licence for this machine"),
+            ("Exits", "cannot be imported: SystemExit"),
+            ("Number", "Number is no nni.nas.strategy.base.Strategy"),
+            ("Space", "Space is no nni.nas.strategy.base.Strategy"),
+        ),
+    )
+    def test_a_broken_one_gives_one_clear_line(self, name, words):
+        assert f"strategy.name: {name!r}" in message_of("strategy", name).replace(f" {name} ", f" {name!r} ")
+        assert words in message_of("strategy", name)
+
+    def test_a_broken_one_does_not_break_the_others(self):
+        assert plugins.find("strategy", "SlowDarts").__name__ == "SlowDarts"
+
+    def test_arguments_without_types_are_refused_by_name(self, tmp_path, capsys):
+        (tmp_path / "c.yaml").write_text(yaml.safe_dump(CONFIG))
+        arguments = ["--config", str(tmp_path / "c.yaml"), "--output", str(tmp_path / "run")]
+        assert main(["search", *arguments, "--strategy.name", "Untyped"]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("nas-plugins: strategy.name: Untyped has arguments without types")
+        assert error.count("\n") == 1

@@ -1,0 +1,258 @@
+"""The supernet: what it computes, against NNI's own and against finite differences."""
+
+import nni.nas.nn.pytorch as nas
+import nni.nas.strategy
+import pytest
+import torch
+from nni.mutable import frozen_context
+from nni.nas.hub.pytorch import DARTS as HubDarts
+from torch import nn
+from torch.nn import functional
+
+from nas_plugins import DARTS, EDAS, DartsSpace
+from strategies.base import batch_statistics
+from strategies.bilevel import constant, first_order
+from strategies.relaxation import argmax, softmax
+from strategies.supernet import Mixed, MixedCell
+
+
+def supernet(space=None, strategy=None):
+    """A small supernet in double precision, and its architecture with α of some size."""
+    strategy = strategy or DARTS()
+    model = strategy.mutate_model(space or DartsSpace(channels=2, layers=3)).double()
+    architecture = strategy.architecture.double()
+    for alpha in architecture.alphas.values():
+        alpha.data.normal_()
+    architecture.plan = softmax(architecture.alphas)
+    return model, architecture
+
+
+@pytest.fixture
+def batch():
+    return torch.randn(4, 3, 8, 8, dtype=torch.float64), torch.tensor([0, 1, 2, 3])
+
+
+def test_it_computes_what_nnis_own_darts_supernet_computes_gradients_included(batch):
+    images, labels = batch
+    ours, architecture = supernet()
+    theirs = nni.nas.strategy.DARTS().mutate_model(DartsSpace(channels=2, layers=3)).double()
+    weights = [p for name, p in theirs.named_parameters() if "_arch_alpha" not in name]
+    for mine, other in zip(ours.parameters(), weights, strict=True):
+        other.data.copy_(mine.data)
+    alphas = {}
+    for cell in theirs.modules():
+        for edge, alpha in getattr(cell, "_arch_alpha", {}).items():
+            label, _, nodes = edge.rpartition("/")
+            target, source = nodes.split("_")
+            alphas[f"{label}/{source}->{target}"] = alpha
+            alpha.data.copy_(architecture.alphas[f"{label}/{source}->{target}"].data)
+    assert set(alphas) == set(architecture.alphas)
+
+    outputs = ours(images), theirs(images)
+    assert torch.allclose(*outputs, rtol=1e-10, atol=1e-12)
+    for output in outputs:
+        functional.cross_entropy(output, labels).backward()
+    for edge, alpha in architecture.alphas.items():
+        assert torch.allclose(alpha.grad, alphas[edge].grad, rtol=1e-8, atol=1e-14)
+    for mine, other in zip(ours.parameters(), weights, strict=True):
+        assert torch.allclose(mine.grad, other.grad, rtol=1e-8, atol=1e-12)
+
+
+def test_the_first_order_gradient_agrees_with_finite_differences(batch):
+    images, labels = batch
+    model, architecture = supernet()
+    alphas = architecture.alphas
+
+    def loss():
+        architecture.plan = softmax(alphas)
+        return functional.cross_entropy(model(images), labels)
+
+    gradients = dict(zip(alphas, first_order(loss, list(alphas.values()), list(model.parameters())), strict=True))
+    for edge in ("normal/0->2", "normal/4->5", "reduce/1->3"):
+        for index in range(8):
+            difference = []
+            for shift in (1e-5, -2e-5):
+                alphas[edge].data[index] += shift
+                difference.append(loss().item())
+            alphas[edge].data[index] += 1e-5
+            numeric = (difference[0] - difference[1]) / 2e-5
+            assert gradients[edge][index].item() == pytest.approx(numeric, rel=1e-5, abs=1e-9)
+
+
+def test_the_gradient_of_weights_that_are_constant_is_never_computed(batch):
+    model, _ = supernet()
+    with pytest.raises(RuntimeError, match="stop"), constant(model.parameters()):
+        assert not any(weight.requires_grad for weight in model.parameters())
+        raise RuntimeError("stop")
+    assert all(weight.requires_grad for weight in model.parameters())
+
+
+def test_an_edge_adds_its_candidates_weighted_by_the_softmax_and_none_adds_nothing(batch):
+    model, architecture = supernet()
+    cell = next(module for module in model.modules() if isinstance(module, MixedCell))
+    x = torch.randn(2, 2, 8, 8, dtype=torch.float64)
+    key = "0->2"
+    weights = torch.softmax(architecture.alphas["normal/0->2"], 0)
+    relu_first = cell.after_relu[key]
+    expected = sum(
+        w * op(functional.relu(x) if relu else x)
+        for w, op, relu in zip(weights[:7], cell.operations[key], relu_first, strict=True)
+    )
+    architecture.plan = dict.fromkeys(architecture.plan, ())
+    architecture.plan["normal/0->2"] = weights
+    cell.preprocessor = nn.Identity()
+    node_2 = cell([x, x])[:, :2]
+    assert torch.allclose(node_2, expected)
+
+
+def test_a_node_that_only_none_reaches_is_zero_and_the_network_still_runs(batch):
+    images, _ = batch
+    model, architecture = supernet()
+    architecture.plan = dict.fromkeys(architecture.plan, (7,))
+    assert torch.isfinite(model(images)).all()
+    cell = model.network.cells[0]
+    out = cell(*model.network.stem(images))
+    assert out.shape == (4, 8, 8, 8)
+    assert not out.any()
+
+
+def test_a_path_runs_one_operation_an_edge(batch):
+    images, _ = batch
+    model, architecture = supernet()
+    plan = argmax(architecture.alphas)
+    calls = {}
+    for cell in model.network.cells:
+        for key, candidates in cell.operations.items():
+            for index, candidate in enumerate(candidates):
+                at = (id(cell), f"{cell.label}/{key}", index)
+                candidate.register_forward_hook(lambda *_, at=at: calls.update({at: 1}))
+    architecture.plan = plan
+    model(images)
+    assert all(plan[edge] == (index,) for _, edge, index in calls)
+    edges = [edge for cell in model.network.cells for edge in cell.edges()]
+    assert len(calls) == len([edge for edge in edges if plan[edge] != (7,)])  # 7 is none: nothing runs
+
+
+def test_the_derived_plan_is_the_one_hot_plan_of_the_sample(batch):
+    images, _ = batch
+    model, architecture = supernet()
+    sample, plan = {}, {}
+    for module in model.modules():
+        if isinstance(module, Mixed):
+            sample |= module.export(sample)
+            plan |= module.derived_plan(sample)
+    hot = {edge: torch.zeros(8, dtype=torch.float64) for edge in architecture.alphas}
+    for edge, choice in plan.items():
+        for index in choice:
+            hot[edge][index] = 1
+    assert sum(weights.sum() for weights in hot.values()) == 16  # two operations for each of 2 × 4 nodes
+    outputs = []
+    for architecture.plan in (plan, hot):
+        outputs.append(model(images))
+    assert torch.allclose(*outputs)
+    DartsSpace(channels=2, layers=3).freeze(sample)
+
+
+def test_layers_of_one_kind_share_their_alpha():
+    _, architecture = supernet(DartsSpace(channels=2, layers=8))
+    assert len(architecture.alphas) == 28
+    assert all(alpha.numel() == 8 for alpha in architecture.alphas.values())
+
+
+def test_without_none_an_edge_has_one_alpha_for_each_operation():
+    _, architecture = supernet(strategy=DARTS(none=False))
+    assert all(alpha.numel() == 7 for alpha in architecture.alphas.values())
+
+
+def test_alpha_is_not_among_the_weights_of_the_network():
+    model, architecture = supernet()
+    weights = {id(parameter) for parameter in model.parameters()}
+    assert not weights & {id(alpha) for alpha in architecture.alphas.values()}
+
+
+def test_nnis_hub_space_becomes_the_same_supernet():
+    _, ours = supernet()
+    _, hub = supernet(HubDarts(width=2, num_cells=3, dataset="cifar"))
+    assert ours.candidates == hub.candidates
+
+
+class Choices(nas.ModelSpace):
+    """A space of NNI's layer choice and input choice, one of them shared by label."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nas.LayerChoice([nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 3, padding=1)], label="first")
+        self.deep = nas.LayerChoice(
+            {"wide": nn.Conv2d(4, 4, 3, padding=1), "same": nn.Identity()}, label="shared.label"
+        )
+        self.deeper = nas.LayerChoice(
+            {"wide": nn.Conv2d(4, 4, 3, padding=1), "same": nn.Identity()}, label="shared.label"
+        )
+        self.skip = nas.InputChoice(n_candidates=3, n_chosen=2, reduction="mean", label="skip")
+        self.head = nn.Linear(4, 10)
+
+    def forward(self, x):
+        a = self.first(x)
+        b = self.deep(a)
+        c = self.deeper(b)
+        return self.head(self.skip([a, b, c]).mean(dim=(2, 3)))
+
+
+def test_layer_and_input_choices_are_edges_shared_by_label(batch):
+    images, _ = batch
+    model, architecture = supernet(Choices())
+    assert {edge: len(alpha) for edge, alpha in architecture.alphas.items()} == {
+        "first": 2,
+        "shared.label": 2,
+        "skip": 3,
+    }
+    a = model.first(images)
+    weights = torch.softmax(architecture.alphas["first"], 0)
+    assert torch.allclose(a, weights[0] * model.first.candidates[0](images) + weights[1] * model.first.candidates[1](images))
+    inputs = [torch.full((1,), value, dtype=torch.float64) for value in (1.0, 10.0, 100.0)]
+    architecture.plan = {**architecture.plan, "skip": (0, 2)}
+    assert model.skip(inputs) == 50.5
+
+
+def test_a_label_shared_by_different_candidates_is_refused():
+    _, architecture = supernet(Choices())
+    with pytest.raises(ValueError, match=r"shared\.label"):
+        architecture.add_edge("shared.label", ("wide", "narrow"))
+
+
+def test_a_choice_that_cannot_be_relaxed_is_refused_by_name():
+    class Values(nas.ModelSpace):
+        def __init__(self):
+            super().__init__()
+            self.conv = nas.MutableConv2d(3, nas.ValueChoice([4, 8], label="width"), 1)
+
+    with pytest.raises(TypeError, match="conv"):
+        supernet(Values())
+
+
+def test_a_supernet_cannot_be_frozen_in_place_where_it_would_lose_its_weights_silently():
+    model, _ = supernet(Choices())
+    with pytest.raises(NotImplementedError, match="fresh instance"), frozen_context():
+        model.freeze({"first": 0, "shared.label": "same", "skip": [0, 1]})
+
+
+def test_batch_statistics_leaves_no_trace(batch):
+    images, _ = batch
+    model, _ = supernet(strategy=EDAS())
+    model(images)
+    model.eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with batch_statistics(model, images):
+        by_batch = model(images)
+    assert not any(module.training for module in model.modules())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert not torch.allclose(by_batch, model(images))
+
+
+def test_batch_statistics_spares_a_batch_of_one(batch):
+    images, _ = batch
+    model, _ = supernet()
+    model.eval()
+    with batch_statistics(model, images[:1]):
+        one = model(images[:1])
+    assert torch.equal(one, model(images[:1]))
