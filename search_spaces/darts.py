@@ -9,7 +9,7 @@ from nni.nas.nn.pytorch import ModelSpace
 from torch import Tensor, nn
 
 from search_spaces.cell import CellShape, searchable_cell
-from search_spaces.genotype import Genotype, default_reductions
+from search_spaces.genotype import Genotype, GenotypeError, default_reductions
 from search_spaces.network import Network, Stem
 from search_spaces.operations import DARTS_OPERATIONS, OPERATIONS
 
@@ -45,15 +45,7 @@ class DartsSpace(ModelSpace):
         operations: Sequence[str] = DARTS_OPERATIONS,
     ) -> None:
         super().__init__()
-        for name in operations:
-            if name not in OPERATIONS:
-                raise ValueError(f"operations: unknown operation {name!r}; known are {', '.join(OPERATIONS)}")
-        if len(operations) < 2 or len(set(operations)) < len(operations):
-            raise ValueError(f"operations: {list(operations)} should be at least two different operations")
-        if nodes < 1:
-            raise ValueError(f"nodes: {nodes} should be at least 1")
-        if layers < 3:
-            raise ValueError(f"layers: {layers} should be at least 3, for a normal cell and two reductions")
+        _check(layers, nodes, operations)
         self.layers = layers
 
         def make_cell(layer: int, shape: CellShape) -> tuple[nn.Module, int]:
@@ -87,9 +79,14 @@ class DartsSpace(ModelSpace):
         operations: Sequence[str] = DARTS_OPERATIONS,
     ) -> Network:
         """The derived network of a sample, with new weights: what NNI makes inside a ``model_context``."""
-        return Network.from_genotype(
-            Genotype.from_sample(sample, layers), num_classes, channels, image_channels, stem
-        )
+        _check(layers, nodes, operations)
+        genotype = Genotype.from_sample(sample, layers)
+        if len(genotype.concat) != nodes:
+            raise GenotypeError(f"sample: it has {len(genotype.concat)} nodes a cell, the space {nodes}")
+        for edge in (edge for cell in genotype.cells for edge in cell):
+            if edge.operation not in operations:
+                raise GenotypeError(f"sample: {edge.operation} is no candidate of the space: {', '.join(operations)}")
+        return Network.from_genotype(genotype, num_classes, channels, image_channels, stem)
 
     def freeze(self, sample: Mapping[str, Any]) -> Network:
         """The derived network of a sample, with new weights, also after a strategy has made this a supernet."""
@@ -98,3 +95,15 @@ class DartsSpace(ModelSpace):
     def genotype(self, sample: Mapping[str, Any]) -> Genotype:
         """The genotype of a sample, with the layout of this space."""
         return Genotype.from_sample(sample, self.layers)
+
+
+def _check(layers: int, nodes: int, operations: Sequence[str]) -> None:
+    for name in operations:
+        if name not in OPERATIONS:
+            raise ValueError(f"operations: unknown operation {name!r}; known are {', '.join(OPERATIONS)}")
+    if len(operations) < 2 or len(set(operations)) < len(operations):
+        raise ValueError(f"operations: {list(operations)} should be at least two different operations")
+    if nodes < 1:
+        raise ValueError(f"nodes: {nodes} should be at least 1")
+    if layers < 3:
+        raise ValueError(f"layers: {layers} should be at least 3, for a normal cell and two reductions")

@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from reprlib import repr as shown
 from typing import Any, NamedTuple
 
 from search_spaces.files import write_text_whole
@@ -64,6 +65,11 @@ class Genotype:
     operations: str = "darts"
 
     def __post_init__(self) -> None:
+        if not isinstance(self.cells, (list, tuple)):
+            raise GenotypeError(f"cells: {shown(self.cells)} should be a list of cells")
+        for i, cell in enumerate(self.cells):
+            if not isinstance(cell, (list, tuple)):
+                raise GenotypeError(f"cell {i}: {shown(cell)} should be a list of edges")
         cells = tuple(tuple(_edge(edge, f"cell {i}") for edge in cell) for i, cell in enumerate(self.cells))
         object.__setattr__(self, "cells", cells)
         for name in ("layout", "reductions", "concat"):
@@ -71,9 +77,9 @@ class Genotype:
         self._check()
 
     def _check(self) -> None:
-        if self.operations not in OPERATION_SETS:
+        if not isinstance(self.operations, str) or self.operations not in OPERATION_SETS:
             known = ", ".join(OPERATION_SETS)
-            raise GenotypeError(f"operations: no set is called {self.operations!r}; there are {known}")
+            raise GenotypeError(f"operations: no set is called {shown(self.operations)}; there are {known}")
         if not self.cells or not self.layout:
             raise GenotypeError("a genotype needs at least one cell and one layer in its layout")
         for layer, cell in enumerate(self.layout):
@@ -102,7 +108,7 @@ class Genotype:
             edge = f"{where}: {operation} from node {source} to node {target}"
             if operation not in allowed:
                 raise GenotypeError(
-                    f"{where}: unknown operation {operation!r}; the set {self.operations!r} has "
+                    f"{where}: unknown operation {shown(operation)}; the set {shown(self.operations)} has "
                     + ", ".join(allowed)
                 )
             if target < INPUTS:
@@ -146,14 +152,18 @@ class Genotype:
 
         Cells that are shared by kind are stacked anew, with the reductions at a third and two
         thirds (DARTS, section 3). Cells of single layers are repeated between the reductions by
-        Algorithm 1 of D-DARTS, as printed.
+        Algorithm 1 of D-DARTS; its m and m2 are the reductions of this layout, which for a
+        layout of D-DARTS are what the paper computes.
 
         Args:
-            layers: the number of layers, at least 3.
+            layers: the number of layers, at least 3; at the present number nothing changes.
 
         Raises:
-            GenotypeError: the layout has other than two reductions, or too few cells between them.
+            GenotypeError: the layout has other than two reductions, or too few cells between them,
+                or a network of single-layer cells would become shallower.
         """
+        if layers == len(self.layout):
+            return self
         if len(self.reductions) != 2:
             raise GenotypeError(
                 f"only a layout with two reductions can be deepened; this one has {len(self.reductions)}"
@@ -165,7 +175,8 @@ class Genotype:
         if kinds is not None and "normal" in kinds:
             layout = tuple(kinds["reduce" if i in reductions else "normal"] for i in range(layers))
         else:
-            layout = tuple(self.layout[c] for c in _algorithm_1(len(self.layout), layers))
+            first, second = sorted(self.reductions)
+            layout = tuple(self.layout[c] for c in _algorithm_1(len(self.layout), first, second, layers))
         return replace(self, layout=layout, reductions=reductions)
 
     # NNI samples
@@ -188,12 +199,14 @@ class Genotype:
                     if isinstance(source, Sequence) and len(source) == 1:
                         source = source[0]
                     if not isinstance(source, int):
-                        raise GenotypeError(f"sample: {kind}/input_{node}_{slot} should be one node, not {source!r}")
+                        raise GenotypeError(f"sample: {kind}/input_{node}_{slot} should be one node, not {shown(source)}")
                     edges.append(_edge((sample[key], source, node), f"sample: {kind} cell"))
                     slot += 1
                 node, slot = node + 1, 0
             if not edges:
                 raise GenotypeError(f"sample: no key like '{kind}/op_2_0'; it has {', '.join(map(str, sample))}")
+            if sum(str(key).startswith(f"{kind}/") for key in sample) != 2 * len(edges):
+                raise GenotypeError(f"sample: the {kind} cell lacks a key between node 2 and its last node")
             cells.append(tuple(edges))
         nodes = max(edge.target for cell in cells for edge in cell)
         return cls(
@@ -213,6 +226,9 @@ class Genotype:
         kinds = self.kinds()
         if kinds is None or set(kinds) != {"normal", "reduce"}:
             raise GenotypeError("a sample has one normal and one reduction cell; this genotype has other cells")
+        targets = {edge.target for index in kinds.values() for edge in self.cells[index]}
+        if self.concat != tuple(range(INPUTS, INPUTS + len(self.concat))) or not targets <= set(self.concat):
+            raise GenotypeError("a sample concatenates all nodes, in order")
         sample: dict[str, Any] = {}
         for kind, index in kinds.items():
             for node in self.concat:
@@ -245,23 +261,25 @@ class Genotype:
             GenotypeError: the text is no such JSON.
         """
         try:
-            data = json.loads(text)
-        except (json.JSONDecodeError, RecursionError) as error:
+            data = json.loads(text, object_pairs_hook=_no_key_twice)
+        except GenotypeError:
+            raise
+        except (ValueError, RecursionError) as error:
             raise GenotypeError(f"not JSON: {error}") from None
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             found = data.get("format") if isinstance(data, dict) else type(data).__name__
-            raise GenotypeError(f'"format" should be "{FORMAT}", not {found!r}')
-        if data.get("version") != VERSION:
-            raise GenotypeError(f'"version" should be {VERSION}, not {data.get("version")!r}')
+            raise GenotypeError(f'"format" should be "{FORMAT}", not {shown(found)}')
+        if type(data.get("version")) is not int or data["version"] != VERSION:
+            raise GenotypeError(f'"version" should be {VERSION}, not {shown(data.get("version"))}')
         fields = ("operations", "cells", "layout", "reductions", "concat")
         for key in fields:
             if key not in data:
                 raise GenotypeError(f'"{key}" is missing')
         for key in data:
             if key not in (*fields, "format", "version"):
-                raise GenotypeError(f'unknown key "{key}"; known are {", ".join(fields)}')
+                raise GenotypeError(f'unknown key {shown(key)}; known are {", ".join(fields)}')
         if not isinstance(data["operations"], str):
-            raise GenotypeError(f'"operations" should name a set of operations, not {data["operations"]!r}')
+            raise GenotypeError(f'"operations" should name a set of operations, not {shown(data["operations"])}')
         cells = data["cells"]
         if not isinstance(cells, list) or not all(
             isinstance(cell, dict) and set(cell) == {"edges"} and isinstance(cell["edges"], list) for cell in cells
@@ -322,25 +340,34 @@ class Genotype:
         )
 
 
+def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in values:
+            raise GenotypeError(f"the key {shown(key)} is there twice")
+        values[key] = value
+    return values
+
+
 def _edge(edge: Any, where: str) -> Edge:
     if not isinstance(edge, (list, tuple)) or len(edge) != 3:
-        raise GenotypeError(f"{where}: {edge!r} should be [operation, from node, to node]")
+        raise GenotypeError(f"{where}: {shown(edge)} should be [operation, from node, to node]")
     operation, source, target = edge
     if not isinstance(operation, str):
-        raise GenotypeError(f"{where}: {operation!r} should be the name of an operation")
+        raise GenotypeError(f"{where}: {shown(operation)} should be the name of an operation")
     for node in (source, target):
         if isinstance(node, bool) or not isinstance(node, int) or node < 0:
-            raise GenotypeError(f"{where}: node {node!r} of {operation} should be an integer from 0 on")
+            raise GenotypeError(f"{where}: node {shown(node)} of {shown(operation)} should be an integer from 0 on")
     return Edge(operation, source, target)
 
 
 def _integers(values: Any, name: str) -> tuple[int, ...]:
     if not isinstance(values, Iterable) or isinstance(values, (str, bytes, Mapping)):
-        raise GenotypeError(f"{name}: {values!r} should be a list of integers")
+        raise GenotypeError(f"{name}: {shown(values)} should be a list of integers")
     values = tuple(values)
     for value in values:
         if isinstance(value, bool) or not isinstance(value, int):
-            raise GenotypeError(f"{name}: {value!r} should be an integer")
+            raise GenotypeError(f"{name}: {shown(value)} should be an integer")
     return values
 
 
@@ -355,33 +382,31 @@ def _smallest_set(cells: Iterable[Iterable[Edge]]) -> str:
         if used <= set(operations):
             return name
     known = OPERATION_SETS[name]
-    unknown = ", ".join(sorted(repr(operation) for operation in used - set(known)))
+    unknown = ", ".join(sorted(shown(operation) for operation in used - set(known)))
     raise GenotypeError(f"unknown operation {unknown}; known are {', '.join(known)}")
 
 
-def _algorithm_1(cells: int, layers: int) -> list[int]:
+def _algorithm_1(cells: int, m: int, m2: int, layers: int) -> list[int]:
     """Algorithm 1 of D-DARTS: which of the searched layers each of the new layers copies."""
-    if layers <= cells:
-        return list(range(layers))
-    first, second = cells // 3, 2 * cells // 3
-    spans = (first, second - 1 - first, cells - 1 - second)
-    if min(spans) < 1:
+    if layers < cells:
+        raise GenotypeError(f"layers: {layers} is fewer than the {cells} that were searched, each with its own cell")
+    if min(m, m2 - 1 - m, cells - 1 - m2) < 1:
         raise GenotypeError(
-            f"{cells} layers are too few to be deepened: a normal layer is needed before, between and after "
-            "the reductions (at least 5 layers)"
+            f"{cells} layers with reductions {m} and {m2} are too few to be deepened: a normal layer is "
+            "needed before, between and after the reductions"
         )
     chosen = []
     for i in range(layers):
         if i < layers // 3:
-            chosen.append(i % spans[0])
+            chosen.append(i % m)
         elif i == layers // 3:
-            chosen.append(first)
+            chosen.append(m)
         elif i < 2 * layers // 3:
-            chosen.append(i % spans[1] + first + 1)
+            chosen.append(i % (m2 - 1 - m) + m + 1)
         elif i == 2 * layers // 3:
-            chosen.append(second)
+            chosen.append(m2)
         else:
-            chosen.append(i % spans[2] + second + 1)
+            chosen.append(i % (cells - 1 - m2) + m2 + 1)
     return chosen
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Collection
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from search_spaces.cell import CellShape, FixedCell
 from search_spaces.genotype import Genotype
@@ -138,6 +140,9 @@ class Network(nn.Module):
                 raise ValueError(f"{name}: {value} should be at least {least}")
         if stem not in get_args(Stem):
             raise ValueError(f"stem: {stem!r} should be one of {', '.join(get_args(Stem))}")
+        for layer in reductions:
+            if not 0 <= layer < layers:
+                raise ValueError(f"reductions: there is no layer {layer}; layers are 0 to {layers - 1}")
         self.stem = (CifarStem if stem == "cifar" else ImageNetStem)(image_channels, channels)
         before = previous = self.stem.out_channels
         self.auxiliary: AuxiliaryHead | None = None
@@ -202,7 +207,13 @@ class Network(nn.Module):
         return logits if auxiliary is None else (logits, auxiliary)
 
     def set_drop_path(self, probability: float) -> None:
-        """Set the probability of drop-path of every fixed cell, from 0 to below 1."""
+        """Set the probability of drop-path of every fixed cell, from 0 to below 1.
+
+        Raises:
+            ValueError: it is out of range.
+        """
+        if not 0 <= probability < 1:
+            raise ValueError(f"drop-path: {probability} should be from 0 to below 1")
         for cell in self.cells:
             if isinstance(cell, FixedCell):
                 cell.drop_path = probability
@@ -220,10 +231,6 @@ def count_multiply_adds(network: nn.Module, image_channels: int, image_size: int
         network: any network; it is neither changed nor run on real memory.
         image_channels, image_size: the image is (1, image_channels, image_size, image_size).
     """
-    import copy
-
-    from torch.utils.flop_counter import FlopCounterMode
-
     shadow = copy.deepcopy(network).to("meta").eval()
     image = torch.empty(1, image_channels, image_size, image_size, device="meta")
     with torch.no_grad(), FlopCounterMode(display=False) as counter:

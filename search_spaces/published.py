@@ -35,6 +35,10 @@ def _read_call(text: str, known: Mapping[str, Sequence[str]]) -> tuple[str, dict
     statements = ast.parse(text.strip()).body
     if len(statements) != 1 or not isinstance(statements[0], (ast.Expr, ast.Assign)):
         raise ValueError(f"expected one expression, {' or '.join(f'{name}(…)' for name in known)}")
+    if isinstance(statements[0], ast.Assign) and not (
+        len(statements[0].targets) == 1 and isinstance(statements[0].targets[0], ast.Name)
+    ):
+        raise ValueError("expected one plain name before the =")
     call = statements[0].value
     if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.func.id not in known:
         raise ValueError(f"expected one of {', '.join(known)} with its fields")
@@ -52,9 +56,16 @@ def _read_call(text: str, known: Mapping[str, Sequence[str]]) -> tuple[str, dict
     return name, fields
 
 
+def _size(value: Any) -> int:
+    """The number of values in a list, itself and those in its lists included."""
+    return 1 + sum(map(_size, value)) if isinstance(value, list) else 1
+
+
 def _literal(node: ast.expr) -> Any:
     match node:
-        case ast.Constant(value=int() | str() as value) if not isinstance(value, bool):
+        case ast.Constant(value=str() as value):
+            return value
+        case ast.Constant(value=int() as value) if not isinstance(value, bool) and value <= _LONGEST:
             return value
         case ast.List(elts=items) | ast.Tuple(elts=items):
             return [_literal(item) for item in items]
@@ -67,10 +78,10 @@ def _literal(node: ast.expr) -> Any:
                     return list(numbers)
         case ast.BinOp(op=ast.Add()):
             left, right = _literal(node.left), _literal(node.right)
-            if isinstance(left, list) and isinstance(right, list) and len(left) + len(right) <= _LONGEST:
+            if isinstance(left, list) and isinstance(right, list) and _size(left) + _size(right) <= _LONGEST:
                 return left + right
         case ast.BinOp(op=ast.Mult()):
             left, right = _literal(node.left), _literal(node.right)
-            if isinstance(left, list) and isinstance(right, int) and len(left) * right <= _LONGEST:
+            if isinstance(left, list) and isinstance(right, int) and _size(left) * right <= _LONGEST:
                 return left * right
     raise ValueError(f"cannot read {ast.unparse(node)[:60]!r}")

@@ -127,7 +127,8 @@ class TestBuild:
     def test_the_defaults_are_those_of_the_class(self, tmp_path):
         config = read_search(write(tmp_path / "c.yaml", {"strategy": {"name": "DARTS"}}))
         strategy, default = config.build("strategy"), DARTS()
-        assert strategy.optimizer.keywords == default.optimizer.keywords
+        given, usual = strategy.optimizer.keywords, default.optimizer.keywords
+        assert {**given, "betas": tuple(given["betas"])} == usual
         assert strategy.gradient_clip_val == default.gradient_clip_val
 
     def test_what_the_images_decide_is_no_key(self, tmp_path):
@@ -149,23 +150,6 @@ class TestBuild:
         message = message_of(config.build, "space")
         assert message.startswith("space: ")
         assert words in message
-
-    @pytest.mark.parametrize(
-        "strategy",
-        (
-            {"learning_rate": -1.0},
-            {"weight_decay": -1.0},
-            {"betas": [2.0, 3.0]},
-            {"gradient_clip_val": -1.0},
-            {"warmup_epochs": -1},
-        ),
-        ids=lambda strategy: next(iter(strategy)),
-    )
-    @pytest.mark.parametrize("name", ("DARTS", "EDAS"))
-    def test_a_strategy_refuses_what_is_out_of_range(self, tmp_path, name, strategy):
-        config = read_search(write(tmp_path / "c.yaml", {"strategy": {"name": name, **strategy}}))
-        message = message_of(config.build, "strategy")
-        assert next(iter(strategy)) in message
 
 
 class TestRepeating:
@@ -255,6 +239,12 @@ class TestWrongValues:
             {"training": {"epochs": 2.5}},
             {"training": {"epochs": 0}},
             {"training": {"epochs": True}},
+            {"training": {"epochs": None}},
+            {"training": {"learning_rate": None}},
+            {"data": {"batch_size": None}},
+            {"space": {"channels": None}},
+            {"space": {"operations": None}},
+            {"strategy": {"learning_rate": None}},
             {"training": {"learning_rate": 0}},
             {"training": {"learning_rate": float("nan")}},
             {"training": {"learning_rate": float("inf")}},

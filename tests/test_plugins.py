@@ -49,10 +49,10 @@ class Chain(ModelSpace):
 
 
 class Untyped(DARTS):
-    """An argument without a type."""
+    """Arguments without types."""
 
-    def __init__(self, step=1e-4):
-        super().__init__(learning_rate=step)
+    def __init__(self, step, scale=1.0):
+        super().__init__(learning_rate=step * scale)
 
 
 NOT_A_CLASS = 5
@@ -197,10 +197,16 @@ class TestThirdParties:
     def test_a_broken_one_does_not_break_the_others(self):
         assert plugins.find("strategy", "SlowDarts").__name__ == "SlowDarts"
 
-    def test_arguments_without_types_are_refused_by_name(self, tmp_path, capsys):
+    def test_an_argument_that_has_no_default_is_asked_for(self, tmp_path, capsys):
         (tmp_path / "c.yaml").write_text(yaml.safe_dump(CONFIG))
         arguments = ["--config", str(tmp_path / "c.yaml"), "--output", str(tmp_path / "run")]
         assert main(["search", *arguments, "--strategy.name", "Untyped"]) == 2
         error = capsys.readouterr().err
-        assert error.startswith("nas-plugins: strategy.name: Untyped has arguments without types")
+        assert error.startswith("nas-plugins: ")
+        assert "strategy.step" in error
         assert error.count("\n") == 1
+        assert not (tmp_path / "run").exists()
+
+    def test_arguments_without_types_can_be_given(self, tmp_path):
+        run = search(tmp_path, "--strategy.name", "Untyped", "--strategy.step", "0.001")
+        assert yaml.safe_load((run / "config.yaml").read_text())["strategy"]["step"] == 0.001

@@ -1,0 +1,406 @@
+"""Runs: what they leave, that they can be repeated, and that a kill at any moment costs nothing but time."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from nas_plugins.errors import InputError
+from nas_plugins.experiment import derive, evaluate, resume, retrain, search
+from search_spaces.genotype import Genotype
+from search_spaces.network import Network, count_parameters
+
+DATA = {"dataset": "digits", "train_images": 120, "test_images": 40, "batch_size": 32}
+COMPUTE = {"accelerator": "cpu", "threads": 1}
+SEARCH = {
+    "seed": 3,
+    "space": {"name": "DartsSpace", "channels": 4, "layers": 3},
+    "strategy": {"name": "EDAS", "warmup_epochs": 1},
+    "data": {**DATA, "crop_padding": 1},
+    "training": {"epochs": 3},
+    "compute": COMPUTE,
+}
+RETRAIN = {
+    "seed": 3,
+    "network": {"channels": 4, "drop_path": 0.4},
+    "data": {**DATA, "held_out": 0.25, "cutout": 3},
+    "training": {"epochs": 3},
+    "compute": COMPUTE,
+}
+# A kill needs the time to hit the middle of an epoch.
+LONG = ["--training.epochs", "6", "--data.train_images", "600"]
+METRICS = "epoch train_loss train_acc val_loss val_acc derived_val_acc seconds peak_memory_mb".split()
+OPERATIONS = (
+    "max_pool_3x3 avg_pool_3x3 skip_connect sep_conv_3x3 sep_conv_5x5 dil_conv_3x3 dil_conv_5x5 none".split()
+)
+CELL = (("sep_conv_3x3", 0, 2), ("skip_connect", 1, 2), ("dil_conv_3x3", 0, 3), ("max_pool_3x3", 2, 3))
+GENOTYPE = Genotype(cells=(CELL, CELL[:3]), layout=(0, 1, 1), reductions=(1, 2), concat=(2, 3))
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> Path:
+    """A folder with search.yaml, retrain.yaml and genotype.json."""
+    folder = tmp_path_factory.mktemp("files")
+    (folder / "search.yaml").write_text(yaml.safe_dump(SEARCH))
+    (folder / "retrain.yaml").write_text(yaml.safe_dump(RETRAIN))
+    GENOTYPE.save(folder / "genotype.json")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def searched(files) -> Path:
+    return search(files / "search.yaml", files / "searched")
+
+
+@pytest.fixture(scope="module")
+def retrained(files) -> Path:
+    return retrain(files / "genotype.json", files / "retrain.yaml", files / "retrained")
+
+
+def table(file: Path) -> pd.DataFrame:
+    """A table as it is written, but for what no run repeats."""
+    return pd.read_csv(file, dtype=str).drop(columns=["seconds", "peak_memory_mb"], errors="ignore")
+
+
+def assert_same_search(one: Path, other: Path) -> None:
+    assert (one / "genotype.json").read_bytes() == (other / "genotype.json").read_bytes()
+    assert (one / "alphas.csv").exists() == (other / "alphas.csv").exists()
+    if (one / "alphas.csv").exists():  # NNI's own strategies have none
+        assert (one / "alphas.csv").read_bytes() == (other / "alphas.csv").read_bytes()
+    pd.testing.assert_frame_equal(table(one / "metrics.csv"), table(other / "metrics.csv"))
+
+
+def assert_same_retraining(one: Path, other: Path) -> None:
+    pd.testing.assert_frame_equal(table(one / "metrics.csv"), table(other / "metrics.csv"))
+    weights, others = (torch.load(run / "weights.pt", weights_only=True) for run in (one, other))
+    assert list(weights) == list(others)
+    for name in weights:
+        assert torch.equal(weights[name], others[name]), name
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def killed(arguments: list[str], run: Path, when: Callable[[], bool]) -> Path:
+    """A run of the command line that got SIGKILL as soon as something was true."""
+    command = [sys.executable, "-m", "nas_plugins.cli", *arguments, "--output", str(run)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    end = time.monotonic() + 60
+    try:
+        while not when():
+            assert process.poll() is None, f"ended by itself: {process.communicate()[0]}"
+            assert time.monotonic() < end
+            time.sleep(0.005)
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert not (run / "genotype.json").exists() or "retrain" in arguments
+    assert not (run / "weights.pt").exists()
+    return run
+
+
+def in_the_middle_of_the_second_epoch(run: Path) -> Callable[[], bool]:
+    """A moment after the row and the checkpoint of the first epoch."""
+
+    def now() -> bool:
+        if not ((run / "metrics.csv").exists() and (run / "checkpoints" / "last.ckpt").exists()):
+            return False
+        time.sleep(0.1)
+        return True
+
+    return now
+
+
+class TestSearch:
+    def test_the_run_directory(self, searched):
+        assert {"config.yaml", "genotype.json", "metrics.csv", "alphas.csv", "checkpoints"} <= set(
+            os.listdir(searched)
+        )
+        assert os.listdir(searched / "checkpoints") == ["last.ckpt"]
+
+    def test_metrics_have_a_row_an_epoch(self, searched):
+        metrics = pd.read_csv(searched / "metrics.csv")
+        assert list(metrics.columns) == METRICS
+        assert list(metrics["epoch"]) == [0, 1, 2]
+        assert metrics.notna().all(axis=None)
+        assert metrics[["train_acc", "val_acc", "derived_val_acc"]].apply(lambda c: c.between(0, 1)).all(axis=None)
+        assert (metrics["seconds"] > 0).all()
+
+    def test_alphas_have_a_row_an_epoch_and_edge(self, searched):
+        alphas = pd.read_csv(searched / "alphas.csv")
+        assert list(alphas.columns) == ["epoch", "cell", "edge", *OPERATIONS]
+        assert set(alphas["cell"]) == {"normal", "reduce"}
+        edges = {f"{source}->{target}" for target in range(2, 6) for source in range(target)}
+        assert alphas.groupby(["epoch", "cell"])["edge"].agg(set).map(lambda found: found == edges).all()
+        assert len(alphas) == 3 * 2 * 14
+
+    def test_the_architecture_is_learned(self, searched):
+        alphas = pd.read_csv(searched / "alphas.csv", index_col=["epoch", "cell", "edge"])
+        assert (alphas.loc[0] != alphas.loc[2]).to_numpy().any()
+
+    def test_the_genotype_is_derived_from_the_last_alphas(self, searched, tmp_path):
+        assert derive(searched, tmp_path / "again.json") == Genotype.load(searched / "genotype.json")
+
+    def test_the_genotype_has_the_layers_of_the_space(self, searched):
+        genotype = Genotype.load(searched / "genotype.json")
+        assert len(genotype.layout) == 3
+        assert genotype.reductions == (1, 2)
+
+    def test_its_config_repeats_it_bit_for_bit(self, searched, tmp_path):
+        assert_same_search(search(searched / "config.yaml", tmp_path / "again"), searched)
+
+    def test_the_same_seed_gives_the_same_in_another_process(self, files, searched, tmp_path):
+        arguments = ["search", "--config", str(files / "search.yaml"), "--output", str(tmp_path / "run")]
+        subprocess.run([sys.executable, "-m", "nas_plugins.cli", *arguments], check=True, capture_output=True)
+        assert_same_search(tmp_path / "run", searched)
+
+    def test_another_seed_gives_another_search(self, files, searched, tmp_path):
+        other = search(files / "search.yaml", tmp_path / "other", ["--seed", "4"])
+        assert (other / "alphas.csv").read_bytes() != (searched / "alphas.csv").read_bytes()
+        assert not table(other / "metrics.csv").equals(table(searched / "metrics.csv"))
+
+    @pytest.mark.parametrize("strategy", ("DARTS", "EDAS"))
+    def test_also_another_strategy_repeats(self, files, tmp_path, strategy):
+        overrides = ["--strategy.name", strategy, "--strategy.warmup_epochs", "1", "--training.epochs", "2"]
+        runs = [search(files / "search.yaml", tmp_path / name, overrides) for name in ("one", "two")]
+        assert_same_search(*runs)
+
+
+class TestNni:
+    @pytest.mark.parametrize("strategy", ("DARTS", "GumbelDARTS", "RandomOneShot"))
+    def test_its_strategies_search_our_space(self, files, tmp_path, strategy):
+        (tmp_path / "c.yaml").write_text(yaml.safe_dump({**SEARCH, "strategy": {}}))
+        overrides = ["--strategy.name", f"nni.nas.strategy.{strategy}", "--training.epochs", "1"]
+        run = search(tmp_path / "c.yaml", tmp_path / "run", overrides)
+        assert len(Genotype.load(run / "genotype.json").layout) == 3
+        assert list(pd.read_csv(run / "metrics.csv").columns) == METRICS
+
+    @pytest.mark.parametrize("strategy", ("EDAS", "DARTS", "nni.nas.strategy.DARTS"))
+    def test_its_hub_space_is_searched(self, tmp_path, strategy):
+        config = {
+            "space": {"name": "nni.nas.hub.pytorch.DARTS", "width": 4, "num_cells": 3, "dataset": "cifar"},
+            "strategy": {"name": strategy},
+            "data": {"dataset": "folder", "root": str(pictures(tmp_path / "pictures")), "batch_size": 10},
+            "training": {"epochs": 1},
+            "compute": COMPUTE,
+        }
+        (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
+        run = search(tmp_path / "c.yaml", tmp_path / "run")
+        genotype = Genotype.load(run / "genotype.json")
+        assert len(genotype.layout) == 3
+        assert len(genotype.cells[0]) == 8
+
+    def test_what_it_found_can_be_retrained(self, files, tmp_path):
+        (tmp_path / "c.yaml").write_text(yaml.safe_dump({**SEARCH, "strategy": {}}))
+        overrides = ["--strategy.name", "nni.nas.strategy.DARTS", "--training.epochs", "1"]
+        run = search(tmp_path / "c.yaml", tmp_path / "run", overrides)
+        retrain(run / "genotype.json", files / "retrain.yaml", tmp_path / "r", ["--training.epochs", "1"])
+        assert (tmp_path / "r" / "weights.pt").exists()
+
+    def test_a_space_for_another_number_of_classes_is_one_clear_line(self, tmp_path):
+        config = {
+            "space": {"name": "nni.nas.hub.pytorch.DARTS", "width": 4, "num_cells": 3, "dataset": "cifar"},
+            "data": {"dataset": "folder", "root": str(pictures(tmp_path / "pictures", classes=2)), "batch_size": 4},
+            "training": {"epochs": 1},
+            "compute": COMPUTE,
+        }
+        (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
+        with pytest.raises(InputError, match="class"):
+            search(tmp_path / "c.yaml", tmp_path / "run")
+        assert not (tmp_path / "run").exists()
+
+
+def pictures(root: Path, classes: int = 10, each: int = 4) -> Path:
+    """Noisy colour images in folders."""
+    noise = np.random.default_rng(0)
+    for part in ("train", "test"):
+        for label in range(classes):
+            folder = root / part / f"class{label}"
+            folder.mkdir(parents=True)
+            for index in range(each):
+                Image.fromarray(noise.integers(0, 256, (16, 16, 3), dtype=np.uint8)).save(folder / f"{index}.jpg")
+    return root
+
+
+class TestRetraining:
+    def test_the_run_directory(self, retrained):
+        names = {"config.yaml", "genotype.json", "metrics.csv", "weights.pt", "network.json", "checkpoints"}
+        assert names <= set(os.listdir(retrained))
+        assert not (retrained / "alphas.csv").exists()
+
+    def test_metrics_have_a_row_an_epoch(self, retrained):
+        metrics = pd.read_csv(retrained / "metrics.csv")
+        assert list(metrics.columns) == METRICS
+        assert list(metrics["epoch"]) == [0, 1, 2]
+        assert metrics["derived_val_acc"].isna().all()
+        assert metrics.drop(columns="derived_val_acc").notna().all(axis=None)
+
+    def test_the_weights_are_those_of_the_genotypes_network(self, retrained):
+        genotype = Genotype.load(retrained / "genotype.json")
+        network = Network.from_genotype(genotype, num_classes=10, channels=4, image_channels=1)
+        network.load_state_dict(torch.load(retrained / "weights.pt", weights_only=True))
+        facts = json.loads((retrained / "network.json").read_text())
+        assert facts["parameters"] == count_parameters(network)
+        assert (facts["num_classes"], facts["image_channels"], facts["image_size"]) == (10, 1, 8)
+
+    def test_its_config_repeats_it_bit_for_bit(self, retrained, tmp_path):
+        again = retrain(retrained / "genotype.json", retrained / "config.yaml", tmp_path / "again")
+        assert_same_retraining(again, retrained)
+
+    def test_another_seed_gives_other_weights(self, files, retrained, tmp_path):
+        other = retrain(files / "genotype.json", files / "retrain.yaml", tmp_path / "other", ["--seed", "4"])
+        assert not table(other / "metrics.csv").equals(table(retrained / "metrics.csv"))
+
+    def test_layers_deepens_the_genotype(self, files, tmp_path):
+        overrides = ["--network.layers", "6", "--training.epochs", "1"]
+        run = retrain(files / "genotype.json", files / "retrain.yaml", tmp_path / "deep", overrides)
+        assert Genotype.load(run / "genotype.json") == GENOTYPE.deepen(6)
+
+    def test_a_deepened_one_repeats_from_its_own_files(self, files, tmp_path):
+        overrides = ["--network.layers", "6", "--training.epochs", "1"]
+        run = retrain(files / "genotype.json", files / "retrain.yaml", tmp_path / "deep", overrides)
+        again = retrain(run / "genotype.json", run / "config.yaml", tmp_path / "again")
+        assert_same_retraining(again, run)
+
+    def test_an_auxiliary_head_learns_and_is_not_counted(self, files, tmp_path):
+        overrides = ["--network.auxiliary_weight", "0.4", "--data.image_size", "32", "--training.epochs", "1"]
+        run = retrain(files / "genotype.json", files / "retrain.yaml", tmp_path / "auxiliary", overrides)
+        network = Network.from_genotype(GENOTYPE, num_classes=10, channels=4, image_channels=1)
+        assert json.loads((run / "network.json").read_text())["parameters"] == count_parameters(network)
+        assert evaluate(run)["images"] == 40
+
+    def test_without_held_out_images_it_validates_on_the_test_images(self, files, tmp_path):
+        overrides = ["--data.held_out", "0", "--training.epochs", "1"]
+        run = retrain(files / "genotype.json", files / "retrain.yaml", tmp_path / "all", overrides)
+        assert evaluate(run)["test_acc"] == pytest.approx(pd.read_csv(run / "metrics.csv")["val_acc"].iloc[-1])
+
+
+class TestEvaluate:
+    def test_from_the_saved_files_alone(self, retrained, tmp_path):
+        moved = shutil.copytree(retrained, tmp_path / "moved", ignore=shutil.ignore_patterns("checkpoints", "*.csv"))
+        assert evaluate(moved) == evaluate(retrained)
+
+    def test_it_writes_what_it_returns(self, retrained):
+        result = evaluate(retrained)
+        assert set(result) == {"test_acc", "test_loss", "images"}
+        assert result["images"] == 40
+        assert json.loads((retrained / "test.json").read_text()) == result
+
+    def test_it_changes_nothing_else(self, retrained, tmp_path):
+        copy = shutil.copytree(retrained, tmp_path / "copy")
+        evaluate(copy)
+        after = contents(copy)
+        after.pop("test.json")
+        before = contents(retrained)
+        before.pop("test.json", None)
+        assert after == before
+
+
+class TestDerive:
+    def test_layers(self, searched, tmp_path):
+        assert len(derive(searched, tmp_path / "g.json", layers=8).layout) == 8
+        assert len(Genotype.load(tmp_path / "g.json").layout) == 8
+
+    def test_by_other_methods(self, searched, tmp_path):
+        sparse = derive(searched, tmp_path / "s.json", "sparse", threshold=0.0)
+        edges = derive(searched, tmp_path / "e.json", "edge", threshold=0.0)
+        assert len(sparse.cells[0]) == 8
+        assert len(edges.cells[0]) == 28
+
+    def test_it_leaves_the_run_as_it_is(self, searched, tmp_path):
+        before = contents(searched)
+        derive(searched, tmp_path / "g.json")
+        assert contents(searched) == before
+
+
+class TestResume:
+    @pytest.mark.slow
+    @pytest.mark.parametrize("strategy", ("EDAS", "DARTS", "nni.nas.strategy.GumbelDARTS"))
+    def test_a_search_killed_in_the_middle_of_an_epoch(self, tmp_path, strategy):
+        config = tmp_path / "search.yaml"
+        config.write_text(yaml.safe_dump({**SEARCH, "strategy": {"name": strategy}}))
+        whole = search(config, tmp_path / "whole", LONG)
+        run = tmp_path / "killed"
+        killed(["search", "--config", str(config), *LONG], run, in_the_middle_of_the_second_epoch(run))
+        assert 1 <= len(pd.read_csv(run / "metrics.csv")) < 6
+
+        resume(shutil.copytree(run, tmp_path / "resumed"))
+        assert_same_search(tmp_path / "resumed", whole)
+
+        # Killed between the tables and the checkpoint: the tables are ahead.
+        ahead = shutil.copytree(run, tmp_path / "ahead")
+        for table in ahead.glob("*.csv"):
+            lines = (whole / table.name).read_text().splitlines(keepends=True)
+            table.write_text("".join(line for line in lines if not line.startswith("5,")))
+        resume(ahead)
+        assert_same_search(ahead, whole)
+
+    @pytest.mark.slow
+    def test_a_retraining_killed_in_the_middle_of_an_epoch(self, files, tmp_path):
+        given = [str(files / "genotype.json"), str(files / "retrain.yaml")]
+        whole = retrain(*given, tmp_path / "whole", LONG)
+        run = tmp_path / "killed"
+        arguments = ["retrain", "--genotype", given[0], "--config", given[1], *LONG]
+        killed(arguments, run, in_the_middle_of_the_second_epoch(run))
+        assert 1 <= len(pd.read_csv(run / "metrics.csv")) < 6
+
+        ahead = shutil.copytree(run, tmp_path / "ahead")
+        lines = (whole / "metrics.csv").read_text().splitlines(keepends=True)
+        (ahead / "metrics.csv").write_text("".join(lines[:-1]))
+        for interrupted in (run, ahead):
+            resume(interrupted)
+            assert_same_retraining(interrupted, whole)
+
+    def test_a_search_killed_before_its_first_checkpoint(self, files, tmp_path):
+        whole = search(files / "search.yaml", tmp_path / "whole", LONG)
+        run = tmp_path / "killed"
+        arguments = ["search", "--config", str(files / "search.yaml"), *LONG]
+        killed(arguments, run, (run / "config.yaml").exists)
+        assert not (run / "checkpoints" / "last.ckpt").exists()
+        resume(run)
+        assert_same_search(run, whole)
+
+    def test_a_retraining_without_a_checkpoint(self, files, retrained, tmp_path):
+        run = tmp_path / "started"
+        run.mkdir()
+        for name in ("config.yaml", "genotype.json"):
+            shutil.copy(retrained / name, run)
+        resume(run)
+        assert_same_retraining(run, retrained)
+
+    def test_one_killed_after_its_last_epoch(self, searched, retrained, tmp_path):
+        run = shutil.copytree(searched, tmp_path / "search", ignore=shutil.ignore_patterns("genotype.json"))
+        resume(run)
+        assert_same_search(run, searched)
+        run = shutil.copytree(retrained, tmp_path / "retrain", ignore=shutil.ignore_patterns("weights.pt"))
+        resume(run)
+        assert_same_retraining(run, retrained)
+
+    def test_a_retraining_killed_before_its_genotype_was_there_says_what_to_do(self, retrained, tmp_path):
+        run = tmp_path / "started"
+        run.mkdir()
+        shutil.copy(retrained / "config.yaml", run)
+        with pytest.raises((InputError, OSError), match=r"genotype\.json"):
+            resume(run)
+        assert os.listdir(run) == ["config.yaml"]
+
+    def test_a_finished_run_stays_as_it_is(self, searched, retrained):
+        for run in (searched, retrained):
+            before = contents(run)
+            assert resume(run) == run
+            assert contents(run) == before

@@ -1,0 +1,310 @@
+"""The parts of a training: what it draws, what it writes and when it gives up."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import random
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import pytorch_lightning as pl
+import torch
+import yaml
+from torch import nn
+from torch.utils.data import DataLoader
+
+from nas_plugins.config import Config, Derived, Training, read_retrain
+from nas_plugins.errors import InputError
+from nas_plugins.experiment import resume, retrain, search
+from nas_plugins.training import (
+    ImageClassification,
+    SeededEpochs,
+    WholeCheckpoints,
+    append_epoch,
+    load_tensors,
+    make_trainer,
+)
+from search_spaces.genotype import Genotype
+from search_spaces.network import Network
+
+CELL = (("sep_conv_3x3", 0, 2), ("skip_connect", 1, 2))
+GENOTYPE = Genotype(cells=(CELL, CELL), layout=(0, 1, 1), reductions=(1, 2), concat=(2,))
+BASE = {
+    "data": {"dataset": "digits", "train_images": 120, "test_images": 40, "batch_size": 32},
+    "training": {"epochs": 3},
+    "compute": {"accelerator": "cpu", "threads": 1},
+}
+
+
+@pytest.fixture
+def config_file(tmp_path: Path) -> Path:
+    """The config of a retraining."""
+    file = tmp_path / "retrain.yaml"
+    file.write_text(yaml.safe_dump({**BASE, "network": {"channels": 4}}))
+    return file
+
+
+class Draws(pl.LightningModule):
+    """A module that learns nothing, and keeps what every epoch drew."""
+
+    def __init__(self, wasteful: bool = False) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+        self.wasteful = wasteful
+        self.drawn: dict[int, list[object]] = {}
+
+    def training_step(self, batch, batch_idx):
+        draws = [batch.tolist(), torch.rand(1).item(), float(np.random.rand()), random.random()]
+        self.drawn.setdefault(self.current_epoch, []).append(draws)
+        return self.weight.sum()
+
+    def on_train_epoch_end(self):
+        if self.wasteful:
+            torch.rand(5), np.random.rand(5), random.random()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def config_of(file: Path, seed: int = 0, epochs: int = 3) -> Config:
+    return read_retrain(file, ["--seed", str(seed), "--training.epochs", str(epochs)])
+
+
+def draws(file: Path, run: Path, checkpoint: Path | None = None, module: Draws | None = None, **settings: int):
+    module = module or Draws()
+    trainer = make_trainer(config_of(file, **settings), run, [])
+    trainer.fit(module, DataLoader(range(40), batch_size=10, shuffle=True), ckpt_path=checkpoint)
+    return module.drawn
+
+
+class TestSeededEpochs:
+    def test_every_epoch_draws_something_else(self, config_file, tmp_path):
+        drawn = draws(config_file, tmp_path / "run")
+        assert drawn[0] != drawn[1] != drawn[2] != drawn[0]
+
+    def test_the_same_seed_draws_the_same_whatever_was_drawn_before(self, config_file, tmp_path):
+        first = draws(config_file, tmp_path / "one")
+        torch.manual_seed(99)
+        assert draws(config_file, tmp_path / "two", module=Draws(wasteful=True)) == first
+
+    def test_another_seed_draws_something_else(self, config_file, tmp_path):
+        assert draws(config_file, tmp_path / "one", seed=1)[0] != draws(config_file, tmp_path / "two", seed=2)[0]
+
+    def test_an_epoch_after_a_resume_draws_what_it_would_have_drawn(self, config_file, tmp_path):
+        whole = draws(config_file, tmp_path / "whole")
+        draws(config_file, tmp_path / "run", epochs=1)
+        resumed = draws(config_file, tmp_path / "run", tmp_path / "run/checkpoints/last.ckpt")
+        assert resumed == {1: whole[1], 2: whole[2]}
+
+    def test_its_state_is_the_next_epoch(self):
+        seeded = SeededEpochs(0)
+        seeded.load_state_dict({"next_epoch": 4})
+        assert seeded.state_dict() == {"next_epoch": 4}
+
+
+class TestWholeCheckpoints:
+    def test_reads_what_it_writes(self, tmp_path):
+        io, file = WholeCheckpoints(), tmp_path / "deep" / "last.ckpt"
+        io.save_checkpoint({"a": torch.ones(2), "b": {"c": [1, "x", None]}}, file)
+        loaded = io.load_checkpoint(file)
+        assert torch.equal(loaded["a"], torch.ones(2))
+        assert loaded["b"] == {"c": [1, "x", None]}
+
+    def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(self, tmp_path):
+        io, file = WholeCheckpoints(), tmp_path / "last.ckpt"
+        io.save_checkpoint({"a": 1}, file)
+        with pytest.raises((pickle.PicklingError, AttributeError, TypeError)):
+            io.save_checkpoint({"large": torch.zeros(10_000), "no": lambda: None}, file)
+        assert io.load_checkpoint(file) == {"a": 1}
+        assert os.listdir(tmp_path) == ["last.ckpt"]
+
+    def test_a_first_write_that_fails_leaves_nothing(self, tmp_path):
+        with pytest.raises((pickle.PicklingError, AttributeError, TypeError)):
+            WholeCheckpoints().save_checkpoint({"no": lambda: None}, tmp_path / "last.ckpt")
+        assert os.listdir(tmp_path) == []
+
+    def test_a_run_keeps_one_checkpoint_of_the_last_epoch(self, config_file, tmp_path):
+        draws(config_file, tmp_path / "run")
+        assert os.listdir(tmp_path / "run/checkpoints") == ["last.ckpt"]
+        assert load_tensors(tmp_path / "run/checkpoints/last.ckpt")["epoch"] == 2
+
+
+class Evil:
+    """What unpickles to a new file."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = str(file)
+
+    def __reduce__(self):
+        return (open, (self.file, "w"))
+
+
+class TestLoadTensors:
+    def test_a_file_that_would_run_something_runs_nothing(self, tmp_path):
+        file, trace = tmp_path / "weights.pt", tmp_path / "trace"
+        torch.save({"a": Evil(trace)}, file)
+        with pytest.raises(InputError, match=r"weights\.pt: damaged, or not written by nas-plugins"):
+            load_tensors(file)
+        assert not trace.exists()
+
+    def test_a_plain_pickle_that_would_run_something_runs_nothing(self, tmp_path):
+        file, trace = tmp_path / "weights.pt", tmp_path / "trace"
+        file.write_bytes(pickle.dumps(Evil(trace)))
+        with pytest.raises(InputError, match="damaged"):
+            load_tensors(file)
+        assert not trace.exists()
+
+    @pytest.mark.parametrize("keep", (0, 1, 100, 0.5, 0.99))
+    def test_a_truncated_file(self, tmp_path, keep):
+        file = tmp_path / "weights.pt"
+        torch.save({"a": torch.zeros(1000)}, file)
+        whole = file.read_bytes()
+        file.write_bytes(whole[: int(keep * len(whole)) if keep < 1 else int(keep)])
+        with pytest.raises(InputError) as caught:
+            load_tensors(file)
+        assert str(file) in str(caught.value)
+        assert "\n" not in str(caught.value)
+
+    def test_something_else(self, tmp_path):
+        file = tmp_path / "weights.pt"
+        torch.save([1, 2], file)
+        with pytest.raises(InputError, match="holds a list"):
+            load_tensors(file)
+
+    def test_a_missing_file(self, tmp_path):
+        with pytest.raises(InputError, match="there is no such file"):
+            load_tensors(tmp_path / "weights.pt")
+
+
+class TestAppendEpoch:
+    def test_makes_the_table(self, tmp_path):
+        append_epoch(tmp_path / "t.csv", 0, [{"epoch": 0, "x": 1.5}, {"epoch": 0, "x": 2.5}])
+        assert (tmp_path / "t.csv").read_text() == "epoch,x\n0,1.5\n0,2.5\n"
+
+    def test_replaces_rows_of_the_same_and_later_epochs(self, tmp_path):
+        file = tmp_path / "t.csv"
+        for epoch in range(4):
+            append_epoch(file, epoch, [{"epoch": epoch, "x": epoch}])
+        append_epoch(file, 2, [{"epoch": 2, "x": 20}])
+        assert pd.read_csv(file).to_dict("list") == {"epoch": [0, 1, 2], "x": [0, 1, 20]}
+
+    def test_the_first_epoch_replaces_all(self, tmp_path):
+        file = tmp_path / "t.csv"
+        for epoch in (0, 1, 0):
+            append_epoch(file, epoch, [{"epoch": epoch, "x": 7 * epoch}])
+        assert file.read_text() == "epoch,x\n0,0\n"
+
+    def test_keeps_what_is_empty_empty(self, tmp_path):
+        file = tmp_path / "t.csv"
+        for epoch in range(3):
+            append_epoch(file, epoch, [{"epoch": epoch, "x": None, "y": 0.25}])
+        assert file.read_text() == "epoch,x,y\n0,,0.25\n1,,0.25\n2,,0.25\n"
+
+    def test_earlier_rows_keep_every_digit(self, tmp_path):
+        file = tmp_path / "t.csv"
+        values = torch.randn(200, generator=torch.Generator().manual_seed(0)).tolist()
+        for epoch, value in enumerate(values):
+            append_epoch(file, epoch, [{"epoch": epoch, "x": value}])
+        assert list(pd.read_csv(file, float_precision="round_trip")["x"]) == values
+
+    def test_edges_with_other_candidates_share_the_table(self, tmp_path):
+        file = tmp_path / "t.csv"
+        for epoch in range(2):
+            append_epoch(file, epoch, [{"epoch": epoch, "edge": "a", "x": 1.0}, {"epoch": epoch, "edge": "b", "y": 2.0}])
+        table = pd.read_csv(file)
+        assert list(table["edge"]) == ["a", "b"] * 2
+        assert table["x"].isna().tolist() == [False, True] * 2
+
+
+class TestLossThatIsLost:
+    def test_a_retraining_says_so_in_one_line(self, config_file, tmp_path):
+        GENOTYPE.save(tmp_path / "g.json")
+        overrides = ["--training.learning_rate", "1e20"]
+        with pytest.raises(InputError, match=r"training loss became .* lower training\.learning_rate") as caught:
+            retrain(tmp_path / "g.json", config_file, tmp_path / "run", overrides)
+        assert "\n" not in str(caught.value)
+
+    @pytest.mark.parametrize("strategy", ("EDAS", "DARTS", "nni.nas.strategy.DARTS"))
+    def test_a_search_says_so_in_one_line(self, tmp_path, strategy):
+        config = {**BASE, "space": {"channels": 4, "layers": 3}, "strategy": {"name": strategy}}
+        (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
+        with pytest.raises(InputError, match=r"training loss became .* lower training\.learning_rate") as caught:
+            search(tmp_path / "c.yaml", tmp_path / "run", ["--training.learning_rate", "1e20"])
+        assert "\n" not in str(caught.value)
+        assert not (tmp_path / "run" / "genotype.json").exists()
+
+    def test_the_checkpoint_is_never_of_the_lost_epoch(self, config_file, tmp_path):
+        GENOTYPE.save(tmp_path / "g.json")
+        with pytest.raises(InputError):
+            retrain(tmp_path / "g.json", config_file, tmp_path / "run", ["--training.learning_rate", "1e20"])
+        checkpoint, metrics = tmp_path / "run/checkpoints/last.ckpt", tmp_path / "run/metrics.csv"
+        if checkpoint.exists():
+            assert all(weight.isfinite().all() for weight in load_tensors(checkpoint)["state_dict"].values())
+        if metrics.exists():
+            assert np.isfinite(pd.read_csv(metrics)["train_loss"]).all()
+        with pytest.raises(InputError, match="training loss became"):
+            resume(tmp_path / "run")
+
+
+class TestImageClassification:
+    def test_drop_path_grows_linearly(self, config_file, tmp_path):
+        seen: dict[int, set[float]] = {}
+
+        class Watch(pl.Callback):
+            def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+                seen[trainer.current_epoch] = {cell.drop_path for cell in pl_module.model.cells}
+
+        config = config_of(config_file, epochs=4)
+        module = ImageClassification(10, config.training, Derived(drop_path=0.4))
+        module.set_model(Network.from_genotype(GENOTYPE, channels=4, image_channels=1))
+        make_trainer(config, tmp_path / "run", [Watch()]).fit(module, datamodule=config.data())
+        assert seen == {epoch: {pytest.approx(0.1 * epoch)} for epoch in range(4)}
+
+    def test_the_learning_rate_falls_along_a_cosine_to_its_least(self, config_file, tmp_path):
+        config = read_retrain(
+            config_file, ["--training.learning_rate", "0.1", "--training.min_learning_rate", "0.02"]
+        )
+        rates = []
+
+        class Watch(pl.Callback):
+            def on_train_epoch_start(self, trainer, pl_module):
+                rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+        module = ImageClassification(10, config.training)
+        module.set_model(Network.from_genotype(GENOTYPE, channels=4, image_channels=1))
+        trainer = make_trainer(config, tmp_path / "run", [Watch()])
+        trainer.fit(module, datamodule=config.data())
+        rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+        cosine = [0.02 + 0.08 * (1 + np.cos(np.pi * epoch / 3)) / 2 for epoch in range(4)]
+        assert rates == pytest.approx(cosine)
+
+    def test_the_auxiliary_loss_has_its_weight(self):
+        torch.manual_seed(0)
+        images, labels = torch.randn(4, 1, 32, 32), torch.tensor([0, 1, 2, 3])
+        network = Network.from_genotype(GENOTYPE, channels=4, image_channels=1, auxiliary=True).train()
+        logits, auxiliary = network(images)
+        losses = {}
+        for weight in (0.0, 1.0):
+            module = ImageClassification(10, Training(), Derived(auxiliary_weight=weight))
+            module.set_model(network)
+            module.log = lambda *args, **kwargs: None
+            losses[weight] = module.training_step((images, labels), 0).item()
+        cross_entropy = nn.functional.cross_entropy
+        assert losses[0.0] == pytest.approx(cross_entropy(logits, labels).item(), rel=1e-4)
+        assert losses[1.0] - losses[0.0] == pytest.approx(cross_entropy(auxiliary, labels).item(), rel=1e-4)
+
+    def test_label_smoothing_is_that_of_the_config(self):
+        module = ImageClassification(10, Training(label_smoothing=0.1))
+        assert module.criterion.label_smoothing == 0.1
+
+
+@pytest.mark.parametrize("accelerator", ("quantum", "tpu"))
+def test_an_accelerator_that_is_not_there_is_one_line(config_file, tmp_path, accelerator):
+    GENOTYPE.save(tmp_path / "g.json")
+    with pytest.raises(InputError, match="compute") as caught:
+        retrain(tmp_path / "g.json", config_file, tmp_path / "run", ["--compute.accelerator", accelerator])
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
