@@ -127,9 +127,7 @@ def _genotype_info(options: argparse.Namespace, overrides: Sequence[str]) -> Non
 
     from nas_plugins.describe import describe
 
-    facts = describe(
-        options.file, options.channels, options.layers, options.classes, options.image_size, options.stem
-    )
+    facts = describe(options.file, options.channels, options.layers, options.classes, options.image_size, options.stem)
     if options.json:
         print(json.dumps(facts, indent=2))
         return

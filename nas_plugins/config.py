@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,6 @@ from typing import Any, Literal
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-
 from nni.nas.nn.pytorch import ModelSpace
 
 from nas_plugins import plugins
@@ -136,7 +136,7 @@ class Config:
         return yaml.safe_dump(_plain(self.values), sort_keys=False, allow_unicode=True)
 
 
-def read_search(file: str | Path, overrides: Sequence[str] = ()) -> Config:
+def read_search(file: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config:
     """The config of a search.
 
     Args:
@@ -148,7 +148,8 @@ def read_search(file: str | Path, overrides: Sequence[str] = ()) -> Config:
     """
     given = _load(file)
     parser = _parser()
-    for kind, default in (("space", "DartsSpace"), ("strategy", "EDAS")):
+    defaults: dict[plugins.Kind, str] = {"space": "DartsSpace", "strategy": "EDAS"}
+    for kind, default in defaults.items():
         name = _name(kind, given, overrides, default)
         found = plugins.find(kind, name)
         parser.add_argument(f"--{kind}.name", type=str, default=name)
@@ -157,18 +158,16 @@ def read_search(file: str | Path, overrides: Sequence[str] = ()) -> Config:
     return Config(values, Training(**values["training"]), Compute(**values["compute"]))
 
 
-def read_retrain(file: str | Path, overrides: Sequence[str] = ()) -> Config:
+def read_retrain(file: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config:
     """The config of a retraining: as :func:`read_search`, with a section network in place of space and strategy."""
     given = _load(file)
     parser = _parser()
     parser.add_class_arguments(Derived, "network")
     values = _parse(parser, given, file, overrides)
-    return Config(
-        values, Training(**values["training"]), Compute(**values["compute"]), Derived(**values["network"])
-    )
+    return Config(values, Training(**values["training"]), Compute(**values["compute"]), Derived(**values["network"]))
 
 
-def is_search(file: str | Path) -> bool:
+def is_search(file: str | os.PathLike[str]) -> bool:
     """Whether a config file is that of a search."""
     return "network" not in _load(file)
 
@@ -199,15 +198,15 @@ def _arguments(found: type) -> Mapping[str, inspect.Parameter]:
 
 def _written_init(found: type) -> Callable[..., None]:
     """The ``__init__`` that somebody wrote: NNI wraps that of every model space, which hides its signature."""
-    inherited = [base.__init__ for base in found.__mro__[1:]]
+    inherited = [vars(base).get("__init__") for base in found.__mro__[1:]]
     for base in found.__mro__:
         wrapped = vars(base).get("_init_wrapped")
         if wrapped is not None and wrapped not in inherited:
             return wrapped
-    return found.__init__
+    return found.__init__  # type: ignore[misc]  # of the very class that will be made
 
 
-def _load(file: str | Path) -> dict[str, Any]:
+def _load(file: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         given = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -235,7 +234,7 @@ def _name(kind: str, given: Mapping[str, Any], overrides: Sequence[str], default
 
 
 def _parse(
-    parser: ArgumentParser, given: Mapping[str, Any], file: str | Path, overrides: Sequence[str]
+    parser: ArgumentParser, given: Mapping[str, Any], file: str | os.PathLike[str], overrides: Sequence[str]
 ) -> dict[str, Any]:
     known = parser.get_defaults(skip_validation=True).as_dict()
     _check_keys(given, known, "", str(file))
@@ -255,7 +254,9 @@ def _check_keys(given: Mapping[str, Any], known: Mapping[str, Any], prefix: str,
         _check_key(f"{prefix}{key}", [f"{prefix}{name}" for name in known], file)
         if prefix == "" and isinstance(known[key], dict):
             if not isinstance(value, dict):
-                raise InputError(f"{file}: {key}: {value!r} should be a section with keys such as {next(iter(known[key]))}")
+                raise InputError(
+                    f"{file}: {key}: {value!r} should be a section with keys such as {next(iter(known[key]))}"
+                )
             _check_keys(value, known[key], f"{key}.", file)
 
 

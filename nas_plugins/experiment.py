@@ -26,7 +26,7 @@ from nas_plugins.data import ImageData
 from nas_plugins.errors import InputError
 from nas_plugins.training import ImageClassification, Recorder, load_tensors, make_trainer
 from search_spaces.files import write_whole
-from search_spaces.genotype import Genotype, GenotypeError
+from search_spaces.genotype import Edge, Genotype, GenotypeError
 from search_spaces.network import Network, count_multiply_adds, count_parameters
 from strategies.base import DifferentiableStrategy
 from strategies.derivation import CellAlphas, Method
@@ -125,7 +125,7 @@ def derive(
         cells = _last_alphas(run / "alphas.csv")
         genotype = Genotype(
             cells=tuple(
-                tuple((c.operation, c.source, c.target) for c in derive_cell(alphas, method, threshold))
+                tuple(Edge(c.operation, c.source, c.target) for c in derive_cell(alphas, method, threshold))
                 for alphas in cells
             ),
             layout=searched.layout,
@@ -177,9 +177,7 @@ class _Search:
         pl.seed_everything(config.seed, workers=True, verbose=False)
         self.data = config.data()
         if self.data.held_out == 0:
-            raise InputError(
-                "data.held_out: 0.0 leaves no images for the architecture; 0.5 is what the papers have"
-            )
+            raise InputError("data.held_out: 0.0 leaves no images for the architecture; 0.5 is what the papers have")
         self.space: ModelSpace = config.build(
             "space", num_classes=self.data.num_classes, image_channels=self.data.image_channels
         )

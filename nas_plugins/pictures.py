@@ -179,9 +179,7 @@ def _add_cell(graph: pygraphviz.AGraph, genotype: Genotype, index: int, title: s
         ink, paper = next((FAMILIES[key] for key in FAMILIES if key in operation), (INK, FAINT))
         # The label is a node in the middle of the edge: it lies on its line, and no two overlap.
         label = f"{index} edge {number}"
-        cell.add_node(
-            label, label=operation, fontcolor=ink, fillcolor=paper, fontsize="11", penwidth="0"
-        )
+        cell.add_node(label, label=operation, fontcolor=ink, fillcolor=paper, fontsize="11", penwidth="0")
         cell.add_edge(f"{index} {source}", label, color=ink, arrowhead="none", weight=2)
         cell.add_edge(label, f"{index} {target}", color=ink, weight=2)
     for node in genotype.output_nodes(genotype.cells[index]):
@@ -433,9 +431,7 @@ def plot_progress(metrics: pd.DataFrame, path: str | os.PathLike[str], kind: Kin
         return _save(figure, path)
 
 
-def _curves(
-    axis: Axes, metrics: pd.DataFrame, lines: Mapping[str, tuple[str, str]], what: str, scale: float
-) -> None:
+def _curves(axis: Axes, metrics: pd.DataFrame, lines: Mapping[str, tuple[str, str]], what: str, scale: float) -> None:
     for column, (label, colour) in lines.items():
         known = metrics[["epoch", column]].dropna()
         if len(known):
@@ -514,9 +510,7 @@ def plot_comparison(
 def _axes_at(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
     """Axes at a place in inches, from the upper left corner of the figure."""
     whole = figure.get_size_inches()
-    return figure.add_axes(
-        (left / whole[0], 1 - (top + height) / whole[1], width / whole[0], height / whole[1])
-    )
+    return figure.add_axes((left / whole[0], 1 - (top + height) / whole[1], width / whole[0], height / whole[1]))
 
 
 def _heading(figure: Figure, left: float, top: float, text: str) -> None:

@@ -281,9 +281,7 @@ def summary_text(table: pd.DataFrame, width: int = 120) -> str:
 # The page
 
 
-def write_report(
-    runs: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str] | None = None
-) -> Path:
+def write_report(runs: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str] | None = None) -> Path:
     """Draw the pictures of the runs and write the page that shows them.
 
     Args:

@@ -82,16 +82,14 @@ class Genotype:
             raise GenotypeError(f"operations: no set is called {shown(self.operations)}; there are {known}")
         if not self.cells or not self.layout:
             raise GenotypeError("a genotype needs at least one cell and one layer in its layout")
-        for layer, cell in enumerate(self.layout):
-            if not 0 <= cell < len(self.cells):
+        for layer, index in enumerate(self.layout):
+            if not 0 <= index < len(self.cells):
                 raise GenotypeError(
-                    f"layout: layer {layer} uses cell {cell}, but there are cells 0 to {len(self.cells) - 1}"
+                    f"layout: layer {layer} uses cell {index}, but there are cells 0 to {len(self.cells) - 1}"
                 )
         for layer in self.reductions:
             if not 0 <= layer < len(self.layout):
-                raise GenotypeError(
-                    f"reductions: there is no layer {layer}; layers are 0 to {len(self.layout) - 1}"
-                )
+                raise GenotypeError(f"reductions: there is no layer {layer}; layers are 0 to {len(self.layout) - 1}")
         if len(set(self.reductions)) != len(self.reductions):
             raise GenotypeError(f"reductions: a layer is named twice in {list(self.reductions)}")
         if not self.concat or min(self.concat) < INPUTS or len(set(self.concat)) != len(self.concat):
@@ -199,7 +197,9 @@ class Genotype:
                     if isinstance(source, Sequence) and len(source) == 1:
                         source = source[0]
                     if not isinstance(source, int):
-                        raise GenotypeError(f"sample: {kind}/input_{node}_{slot} should be one node, not {shown(source)}")
+                        raise GenotypeError(
+                            f"sample: {kind}/input_{node}_{slot} should be one node, not {shown(source)}"
+                        )
                     edges.append(_edge((sample[key], source, node), f"sample: {kind} cell"))
                     slot += 1
                 node, slot = node + 1, 0
@@ -277,7 +277,7 @@ class Genotype:
                 raise GenotypeError(f'"{key}" is missing')
         for key in data:
             if key not in (*fields, "format", "version"):
-                raise GenotypeError(f'unknown key {shown(key)}; known are {", ".join(fields)}')
+                raise GenotypeError(f"unknown key {shown(key)}; known are {', '.join(fields)}")
         if not isinstance(data["operations"], str):
             raise GenotypeError(f'"operations" should name a set of operations, not {shown(data["operations"])}')
         cells = data["cells"]
@@ -432,9 +432,7 @@ def _from_darts(fields: Mapping[str, Any]) -> Genotype:
         pairs = fields[kind]
         if len(pairs) % 2 or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
             raise GenotypeError(f"{kind}: should hold two (operation, from node) for each node")
-        cells.append(
-            tuple(_edge((op, source, INPUTS + i // 2), kind) for i, (op, source) in enumerate(pairs))
-        )
+        cells.append(tuple(_edge((op, source, INPUTS + i // 2), kind) for i, (op, source) in enumerate(pairs)))
     return Genotype(
         cells=tuple(cells),
         layout=_stacked(8),

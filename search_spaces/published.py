@@ -47,7 +47,7 @@ def _read_call(text: str, known: Mapping[str, Sequence[str]]) -> tuple[str, dict
         raise ValueError(f"{name} has the fields {', '.join(expected)}, not {len(call.args)} of them")
     fields = {key: _literal(value) for key, value in zip(expected, call.args, strict=False)}
     for keyword in call.keywords:
-        if keyword.arg not in expected or keyword.arg in fields:
+        if keyword.arg is None or keyword.arg not in expected or keyword.arg in fields:
             raise ValueError(f"{name} has the fields {', '.join(expected)}, each once; found {keyword.arg!r}")
         fields[keyword.arg] = _literal(keyword.value)
     for key in expected:

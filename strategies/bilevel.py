@@ -13,9 +13,7 @@ Gradient = Callable[[Callable[[], Tensor], Sequence[Tensor], Sequence[Tensor]], 
 """(the validation loss, all α, all weights) -> the gradient of each α, None where the loss does not depend on it."""
 
 
-def first_order(
-    loss: Callable[[], Tensor], alphas: Sequence[Tensor], weights: Sequence[Tensor]
-) -> list[Tensor | None]:
+def first_order(loss: Callable[[], Tensor], alphas: Sequence[Tensor], weights: Sequence[Tensor]) -> list[Tensor | None]:
     """∇_α L_val(w, α) at the present weights (DARTS, Eq. 6 with ξ = 0).
 
     The weights are constants meanwhile: their gradient, half of an ordinary backward pass, is

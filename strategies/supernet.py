@@ -66,8 +66,7 @@ class Architecture(nn.Module):
     def table(self) -> dict[str, dict[Any, float]]:
         """edge -> candidate -> α, as plain numbers."""
         return {
-            edge: dict(zip(self.candidates[edge], alpha.tolist(), strict=True))
-            for edge, alpha in self.alphas.items()
+            edge: dict(zip(self.candidates[edge], alpha.tolist(), strict=True)) for edge, alpha in self.alphas.items()
         }
 
 
@@ -75,9 +74,7 @@ def _parameter_name(edge: str) -> str:
     return edge.replace("%", "%25").replace(".", "%2E")  # a dot would end the name of a parameter
 
 
-def replace_choice(
-    module: nn.Module, architecture: Architecture, derivation: Derivation
-) -> BaseSuperNetModule | None:
+def replace_choice(module: nn.Module, architecture: Architecture, derivation: Derivation) -> BaseSuperNetModule | None:
     """The supernet module for one of NNI's cells, layer choices or input choices; None for any other module."""
     # The types must match exactly: a subclass may mean something else by its choice.
     if type(module) is Cell:
@@ -171,7 +168,7 @@ class MixedCell(Mixed):
         first, last = cell.num_predecessors, cell.num_predecessors + cell.num_nodes
         # NNI's cells with loose ends concatenate all nodes in a supernet, where every node is used.
         self.nodes = range(first, last)
-        self.operations = nn.ModuleDict()
+        self.operations: Mapping[str, nn.ModuleList] = nn.ModuleDict()  # type: ignore[assignment]
         self.after_relu: dict[str, tuple[bool, ...]] = {}
         for target in self.nodes:
             for source in range(target):
@@ -185,9 +182,7 @@ class MixedCell(Mixed):
             for target in self.nodes:
                 for slot in range(self.num_ops_per_node):
                     self.add_mutable(Categorical(self.op_names, label=f"op_{target}_{slot}"))
-                    self.add_mutable(
-                        CategoricalMultiple(range(target), n_chosen=1, label=f"input_{target}_{slot}")
-                    )
+                    self.add_mutable(CategoricalMultiple(range(target), n_chosen=1, label=f"input_{target}_{slot}"))
 
     def edge(self, source: int, target: int) -> str:
         """The name of the edge between two nodes."""
@@ -227,9 +222,7 @@ class MixedCell(Mixed):
     def cell_alphas(self) -> CellAlphas:
         """(source, target) -> operation -> α of this cell."""
         table = self.architecture.table()
-        return {
-            (source, target): table[self.edge(source, target)] for target in self.nodes for source in range(target)
-        }
+        return {(source, target): table[self.edge(source, target)] for target in self.nodes for source in range(target)}
 
     def export(self, memo: dict[str, Any]) -> dict[str, Any]:
         """The derived cell as NNI's sample: ``label/op_2_0``, ``label/input_2_0``, …"""

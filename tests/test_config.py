@@ -287,16 +287,16 @@ class TestWrongValues:
         message = message_of(read_retrain, write(tmp_path / "c.yaml", {"network": network}))
         assert f"network.{next(iter(network))}" in message
 
-    @pytest.mark.parametrize(("key", "value"), (("space", 5), ("training", [1]), ("data", "digits"), ("strategy", None)))
+    @pytest.mark.parametrize(
+        ("key", "value"), (("space", 5), ("training", [1]), ("data", "digits"), ("strategy", None))
+    )
     def test_a_section_that_is_something_else(self, tmp_path, key, value):
         message = message_of(read_search, write(tmp_path / "c.yaml", {key: value}))
         assert f"{key}: {value!r} should be a section" in message
 
     @pytest.mark.parametrize("name", (5, None, ["EDAS"], {"a": 1}, ""))
     def test_a_name_that_is_no_name(self, tmp_path, name):
-        assert "strategy.name" in message_of(
-            read_search, write(tmp_path / "c.yaml", {"strategy": {"name": name}})
-        )
+        assert "strategy.name" in message_of(read_search, write(tmp_path / "c.yaml", {"strategy": {"name": name}}))
 
 
 class TestFiles:

@@ -78,7 +78,9 @@ def test_one_step_is_the_equation_computed_by_hand(run_search, images):
 def test_supernet_and_derived_network_are_validated_every_epoch(run_search):
     kept = Kept()
     run_search(small_space(), DARTS(), callbacks=[kept])
-    assert {"train_loss", "train_acc", "val_loss", "val_acc", "derived_val_loss", "derived_val_acc"} <= set(kept.metrics)
+    assert {"train_loss", "train_acc", "val_loss", "val_acc", "derived_val_loss", "derived_val_acc"} <= set(
+        kept.metrics
+    )
 
 
 def test_the_derived_accuracy_is_that_of_the_derived_operations_on_the_supernets_weights(run_search, images):

@@ -85,9 +85,7 @@ def test_a_sample_of_the_hub_freezes_it_to_the_same_function(seed, layers, stem)
 @pytest.mark.parametrize("seed", range(2))
 def test_a_sample_of_it_freezes_the_hub_to_as_many_parameters(seed):
     sample = sample_of(space(layers=8), seed)
-    assert count_parameters(hub(num_cells=8).freeze(sample)) == count_parameters(
-        space(layers=8).freeze(sample)
-    )
+    assert count_parameters(hub(num_cells=8).freeze(sample)) == count_parameters(space(layers=8).freeze(sample))
 
 
 @pytest.mark.parametrize("layers", [4, 11])
@@ -288,9 +286,7 @@ def test_an_argument_out_of_range_is_refused_in_freezing_too(arguments):
         space(**arguments)
 
 
-@pytest.mark.parametrize(
-    "arguments", [{"channels": 1}, {"layers": 3}, {"nodes": 1}, {"num_classes": 2}], ids=str
-)
+@pytest.mark.parametrize("arguments", [{"channels": 1}, {"layers": 3}, {"nodes": 1}, {"num_classes": 2}], ids=str)
 def test_the_smallest_arguments_make_a_space(arguments):
     searched = space(**arguments)
     assert searched.freeze(sample_of(searched, 0))(images()).isfinite().all()

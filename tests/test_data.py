@@ -16,9 +16,7 @@ from nas_plugins.data import Cutout, ImageData, check_images, stratified_order
 from nas_plugins.errors import InputError
 
 
-def make_folder(
-    root: Path, per_class: int = 4, size: tuple[int, int] = (16, 16), parts=("train", "test")
-) -> Path:
+def make_folder(root: Path, per_class: int = 4, size: tuple[int, int] = (16, 16), parts=("train", "test")) -> Path:
     """Noisy JPEG images of the classes cat and dog."""
     noise = np.random.default_rng(0)
     for part in parts:
@@ -87,9 +85,7 @@ class TestParts:
         weights, architecture = class_counts(data.train_dataloader()), class_counts(data.val_dataloader())
         assert np.abs(architecture - held_out * (weights + architecture)).max() <= 2
 
-    @given(
-        counts=st.lists(st.integers(1, 30), min_size=1, max_size=6), seed=st.integers(0, 9), data=st.data()
-    )
+    @given(counts=st.lists(st.integers(1, 30), min_size=1, max_size=6), seed=st.integers(0, 9), data=st.data())
     def test_any_stretch_of_the_order_has_the_classes_in_proportion(self, counts, seed, data):
         labels = np.repeat(np.arange(len(counts)), counts)
         order = stratified_order(labels, seed)
@@ -145,16 +141,12 @@ class TestParts:
 class TestLoaders:
     def test_batches_are_normalised_floats_and_whole_number_labels(self):
         images, labels = next(iter(ImageData(batch_size=500).train_dataloader()))
-        assert (
-            images.shape == (500, 1, 8, 8) and images.dtype == torch.float32 and labels.dtype == torch.int64
-        )
+        assert images.shape == (500, 1, 8, 8) and images.dtype == torch.float32 and labels.dtype == torch.int64
         assert abs(images.mean()) < 0.1 and abs(images.std() - 1) < 0.1
 
     def test_learning_drops_the_last_incomplete_batch(self):
         data = ImageData(batch_size=100)
-        assert (
-            len(images_of(data.train_dataloader())) == len(images_of(data.architecture_dataloader())) == 700
-        )
+        assert len(images_of(data.train_dataloader())) == len(images_of(data.architecture_dataloader())) == 700
 
     def test_learning_keeps_the_only_batch(self):
         assert len(images_of(ImageData(batch_size=5000).train_dataloader())) == 719

@@ -49,7 +49,9 @@ class Watch(Callback):
                 for key, candidates in cell.operations.items():
                     for candidate in candidates:
                         at = (id(cell), f"{cell.label}/{key}")
-                        candidate.register_forward_hook(lambda *_, at=at: self.calls.update({at: self.calls.get(at, 0) + 1}))
+                        candidate.register_forward_hook(
+                            lambda *_, at=at: self.calls.update({at: self.calls.get(at, 0) + 1})
+                        )
 
     def on_train_batch_start(self, trainer, module, batch, batch_idx):
         self.calls.clear()

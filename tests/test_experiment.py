@@ -43,10 +43,17 @@ RETRAIN = {
 }
 # A kill needs the time to hit the middle of an epoch.
 LONG = ["--training.epochs", "6", "--data.train_images", "600"]
-METRICS = "epoch train_loss train_acc val_loss val_acc derived_val_acc seconds peak_memory_mb".split()
-OPERATIONS = (
-    "max_pool_3x3 avg_pool_3x3 skip_connect sep_conv_3x3 sep_conv_5x5 dil_conv_3x3 dil_conv_5x5 none".split()
-)
+METRICS = ["epoch", "train_loss", "train_acc", "val_loss", "val_acc", "derived_val_acc", "seconds", "peak_memory_mb"]
+OPERATIONS = [
+    "max_pool_3x3",
+    "avg_pool_3x3",
+    "skip_connect",
+    "sep_conv_3x3",
+    "sep_conv_5x5",
+    "dil_conv_3x3",
+    "dil_conv_5x5",
+    "none",
+]
 CELL = (("sep_conv_3x3", 0, 2), ("skip_connect", 1, 2), ("dil_conv_3x3", 0, 3), ("max_pool_3x3", 2, 3))
 GENOTYPE = Genotype(cells=(CELL, CELL[:3]), layout=(0, 1, 1), reductions=(1, 2), concat=(2, 3))
 
@@ -128,9 +135,7 @@ def in_the_middle_of_the_second_epoch(run: Path) -> Callable[[], bool]:
 
 class TestSearch:
     def test_the_run_directory(self, searched):
-        assert {"config.yaml", "genotype.json", "metrics.csv", "alphas.csv", "checkpoints"} <= set(
-            os.listdir(searched)
-        )
+        assert {"config.yaml", "genotype.json", "metrics.csv", "alphas.csv", "checkpoints"} <= set(os.listdir(searched))
         assert os.listdir(searched / "checkpoints") == ["last.ckpt"]
 
     def test_metrics_have_a_row_an_epoch(self, searched):

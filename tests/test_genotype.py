@@ -294,15 +294,9 @@ def test_malformed_json_is_refused_with_one_line(case):
 
 
 json_values = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-3, 10)
-    | st.floats()
-    | st.text(max_size=5)
-    | st.just("skip_connect"),
+    st.none() | st.booleans() | st.integers(-3, 10) | st.floats() | st.text(max_size=5) | st.just("skip_connect"),
     lambda inner: (
-        st.lists(inner, max_size=4)
-        | st.dictionaries(st.text(max_size=5) | st.just("edges"), inner, max_size=2)
+        st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=5) | st.just("edges"), inner, max_size=2)
     ),
     max_leaves=12,
 )
@@ -361,9 +355,7 @@ def test_save_leaves_nothing_beside_the_file(tmp_path):
 def test_a_saved_file_has_the_permissions_that_open_gives(tmp_path):
     make().save(tmp_path / "g.json")
     (tmp_path / "other").write_text("")
-    assert stat.S_IMODE((tmp_path / "g.json").stat().st_mode) == stat.S_IMODE(
-        (tmp_path / "other").stat().st_mode
-    )
+    assert stat.S_IMODE((tmp_path / "g.json").stat().st_mode) == stat.S_IMODE((tmp_path / "other").stat().st_mode)
 
 
 @pytest.mark.parametrize("step", ["fsync", "chmod", "replace"])
@@ -780,9 +772,7 @@ def test_a_sample_that_lacks_a_key_is_refused(node, key):
 
 def test_a_sample_that_lacks_a_node_is_refused():
     sample = Genotype.parse(DARTS_V2_TEXT).to_sample()
-    cut = {
-        key: value for key, value in sample.items() if not key.startswith(("normal/op_4", "normal/input_4"))
-    }
+    cut = {key: value for key, value in sample.items() if not key.startswith(("normal/op_4", "normal/input_4"))}
     one_line(Genotype.from_sample, cut)
 
 

@@ -58,9 +58,7 @@ def test_darts_v2_on_imagenet_has_its_published_number_of_parameters():
 
 
 def test_the_multiply_adds_of_darts_v2_are_those_of_its_convolutions_and_classifier():
-    network = Network.from_genotype(
-        DARTS_V2.deepen(14), num_classes=1000, channels=48, stem="imagenet"
-    ).eval()
+    network = Network.from_genotype(DARTS_V2.deepen(14), num_classes=1000, channels=48, stem="imagenet").eval()
     counts = [48 * 16 * 1000]
 
     def count(convolution: nn.Conv2d, _inputs, out: torch.Tensor) -> None:
@@ -226,9 +224,7 @@ def test_a_node_reads_the_nodes_before_it():
 
 def test_the_output_concatenates_the_existing_nodes_of_concat():
     # Node 3 does not exist, and node 4, which only it leads to, neither.
-    cell = fixed_cell(
-        ("skip_connect", 0, 2), ("skip_connect", 3, 4), ("skip_connect", 1, 5), concat=(2, 3, 4, 5)
-    )
+    cell = fixed_cell(("skip_connect", 0, 2), ("skip_connect", 3, 4), ("skip_connect", 1, 5), concat=(2, 3, 4, 5))
     before, previous = torch.randn(2, 2, 4, 5, 5)
     assert torch.allclose(cell(before, previous), torch.cat(cell.align([before, previous]), dim=1))
 

@@ -46,9 +46,7 @@ def square(*offsets: int) -> set[tuple[int, int]]:
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("name", OPERATIONS)
 @pytest.mark.parametrize(("height", "width"), [(8, 8), (7, 7), (6, 9), (1, 1), (2, 3)])
-def test_an_operation_keeps_the_channels_and_divides_the_resolution_by_its_stride(
-    name, stride, affine, height, width
-):
+def test_an_operation_keeps_the_channels_and_divides_the_resolution_by_its_stride(name, stride, affine, height, width):
     out = OPERATIONS[name](4, stride, affine)(torch.randn(2, 4, height, width))
     assert out.shape == (2, 4, -(-height // stride), -(-width // stride))
 

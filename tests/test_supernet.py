@@ -208,7 +208,9 @@ def test_layer_and_input_choices_are_edges_shared_by_label(batch):
     }
     a = model.first(images)
     weights = torch.softmax(architecture.alphas["first"], 0)
-    assert torch.allclose(a, weights[0] * model.first.candidates[0](images) + weights[1] * model.first.candidates[1](images))
+    assert torch.allclose(
+        a, weights[0] * model.first.candidates[0](images) + weights[1] * model.first.candidates[1](images)
+    )
     inputs = [torch.full((1,), value, dtype=torch.float64) for value in (1.0, 10.0, 100.0)]
     architecture.plan = {**architecture.plan, "skip": (0, 2)}
     assert model.skip(inputs) == 50.5

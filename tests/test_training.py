@@ -213,7 +213,9 @@ class TestAppendEpoch:
     def test_edges_with_other_candidates_share_the_table(self, tmp_path):
         file = tmp_path / "t.csv"
         for epoch in range(2):
-            append_epoch(file, epoch, [{"epoch": epoch, "edge": "a", "x": 1.0}, {"epoch": epoch, "edge": "b", "y": 2.0}])
+            append_epoch(
+                file, epoch, [{"epoch": epoch, "edge": "a", "x": 1.0}, {"epoch": epoch, "edge": "b", "y": 2.0}]
+            )
         table = pd.read_csv(file)
         assert list(table["edge"]) == ["a", "b"] * 2
         assert table["x"].isna().tolist() == [False, True] * 2
@@ -264,9 +266,7 @@ class TestImageClassification:
         assert seen == {epoch: {pytest.approx(0.1 * epoch)} for epoch in range(4)}
 
     def test_the_learning_rate_falls_along_a_cosine_to_its_least(self, config_file, tmp_path):
-        config = read_retrain(
-            config_file, ["--training.learning_rate", "0.1", "--training.min_learning_rate", "0.02"]
-        )
+        config = read_retrain(config_file, ["--training.learning_rate", "0.1", "--training.min_learning_rate", "0.02"])
         rates = []
 
         class Watch(pl.Callback):
