@@ -35,7 +35,7 @@ def find(kind: Kind, name: str) -> type[Any]:
     """
     points = registered(kind)
     if name in points:
-        found = _imported(lambda: points[name].load(), kind, name)
+        found = _imported(points[name].load, kind, name)
     elif "." in name:
         module, _, attribute = name.rpartition(".")
         found = _imported(lambda: getattr(importlib.import_module(module), attribute), kind, name)

@@ -164,10 +164,8 @@ def load_tensors(path: str | os.PathLike[str], map_location: Any = "cpu") -> dic
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such file") from None
     except Exception as error:  # torch.load raises many kinds, by the way in which a file is broken
-        reason = str(error).strip().splitlines()
-        raise InputError(
-            f"{path}: damaged, or not written by nas-plugins: {reason[0] if reason else error!r}"
-        ) from None
+        reason = str(error).strip().splitlines() or [repr(error)]
+        raise InputError(f"{path}: damaged, or not written by nas-plugins: {reason[0]}") from None
     if not isinstance(loaded, dict):
         raise InputError(f"{path}: holds a {type(loaded).__name__}, not the state of a network")
     return loaded

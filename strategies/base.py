@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -13,11 +14,11 @@ from nni.nas.nn.pytorch import ModelSpace
 from nni.nas.oneshot.pytorch.base_lightning import BaseOneShotLightningModule
 from nni.nas.oneshot.pytorch.strategy import OneShotStrategy, no_default_hook
 from pytorch_lightning.utilities.combined_loader import CombinedLoader
-from pytorch_lightning.utilities.data import extract_batch_size
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from strategies.bilevel import Gradient, first_order
+from strategies.calibration import Statistics, measure, normalized_by
 from strategies.derivation import darts
 from strategies.relaxation import Alphas, Plan, Step
 from strategies.supernet import Architecture, Derivation, Mixed, replace_choice
@@ -35,6 +36,9 @@ class Relaxation(Protocol):
     def evaluation(self, alphas: Alphas) -> Plan:
         """The plan by which the supernet is validated."""
 
+
+CALIBRATION_BATCHES = 4
+"""Training batches on which the batch statistics of a path are measured before it is validated."""
 
 Grouping = Callable[[Mapping[str, nn.Parameter]], Sequence[Sequence[nn.Parameter]]]
 """edge -> α, to the groups of α that have an optimizer of their own."""
@@ -77,7 +81,9 @@ class SearchModule(BaseOneShotLightningModule):
         super().__init__(training_module)
         self.architecture = architecture
         self.strategy = strategy
-        self._log_prefix = ""
+        self._log_prefix: str | None = ""
+        self._recent: deque[Any] = deque(maxlen=CALIBRATION_BATCHES)
+        self._validated: dict[str, tuple[Plan, Statistics]] = {}
 
     def setup(self, stage: str | None = None) -> None:
         """Prepare the supernet for its device, and see what the evaluator logs."""
@@ -105,6 +111,7 @@ class SearchModule(BaseOneShotLightningModule):
         with torch.no_grad():
             architecture.plan = strategy.relaxation.weights(alphas, step)
         loss = self._loss(batch["train"], batch_idx)
+        self._recent.append(batch["train"])
         self.advance_optimization(loss, batch_idx, strategy.gradient_clip_val)
         self.advance_lr_schedulers(batch_idx)
         return loss.detach()
@@ -123,7 +130,7 @@ class SearchModule(BaseOneShotLightningModule):
             if getattr(optimizer, "is_arch_optimizer", False):
                 optimizer.step()
 
-    def _loss(self, batch: Any, batch_idx: int, prefix: str = "") -> Tensor:
+    def _loss(self, batch: Any, batch_idx: int, prefix: str | None = "") -> Tensor:
         with self._logged_as(prefix):
             result = self.training_module.training_step(batch, batch_idx)
         return result["loss"] if isinstance(result, Mapping) else result
@@ -137,15 +144,27 @@ class SearchModule(BaseOneShotLightningModule):
 
     # Validation
 
+    def on_validation_epoch_start(self) -> None:
+        """Fix what is validated in this epoch, and measure the batch statistics of each."""
+        self.training_module.on_validation_epoch_start()
+        self._validated.clear()
+        for prefix, plan in (
+            ("", self.strategy.relaxation.evaluation(self.architecture.alphas)),
+            ("derived_", self.derived_plan()),
+        ):
+            self.architecture.plan = plan
+            # Before the first training batch, as in Lightning's sanity check, there is nothing to measure.
+            self._validated[prefix] = plan, measure(self.training_module, self._pass_recent) if self._recent else {}
+
+    def _pass_recent(self) -> None:
+        for batch in self._recent:
+            self._loss(batch, 0, prefix=None)
+
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Validate the supernet and the derived architecture on a batch."""
-        plans = {
-            "": self.strategy.relaxation.evaluation(self.architecture.alphas),
-            "derived_": self.derived_plan(),
-        }
-        for prefix, plan in plans.items():
+        for prefix, (plan, statistics) in self._validated.items():
             self.architecture.plan = plan
-            with self._logged_as(prefix), batch_statistics(self.training_module, batch):
+            with self._logged_as(prefix), normalized_by(statistics):
                 self.training_module.validation_step(batch, batch_idx)
 
     def derived_plan(self) -> Plan:
@@ -158,7 +177,8 @@ class SearchModule(BaseOneShotLightningModule):
         return plan
 
     @contextmanager
-    def _logged_as(self, prefix: str) -> Iterator[None]:
+    def _logged_as(self, prefix: str | None) -> Iterator[None]:
+        """Put a prefix before the names of what is logged; None logs nothing."""
         self._log_prefix = prefix
         try:
             yield
@@ -166,32 +186,14 @@ class SearchModule(BaseOneShotLightningModule):
             self._log_prefix = ""
 
     def _log(self, name: str, value: Any, **kwargs: Any) -> None:
+        if self._log_prefix is None:
+            return
         if self._log_prefix:
             kwargs["prog_bar"] = False
         if self.trainer.training:
             kwargs.setdefault("on_step", False)
             kwargs.setdefault("on_epoch", True)
         self.log(self._log_prefix + name, value, **kwargs)
-
-
-@contextmanager
-def batch_statistics(module: nn.Module, batch: Any) -> Iterator[None]:
-    """Normalize by the statistics of the batch, and leave the running ones as they are.
-
-    The running statistics of a supernet are a mixture over all paths that trained, and belong to
-    none of them. A batch of one image keeps them, since it may have no statistics of its own.
-    """
-    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and not m.training]
-    if extract_batch_size(batch) == 1:
-        norms = []
-    tracked = [norm.track_running_stats for norm in norms]
-    for norm in norms:
-        norm.training, norm.track_running_stats = True, False
-    try:
-        yield
-    finally:
-        for norm, track in zip(norms, tracked, strict=True):
-            norm.training, norm.track_running_stats = False, track
 
 
 class DifferentiableStrategy(OneShotStrategy):

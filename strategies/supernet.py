@@ -168,7 +168,7 @@ class MixedCell(Mixed):
         first, last = cell.num_predecessors, cell.num_predecessors + cell.num_nodes
         # NNI's cells with loose ends concatenate all nodes in a supernet, where every node is used.
         self.nodes = range(first, last)
-        self.operations: Mapping[str, nn.ModuleList] = nn.ModuleDict()  # type: ignore[assignment]
+        self.operations: dict[str, nn.ModuleList] = nn.ModuleDict()  # type: ignore[assignment]
         self.after_relu: dict[str, tuple[bool, ...]] = {}
         for target in self.nodes:
             for source in range(target):

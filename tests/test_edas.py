@@ -53,6 +53,9 @@ class Watch(Callback):
                             lambda *_, at=at: self.calls.update({at: self.calls.get(at, 0) + 1})
                         )
 
+    def count(self, at):
+        self.calls[at] = self.calls.get(at, 0) + 1
+
     def on_train_batch_start(self, trainer, module, batch, batch_idx):
         self.calls.clear()
         self.before = {edge: alpha.detach().clone() for edge, alpha in self.alphas.items()}

@@ -49,10 +49,17 @@ class Chain(ModelSpace):
 
 
 class Untyped(DARTS):
-    """Arguments without types."""
+    """An argument without a type."""
 
-    def __init__(self, step, scale=1.0):
-        super().__init__(learning_rate=step * scale)
+    def __init__(self, step):
+        super().__init__(learning_rate=step)
+
+
+class Asking(DARTS):
+    """An argument without a default."""
+
+    def __init__(self, step: float) -> None:
+        super().__init__(learning_rate=step)
 
 
 NOT_A_CLASS = 5
@@ -65,6 +72,7 @@ Chain = acme_nas_plugin:Chain
 [nas_plugins.strategies]
 SlowDarts = acme_nas_plugin:SlowDarts
 Untyped = acme_nas_plugin:Untyped
+Asking = acme_nas_plugin:Asking
 NoModule = acme_nas_missing:Strategy
 NoClass = acme_nas_plugin:Strategie
 Number = acme_nas_plugin:NOT_A_CLASS
@@ -197,16 +205,17 @@ class TestThirdParties:
     def test_a_broken_one_does_not_break_the_others(self):
         assert plugins.find("strategy", "SlowDarts").__name__ == "SlowDarts"
 
-    def test_an_argument_that_has_no_default_is_asked_for(self, tmp_path, capsys):
+    @pytest.mark.parametrize("name", ("Asking", "Untyped"))
+    def test_an_argument_that_is_missing_or_has_no_type_is_named(self, tmp_path, capsys, name):
         (tmp_path / "c.yaml").write_text(yaml.safe_dump(CONFIG))
         arguments = ["--config", str(tmp_path / "c.yaml"), "--output", str(tmp_path / "run")]
-        assert main(["search", *arguments, "--strategy.name", "Untyped"]) == 2
+        assert main(["search", *arguments, "--strategy.name", name]) == 2
         error = capsys.readouterr().err
         assert error.startswith("nas-plugins: ")
-        assert "strategy.step" in error
+        assert "step" in error
         assert error.count("\n") == 1
         assert not (tmp_path / "run").exists()
 
-    def test_arguments_without_types_can_be_given(self, tmp_path):
-        run = search(tmp_path, "--strategy.name", "Untyped", "--strategy.step", "0.001")
+    def test_an_argument_without_a_default_can_be_given(self, tmp_path):
+        run = search(tmp_path, "--strategy.name", "Asking", "--strategy.step", "0.001")
         assert yaml.safe_load((run / "config.yaml").read_text())["strategy"]["step"] == 0.001

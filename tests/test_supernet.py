@@ -10,7 +10,6 @@ from torch import nn
 from torch.nn import functional
 
 from nas_plugins import DARTS, EDAS, DartsSpace
-from strategies.base import batch_statistics
 from strategies.bilevel import constant, first_order
 from strategies.relaxation import argmax, softmax
 from strategies.supernet import Mixed, MixedCell
@@ -236,25 +235,3 @@ def test_a_supernet_cannot_be_frozen_in_place_where_it_would_lose_its_weights_si
     model, _ = supernet(Choices())
     with pytest.raises(NotImplementedError, match="fresh instance"), frozen_context():
         model.freeze({"first": 0, "shared.label": "same", "skip": [0, 1]})
-
-
-def test_batch_statistics_leaves_no_trace(batch):
-    images, _ = batch
-    model, _ = supernet(strategy=EDAS())
-    model(images)
-    model.eval()
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    with batch_statistics(model, images):
-        by_batch = model(images)
-    assert not any(module.training for module in model.modules())
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert not torch.allclose(by_batch, model(images))
-
-
-def test_batch_statistics_spares_a_batch_of_one(batch):
-    images, _ = batch
-    model, _ = supernet()
-    model.eval()
-    with batch_statistics(model, images[:1]):
-        one = model(images[:1])
-    assert torch.equal(one, model(images[:1]))

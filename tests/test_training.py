@@ -253,17 +253,17 @@ class TestLossThatIsLost:
 
 class TestImageClassification:
     def test_drop_path_grows_linearly(self, config_file, tmp_path):
-        seen: dict[int, set[float]] = {}
+        seen: dict[int, list[float]] = {}
 
         class Watch(pl.Callback):
             def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-                seen[trainer.current_epoch] = {cell.drop_path for cell in pl_module.model.cells}
+                seen[trainer.current_epoch] = [cell.drop_path for cell in pl_module.model.cells]
 
         config = config_of(config_file, epochs=4)
         module = ImageClassification(10, config.training, Derived(drop_path=0.4))
         module.set_model(Network.from_genotype(GENOTYPE, channels=4, image_channels=1))
         make_trainer(config, tmp_path / "run", [Watch()]).fit(module, datamodule=config.data())
-        assert seen == {epoch: {pytest.approx(0.1 * epoch)} for epoch in range(4)}
+        assert seen == {epoch: pytest.approx([0.1 * epoch] * 3) for epoch in range(4)}
 
     def test_the_learning_rate_falls_along_a_cosine_to_its_least(self, config_file, tmp_path):
         config = read_retrain(config_file, ["--training.learning_rate", "0.1", "--training.min_learning_rate", "0.02"])
