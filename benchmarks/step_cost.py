@@ -38,7 +38,7 @@ def measure(name: str, size: dict[str, int], steps: int, threads: int | None) ->
 
     from nas_plugins import DARTS, EDAS, DartsSpace
     from nas_plugins.config import Training
-    from nas_plugins.training import ImageClassification, peak_memory_mb
+    from nas_plugins.fitting import ImageClassification, peak_memory_mb
 
     class Timer(Callback):
         def __init__(self) -> None:

@@ -1,8 +1,26 @@
 """Search spaces and strategies of four papers as plugins for NNI's neural architecture search."""
 
+import warnings
+from importlib import import_module
 from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
 
+if TYPE_CHECKING:
+    from search_spaces.darts import DartsSpace
+    from search_spaces.genotype import Genotype
+    from strategies.darts import DARTS
+    from strategies.edas import EDAS
+
+__all__ = ["DARTS", "EDAS", "DartsSpace", "Genotype"]
+
+_HOME = {
+    "DARTS": "strategies.darts",
+    "EDAS": "strategies.edas",
+    "DartsSpace": "search_spaces.darts",
+    "Genotype": "search_spaces.genotype",
+}
 _HERE = __path__[0].rpartition("nas_plugins")[0]
+
 for _floor in ("strategies", "search_spaces"):
     _spec = find_spec(_floor)
     if _spec is None or _spec.origin is None or not _spec.origin.startswith(_HERE):
@@ -11,14 +29,12 @@ for _floor in ("strategies", "search_spaces"):
             f"{_spec.origin if _spec else 'none'}: rename that module, or put it later on the path"
         )
 
-import warnings  # noqa: E402
+# NNI 3.0 wraps the classes of torch.nn and warns of those that newer PyTorch has added.
+warnings.filterwarnings("ignore", message=".*is found to be not a nn.Module", category=RuntimeWarning)
 
-with warnings.catch_warnings():
-    # NNI 3.0 wraps the classes of torch.nn and warns of those that newer PyTorch has added.
-    warnings.filterwarnings("ignore", message=".*is found to be not a nn.Module", category=RuntimeWarning)
-    from search_spaces.darts import DartsSpace
-    from search_spaces.genotype import Genotype
-    from strategies.darts import DARTS
-    from strategies.edas import EDAS
 
-__all__ = ["DARTS", "EDAS", "DartsSpace", "Genotype"]
+def __getattr__(name: str) -> Any:
+    """A public name, imported when it is first used: NNI and PyTorch take seconds."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'nas_plugins' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)

@@ -27,6 +27,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     try:
         options.run(options, overrides)
+        sys.stdout.flush()
+    except BrokenPipeError:  # programs in a pipe may close it early; that is no error
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (InputError, GenotypeError) as error:
         return _fail(str(error))
     except OSError as error:
@@ -66,7 +69,8 @@ def _search(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     from nas_plugins.experiment import search
 
     run = search(options.config, options.output, overrides)
-    print(f"{run}: searched; genotype in {run / 'genotype.json'}")
+    found = next(run / name for name in ("genotype.json", "sample.json") if (run / name).exists())
+    print(f"{run}: searched; the architecture is in {found}")
 
 
 def _resume(options: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -83,14 +87,14 @@ def _derive(options: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 
 def _retrain(options: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from nas_plugins.experiment import retrain
+    from nas_plugins.training import retrain
 
     run = retrain(options.genotype, options.config, options.output, overrides)
     print(f"{run}: retrained; weights in {run / 'weights.pt'}")
 
 
 def _evaluate(options: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from nas_plugins.experiment import evaluate
+    from nas_plugins.training import evaluate
 
     result = evaluate(options.run_directory)
     print(
@@ -202,8 +206,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    # Programs in a pipe may close it early; that is no error.
-    try:
-        sys.exit(main())
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(main())

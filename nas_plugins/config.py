@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import math
 import os
+import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -125,6 +127,9 @@ class Config:
         """
         arguments = dict(self.values[kind])
         found = plugins.find(kind, arguments.pop("name"))
+        for key, value in arguments.items():  # YAML has no tuples
+            if isinstance(value, list) and isinstance(_arguments(found)[key].default, tuple):
+                arguments[key] = tuple(value)
         arguments |= {key: value for key, value in from_data.items() if key in _arguments(found)}
         try:
             return found(**arguments)
@@ -146,30 +151,37 @@ def read_search(file: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     Raises:
         InputError: a key is unknown or a value is wrong; the message names it.
     """
-    given = _load(file)
+    given, origin = _merged(file, overrides)
     parser = _parser()
     defaults: dict[plugins.Kind, str] = {"space": "DartsSpace", "strategy": "EDAS"}
+    sections: dict[str, type] = {}
     for kind, default in defaults.items():
-        name = _name(kind, given, overrides, default)
-        found = plugins.find(kind, name)
+        name = _name(kind, given, default)
+        sections[kind] = found = plugins.find(kind, name)
         parser.add_argument(f"--{kind}.name", type=str, default=name)
         _add(parser, found, kind, skip={*FROM_DATA, *_INTERNAL})
-    values = _parse(parser, given, file, overrides)
+    values = _parse(parser, sections, given, origin)
     return Config(values, Training(**values["training"]), Compute(**values["compute"]))
 
 
 def read_retrain(file: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config:
     """The config of a retraining: as :func:`read_search`, with a section network in place of space and strategy."""
-    given = _load(file)
     parser = _parser()
     parser.add_class_arguments(Derived, "network")
-    values = _parse(parser, given, file, overrides)
+    values = _parse(parser, {"network": Derived}, *_merged(file, overrides))
     return Config(values, Training(**values["training"]), Compute(**values["compute"]), Derived(**values["network"]))
 
 
 def is_search(file: str | os.PathLike[str]) -> bool:
-    """Whether a config file is that of a search."""
-    return "network" not in _load(file)
+    """Whether the config file of a run is that of a search.
+
+    Raises:
+        InputError: it is that of neither a search nor a retraining.
+    """
+    sections = _load(file)
+    if "network" not in sections and "strategy" not in sections:
+        raise InputError(f"{file}: not the config of a run: it has neither a strategy nor a network")
+    return "strategy" in sections
 
 
 def _parser() -> ArgumentParser:
@@ -182,7 +194,7 @@ def _parser() -> ArgumentParser:
 
 
 def _add(parser: ArgumentParser, found: type, section: str, skip: set[str]) -> None:
-    skip = {name for name in skip for base in found.__mro__ if name in _arguments(base)}
+    skip = skip & set(_arguments(found))
     try:
         if issubclass(found, ModelSpace):
             parser.add_function_arguments(_written_init(found), section, skip={"self", *skip})
@@ -193,7 +205,24 @@ def _add(parser: ArgumentParser, found: type, section: str, skip: set[str]) -> N
 
 
 def _arguments(found: type) -> Mapping[str, inspect.Parameter]:
-    return inspect.signature(_written_init(found)).parameters
+    """The arguments of a class, those included that it may hand on to its bases."""
+    arguments: dict[str, inspect.Parameter] = {}
+    for base in reversed(found.__mro__):
+        if "__init__" in vars(base):
+            arguments |= inspect.signature(_written_init(base)).parameters
+    return arguments
+
+
+def _nullable(found: type) -> set[str]:
+    """The arguments that can be null."""
+    nullable = {name for name, parameter in _arguments(found).items() if parameter.default is None}
+    for base in found.__mro__:
+        try:
+            hints = typing.get_type_hints(_written_init(base))
+        except (NameError, TypeError):  # a type that is imported for type checkers alone
+            continue
+        nullable |= {name for name, hint in hints.items() if type(None) in typing.get_args(hint)}
+    return nullable
 
 
 def _written_init(found: type) -> Callable[..., None]:
@@ -220,59 +249,96 @@ def _load(file: str | os.PathLike[str]) -> dict[str, Any]:
     return given
 
 
-def _name(kind: str, given: Mapping[str, Any], overrides: Sequence[str], default: str) -> str:
+def _read_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    """``--key value`` and ``--key=value`` -> {key: value}."""
+    values = {}
+    arguments = iter(overrides)
+    for argument in arguments:
+        key, equals, text = argument.removeprefix("--").partition("=")
+        if not argument.startswith("--") or not key:
+            raise InputError(f"command line: {argument!r} should be --KEY VALUE, such as --training.epochs 5")
+        if not equals:
+            text = next(arguments, "")
+            if not text:
+                raise InputError(f"command line: --{key} has no value")
+        try:
+            values[key] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            values[key] = text
+    return values
+
+
+def _merged(file: str | os.PathLike[str], overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """The settings of a file with the overrides in place, and key -> where it was given."""
+    values = {key: dict(value) if isinstance(value, Mapping) else value for key, value in _load(file).items()}
+    origin = dict.fromkeys(_flat(values), str(file))
+    for key, value in _read_overrides(overrides).items():
+        origin[key] = "command line"
+        section, dot, name = key.partition(".")
+        if not dot:
+            values[section] = value
+        elif isinstance(values.setdefault(section, {}), dict):
+            values[section][name] = value
+    return values, origin
+
+
+def _name(kind: str, values: Mapping[str, Any], default: str) -> str:
     """The class that a section names, which decides what other keys the section has."""
-    section = given.get(kind)
+    section = values.get(kind)
     name = section.get("name", default) if isinstance(section, Mapping) else default
-    for index, argument in enumerate(overrides):
-        key, equals, value = argument.partition("=")
-        if key == f"--{kind}.name":
-            name = value if equals else overrides[index + 1] if index + 1 < len(overrides) else ""
     if not isinstance(name, str):
         raise InputError(f"{kind}.name: {name!r} should be the name of a {kind}")
     return name
 
 
 def _parse(
-    parser: ArgumentParser, given: Mapping[str, Any], file: str | os.PathLike[str], overrides: Sequence[str]
+    parser: ArgumentParser, sections: Mapping[str, type], values: Mapping[str, Any], origin: Mapping[str, str]
 ) -> dict[str, Any]:
-    known = parser.get_defaults(skip_validation=True).as_dict()
-    _check_keys(given, known, "", str(file))
-    for argument in overrides:
-        if argument.startswith("--"):
-            _check_key(argument[2:].partition("=")[0], list(_flat(known)), "command line")
+    known = _flat(parser.get_defaults(skip_validation=True).as_dict())
+    _check_keys(values, known, origin)
     try:
-        values = parser.parse_object(dict(given))
-        return _plain(parser.parse_args(list(overrides), namespace=values).as_dict())
+        parsed = _plain(parser.parse_object(dict(values)).as_dict())
     except ArgumentError as error:
         message = " ".join(str(error).split()).replace('Parser key "', "").replace('":', ":", 1)
         raise InputError(message.removeprefix("argument --")) from None
+    sections = {**sections, "data": ImageData, "training": Training, "compute": Compute}
+    nullable = {f"{section}.{name}" for section, found in sections.items() for name in _nullable(found)}
+    for key, value in _flat(parsed).items():
+        if value is None and key not in nullable:
+            raise InputError(f"{key}: null should be a value, such as {known.get(key)!r}")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise InputError(f"{key}: {value} should be a finite number")
+    if parsed["seed"] >= 2**32:
+        raise InputError(f"seed: {parsed['seed']} should be below 2**32")
+    return parsed
 
 
-def _check_keys(given: Mapping[str, Any], known: Mapping[str, Any], prefix: str, file: str) -> None:
-    for key, value in given.items():
-        _check_key(f"{prefix}{key}", [f"{prefix}{name}" for name in known], file)
-        if prefix == "" and isinstance(known[key], dict):
-            if not isinstance(value, dict):
-                raise InputError(
-                    f"{file}: {key}: {value!r} should be a section with keys such as {next(iter(known[key]))}"
-                )
-            _check_keys(value, known[key], f"{key}.", file)
+def _check_keys(values: Mapping[str, Any], known: Mapping[str, Any], origin: Mapping[str, str]) -> None:
+    sections = {key.partition(".")[0] for key in known if "." in key}
+    for section in sections & set(values):
+        if not isinstance(values[section], dict):
+            example = next(key for key in known if key.startswith(f"{section}."))
+            where = origin.get(section, "command line")
+            raise InputError(f"{where}: {section}: {values[section]!r} should be a section with keys such as {example}")
+    for key in _flat(values):
+        if key in known:
+            continue
+        same = [name for name in known if name.rpartition(".")[2] == key]
+        close = same or difflib.get_close_matches(key, known, n=1)
+        near = [name for name in known if name.startswith(f"{key.partition('.')[0]}.")]
+        hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(near or known)}"
+        raise InputError(f"{origin[key]}: unknown key {key}; {hint}")
 
 
-def _check_key(key: str, known: Sequence[str], where: str) -> None:
-    if key not in known:
-        close = difflib.get_close_matches(key, known, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
-        raise InputError(f"{where}: unknown key {key}; {hint}")
-
-
-def _flat(known: Mapping[str, Any]) -> Sequence[str]:
-    return [
-        f"{key}.{name}" if isinstance(value, dict) else key
-        for key, value in known.items()
-        for name in (value if isinstance(value, dict) else (None,))
-    ]
+def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
+    """{"training": {"epochs": 5}} -> {"training.epochs": 5}."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= {f"{key}.{name}": item for name, item in value.items()}
+        else:
+            flat[str(key)] = value
+    return flat
 
 
 def _plain(value: Any) -> Any:

@@ -1,13 +1,9 @@
-"""Searches as NNI experiments, and what follows them: derive, retrain, evaluate."""
+"""Searches as NNI experiments: run, resume, derive."""
 
 from __future__ import annotations
 
-import copy
-import logging
 import os
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +17,13 @@ from nni.nas.nn.pytorch import ModelSpace
 from nni.nas.oneshot.pytorch.strategy import OneShotStrategy
 
 from nas_plugins import run as runs
-from nas_plugins.config import Config, read_retrain, read_search
+from nas_plugins.config import Config, read_search
 from nas_plugins.data import ImageData
 from nas_plugins.errors import InputError
-from nas_plugins.training import ImageClassification, Recorder, load_tensors, make_trainer
-from search_spaces.files import write_whole
+from nas_plugins.fitting import ImageClassification, Recorder, check_compute, guarded, make_trainer, quiet
+from nas_plugins.tables import ALPHA_KEYS, one_line, read_table
+from nas_plugins.training import Retraining
 from search_spaces.genotype import Edge, Genotype, GenotypeError
-from search_spaces.network import Network, count_multiply_adds, count_parameters
 from strategies.base import DifferentiableStrategy
 from strategies.derivation import CellAlphas, Method
 from strategies.derivation import derive as derive_cell
@@ -35,6 +31,7 @@ from strategies.derivation import derive as derive_cell
 PathLike = str | os.PathLike[str]
 
 
+@quiet()
 def search(config: PathLike, output: PathLike, overrides: Sequence[str] = ()) -> Path:
     """Search a space with a strategy, as an NNI experiment.
 
@@ -55,30 +52,7 @@ def search(config: PathLike, output: PathLike, overrides: Sequence[str] = ()) ->
     return experiment.run(runs.create(output, settings))
 
 
-def retrain(genotype: PathLike, config: PathLike, output: PathLike, overrides: Sequence[str] = ()) -> Path:
-    """Train the network of a genotype from scratch.
-
-    Args:
-        genotype: the genotype file.
-        config: the config file.
-        output: the run directory to make.
-        overrides: ``--key value`` pairs that win over the file.
-
-    Returns:
-        The run directory, with ``weights.pt``.
-
-    Raises:
-        InputError: something given cannot be used; nothing was written then.
-    """
-    settings = read_retrain(config, overrides)
-    runs.check_output(output)
-    found = Genotype.load(genotype)
-    training = _Retraining(settings, found)
-    run = runs.create(output, settings)
-    training.genotype.save(run / runs.GENOTYPE)
-    return training.run(run)
-
-
+@quiet()
 def resume(run: PathLike) -> Path:
     """Go on with an interrupted search or retraining from its last complete epoch.
 
@@ -93,7 +67,7 @@ def resume(run: PathLike) -> Path:
         return run
     if is_search:
         return _Search(settings).run(run)
-    return _Retraining(settings, Genotype.load(run / runs.GENOTYPE)).run(run)
+    return Retraining(settings, Genotype.load(run / runs.GENOTYPE)).run(run)
 
 
 def derive(
@@ -121,8 +95,8 @@ def derive(
     if not (run / runs.GENOTYPE).exists():
         raise InputError(f"{run}: the search is not finished: nas-plugins resume {run}")
     searched = Genotype.load(run / runs.GENOTYPE)
+    cells = _last_alphas(run / "alphas.csv")
     try:
-        cells = _last_alphas(run / "alphas.csv")
         genotype = Genotype(
             cells=tuple(
                 tuple(Edge(c.operation, c.source, c.target) for c in derive_cell(alphas, method, threshold))
@@ -143,37 +117,12 @@ def derive(
     return genotype
 
 
-def evaluate(run: PathLike) -> dict[str, float]:
-    """Test a retrained network, from the files of its run alone.
-
-    Returns:
-        ``test_acc`` (a share from 0 to 1), ``test_loss`` and ``images``; also written to test.json.
-
-    Raises:
-        InputError: the directory is no finished retraining.
-    """
-    run = Path(run)
-    settings, is_search = runs.read_config(run)
-    if is_search or not (run / runs.WEIGHTS).exists():
-        what = "a search" if is_search else "not finished"
-        raise InputError(f"{run}: {what}; evaluate takes the run directory of a finished retraining")
-    training = _Retraining(settings, Genotype.load(run / runs.GENOTYPE))
-    weights = load_tensors(run / runs.WEIGHTS)
-    try:
-        training.network.load_state_dict(weights)
-    except (RuntimeError, TypeError) as error:
-        reason = str(error).strip().splitlines()[-1].strip()
-        raise InputError(f"{run / runs.WEIGHTS}: not the weights of this run's network: {reason}") from None
-    result = training.test(run)
-    runs.write_json(run / "test.json", result)
-    return result
-
-
 class _Search:
     """A checked search, ready to run: making one raises what is wrong with the input."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        check_compute(config.compute)
         pl.seed_everything(config.seed, workers=True, verbose=False)
         self.data = config.data()
         if self.data.held_out == 0:
@@ -181,6 +130,7 @@ class _Search:
         self.space: ModelSpace = config.build(
             "space", num_classes=self.data.num_classes, image_channels=self.data.image_channels
         )
+        _try_out(self.space, self.data)
         self.strategy = config.build("strategy")
         if not isinstance(self.strategy, OneShotStrategy):
             raise InputError(
@@ -188,7 +138,8 @@ class _Search:
             )
 
     def run(self, run: Path) -> Path:
-        with quiet():
+        """Search, from the checkpoint of the run where there is one, and write the genotype."""
+        with guarded(run / runs.CHECKPOINT):
             sample = self._search(run)
         genotype = _genotype(self.space, sample)
         if genotype is None:
@@ -219,67 +170,24 @@ class _Search:
             experiment.stop()  # else NNI does so, and says so, when the interpreter exits
 
 
-class _Retraining:
-    """A checked retraining, ready to run: making one raises what is wrong with the input."""
-
-    def __init__(self, config: Config, genotype: Genotype) -> None:
-        assert config.derived is not None
-        self.config = config
-        derived = config.derived
-        self.genotype = genotype if derived.layers is None else genotype.deepen(derived.layers)
-        pl.seed_everything(config.seed, workers=True, verbose=False)
-        self.data = config.data()
-        try:
-            self.network = Network.from_genotype(
-                self.genotype,
-                num_classes=self.data.num_classes,
-                channels=derived.channels,
-                image_channels=self.data.image_channels,
-                stem=derived.stem,
-                auxiliary=derived.auxiliary_weight > 0,
-            )
-            _try_on_paper(self.network, self.data)
-        except ValueError as error:
-            raise InputError(f"network: {error}") from None
-        self.module = ImageClassification(self.data.num_classes, config.training, derived)
-        self.module.set_model(self.network)
-
-    def run(self, run: Path) -> Path:
-        derived = self.config.derived
-        assert derived is not None
-        trainer = make_trainer(self.config, run, [Recorder(run)], gradient_clip_val=derived.gradient_clip_val)
-        checkpoint = run / runs.CHECKPOINT
-        with quiet():
-            trainer.fit(self.module, datamodule=self.data, ckpt_path=str(checkpoint) if checkpoint.exists() else None)
-        runs.write_json(
-            run / "network.json",
-            {
-                "parameters": count_parameters(self.network) - _auxiliary_parameters(self.network),
-                "multiply_adds": count_multiply_adds(self.network, self.data.image_channels, self.data.image_size),
-                "num_classes": self.data.num_classes,
-                "image_channels": self.data.image_channels,
-                "image_size": self.data.image_size,
-            },
+def _try_out(space: ModelSpace, data: ImageData) -> None:
+    """One pass of two blank images: what does not fit together is said before any long work."""
+    name = type(space).__name__
+    shape = (data.image_channels, data.image_size, data.image_size)
+    if not space.simplify():
+        raise InputError(f"space.name: {name} has no choice to search")
+    try:
+        with torch.no_grad():
+            output = space.eval()(torch.zeros(2, *shape))
+    except (RuntimeError, ValueError, NotImplementedError) as error:
+        size = "×".join(str(number) for number in shape)
+        raise InputError(f"space: {name} does not fit images of {size}: {one_line(error)}") from None
+    space.train()
+    if not isinstance(output, torch.Tensor) or output.shape != (2, data.num_classes):
+        got = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
+        raise InputError(
+            f"space: {name} should give (2, {data.num_classes}) for 2 images of {data.num_classes} classes, not {got}"
         )
-        weights = {name: tensor.cpu() for name, tensor in self.network.state_dict().items()}
-        write_whole(run / runs.WEIGHTS, lambda file: torch.save(weights, file))
-        return run
-
-    def test(self, run: Path) -> dict[str, float]:
-        trainer = make_trainer(self.config, run, [])
-        with quiet():
-            (logged,) = trainer.test(self.module, datamodule=self.data, verbose=False)
-        return {**logged, "images": self.data.lengths["test"]}
-
-
-def _auxiliary_parameters(network: Network) -> int:
-    return 0 if network.auxiliary is None else count_parameters(network.auxiliary)
-
-
-def _try_on_paper(network: Network, data: ImageData) -> None:
-    """One training pass on tensors without memory: what does not fit together is said before any long work."""
-    shadow = copy.deepcopy(network).to("meta").train()
-    shadow(torch.empty(2, data.image_channels, data.image_size, data.image_size, device="meta"))
 
 
 def _genotype(space: ModelSpace, sample: Mapping[str, Any]) -> Genotype | None:
@@ -295,10 +203,11 @@ def _genotype(space: ModelSpace, sample: Mapping[str, Any]) -> Genotype | None:
 
 def _last_alphas(file: Path) -> list[CellAlphas]:
     """The α of each cell in the last epoch of alphas.csv, in the order of the file."""
-    table = pd.read_csv(file, float_precision="round_trip")
-    table = table[table["epoch"] == table["epoch"].max()]
+    table = read_table(file, ALPHA_KEYS, texts=ALPHA_KEYS[1:])
+    if table.empty:
+        raise InputError(f"{file}: has no epoch yet")
     cells: dict[str, dict[tuple[int, int], dict[str, float]]] = {}
-    for row in table.drop(columns="epoch").to_dict("records"):
+    for row in table[table["epoch"] == table["epoch"].max()].drop(columns="epoch").to_dict("records"):
         cell, edge = row.pop("cell"), row.pop("edge")
         try:
             source, target = (int(node) for node in edge.split("->"))
@@ -306,21 +215,3 @@ def _last_alphas(file: Path) -> list[CellAlphas]:
             raise InputError(f"{file}: the edge {edge!r} is not of a cell, such as 0->2") from None
         cells.setdefault(cell, {})[source, target] = {key: value for key, value in row.items() if pd.notna(value)}
     return list(cells.values())
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence what NNI and Lightning say of themselves; errors are raised, and progress bars stay."""
-    levels = {"nni": logging.CRITICAL, "pytorch_lightning": logging.ERROR, "lightning.pytorch": logging.ERROR}
-    loggers = {logging.getLogger(name): level for name, level in levels.items()}
-    before = {logger: logger.level for logger in loggers}
-    for logger, level in loggers.items():
-        logger.setLevel(level)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="pytorch_lightning|lightning|nni|torch")
-            warnings.filterwarnings("ignore", category=pl.utilities.rank_zero.LightningDeprecationWarning)
-            yield
-    finally:
-        for logger, level in before.items():
-            logger.setLevel(level)

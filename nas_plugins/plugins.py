@@ -54,6 +54,6 @@ def find(kind: Kind, name: str) -> type[Any]:
 def _imported(load: Any, kind: Kind, name: str) -> Any:
     try:
         return load()
-    except Exception as error:  # whatever a third party's module raises while it is imported
+    except (Exception, SystemExit) as error:  # whatever a third party's module raises while it is imported
         reason = " ".join(str(error).split())
         raise InputError(f"{kind}.name: {name!r} cannot be imported: {type(error).__name__}: {reason}") from error

@@ -23,6 +23,7 @@ from markupsafe import Markup
 from nas_plugins import pictures
 from nas_plugins.errors import InputError
 from nas_plugins.pictures import Kind, Weights
+from nas_plugins.tables import ALPHA_KEYS, one_line, read_table, read_text
 from search_spaces.files import write_text_whole
 from search_spaces.genotype import Genotype
 
@@ -92,11 +93,11 @@ def read_run(path: str | os.PathLike[str]) -> Run:
 
 
 def _read_config(path: Path) -> tuple[str, dict[str, Any]]:
-    text = _read_text(path)
+    text = read_text(path)
     try:
         config = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise InputError(f"{path}: is no YAML: {_line(error)}") from None
+        raise InputError(f"{path}: is no YAML: {one_line(error)}") from None
     if not isinstance(config, dict) or not {"space", "network"} & set(config):
         raise InputError(f"{path}: has neither 'space', as a search has, nor 'network', as a retraining has")
     return text, config
@@ -105,41 +106,16 @@ def _read_config(path: Path) -> tuple[str, dict[str, Any]]:
 def _read_metrics(path: Path) -> pd.DataFrame:
     if not path.exists():
         return pd.DataFrame(columns=list(METRICS), dtype=float)
-    return _read_table(path, METRICS)[list(METRICS)]
+    return read_table(path, METRICS)[list(METRICS)]
 
 
 def _read_alphas(path: Path) -> pd.DataFrame | None:
     if not path.exists():
         return None
-    table = _read_table(path, ("epoch", "cell", "edge"), texts=("cell", "edge"))
+    table = read_table(path, ALPHA_KEYS, texts=ALPHA_KEYS[1:])
     if not pictures.operations_of(table):
         raise InputError(f"{path}: has no column of an operation beside epoch, cell and edge")
     return table if len(table) else None
-
-
-def _read_table(path: Path, required: Sequence[str], texts: Sequence[str] = ()) -> pd.DataFrame:
-    """A CSV file with these columns, all numbers but the texts."""
-    _read_text(path)
-    try:
-        table = pd.read_csv(path, dtype=dict.fromkeys(texts, str))
-    except ValueError as error:  # of pandas, all of them
-        raise InputError(f"{path}: is no CSV table: {_line(error)}") from None
-    if not isinstance(table.index, pd.RangeIndex):  # pandas would take the first field as a row's name
-        raise InputError(f"{path}: a line has more fields than columns are named in the first")
-    missing = [column for column in required if column not in table]
-    if missing:
-        raise InputError(f"{path}: has no column {missing[0]!r}; there should be {', '.join(required)}")
-    for column in table.columns.difference(texts):
-        numbers = pd.to_numeric(table[column], errors="coerce").astype(float)
-        foreign = table[column][numbers.isna() & table[column].notna()]
-        if len(foreign):
-            line = foreign.index[0] + 2
-            raise InputError(f"{path}: {column} of line {line} is {foreign.iloc[0]!r}, no number")
-        table[column] = numbers
-    for column in ("epoch", *texts):
-        if table[column].isna().any():
-            raise InputError(f"{path}: {column} of line {int(table[column].isna().argmax()) + 2} is empty")
-    return table
 
 
 def _read_genotype(path: Path) -> Genotype | None:
@@ -148,37 +124,24 @@ def _read_genotype(path: Path) -> Genotype | None:
     try:
         return Genotype.load(path)
     except (ValueError, OSError) as error:
-        raise InputError(_line(error)) from None
+        raise InputError(one_line(error)) from None
 
 
 def _read_numbers(path: Path, keys: Sequence[str]) -> dict[str, Any]:
     """A JSON object whose ``keys`` are numbers where they are there; empty without the file."""
     if not path.exists():
         return {}
-    text = _read_text(path)
+    text = read_text(path)
     try:
         data = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: is no JSON: {_line(error)}") from None
+        raise InputError(f"{path}: is no JSON: {one_line(error)}") from None
     if not isinstance(data, dict):
         raise InputError(f"{path}: should be a JSON object, not {type(data).__name__}")
     for key in keys:
         if type(data.get(key, 0)) not in (int, float):
             raise InputError(f"{path}: {key} is {data[key]!r}, no number")
     return data
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: is no text file") from None
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def _get(config: Any, *keys: str) -> Any:

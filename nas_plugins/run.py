@@ -10,17 +10,19 @@ from typing import Any
 from nas_plugins.config import Config, is_search, read_retrain, read_search
 from nas_plugins.errors import InputError
 from search_spaces.files import write_text_whole
+from search_spaces.genotype import Genotype
 
 CONFIG, GENOTYPE, SAMPLE, WEIGHTS = "config.yaml", "genotype.json", "sample.json", "weights.pt"
 CHECKPOINT = "checkpoints/last.ckpt"
 
 
-def create(output: str | os.PathLike[str], config: Config) -> Path:
+def create(output: str | os.PathLike[str], config: Config, genotype: Genotype | None = None) -> Path:
     """Make a run directory with its config.
 
     Args:
         output: the directory; it must not exist, or be empty.
         config: the settings of the run.
+        genotype: what a retraining trains.
 
     Raises:
         InputError: there is something in it, or it cannot be written.
@@ -28,6 +30,9 @@ def create(output: str | os.PathLike[str], config: Config) -> Path:
     run = Path(output)
     check_output(run)
     try:
+        if genotype is not None:
+            genotype.save(run / GENOTYPE)
+        # Last: the directory is a run, and can be resumed, from the moment that it has a config.
         write_text_whole(run / CONFIG, config.to_yaml())
     except OSError as error:
         raise InputError(f"--output: {run} cannot be written: {error.strerror}") from None

@@ -1,286 +1,137 @@
-"""Training a network on images, in a search and after it: the Lightning parts that both share."""
+"""Derived networks: retrain them from scratch, and test them."""
 
 from __future__ import annotations
 
-import math
+import copy
 import os
-import random
-import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import pandas as pd
 import pytorch_lightning as pl
 import torch
-from nni.nas.evaluator.pytorch import LightningModule, Trainer
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
-from pytorch_lightning.plugins.io import TorchCheckpointIO
-from torch import Tensor, nn
-from torchmetrics.classification import MulticlassAccuracy
 
-from nas_plugins.config import Config, Derived, Training
+from nas_plugins import run as runs
+from nas_plugins.checkpoints import load_tensors
+from nas_plugins.config import Config, read_retrain
+from nas_plugins.data import ImageData
 from nas_plugins.errors import InputError
-from search_spaces.files import write_text_whole, write_whole
-from search_spaces.network import Network
+from nas_plugins.fitting import ImageClassification, Recorder, check_compute, guarded, make_trainer, quiet
+from search_spaces.files import write_whole
+from search_spaces.genotype import Genotype
+from search_spaces.network import Network, count_multiply_adds, count_parameters
+
+PathLike = str | os.PathLike[str]
 
 
-class ImageClassification(LightningModule):
-    """Cross-entropy, SGD with momentum and a cosine schedule: the recipe of DARTS and its descendants.
-
-    It trains the model that NNI, or :meth:`set_model`, gives it. It logs ``train_loss``,
-    ``train_acc``, ``val_loss``, ``val_acc``, ``test_loss`` and ``test_acc``; accuracies are
-    shares from 0 to 1.
-
-    Args:
-        num_classes: classes of the images.
-        training: the settings.
-        derived: the settings of a derived network; None for a supernet.
-    """
-
-    def __init__(self, num_classes: int, training: Training, derived: Derived | None = None) -> None:
-        super().__init__()
-        self.training_settings = training
-        self.derived = derived
-        self.criterion = nn.CrossEntropyLoss(label_smoothing=training.label_smoothing)
-        self.accuracy = MulticlassAccuracy(num_classes, average="micro")
-
-    def forward(self, x: Tensor) -> Any:
-        """The logits of the model."""
-        return self.model(x)
-
-    def on_train_epoch_start(self) -> None:
-        """Let drop-path grow linearly over the epochs (DARTS, section 3.2)."""
-        if self.derived is not None and isinstance(self.model, Network):
-            share = self.current_epoch / self.training_settings.epochs
-            self.model.set_drop_path(self.derived.drop_path * share)
-
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """The loss of a batch of images and labels."""
-        images, labels = batch
-        logits = self(images)
-        auxiliary = None
-        if isinstance(logits, tuple):
-            logits, auxiliary = logits
-        loss = self.criterion(logits, labels)
-        self._log("train", loss, logits, labels)
-        if auxiliary is not None and self.derived is not None:
-            loss = loss + self.derived.auxiliary_weight * self.criterion(auxiliary, labels)
-        return loss
-
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Log the loss and the accuracy of a batch."""
-        self._evaluate("val", batch)
-
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Log the loss and the accuracy of a batch."""
-        self._evaluate("test", batch)
-
-    def _evaluate(self, stage: str, batch: tuple[Tensor, Tensor]) -> None:
-        images, labels = batch
-        logits = self(images)
-        self._log(stage, self.criterion(logits, labels), logits, labels)
-
-    def _log(self, stage: str, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        for name, value in (("loss", loss.detach()), ("acc", self.accuracy(logits, labels))):
-            self.log(f"{stage}_{name}", value, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(labels))
-
-    def configure_optimizers(self) -> Any:
-        """SGD, its learning rate falling along a cosine once an epoch."""
-        settings = self.training_settings
-        optimizer = torch.optim.SGD(
-            self.parameters(),
-            lr=settings.learning_rate,
-            momentum=settings.momentum,
-            weight_decay=settings.weight_decay,
-        )
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
-            optimizer, T_max=settings.epochs, eta_min=settings.min_learning_rate
-        )
-        return {"optimizer": optimizer, "lr_scheduler": schedule}
-
-
-class SeededEpochs(Callback):
-    """Seed every epoch by its number, so that a resumed run goes on exactly as one never interrupted.
-
-    Shuffling, augmentation and drop-path draw from the global generators. Their states at the end
-    of an epoch would not be enough: what Lightning draws between two epochs differs on a resume.
+@quiet()
+def retrain(genotype: PathLike, config: PathLike, output: PathLike, overrides: Sequence[str] = ()) -> Path:
+    """Train the network of a genotype from scratch.
 
     Args:
-        seed: of the run.
-    """
+        genotype: the genotype file.
+        config: the config file.
+        output: the run directory to make.
+        overrides: ``--key value`` pairs that win over the file.
 
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-        self.next_epoch = 0
-        self._seeded = -1
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"next_epoch": self.next_epoch}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.next_epoch = state_dict["next_epoch"]
-
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """For the first epoch of this process: Lightning makes its data iterators before that epoch starts."""
-        self._seed(self.next_epoch, trainer.global_rank)
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.current_epoch != self._seeded:
-            self._seed(trainer.current_epoch, trainer.global_rank)
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.next_epoch = trainer.current_epoch + 1
-
-    def _seed(self, epoch: int, rank: int) -> None:
-        self._seeded = epoch
-        state = np.random.SeedSequence([self.seed, epoch, rank]).generate_state(1)
-        seed = int(state[0])
-        random.seed(seed)
-        np.random.seed(seed)
-        torch.manual_seed(seed)
-
-
-class WholeCheckpoints(TorchCheckpointIO):
-    """Checkpoints that are written whole or not at all, and read as data, never as code."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        write_whole(path, lambda file: torch.save(checkpoint, file))
-
-    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: Any = None) -> dict[str, Any]:
-        return load_tensors(path, map_location)
-
-
-def load_tensors(path: str | os.PathLike[str], map_location: Any = "cpu") -> dict[str, Any]:
-    """Read a file of tensors without running what it holds.
+    Returns:
+        The run directory, with ``weights.pt``.
 
     Raises:
-        InputError: the file is truncated, or not one of ours.
+        InputError: something given cannot be used; nothing was written then.
     """
+    settings = read_retrain(config, overrides)
+    runs.check_output(output)
+    training = Retraining(settings, Genotype.load(genotype))
+    return training.run(runs.create(output, settings, training.genotype))
+
+
+@quiet()
+def evaluate(run: PathLike) -> dict[str, float]:
+    """Test a retrained network, from the files of its run alone.
+
+    Returns:
+        ``test_acc`` (a share from 0 to 1), ``test_loss`` and ``images``; also written to test.json.
+
+    Raises:
+        InputError: the directory is no finished retraining.
+    """
+    run = Path(run)
+    settings, is_search = runs.read_config(run)
+    if is_search or not (run / runs.WEIGHTS).exists():
+        what = "a search" if is_search else "not finished"
+        raise InputError(f"{run}: {what}; evaluate takes the run directory of a finished retraining")
+    training = Retraining(settings, Genotype.load(run / runs.GENOTYPE))
+    weights = load_tensors(run / runs.WEIGHTS)
     try:
-        loaded = torch.load(path, map_location=map_location, weights_only=True)
-    except FileNotFoundError:
-        raise InputError(f"{path}: there is no such file") from None
-    except Exception as error:  # torch.load raises many kinds, by the way in which a file is broken
-        reason = str(error).strip().splitlines() or [repr(error)]
-        raise InputError(f"{path}: damaged, or not written by nas-plugins: {reason[0]}") from None
-    if not isinstance(loaded, dict):
-        raise InputError(f"{path}: holds a {type(loaded).__name__}, not the state of a network")
-    return loaded
+        training.network.load_state_dict(weights)
+    except (RuntimeError, TypeError) as error:
+        reason = str(error).strip().splitlines()[-1].strip()
+        raise InputError(f"{run / runs.WEIGHTS}: not the weights of this run's network: {reason}") from None
+    result = training.test(run)
+    runs.write_json(run / "test.json", result)
+    return result
 
 
-METRICS = ["train_loss", "train_acc", "val_loss", "val_acc", "derived_val_acc"]
-"""The columns of metrics.csv that the training logs."""
+class Retraining:
+    """A checked retraining, ready to run: making one raises what is wrong with the input."""
 
-
-class EpochLines(Callback):
-    """A line an epoch, for output that is no terminal: a log gets no progress bars."""
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        logged = trainer.callback_metrics
-        shown = [f"{name} {float(logged[name]):.4f}" for name in METRICS if name in logged]
-        if trainer.is_global_zero:
-            print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", *shown, sep="  ", flush=True)
-
-
-class Recorder(Callback):
-    """Write a row of metrics.csv, and the rows of alphas.csv, at the end of each epoch.
-
-    It comes before the checkpoint of the epoch, and on a resume drops the rows of epochs that the
-    checkpoint does not hold: an epoch has exactly one row, whenever the run was killed.
-
-    Args:
-        run: the run directory.
-        alphas: gives edge -> operation -> α at the moment; None where there is none.
-    """
-
-    def __init__(self, run: Path, alphas: Callable[[], Mapping[str, Mapping[Any, float]]] | None = None) -> None:
-        self.run = run
-        self.alphas = alphas
-        self._started = time.perf_counter()
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._started = time.perf_counter()
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        logged = {key: float(value) for key, value in trainer.callback_metrics.items()}
-        if not math.isfinite(logged.get("train_loss", 0.0)):
-            raise InputError(
-                f"the training loss became {logged['train_loss']} in epoch {trainer.current_epoch}: "
-                "lower training.learning_rate"
+    def __init__(self, config: Config, genotype: Genotype) -> None:
+        assert config.derived is not None
+        self.config = config
+        derived = config.derived
+        check_compute(config.compute)
+        self.genotype = genotype if derived.layers is None else genotype.deepen(derived.layers)
+        pl.seed_everything(config.seed, workers=True, verbose=False)
+        self.data = config.data()
+        try:
+            self.network = Network.from_genotype(
+                self.genotype,
+                num_classes=self.data.num_classes,
+                channels=derived.channels,
+                image_channels=self.data.image_channels,
+                stem=derived.stem,
+                auxiliary=derived.auxiliary_weight > 0,
             )
-        if not trainer.is_global_zero:
-            return
-        epoch = trainer.current_epoch
-        row = {
-            "epoch": epoch,
-            **{key: logged.get(key) for key in METRICS},
-            "seconds": round(time.perf_counter() - self._started, 3),
-            "peak_memory_mb": round(peak_memory_mb(), 1),
-        }
-        append_epoch(self.run / "metrics.csv", epoch, [row])
-        if self.alphas is not None:
-            rows = [
-                {"epoch": epoch, "cell": cell, "edge": name, **values}
-                for edge, values in self.alphas().items()
-                for cell, _, name in [edge.rpartition("/")]
-            ]
-            append_epoch(self.run / "alphas.csv", epoch, rows)
+            _try_on_paper(self.network, self.data)
+        except ValueError as error:
+            raise InputError(f"network: {error}") from None
+        self.module = ImageClassification(self.data.num_classes, config.training, derived)
+        self.module.set_model(self.network)
 
-
-def append_epoch(file: Path, epoch: int, rows: list[dict[str, Any]]) -> None:
-    """Add the rows of an epoch to a table, in place of any of that epoch or a later one."""
-    table = pd.DataFrame(rows)
-    if file.exists():
-        before = pd.read_csv(file, float_precision="round_trip")
-        before = before[before["epoch"] < epoch]
-        table = pd.concat([before, table]) if len(before) else table
-    write_text_whole(file, table.to_csv(index=False))
-
-
-def peak_memory_mb() -> float:
-    """The most memory that this process has held so far: of the accelerator where there is one, else of the CPU."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20
-    import resource  # not on every platform
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
-
-
-def make_trainer(config: Config, run: Path, callbacks: list[Callback], **kwargs: Any) -> Trainer:
-    """Lightning's trainer for a run: one checkpoint, after the last complete epoch; no logger but our tables."""
-    if config.compute.threads is not None:
-        torch.set_num_threads(config.compute.threads)
-    checkpoint = ModelCheckpoint(
-        dirpath=run / "checkpoints",
-        filename="last",
-        enable_version_counter=False,
-        save_on_train_epoch_end=True,
-    )
-    terminal = sys.stderr.isatty()
-    try:
-        return Trainer(
-            max_epochs=config.training.epochs,
-            accelerator=config.compute.accelerator,
-            devices=1,
-            precision=config.compute.precision,
-            callbacks=[
-                SeededEpochs(config.seed),
-                *callbacks,
-                TQDMProgressBar() if terminal else EpochLines(),
-                checkpoint,
-            ],
-            enable_progress_bar=terminal,
-            plugins=[WholeCheckpoints()],
-            default_root_dir=run,
-            deterministic="warn" if torch.cuda.is_available() else False,
-            logger=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            **kwargs,
+    def run(self, run: Path) -> Path:
+        """Train, from the checkpoint of the run where there is one, and write weights and facts of the network."""
+        derived = self.config.derived
+        assert derived is not None
+        trainer = make_trainer(self.config, run, [Recorder(run)], gradient_clip_val=derived.gradient_clip_val)
+        checkpoint = run / runs.CHECKPOINT
+        with guarded(checkpoint):
+            trainer.fit(self.module, datamodule=self.data, ckpt_path=str(checkpoint) if checkpoint.exists() else None)
+        runs.write_json(
+            run / "network.json",
+            {
+                "parameters": count_parameters(self.network) - _auxiliary_parameters(self.network),
+                "multiply_adds": count_multiply_adds(self.network, self.data.image_channels, self.data.image_size),
+                "num_classes": self.data.num_classes,
+                "image_channels": self.data.image_channels,
+                "image_size": self.data.image_size,
+            },
         )
-    except (ValueError, pl.utilities.exceptions.MisconfigurationException) as error:
-        raise InputError(f"compute: {' '.join(str(error).split())}") from error
+        weights = {name: tensor.cpu() for name, tensor in self.network.state_dict().items()}
+        write_whole(run / runs.WEIGHTS, lambda file: torch.save(weights, file))
+        return run
+
+    def test(self, run: Path) -> dict[str, float]:
+        """Loss and accuracy on the test images."""
+        trainer = make_trainer(self.config, run, [])
+        (logged,) = trainer.test(self.module, datamodule=self.data, verbose=False)
+        return {**logged, "images": self.data.lengths["test"]}
+
+
+def _auxiliary_parameters(network: Network) -> int:
+    return 0 if network.auxiliary is None else count_parameters(network.auxiliary)
+
+
+def _try_on_paper(network: Network, data: ImageData) -> None:
+    """One training pass on tensors without memory: what does not fit together is said before any long work."""
+    shadow = copy.deepcopy(network).to("meta").train()
+    shadow(torch.empty(2, data.image_channels, data.image_size, data.image_size, device="meta"))

@@ -95,6 +95,11 @@ class SearchModule(BaseOneShotLightningModule):
 
     # The two steps
 
+    def on_train_epoch_start(self) -> None:
+        """Forget the batches of the epoch before: a resumed search does not have them either."""
+        super().on_train_epoch_start()
+        self._recent.clear()
+
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         """An architecture step on a batch of held-out images, then a weight step on one of the others.
 
@@ -229,6 +234,11 @@ class DifferentiableStrategy(OneShotStrategy):
         gradient_clip_val: float | None = 5.0,
     ) -> None:
         super().__init__()
+        if gradient_clip_val is not None and not gradient_clip_val > 0:
+            raise ValueError(f"gradient_clip_val: {gradient_clip_val} should be above 0, or None for no limit")
+        if weights_first < 0:
+            raise ValueError(f"warmup_epochs: {weights_first} should be at least 0")
+        optimizer([nn.Parameter(torch.zeros(1))])  # refuses settings out of range now, and not in the search
         self.relaxation = relaxation
         self.optimizer = optimizer
         self.objective = objective

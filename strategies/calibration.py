@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-Statistics = dict[_BatchNorm, tuple[Tensor, Tensor]]
+Statistics = dict[_BatchNorm, tuple[Tensor, ...]]
 """normalization -> mean and variance of each channel."""
 
 

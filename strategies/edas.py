@@ -42,6 +42,8 @@ class EDAS(DifferentiableStrategy):
         gradient_clip_val: float | None = 5.0,
         seed: int | None = None,
     ) -> None:
+        if warmup_epochs < 0:
+            raise ValueError(f"warmup_epochs: {warmup_epochs} should be at least 0")
         if weight_decay is None:
             weight_decay = 1e-3 if warmup_epochs > 0 else 0.0
         super().__init__(

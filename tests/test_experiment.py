@@ -20,7 +20,8 @@ import yaml
 from PIL import Image
 
 from nas_plugins.errors import InputError
-from nas_plugins.experiment import derive, evaluate, resume, retrain, search
+from nas_plugins.experiment import derive, resume, search
+from nas_plugins.training import evaluate, retrain
 from search_spaces.genotype import Genotype
 from search_spaces.network import Network, count_parameters
 

@@ -9,7 +9,7 @@ from nni.nas.hub.pytorch import DARTS as HubDarts
 from torch import nn
 from torch.nn import functional
 
-from nas_plugins import DARTS, EDAS, DartsSpace
+from nas_plugins import DARTS, DartsSpace
 from strategies.bilevel import constant, first_order
 from strategies.relaxation import argmax, softmax
 from strategies.supernet import Mixed, MixedCell

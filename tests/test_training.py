@@ -16,17 +16,13 @@ import yaml
 from torch import nn
 from torch.utils.data import DataLoader
 
+from nas_plugins.checkpoints import WholeCheckpoints, load_tensors
 from nas_plugins.config import Config, Derived, Training, read_retrain
 from nas_plugins.errors import InputError
-from nas_plugins.experiment import resume, retrain, search
-from nas_plugins.training import (
-    ImageClassification,
-    SeededEpochs,
-    WholeCheckpoints,
-    append_epoch,
-    load_tensors,
-    make_trainer,
-)
+from nas_plugins.experiment import resume, search
+from nas_plugins.fitting import ImageClassification, SeededEpochs, make_trainer
+from nas_plugins.tables import append_epoch
+from nas_plugins.training import retrain
 from search_spaces.genotype import Genotype
 from search_spaces.network import Network
 
@@ -37,6 +33,7 @@ BASE = {
     "training": {"epochs": 3},
     "compute": {"accelerator": "cpu", "threads": 1},
 }
+STATE = dict.fromkeys(("pytorch-lightning_version", "epoch", "state_dict", "optimizer_states", "loops", "callbacks"), 0)
 
 
 @pytest.fixture
@@ -108,17 +105,17 @@ class TestSeededEpochs:
 class TestWholeCheckpoints:
     def test_reads_what_it_writes(self, tmp_path):
         io, file = WholeCheckpoints(), tmp_path / "deep" / "last.ckpt"
-        io.save_checkpoint({"a": torch.ones(2), "b": {"c": [1, "x", None]}}, file)
+        io.save_checkpoint({**STATE, "a": torch.ones(2), "b": {"c": [1, "x", None]}}, file)
         loaded = io.load_checkpoint(file)
         assert torch.equal(loaded["a"], torch.ones(2))
         assert loaded["b"] == {"c": [1, "x", None]}
 
     def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(self, tmp_path):
         io, file = WholeCheckpoints(), tmp_path / "last.ckpt"
-        io.save_checkpoint({"a": 1}, file)
+        io.save_checkpoint(STATE, file)
         with pytest.raises((pickle.PicklingError, AttributeError, TypeError)):
             io.save_checkpoint({"large": torch.zeros(10_000), "no": lambda: None}, file)
-        assert io.load_checkpoint(file) == {"a": 1}
+        assert io.load_checkpoint(file) == STATE
         assert os.listdir(tmp_path) == ["last.ckpt"]
 
     def test_a_first_write_that_fails_leaves_nothing(self, tmp_path):

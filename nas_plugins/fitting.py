@@ -1,0 +1,294 @@
+"""Fitting a network to images with Lightning: what a search and a retraining share."""
+
+from __future__ import annotations
+
+import logging
+import math
+import random
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from nni.nas.evaluator.pytorch import LightningModule, Trainer
+from pytorch_lightning.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassAccuracy
+
+from nas_plugins.checkpoints import WholeCheckpoints
+from nas_plugins.config import Compute, Config, Derived, Training
+from nas_plugins.errors import InputError
+from nas_plugins.tables import append_epoch, one_line
+from search_spaces.network import Network
+
+
+class ImageClassification(LightningModule):
+    """Cross-entropy, SGD with momentum and a cosine schedule: the recipe of DARTS and its descendants.
+
+    It trains the model that NNI, or :meth:`set_model`, gives it. It logs ``train_loss``,
+    ``train_acc``, ``val_loss``, ``val_acc``, ``test_loss`` and ``test_acc``; accuracies are
+    shares from 0 to 1.
+
+    Args:
+        num_classes: classes of the images.
+        training: the settings.
+        derived: the settings of a derived network; None for a supernet.
+    """
+
+    def __init__(self, num_classes: int, training: Training, derived: Derived | None = None) -> None:
+        super().__init__()
+        self.training_settings = training
+        self.derived = derived
+        self.criterion = nn.CrossEntropyLoss(label_smoothing=training.label_smoothing)
+        self.accuracy = MulticlassAccuracy(num_classes, average="micro")
+
+    def forward(self, x: Tensor) -> Any:
+        """The logits of the model."""
+        return self.model(x)
+
+    def on_train_epoch_start(self) -> None:
+        """Let drop-path grow linearly over the epochs (DARTS, section 3.2)."""
+        if self.derived is not None and isinstance(self.model, Network):
+            share = self.current_epoch / self.training_settings.epochs
+            self.model.set_drop_path(self.derived.drop_path * share)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """The loss of a batch of images and labels."""
+        images, labels = batch
+        logits = self(images)
+        auxiliary = None
+        if isinstance(logits, tuple):
+            logits, auxiliary = logits
+        loss = self.criterion(logits, labels)
+        self._log("train", loss, logits, labels)
+        if auxiliary is not None and self.derived is not None:
+            loss = loss + self.derived.auxiliary_weight * self.criterion(auxiliary, labels)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Log the loss and the accuracy of a batch."""
+        self._evaluate("val", batch)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Log the loss and the accuracy of a batch."""
+        self._evaluate("test", batch)
+
+    def _evaluate(self, stage: str, batch: tuple[Tensor, Tensor]) -> None:
+        images, labels = batch
+        logits = self(images)
+        self._log(stage, self.criterion(logits, labels), logits, labels)
+
+    def _log(self, stage: str, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        for name, value in (("loss", loss.detach()), ("acc", self.accuracy(logits, labels))):
+            self.log(f"{stage}_{name}", value, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(labels))
+
+    def configure_optimizers(self) -> Any:
+        """SGD, its learning rate falling along a cosine once an epoch."""
+        settings = self.training_settings
+        optimizer = torch.optim.SGD(
+            self.parameters(),
+            lr=settings.learning_rate,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+        )
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
+            optimizer, T_max=settings.epochs, eta_min=settings.min_learning_rate
+        )
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+
+class SeededEpochs(Callback):
+    """Seed every epoch by its number, so that a resumed run goes on exactly as one never interrupted.
+
+    Shuffling, augmentation and drop-path draw from the global generators. Their states at the end
+    of an epoch would not be enough: what Lightning draws between two epochs differs on a resume.
+
+    Args:
+        seed: of the run.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self.next_epoch = 0
+        self._seeded = -1
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"next_epoch": self.next_epoch}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.next_epoch = state_dict["next_epoch"]
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """For the first epoch of this process: Lightning makes its data iterators before that epoch starts."""
+        self._seed(self.next_epoch, trainer.global_rank)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.current_epoch != self._seeded:
+            self._seed(trainer.current_epoch, trainer.global_rank)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.next_epoch = trainer.current_epoch + 1
+
+    def _seed(self, epoch: int, rank: int) -> None:
+        self._seeded = epoch
+        state = np.random.SeedSequence([self.seed, epoch, rank]).generate_state(1)
+        seed = int(state[0])
+        random.seed(seed)
+        np.random.seed(seed)
+        torch.manual_seed(seed)
+
+
+METRICS = ["train_loss", "train_acc", "val_loss", "val_acc", "derived_val_acc"]
+"""The columns of metrics.csv that the training logs."""
+
+
+class EpochLines(Callback):
+    """A line an epoch, for output that is no terminal: a log gets no progress bars."""
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        logged = trainer.callback_metrics
+        shown = [f"{name} {float(logged[name]):.4f}" for name in METRICS if name in logged]
+        if trainer.is_global_zero:
+            print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", *shown, sep="  ", flush=True)
+
+
+class Recorder(Callback):
+    """Write a row of metrics.csv, and the rows of alphas.csv, at the end of each epoch.
+
+    It comes before the checkpoint of the epoch, and on a resume drops the rows of epochs that the
+    checkpoint does not hold: an epoch has exactly one row, whenever the run was killed.
+
+    Args:
+        run: the run directory.
+        alphas: gives edge -> operation -> α at the moment; None where there is none.
+    """
+
+    def __init__(self, run: Path, alphas: Callable[[], Mapping[str, Mapping[Any, float]]] | None = None) -> None:
+        self.run = run
+        self.alphas = alphas
+        self._started = time.perf_counter()
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._started = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        logged = {key: float(value) for key, value in trainer.callback_metrics.items()}
+        if not math.isfinite(logged.get("train_loss", 0.0)):
+            raise InputError(
+                f"the training loss became {logged['train_loss']} in epoch {trainer.current_epoch}: "
+                "lower training.learning_rate"
+            )
+        if not trainer.is_global_zero:
+            return
+        epoch = trainer.current_epoch
+        row = {
+            "epoch": epoch,
+            **{key: logged.get(key) for key in METRICS},
+            "seconds": round(time.perf_counter() - self._started, 3),
+            "peak_memory_mb": round(peak_memory_mb(), 1),
+        }
+        append_epoch(self.run / "metrics.csv", epoch, [row])
+        if self.alphas is not None:
+            rows = [
+                {"epoch": epoch, "cell": cell, "edge": name, **values}
+                for edge, values in self.alphas().items()
+                for cell, _, name in [edge.rpartition("/")]
+            ]
+            append_epoch(self.run / "alphas.csv", epoch, rows)
+
+
+def peak_memory_mb() -> float:
+    """The most memory that this process has held so far: of the accelerator where there is one, else of the CPU."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    import resource  # not on every platform
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def make_trainer(config: Config, run: Path, callbacks: list[Callback], **kwargs: Any) -> Trainer:
+    """Lightning's trainer for a run: one checkpoint, after the last complete epoch; no logger but our tables."""
+    if config.compute.threads is not None:
+        torch.set_num_threads(config.compute.threads)
+    checkpoint = ModelCheckpoint(
+        dirpath=run / "checkpoints",
+        filename="last",
+        enable_version_counter=False,
+        save_on_train_epoch_end=True,
+    )
+    terminal = sys.stderr.isatty()
+    return Trainer(
+        max_epochs=config.training.epochs,
+        **_compute(config.compute),
+        callbacks=[
+            SeededEpochs(config.seed),
+            *callbacks,
+            TQDMProgressBar() if terminal else EpochLines(),
+            checkpoint,
+        ],
+        enable_progress_bar=terminal,
+        plugins=[WholeCheckpoints()],
+        default_root_dir=run,
+        logger=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        **kwargs,
+    )
+
+
+def _compute(compute: Compute) -> dict[str, Any]:
+    return {
+        "accelerator": compute.accelerator,
+        "devices": 1,
+        "precision": compute.precision,
+        "deterministic": "warn" if torch.cuda.is_available() else False,
+    }
+
+
+def check_compute(compute: Compute) -> None:
+    """Raise an InputError where this machine has no such accelerator, or it no such precision."""
+    try:
+        pl.Trainer(**_compute(compute), logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    except (ValueError, RuntimeError, ImportError, MisconfigurationException) as error:
+        raise InputError(f"compute: {compute.accelerator}, {compute.precision}: {one_line(error)}") from None
+
+
+@contextmanager
+def guarded(checkpoint: Path) -> Iterator[None]:
+    """Say in our words what stops a fit: an interrupt, or a checkpoint of something else."""
+    try:
+        yield
+    except SystemExit as error:  # what Lightning makes of an interrupt
+        if isinstance(error.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from None
+        raise
+    except RuntimeError as error:
+        if "loading state_dict" in str(error):
+            raise InputError(f"{checkpoint}: not the checkpoint of this run: {one_line(error)[:200]}") from None
+        raise
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silence what NNI and Lightning say of themselves; errors are raised, and progress bars stay."""
+    levels = {"nni": logging.CRITICAL, "pytorch_lightning": logging.ERROR, "lightning.pytorch": logging.ERROR}
+    loggers = {logging.getLogger(name): level for name, level in levels.items()}
+    before = {logger: logger.level for logger in loggers}
+    for logger, level in loggers.items():
+        logger.setLevel(level)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="pytorch_lightning|lightning|nni|torch")
+            warnings.filterwarnings("ignore", category=pl.utilities.rank_zero.LightningDeprecationWarning)
+            yield
+    finally:
+        for logger, level in before.items():
+            logger.setLevel(level)

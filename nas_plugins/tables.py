@@ -1,0 +1,78 @@
+"""The CSV tables of a run: a row an epoch, or a row an epoch and edge."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from nas_plugins.errors import InputError
+from search_spaces.files import write_text_whole
+
+ALPHA_KEYS = ("epoch", "cell", "edge")
+"""The columns of alphas.csv beside those of the operations."""
+
+
+def read_text(path: Path) -> str:
+    """The text of a file.
+
+    Raises:
+        InputError: it cannot be read, or is no text.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: is no text file") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def read_table(path: Path, required: Sequence[str], texts: Sequence[str] = ()) -> pd.DataFrame:
+    """A CSV file with these columns, all numbers but the texts; numbers keep every bit.
+
+    Raises:
+        InputError: the file is something else; the message names the place.
+    """
+    read_text(path)
+    try:
+        table = pd.read_csv(path, dtype=dict.fromkeys(texts, str), float_precision="round_trip")
+    except ValueError as error:  # of pandas, all of them
+        raise InputError(f"{path}: is no CSV table: {one_line(error)}") from None
+    if not isinstance(table.index, pd.RangeIndex):  # pandas would take the first field as a row's name
+        raise InputError(f"{path}: a line has more fields than columns are named in the first")
+    missing = [column for column in required if column not in table]
+    if missing:
+        raise InputError(f"{path}: has no column {missing[0]!r}; there should be {', '.join(required)}")
+    for column in table.columns.difference(texts):
+        numbers = pd.to_numeric(table[column], errors="coerce").astype(float)
+        foreign = table[column][numbers.isna() & table[column].notna()]
+        if len(foreign):
+            line = foreign.index[0] + 2
+            raise InputError(f"{path}: {column} of line {line} is {foreign.iloc[0]!r}, no number")
+        table[column] = numbers
+    for column in ("epoch", *texts):
+        if table[column].isna().any():
+            raise InputError(f"{path}: {column} of line {int(table[column].isna().argmax()) + 2} is empty")
+    return table
+
+
+def append_epoch(path: Path, epoch: int, rows: list[dict[str, Any]]) -> None:
+    """Add the rows of an epoch to a table, in place of any of that epoch or a later one.
+
+    Raises:
+        InputError: the file is there and is no such table.
+    """
+    table = pd.DataFrame(rows)
+    texts = [column for column, value in rows[0].items() if isinstance(value, str)]
+    if path.exists():
+        before = read_table(path, ["epoch", *texts], texts)
+        before = before[before["epoch"] < epoch].astype({"epoch": int})
+        table = pd.concat([before, table]) if len(before) else table
+    write_text_whole(path, table.to_csv(index=False))
+
+
+def one_line(error: Exception) -> str:
+    """The message of an error, on one line."""
+    return " ".join(str(error).split())
