@@ -70,7 +70,7 @@ def _search(options: argparse.Namespace, overrides: Sequence[str]) -> None:
 
     run = search(options.config, options.output, overrides)
     found = next(run / name for name in ("genotype.json", "sample.json") if (run / name).exists())
-    print(f"{run}: searched; the architecture is in {found}")
+    print(f"{run}: searched; {found.stem} in {found}")
 
 
 def _resume(options: argparse.Namespace, overrides: Sequence[str]) -> None:

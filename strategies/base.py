@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Protocol
 
 import pytorch_lightning as pl
@@ -43,6 +44,9 @@ CALIBRATION_BATCHES = 4
 Grouping = Callable[[Mapping[str, nn.Parameter]], Sequence[Sequence[nn.Parameter]]]
 """edge -> α, to the groups of α that have an optimizer of their own."""
 
+OptimizerFactory = Callable[[Sequence[nn.Parameter]], Optimizer]
+"""A group of α -> its optimizer."""
+
 Objective = Callable[[Tensor, Architecture], Tensor]
 """(the evaluator's loss on an architecture batch, the architecture) -> what the architecture step minimizes."""
 
@@ -50,6 +54,20 @@ Objective = Callable[[Tensor, Architecture], Tensor]
 def one_optimizer(alphas: Mapping[str, nn.Parameter]) -> list[list[nn.Parameter]]:
     """All α share an optimizer."""
     return [list(alphas.values())]
+
+
+def adam(learning_rate: float, weight_decay: float, betas: tuple[float, float]) -> OptimizerFactory:
+    """Adam for a group of α.
+
+    Raises:
+        ValueError: a setting is out of range.
+    """
+    for name, value in (("learning_rate", learning_rate), ("weight_decay", weight_decay)):
+        if not value >= 0:
+            raise ValueError(f"{name}: {value} should be at least 0")
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        raise ValueError(f"betas: {list(betas)} should be two numbers from 0 to below 1")
+    return partial(torch.optim.Adam, lr=learning_rate, betas=betas, weight_decay=weight_decay)
 
 
 def evaluator_loss(loss: Tensor, architecture: Architecture) -> Tensor:
@@ -224,7 +242,7 @@ class DifferentiableStrategy(OneShotStrategy):
     def __init__(
         self,
         relaxation: Relaxation,
-        optimizer: Callable[[Sequence[nn.Parameter]], Optimizer],
+        optimizer: OptimizerFactory,
         objective: Objective = evaluator_loss,
         gradient: Gradient = first_order,
         grouping: Grouping = one_optimizer,
@@ -238,7 +256,6 @@ class DifferentiableStrategy(OneShotStrategy):
             raise ValueError(f"gradient_clip_val: {gradient_clip_val} should be above 0, or None for no limit")
         if weights_first < 0:
             raise ValueError(f"warmup_epochs: {weights_first} should be at least 0")
-        optimizer([nn.Parameter(torch.zeros(1))])  # refuses settings out of range now, and not in the search
         self.relaxation = relaxation
         self.optimizer = optimizer
         self.objective = objective

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from functools import partial
-
-import torch
-
-from strategies.base import DifferentiableStrategy
+from strategies.base import DifferentiableStrategy, adam
 from strategies.relaxation import Softmax
 
 
@@ -35,7 +31,7 @@ class DARTS(DifferentiableStrategy):
     ) -> None:
         super().__init__(
             relaxation=Softmax(),
-            optimizer=partial(torch.optim.Adam, lr=learning_rate, betas=betas, weight_decay=weight_decay),
+            optimizer=adam(learning_rate, weight_decay, betas),
             none=none,
             weights_first=warmup_epochs,
             gradient_clip_val=gradient_clip_val,

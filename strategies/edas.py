@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import torch
 
-from strategies.base import DifferentiableStrategy
+from strategies.base import DifferentiableStrategy, adam
 from strategies.relaxation import SingleEdge
 
 
@@ -52,7 +50,7 @@ class EDAS(DifferentiableStrategy):
                 warmup_epochs=warmup_epochs,
                 relax_weights=not alpha_max,
             ),
-            optimizer=partial(torch.optim.Adam, lr=learning_rate, betas=betas, weight_decay=weight_decay),
+            optimizer=adam(learning_rate, weight_decay, betas),
             none=none,
             gradient_clip_val=gradient_clip_val,
         )

@@ -337,7 +337,8 @@ class TestDerive:
 
 class TestResume:
     @pytest.mark.slow
-    @pytest.mark.parametrize("strategy", ("EDAS", "DARTS", "nni.nas.strategy.GumbelDARTS"))
+    # Not NNI's own: they order α by a set, so that a resumed optimizer has its states with other α.
+    @pytest.mark.parametrize("strategy", ("EDAS", "DARTS"))
     def test_a_search_killed_in_the_middle_of_an_epoch(self, tmp_path, strategy):
         config = tmp_path / "search.yaml"
         space = {**SEARCH["space"], "nodes": 2}
