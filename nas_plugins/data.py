@@ -9,11 +9,6 @@ is about twice as fast as doing everything per image.
 import difflib
 import math
 import os
-import time
-import warnings
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,17 +17,12 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-import torchvision
-from PIL import Image
-from sklearn.datasets import load_digits
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision.transforms import v2
-from torchvision.transforms.v2.functional import pil_to_tensor
 
 from nas_plugins.errors import InputError
-
-_CHECK_SECONDS = 4.0  # how long the images of a folder may be decoded before the work starts
+from nas_plugins.images import Store, check, check_images, load, read_image, side_of, stratified_order
 
 
 @dataclass(frozen=True)
@@ -56,7 +46,6 @@ _USUAL = {
 }
 DATASETS = tuple(_USUAL)
 """The names of the data sets."""
-_TORCHVISION = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "fashion_mnist": "FashionMNIST"}
 
 
 class ImageData(pl.LightningDataModule):
@@ -113,20 +102,20 @@ class ImageData(pl.LightningDataModule):
     ) -> None:
         super().__init__()
         _check_dataset(dataset)
-        _check("root", root, isinstance(root, str | os.PathLike), "a path")
-        _check("download", download, isinstance(download, bool), "true or false")
-        _check("batch_size", batch_size, _whole(batch_size, 1), "a whole number, 1 or more")
+        check("root", root, isinstance(root, str | os.PathLike), "a path")
+        check("download", download, isinstance(download, bool), "true or false")
+        check("batch_size", batch_size, _whole(batch_size, 1), "a whole number, 1 or more")
         share = isinstance(held_out, int | float) and 0 <= held_out < 1
-        _check("held_out", held_out, share, "a share from 0 to below 1, such as 0.5")
+        check("held_out", held_out, share, "a share from 0 to below 1, such as 0.5")
         sizes = {"train_images": train_images, "test_images": test_images, "image_size": image_size}
         for key, value in sizes.items():
-            _check(key, value, value is None or _whole(value, 1), "a whole number, 1 or more, or null")
+            check(key, value, value is None or _whole(value, 1), "a whole number, 1 or more, or null")
         padding = crop_padding is None or _whole(crop_padding, 0)
-        _check("crop_padding", crop_padding, padding, "a whole number of pixels, 0 or more, or null")
-        _check("flip", flip, flip is None or isinstance(flip, bool), "true, false or null")
-        _check("cutout", cutout, _whole(cutout, 0), "a whole number of pixels, 0 or more")
-        _check("workers", workers, _whole(workers, 0), "a whole number, 0 or more")
-        _check("seed", seed, _whole(seed, 0, 2**32 - 1), "a whole number from 0 to 2**32 - 1")
+        check("crop_padding", crop_padding, padding, "a whole number of pixels, 0 or more, or null")
+        check("flip", flip, flip is None or isinstance(flip, bool), "true, false or null")
+        check("cutout", cutout, _whole(cutout, 0), "a whole number of pixels, 0 or more")
+        check("workers", workers, _whole(workers, 0), "a whole number, 0 or more")
+        check("seed", seed, _whole(seed, 0, 2**32 - 1), "a whole number from 0 to 2**32 - 1")
 
         usual = _USUAL[dataset]
         self.dataset = dataset
@@ -147,17 +136,17 @@ class ImageData(pl.LightningDataModule):
         """Reads the data set and checks everything that could stop a long run later; once."""
         if self._prepared:
             return
-        self._train, self._test, self.classes = self._load()
+        self._train, self._test, self.classes = load(self.dataset, self.root, self.download)
         self.num_classes = len(self.classes)
         self.parts = self._split()
         self.lengths = {name: len(indices) for name, indices in self.parts.items()}
         files = self._files() if self.dataset == "folder" else []
         self.image_channels = len(_USUAL[self.dataset].mean)
-        self.image_size = self._resize_to or (_side(files[0]) if files else len(self._train.images[0][0]))
+        self.image_size = self._resize_to or (side_of(files[0]) if files else len(self._train.images[0][0]))
         limit = f"the images, which have {self.image_size} pixels a side"
         padding = self.crop_padding
-        _check("crop_padding", padding, padding < self.image_size, f"smaller than {limit}")
-        _check("cutout", self.cutout, self.cutout <= self.image_size, f"no larger than {limit}")
+        check("crop_padding", padding, padding < self.image_size, f"smaller than {limit}")
+        check("cutout", self.cutout, self.cutout <= self.image_size, f"no larger than {limit}")
         check_images(files, one_size=None if self._resize_to else self.image_size)
         self._prepared = True
 
@@ -172,7 +161,7 @@ class ImageData(pl.LightningDataModule):
     def architecture_dataloader(self) -> DataLoader:
         """The held-out images as a search learns from them: shuffled, augmented like the training images."""
         right = "above 0, such as 0.5, where an architecture is learned from the held-out images"
-        _check("held_out", self.held_out, self.held_out > 0, right)
+        check("held_out", self.held_out, self.held_out > 0, right)
         return self._loader("held_out", learn=True)
 
     def val_dataloader(self) -> DataLoader:
@@ -183,13 +172,6 @@ class ImageData(pl.LightningDataModule):
         """The test images: in order, as they are."""
         return self._loader("test", learn=False)
 
-    def _load(self) -> "tuple[_Store, _Store, list[str]]":
-        if self.dataset == "digits":
-            return _load_digits()
-        if self.dataset == "folder":
-            return _load_folder(self.root)
-        return _load_torchvision(self.dataset, self.root, self.download)
-
     def _split(self) -> dict[str, np.ndarray]:
         train, test = self._choose("train", self._train.labels), self._choose("test", self._test.labels)
         kept = len(train) - round(self.held_out * len(train))
@@ -199,14 +181,14 @@ class ImageData(pl.LightningDataModule):
             f"nearer to 0.5 with enough training images, or 0: it cuts {len(train)} of them into {kept} and "
             f"{len(train) - kept}, and each part needs an image of each of the {self.num_classes} classes"
         )
-        _check("held_out", self.held_out, self.held_out == 0 or min(seen) == self.num_classes, right)
+        check("held_out", self.held_out, self.held_out == 0 or min(seen) == self.num_classes, right)
         return {name: np.sort(indices) for name, indices in parts.items()}
 
     def _choose(self, name: str, labels: np.ndarray) -> np.ndarray:
         order, wanted = stratified_order(labels, self.seed), self._subset[name]
         fewest = int(np.unique(labels[order], return_index=True)[1].max()) + 1
         right = f"from {fewest} (every class at least once) to {len(order)} (all images)"
-        _check(f"{name}_images", wanted, wanted is None or fewest <= wanted <= len(order), right)
+        check(f"{name}_images", wanted, wanted is None or fewest <= wanted <= len(order), right)
         return order[:wanted]
 
     def _files(self) -> list[str]:
@@ -269,91 +251,10 @@ class Cutout(torch.nn.Module):
         return images.masked_fill((rows & columns).to(images.device), 0.0)
 
 
-def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
-    """A random order of all indices in which every stretch has the classes in proportion.
-
-    So its first n entries are a balanced subset, and cutting it gives balanced parts, for any n: the cases
-    that sklearn's train_test_split refuses (all but a few images, or a class of one image) work here.
-    """
-    shuffled = np.random.RandomState(seed).permutation(len(labels))  # this stream never changes with NumPy
-    place = np.empty(len(labels))
-    for label in np.unique(labels):
-        members = labels[shuffled] == label
-        place[members] = (np.arange(members.sum()) + 0.5) / members.sum()
-    return shuffled[np.argsort(place, kind="stable")]
-
-
-class BrokenImage(InputError):
-    """An image file that cannot be used."""
-
-    def __init__(self, message: str) -> None:
-        # A worker process hands its exception over with a whole traceback for a message: keep the line.
-        super().__init__(message.rpartition(f"{BrokenImage.__name__}: ")[2].strip())
-
-
-def check_images(files: Sequence[str], one_size: int | None, seconds: float = _CHECK_SECONDS) -> None:
-    """Opens every file, and decodes as many as the time allows, spread over all of them.
-
-    Args:
-        files: paths of image files.
-        one_size: pixels a side that all images must have; None for any size.
-        seconds: time for decoding; opening the rest takes about a second per 10,000 files on top.
-    """
-    deadline = time.monotonic() + seconds
-
-    def check(some: Sequence[str]) -> None:
-        for file in some:
-            with _opened(file) as image:
-                size = image.size
-                if time.monotonic() < deadline:
-                    image.load()
-            right = f"set, for example to {one_size}: {file!r} is {size[0]}x{size[1]}, other images are not"
-            _check("image_size", None, one_size is None or size == (one_size, one_size), right)
-
-    strides = math.ceil(len(files) / 32)
-    with ThreadPoolExecutor() as pool:  # Pillow decodes outside of Python's lock
-        for _ in pool.map(check, [files[start::strides] for start in range(strides)]):
-            pass
-
-
-def read_image(file: str) -> Tensor:
-    """The file as a uint8 tensor (3, H, W)."""
-    with _opened(file) as image:
-        return pil_to_tensor(image.convert("RGB"))
-
-
-@contextmanager
-def _opened(file: str) -> Iterator[Image.Image]:
-    try:
-        with Image.open(file) as image:
-            if image.mode.startswith(("I", "F")):  # convert("RGB") would clip these to white
-                raise ValueError(f"mode {image.mode} has more than 8 bits a channel")
-            yield image
-    except Exception as error:  # by format Pillow raises OSError, SyntaxError, ValueError, struct.error, ...
-        text = f"data.root: image file {file!r} cannot be used ({_line(error)}); replace it or delete it"
-        raise BrokenImage(text) from error
-
-
-def _side(file: str) -> int:
-    with _opened(file) as image:
-        width, height = image.size
-    right = f"set, for example to {min(width, height)}: {file!r} is {width}x{height}, not square"
-    _check("image_size", None, width == height, right)
-    return width
-
-
-@dataclass(frozen=True)
-class _Store:
-    """All images of the training or of the test set (a tensor, or the paths of files), and their labels."""
-
-    images: Tensor | list[str]
-    labels: np.ndarray
-
-
 class _Images(Dataset):
     """Some images of a store: uint8 image and label."""
 
-    def __init__(self, store: _Store, indices: np.ndarray, transform: v2.Transform) -> None:
+    def __init__(self, store: Store, indices: np.ndarray, transform: v2.Transform) -> None:
         self.images, self.transform = store.images, transform
         self.indices, self.labels = indices.tolist(), store.labels[indices].tolist()
 
@@ -371,57 +272,6 @@ def _collate(transform: v2.Transform, samples: list[tuple[Tensor, int]]) -> tupl
     return transform(images), labels
 
 
-def _load_digits() -> tuple[_Store, _Store, list[str]]:
-    bunch = load_digits()
-    images = torch.from_numpy(bunch.images / 16 * 255).round().to(torch.uint8)[:, None]
-    order = stratified_order(bunch.target, seed=0)  # whatever data.seed: everyone is tested on the same fifth
-    cut = len(order) // 5
-    test, train = (_Store(images[part], bunch.target[part]) for part in (order[:cut], order[cut:]))
-    return train, test, [str(name) for name in bunch.target_names]
-
-
-def _load_torchvision(dataset: str, root: Path, download: bool) -> tuple[_Store, _Store, list[str]]:
-    make = getattr(torchvision.datasets, _TORCHVISION[dataset])
-    try:
-        with warnings.catch_warnings():
-            # CIFAR's pickles are of 2009: NumPy 2.4 and later grumble at how they spell a dtype.
-            warnings.filterwarnings("ignore", message=r".*dtype\(\): align")
-            sets = [make(root, train=train, download=download) for train in (True, False)]
-    except Exception as error:  # torchvision raises RuntimeError, OSError, ValueError, AssertionError, ...
-        cure = "try again, or copy it there" if download else "fetch it with --data.download true"
-        text = f"data.root is {str(root)!r}: {dataset} is not there or not whole ({_line(error)}); {cure}"
-        raise InputError(text) from error
-    train, test = (_Store(_channels_first(torch.as_tensor(s.data)), np.asarray(s.targets)) for s in sets)
-    return train, test, list(sets[0].classes)
-
-
-def _channels_first(images: Tensor) -> Tensor:
-    return images.permute(0, 3, 1, 2).contiguous() if images.ndim == 4 else images[:, None]
-
-
-def _load_folder(root: Path) -> tuple[_Store, _Store, list[str]]:
-    test_name = "val" if (root / "val").is_dir() and not (root / "test").is_dir() else "test"
-    train, test = _image_folder(root, "train"), _image_folder(root, test_name)
-    for here, there in ((train, test), (test, train)):
-        odd = [name for name in here.classes if name not in there.classes]
-        right = f"a folder with the same classes in train and {test_name}: {there.root} has none of {odd[:5]}"
-        _check("root", str(root), not odd, right)
-    right = f"a folder with two classes or more: it has only {train.classes}"
-    _check("root", str(root), len(train.classes) > 1, right)
-    stores = [_Store([path for path, _ in s.samples], np.asarray(s.targets)) for s in (train, test)]
-    return stores[0], stores[1], list(train.classes)
-
-
-def _image_folder(root: Path, name: str) -> torchvision.datasets.ImageFolder:
-    layout = "ROOT/train/CLASS/IMAGE and ROOT/test/CLASS/IMAGE (or val in place of test)"
-    _check("root", str(root), (root / name).is_dir(), f"a folder with {layout}: it has no folder {name}")
-    try:
-        return torchvision.datasets.ImageFolder(root / name)
-    except OSError as error:  # no class folder, a class without an image, a folder that may not be read
-        text = f"data.root is {str(root)!r}: in its {name}: {_line(error)}; right would be {layout}"
-        raise InputError(text) from error
-
-
 def _check_dataset(dataset: str) -> None:
     if dataset not in list(_USUAL):  # a list also takes what YAML gives and cannot be hashed
         close = difflib.get_close_matches(str(dataset), _USUAL, n=1)
@@ -429,14 +279,5 @@ def _check_dataset(dataset: str) -> None:
         raise InputError(f"data.dataset is {dataset!r}: it should be one of {', '.join(_USUAL)}{hint}")
 
 
-def _check(key: str, value: object, fits: bool, right: str) -> None:
-    if not fits:
-        raise InputError(f"data.{key} is {value!r}: it should be {right}")
-
-
 def _whole(value: object, low: int, high: float = math.inf) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
-
-
-def _line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"

@@ -21,6 +21,7 @@ import yaml
 from markupsafe import Markup
 
 from nas_plugins import pictures
+from nas_plugins.cell_drawings import draw_cells
 from nas_plugins.errors import InputError
 from nas_plugins.pictures import Kind, Weights
 from nas_plugins.tables import ALPHA_KEYS, one_line, read_table, read_text
@@ -298,7 +299,7 @@ def _draw(run: Run, folder: Path, prefix: str) -> dict[str, str | Markup]:
     drawn: dict[str, str | Markup] = {}
     start = os.path.join(folder, prefix)  # keeps the slash where the prefix is empty
     if run.genotype is not None:
-        drawn["cells"] = _inline(pictures.draw_cells(run.genotype, f"{start}cells")[0])
+        drawn["cells"] = _inline(draw_cells(run.genotype, f"{start}cells")[0])
     if len(run.metrics):
         drawn["progress"] = _embedded(pictures.plot_progress(run.metrics, f"{start}progress.png", run.kind))
     if run.alphas is not None:

@@ -14,11 +14,10 @@ import pandas as pd
 import pytest
 import yaml
 
+from nas_plugins.cell_drawings import cell_titles, draw_cells
 from nas_plugins.errors import InputError
 from nas_plugins.pictures import (
     architecture_weights,
-    cell_titles,
-    draw_cells,
     plot_alphas,
     plot_comparison,
     plot_heatmap,
@@ -137,7 +136,7 @@ def test_titles_of_cells():
 def test_drawing_says_nothing_on_stderr(tmp_path):
     code = (
         "import sys\n"
-        "from nas_plugins.pictures import draw_cells\n"
+        "from nas_plugins.cell_drawings import draw_cells\n"
         "from search_spaces.genotype import Genotype\n"
         "print('drawing', file=sys.stderr)\n"
         f"draw_cells(Genotype.from_json({GENOTYPE.to_json()!r}), sys.argv[1])"
