@@ -122,7 +122,7 @@ def plot_alphas(alphas: pd.DataFrame, weights: Weights, path: str | os.PathLike[
     legend = 0.1 + 0.2 * math.ceil(len(names) / legend_columns)
     rows = {cell: math.ceil(len(edges) / columns) for cell, edges in cells.items()}
     height = legend + sum(header + n * step_y for n in rows.values()) + 0.1
-    limits = _alpha_limits(table, weights)
+    limits = _alpha_limits(table)
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(width, height))
         lines = [Line2D([], [], color=colour, linewidth=3) for colour in colours.values()]
@@ -145,13 +145,15 @@ def plot_alphas(alphas: pd.DataFrame, weights: Weights, path: str | os.PathLike[
         return _save(figure, path)
 
 
-def _alpha_limits(table: pd.DataFrame, weights: Weights) -> tuple[float, float, float]:
-    """First epoch, last epoch and highest weight: the same for all panels, so that they compare."""
+def _alpha_limits(table: pd.DataFrame) -> tuple[float, float, float, float]:
+    """First and last epoch, lowest and highest weight: the same for all panels, so that they compare."""
     first, last = float(table["epoch"].min()), float(table["epoch"].max())
     if first == last:
         first, last = first - 1, last + 1
-    highest = float(np.nanmax(table[operations_of(table)].to_numpy(), initial=0.2))
-    return first, last, 1.0 if weights == "sigmoid" else min(1.0, 1.08 * highest)
+    values = table[operations_of(table)].to_numpy()
+    lowest, highest = float(np.nanmin(values)), float(np.nanmax(values))
+    room = max(0.06 * (highest - lowest), 0.005)
+    return first, last, max(0.0, lowest - room), min(1.0, highest + room)
 
 
 def _edge_panel(
@@ -159,17 +161,17 @@ def _edge_panel(
     edge: str,
     history: pd.DataFrame,
     colours: Mapping[str, str],
-    limits: tuple[float, float, float],
+    limits: tuple[float, float, float, float],
 ) -> None:
-    first, last, highest = limits
+    first, last, lowest, highest = limits
     marker = "." if len(history) == 1 else None  # a single epoch makes no line
     for name, colour in colours.items():
         order = 1.5 if name == "none" else 2
         axis.plot(history["epoch"], history[name], color=colour, marker=marker, linewidth=1.3, zorder=order)
     axis.set_title(_edge_name(edge), fontsize=8.5, pad=3)
-    axis.set(xlim=(first, last), ylim=(0, highest))
+    axis.set(xlim=(first, last), ylim=(lowest, highest))
     axis.set_xticks([t for t in MaxNLocator(3, integer=True).tick_values(first, last) if first <= t <= last])
-    axis.set_yticks([t for t in MaxNLocator(2).tick_values(0, highest) if t <= highest])
+    axis.set_yticks([t for t in MaxNLocator(3).tick_values(lowest, highest) if lowest <= t <= highest])
     axis.tick_params(labelsize=7, length=0, pad=3)
 
 
