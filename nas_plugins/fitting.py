@@ -206,7 +206,7 @@ class Recorder(Callback):
 
 def peak_memory_mb() -> float:
     """The most memory that this process has held so far: of the accelerator where there is one, else of the CPU."""
-    if torch.cuda.is_available():
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated() > 0:
         return torch.cuda.max_memory_allocated() / 2**20
     import resource  # not on every platform
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from nni.nas.oneshot.pytorch.strategy import OneShotStrategy, no_default_hook
 from pytorch_lightning.utilities.combined_loader import CombinedLoader
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torchmetrics import Metric
 
 from strategies.bilevel import Gradient, first_order
 from strategies.calibration import Statistics, measure, normalized_by
@@ -37,6 +39,9 @@ class Relaxation(Protocol):
     def evaluation(self, alphas: Alphas) -> Plan:
         """The plan by which the supernet is validated."""
 
+
+ARCHITECTURE, DERIVED, UNLOGGED = "architecture_", "derived_", "unlogged_"
+"""Prefixes of what is logged: in architecture steps, of the derived architecture, and of what is not shown."""
 
 CALIBRATION_BATCHES = 4
 """Training batches on which the batch statistics of a path are measured before it is validated."""
@@ -99,7 +104,9 @@ class SearchModule(BaseOneShotLightningModule):
         super().__init__(training_module)
         self.architecture = architecture
         self.strategy = strategy
-        self._log_prefix: str | None = ""
+        self._log_prefix = ""
+        self._metric_places: list[tuple[nn.Module, str]] = []
+        self.metric_copies: dict[str, nn.ModuleList] = nn.ModuleDict()  # type: ignore[assignment]
         self._recent: deque[Any] = deque(maxlen=CALIBRATION_BATCHES)
         self._validated: dict[str, tuple[Plan, Statistics]] = {}
 
@@ -107,8 +114,18 @@ class SearchModule(BaseOneShotLightningModule):
         """Prepare the supernet for its device, and see what the evaluator logs."""
         super().setup(stage)
         self.training_module.log = self._log
-        if self.device.type == "cpu":
-            # The convolutions of these spaces run 1.3 to 1.8 times as fast in this layout.
+        self._metric_places = [
+            (parent, name)
+            for parent in self.training_module.modules()
+            for name, child in parent.named_children()
+            if isinstance(child, Metric)
+        ]
+        for prefix in (ARCHITECTURE, DERIVED, UNLOGGED):
+            copies = [copy.deepcopy(parent.get_submodule(name)) for parent, name in self._metric_places]
+            self.metric_copies[prefix] = nn.ModuleList(copies)
+        # The module itself is moved to its device later. On a CPU the convolutions of cell spaces
+        # are faster in this layout; what it does elsewhere was not measured.
+        if self.trainer.strategy.root_device.type == "cpu":
             self.training_module.to(memory_format=torch.channels_last)
 
     # The two steps
@@ -130,7 +147,7 @@ class SearchModule(BaseOneShotLightningModule):
         step = Step(self.trainer.fit_loop.epoch_loop.total_batch_idx, self.current_epoch)
         if step.epoch >= strategy.weights_first:
             architecture.plan = strategy.relaxation.architecture(alphas, step)
-            self._architecture_step(alphas, lambda: self._loss(batch["val"], batch_idx, "architecture_"))
+            self._architecture_step(alphas, lambda: self._loss(batch["val"], batch_idx, ARCHITECTURE))
         with torch.no_grad():
             architecture.plan = strategy.relaxation.weights(alphas, step)
         loss = self._loss(batch["train"], batch_idx)
@@ -153,7 +170,7 @@ class SearchModule(BaseOneShotLightningModule):
             if getattr(optimizer, "is_arch_optimizer", False):
                 optimizer.step()
 
-    def _loss(self, batch: Any, batch_idx: int, prefix: str | None = "") -> Tensor:
+    def _loss(self, batch: Any, batch_idx: int, prefix: str = "") -> Tensor:
         with self._logged_as(prefix):
             result = self.training_module.training_step(batch, batch_idx)
         return result["loss"] if isinstance(result, Mapping) else result
@@ -173,7 +190,7 @@ class SearchModule(BaseOneShotLightningModule):
         self._validated.clear()
         for prefix, plan in (
             ("", self.strategy.relaxation.evaluation(self.architecture.alphas)),
-            ("derived_", self.derived_plan()),
+            (DERIVED, self.derived_plan()),
         ):
             self.architecture.plan = plan
             # Before the first training batch, as in Lightning's sanity check, there is nothing to measure.
@@ -181,7 +198,7 @@ class SearchModule(BaseOneShotLightningModule):
 
     def _pass_recent(self) -> None:
         for batch in self._recent:
-            self._loss(batch, 0, prefix=None)
+            self._loss(batch, 0, prefix=UNLOGGED)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Validate the supernet and the derived architecture on a batch."""
@@ -189,6 +206,12 @@ class SearchModule(BaseOneShotLightningModule):
             self.architecture.plan = plan
             with self._logged_as(prefix), normalized_by(statistics):
                 self.training_module.validation_step(batch, batch_idx)
+
+    def on_validation_epoch_end(self) -> None:
+        """Let the evaluator log what it computes at the end, for each that was validated."""
+        for prefix in self._validated:
+            with self._logged_as(prefix):
+                self.training_module.on_validation_epoch_end()
 
     def derived_plan(self) -> Plan:
         """The plan that makes the supernet compute the derived architecture."""
@@ -200,16 +223,27 @@ class SearchModule(BaseOneShotLightningModule):
         return plan
 
     @contextmanager
-    def _logged_as(self, prefix: str | None) -> Iterator[None]:
-        """Put a prefix before the names of what is logged; None logs nothing."""
+    def _logged_as(self, prefix: str) -> Iterator[None]:
+        """Put a prefix before the names of what is logged, and count it in metrics of its own.
+
+        An evaluator may log a torchmetrics object, which accumulates over an epoch: it must not mix
+        the supernet with the derived architecture.
+        """
+        originals = [parent.get_submodule(name) for parent, name in self._metric_places]
+        for (parent, name), metric in zip(
+            self._metric_places, self.metric_copies[prefix] if prefix else originals, strict=True
+        ):
+            parent._modules[name] = metric
         self._log_prefix = prefix
         try:
             yield
         finally:
             self._log_prefix = ""
+            for (parent, name), metric in zip(self._metric_places, originals, strict=True):
+                parent._modules[name] = metric
 
     def _log(self, name: str, value: Any, **kwargs: Any) -> None:
-        if self._log_prefix is None:
+        if self._log_prefix == UNLOGGED:
             return
         if self._log_prefix:
             kwargs["prog_bar"] = False

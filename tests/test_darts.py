@@ -2,9 +2,13 @@
 
 import pytest
 import torch
+from nni.nas.evaluator.pytorch import DataLoader, Lightning, LightningModule, Trainer
+from nni.nas.experiment import NasExperiment
+from nni.nas.experiment.config import NasExperimentConfig
 from nni.nas.hub.pytorch import DARTS as HubDarts
 from pytorch_lightning.callbacks import Callback
 from torch.nn import functional
+from torchmetrics.classification import MulticlassAccuracy
 
 from nas_plugins import DARTS, DartsSpace, Genotype
 from strategies.calibration import normalized_by
@@ -115,6 +119,58 @@ def test_validation_does_not_depend_on_the_order_of_the_images(run_search):
             logits[prefix] = module(x), torch.cat([module(x[y == label]) for label in (0, 1)])
     for together, sorted_by_class in logits.values():
         assert torch.allclose(together[y == 0], sorted_by_class[:16], atol=1e-4)
+
+
+class Accumulating(LightningModule):
+    """An evaluator that logs a torchmetrics object, and computes another at the end of the epoch."""
+
+    def __init__(self):
+        super().__init__()
+        self.accuracy = MulticlassAccuracy(10, average="micro")
+        self.at_the_end = MulticlassAccuracy(10, average="micro")
+
+    def forward(self, x):
+        return self.model(x)
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        return functional.cross_entropy(self(x), y)
+
+    def validation_step(self, batch, batch_idx):
+        x, y = batch
+        logits = self(x)
+        self.log("by_value", (logits.argmax(1) == y).float().mean(), batch_size=len(y))
+        self.accuracy(logits, y)
+        self.log("by_object", self.accuracy)
+        self.at_the_end.update(logits, y)
+
+    def on_validation_epoch_end(self):
+        self.log("by_end", self.at_the_end.compute())
+        self.at_the_end.reset()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.2)
+
+
+def test_metrics_that_accumulate_do_not_mix_supernet_and_derived_network(images, tmp_path):
+    kept = Kept()
+    evaluator = Lightning(
+        Accumulating(),
+        Trainer(max_epochs=3, callbacks=[kept], accelerator="cpu", logger=False, enable_checkpointing=False,
+                enable_progress_bar=False, enable_model_summary=False),
+        train_dataloaders=DataLoader(images, batch_size=8),
+        val_dataloaders=DataLoader(images, batch_size=8),
+    )  # fmt: skip
+    space, strategy = small_space(), DARTS(learning_rate=0.1)
+    config = NasExperimentConfig.default(space, evaluator, strategy)
+    config.experiment_working_directory = tmp_path
+    experiment = NasExperiment(space, evaluator, strategy, config)
+    experiment.run()
+    experiment.stop()
+    assert kept.metrics["by_value"] != kept.metrics["derived_by_value"]
+    for prefix in ("", "derived_"):
+        assert kept.metrics[f"{prefix}by_object"] == pytest.approx(kept.metrics[f"{prefix}by_value"])
+        assert kept.metrics[f"{prefix}by_end"] == pytest.approx(kept.metrics[f"{prefix}by_value"])
 
 
 def test_warm_up_epochs_leave_alpha_alone(run_search):
