@@ -77,7 +77,7 @@ def measure(name: str, size: dict[str, int], steps: int, threads: int | None) ->
     experiment = NasExperiment(space, evaluator, strategies[name]())
     experiment.run()
     experiment.stop()
-    return {"seconds": statistics.median(timer.times[2:]), "memory_mb": peak_memory_mb()}
+    return {"seconds": statistics.median(timer.times[2:]), "memory_mb": peak_memory_mb(torch.cuda.is_available())}
 
 
 def main() -> None:

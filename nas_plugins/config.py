@@ -58,7 +58,7 @@ class Derived:
         layers: number of cells; null keeps the genotype's own.
         stem: "cifar" keeps the resolution, "imagenet" divides it by 8.
         auxiliary_weight: weight of the loss of a second head at two thirds of the depth; 0 for none.
-        drop_path: probability of drop-path in the last epoch, which it grows to linearly.
+        drop_path: probability of drop-path that it grows to linearly over the epochs.
         gradient_clip_val: the largest norm of the gradient.
     """
 
@@ -137,8 +137,10 @@ class Config:
             raise InputError(f"{kind}: {' '.join(str(error).split())}") from error
 
     def to_yaml(self) -> str:
-        """The text of a config file that repeats this."""
-        return yaml.safe_dump(_plain(self.values), sort_keys=False, allow_unicode=True)
+        """The text of a config file that repeats this, from whatever folder."""
+        root = os.path.abspath(os.path.expanduser(self.values["data"]["root"]))
+        values = {**self.values, "data": {**self.values["data"], "root": root}}
+        return yaml.safe_dump(_plain(values), sort_keys=False, allow_unicode=True)
 
 
 def read_search(file: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config:

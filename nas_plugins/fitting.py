@@ -9,7 +9,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +145,9 @@ class SeededEpochs(Callback):
         torch.manual_seed(seed)
 
 
+NO_CELL = "-"
+"""The cell of a choice that stands in no cell, in alphas.csv."""
+
 METRICS = ["train_loss", "train_acc", "val_loss", "val_acc", "derived_val_acc"]
 """The columns of metrics.csv that the training logs."""
 
@@ -175,6 +178,9 @@ class Recorder(Callback):
         self.alphas = alphas
         self._started = time.perf_counter()
 
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        reset_peak_memory()
+
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._started = time.perf_counter()
 
@@ -192,26 +198,44 @@ class Recorder(Callback):
             "epoch": epoch,
             **{key: logged.get(key) for key in METRICS},
             "seconds": round(time.perf_counter() - self._started, 3),
-            "peak_memory_mb": round(peak_memory_mb(), 1),
+            "peak_memory_mb": round(peak_memory_mb(trainer.strategy.root_device.type == "cuda"), 1),
         }
         append_epoch(self.run / "metrics.csv", epoch, [row])
         if self.alphas is not None:
             rows = [
-                {"epoch": epoch, "cell": cell, "edge": name, **values}
+                {"epoch": epoch, "cell": cell or NO_CELL, "edge": name, **values}
                 for edge, values in self.alphas().items()
                 for cell, _, name in [edge.rpartition("/")]
             ]
             append_epoch(self.run / "alphas.csv", epoch, rows)
 
 
-def peak_memory_mb() -> float:
-    """The most memory that this process has held so far: of the accelerator where there is one, else of the CPU."""
-    if torch.cuda.is_available() and torch.cuda.max_memory_allocated() > 0:
+_STATUS = Path("/proc/self/status")
+
+
+def reset_peak_memory() -> None:
+    """Begin to measure anew, where the platform can: on accelerators, and on Linux."""
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    if _STATUS.exists():
+        with suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory_mb(accelerated: bool) -> float:
+    """The most memory that this process has held since :func:`reset_peak_memory`.
+
+    Args:
+        accelerated: count the memory of the accelerator, else that of the process.
+    """
+    if accelerated:
         return torch.cuda.max_memory_allocated() / 2**20
+    if _STATUS.exists():
+        (peak,) = (line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(peak.split()[1]) / 2**10
     import resource  # not on every platform
 
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def make_trainer(config: Config, run: Path, callbacks: list[Callback], **kwargs: Any) -> Trainer:

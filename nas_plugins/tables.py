@@ -37,7 +37,9 @@ def read_table(path: Path, required: Sequence[str], texts: Sequence[str] = ()) -
     """
     read_text(path)
     try:
-        table = pd.read_csv(path, dtype=dict.fromkeys(texts, str), float_precision="round_trip")
+        table = pd.read_csv(
+            path, dtype=dict.fromkeys(texts, str), float_precision="round_trip", keep_default_na=False, na_values=[""]
+        )
     except ValueError as error:  # of pandas, all of them
         raise InputError(f"{path}: is no CSV table: {one_line(error)}") from None
     if not isinstance(table.index, pd.RangeIndex):  # pandas would take the first field as a row's name

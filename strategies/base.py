@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, Protocol
 
 import pytorch_lightning as pl
 import torch
-from nni.nas.evaluator.pytorch import Lightning
+from nni.nas.evaluator.pytorch import Lightning, SupervisedLearningModule
 from nni.nas.nn.pytorch import ModelSpace
 from nni.nas.oneshot.pytorch.base_lightning import BaseOneShotLightningModule
 from nni.nas.oneshot.pytorch.strategy import OneShotStrategy, no_default_hook
@@ -40,8 +40,8 @@ class Relaxation(Protocol):
         """The plan by which the supernet is validated."""
 
 
-ARCHITECTURE, DERIVED, UNLOGGED = "architecture_", "derived_", "unlogged_"
-"""Prefixes of what is logged: in architecture steps, of the derived architecture, and of what is not shown."""
+SUPERNET, ARCHITECTURE, DERIVED, UNLOGGED = "", "architecture_", "derived_", "unlogged_"
+"""Prefixes of what is logged: the supernet, architecture steps, the derived architecture, what is not shown."""
 
 CALIBRATION_BATCHES = 4
 """Training batches on which the batch statistics of a path are measured before it is validated."""
@@ -120,9 +120,11 @@ class SearchModule(BaseOneShotLightningModule):
             for name, child in parent.named_children()
             if isinstance(child, Metric)
         ]
+        metrics = [parent.get_submodule(name) for parent, name in self._metric_places]
+        # With the originals: Lightning looks once for all metrics, and they may not be in their places then.
+        self.metric_copies["own"] = nn.ModuleList(metrics)
         for prefix in (ARCHITECTURE, DERIVED, UNLOGGED):
-            copies = [copy.deepcopy(parent.get_submodule(name)) for parent, name in self._metric_places]
-            self.metric_copies[prefix] = nn.ModuleList(copies)
+            self.metric_copies[prefix] = nn.ModuleList(copy.deepcopy(metric) for metric in metrics)
         # The module itself is moved to its device later. On a CPU the convolutions of cell spaces
         # are faster in this layout; what it does elsewhere was not measured.
         if self.trainer.strategy.root_device.type == "cpu":
@@ -134,6 +136,7 @@ class SearchModule(BaseOneShotLightningModule):
         """Forget the batches of the epoch before: a resumed search does not have them either."""
         super().on_train_epoch_start()
         self._recent.clear()
+        self._reset_copies(ARCHITECTURE)
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         """An architecture step on a batch of held-out images, then a weight step on one of the others.
@@ -182,36 +185,43 @@ class SearchModule(BaseOneShotLightningModule):
             raise ValueError("the model space has no choice to search: no cell, layer choice or input choice")
         return [self.strategy.optimizer(group) for group in self.strategy.grouping(alphas)]
 
-    # Validation
+    # Validation: the supernet on all images, then the derived architecture on all images
 
     def on_validation_epoch_start(self) -> None:
         """Fix what is validated in this epoch, and measure the batch statistics of each."""
-        self.training_module.on_validation_epoch_start()
-        self._validated.clear()
         for prefix, plan in (
-            ("", self.strategy.relaxation.evaluation(self.architecture.alphas)),
+            (SUPERNET, self.strategy.relaxation.evaluation(self.architecture.alphas)),
             (DERIVED, self.derived_plan()),
         ):
             self.architecture.plan = plan
             # Before the first training batch, as in Lightning's sanity check, there is nothing to measure.
             self._validated[prefix] = plan, measure(self.training_module, self._pass_recent) if self._recent else {}
+        self.training_module.on_validation_epoch_start()
 
     def _pass_recent(self) -> None:
         for batch in self._recent:
-            self._loss(batch, 0, prefix=UNLOGGED)
+            self._loss(batch, 0, UNLOGGED)
+        self._reset_copies(UNLOGGED)
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        """Validate the supernet and the derived architecture on a batch."""
-        for prefix, (plan, statistics) in self._validated.items():
-            self.architecture.plan = plan
-            with self._logged_as(prefix), normalized_by(statistics):
-                self.training_module.validation_step(batch, batch_idx)
+    def on_validation_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Between the two: end the validation of the supernet and begin that of the derived architecture."""
+        # NNI's own modules only report at the end what Lightning has not summed up yet.
+        if dataloader_idx == 1 and batch_idx == 0 and not isinstance(self.training_module, SupervisedLearningModule):
+            self.training_module.on_validation_epoch_end()
+            with self._logged_as(DERIVED):
+                self.training_module.on_validation_epoch_start()
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Validate the supernet (first loader) or the derived architecture (second) on a batch."""
+        prefix = DERIVED if dataloader_idx else SUPERNET
+        self.architecture.plan, statistics = self._validated[prefix]
+        with self._logged_as(prefix), normalized_by(statistics):
+            self.training_module.validation_step(batch, batch_idx)
 
     def on_validation_epoch_end(self) -> None:
-        """Let the evaluator log what it computes at the end, for each that was validated."""
-        for prefix in self._validated:
-            with self._logged_as(prefix):
-                self.training_module.on_validation_epoch_end()
+        """Let the evaluator log what it computes at the end."""
+        with self._logged_as(DERIVED):
+            self.training_module.on_validation_epoch_end()
 
     def derived_plan(self) -> Plan:
         """The plan that makes the supernet compute the derived architecture."""
@@ -229,28 +239,36 @@ class SearchModule(BaseOneShotLightningModule):
         An evaluator may log a torchmetrics object, which accumulates over an epoch: it must not mix
         the supernet with the derived architecture.
         """
-        originals = [parent.get_submodule(name) for parent, name in self._metric_places]
-        for (parent, name), metric in zip(
-            self._metric_places, self.metric_copies[prefix] if prefix else originals, strict=True
-        ):
+        for (parent, name), metric in zip(self._metric_places, self.metric_copies[prefix or "own"], strict=True):
             parent._modules[name] = metric
         self._log_prefix = prefix
         try:
             yield
         finally:
             self._log_prefix = ""
-            for (parent, name), metric in zip(self._metric_places, originals, strict=True):
+            for (parent, name), metric in zip(self._metric_places, self.metric_copies["own"], strict=True):
                 parent._modules[name] = metric
 
-    def _log(self, name: str, value: Any, **kwargs: Any) -> None:
+    def _reset_copies(self, prefix: str) -> None:
+        for metric in self.metric_copies[prefix]:
+            metric.reset()  # type: ignore[operator]
+
+    def _log(self, name: str, value: Any, prog_bar: bool = False, *args: Any, **kwargs: Any) -> None:
         if self._log_prefix == UNLOGGED:
             return
-        if self._log_prefix:
-            kwargs["prog_bar"] = False
-        if self.trainer.training:
+        if not args:  # logger, on_step, on_epoch may be given by position
             kwargs.setdefault("on_step", False)
             kwargs.setdefault("on_epoch", True)
-        self.log(self._log_prefix + name, value, **kwargs)
+        kwargs["add_dataloader_idx"] = False
+        self.log(self._log_prefix + name, value, prog_bar and not self._log_prefix, *args, **kwargs)
+
+    def _advance_lr_schedulers_impl(self, batch_idx: int, interval: str) -> None:
+        # NNI steps a scheduler on a plateau without the metric that it needs.
+        if any(config.reduce_on_plateau for config in self.trainer.lr_scheduler_configs):
+            raise ValueError(
+                "the evaluator's ReduceLROnPlateau cannot be stepped in a search: use a schedule over epochs or steps"
+            )
+        super()._advance_lr_schedulers_impl(batch_idx, interval)
 
 
 class DifferentiableStrategy(OneShotStrategy):
@@ -332,9 +350,19 @@ class DifferentiableStrategy(OneShotStrategy):
         """Pairs of a batch for the weights and one for the architecture; an epoch is one of the former."""
         train = train_dataloader_fn()
         val = (self._architecture_loader or val_dataloader_fn)()
-        longer = not (isinstance(train, Sized) and isinstance(val, Sized)) or len(train) >= len(val)
-        return CombinedLoader({"train": train, "val": val}, "max_size_cycle" if longer else "min_size")
+        try:
+            shorter = len(train) < len(val)
+        except TypeError:  # a stream has no length: the longer of the two makes the epoch
+            shorter = False
+        return CombinedLoader({"train": train, "val": val}, "min_size" if shorter else "max_size_cycle")
 
     def val_dataloader(self, train_dataloader_fn: Callable[[], Any], val_dataloader_fn: Callable[[], Any]) -> Any:
-        """The evaluator's validation images."""
-        return val_dataloader_fn()
+        """The evaluator's validation images twice: for the supernet, and for the derived architecture.
+
+        Raises:
+            ValueError: the evaluator has several loaders.
+        """
+        loader = val_dataloader_fn()
+        if isinstance(loader, (Sequence, Mapping, CombinedLoader)):
+            raise ValueError("a search takes one validation loader; the evaluator has several")
+        return [loader, loader]

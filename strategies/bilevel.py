@@ -25,7 +25,10 @@ def first_order(loss: Callable[[], Tensor], alphas: Sequence[Tensor], weights: S
         weights: the weights of the network.
     """
     with constant(weights):
-        return list(torch.autograd.grad(loss(), list(alphas), allow_unused=True))
+        value = loss()
+        if not value.requires_grad:  # the relaxed edge lies where no path leads
+            return [None] * len(alphas)
+        return list(torch.autograd.grad(value, list(alphas), allow_unused=True))
 
 
 @contextmanager

@@ -166,7 +166,8 @@ class MixedCell(Mixed):
         self.num_predecessors, self.num_ops_per_node = cell.num_predecessors, cell.num_ops_per_node
         self.concat_dim = cell.concat_dim
         first, last = cell.num_predecessors, cell.num_predecessors + cell.num_nodes
-        # NNI's cells with loose ends concatenate all nodes in a supernet, where every node is used.
+        # NNI's cells with loose ends concatenate all nodes here, as in NNI's own supernets: what is validated as
+        # their derived architecture has more outputs than the frozen one.
         self.nodes = range(first, last)
         self.operations: dict[str, nn.ModuleList] = nn.ModuleDict()  # type: ignore[assignment]
         self.after_relu: dict[str, tuple[bool, ...]] = {}
@@ -212,12 +213,19 @@ class MixedCell(Mixed):
             for source in range(target):
                 choice = plan[self.edge(source, target)]
                 total = add(total, mix(choice, len(self.op_names), partial(output, source, target)))
-            if total is None:  # only none reaches the node: zeros of the shape of any candidate's output
-                with torch.no_grad():
-                    total = torch.zeros_like(self.operations[f"0->{target}"][0](states[0]))
-            states.append(total)
+            states.append(self._nothing(states, target) if total is None else total)
         out = torch.cat(states[self.num_predecessors :], self.concat_dim)
         return self.postprocessor(out, inputs_list)
+
+    def _nothing(self, states: list[Tensor], target: int) -> Tensor:
+        """The output of a node that only ``none`` reaches: zeros of the shape of any candidate's output."""
+        candidate = self.operations[f"0->{target}"][0]
+        training = candidate.training
+        with torch.no_grad():
+            # In evaluation, so that this does not count in any statistics.
+            zeros = torch.zeros_like(candidate.eval()(states[0]))
+        candidate.train(training)
+        return zeros
 
     def cell_alphas(self) -> CellAlphas:
         """(source, target) -> operation -> α of this cell."""

@@ -128,13 +128,18 @@ class Accumulating(LightningModule):
         super().__init__()
         self.accuracy = MulticlassAccuracy(10, average="micro")
         self.at_the_end = MulticlassAccuracy(10, average="micro")
+        self.train_accuracy = MulticlassAccuracy(10, average="micro")
+        self.collected = []
 
     def forward(self, x):
         return self.model(x)
 
     def training_step(self, batch, batch_idx):
         x, y = batch
-        return functional.cross_entropy(self(x), y)
+        logits = self(x)
+        self.train_accuracy(logits, y)
+        self.log("train_by_object", self.train_accuracy)
+        return functional.cross_entropy(logits, y)
 
     def validation_step(self, batch, batch_idx):
         x, y = batch
@@ -143,24 +148,36 @@ class Accumulating(LightningModule):
         self.accuracy(logits, y)
         self.log("by_object", self.accuracy)
         self.at_the_end.update(logits, y)
+        self.collected.append(logits.argmax(1) == y)
 
     def on_validation_epoch_end(self):
         self.log("by_end", self.at_the_end.compute())
         self.at_the_end.reset()
+        self.log("by_list", torch.cat(self.collected).float().mean())
+        self.collected.clear()
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), lr=0.2)
 
 
-def test_metrics_that_accumulate_do_not_mix_supernet_and_derived_network(images, tmp_path):
+@pytest.mark.parametrize("sanity_steps", [0, 2])
+def test_metrics_that_accumulate_do_not_mix_supernet_and_derived_network(images, tmp_path, sanity_steps):
     kept = Kept()
     evaluator = Lightning(
         Accumulating(),
-        Trainer(max_epochs=3, callbacks=[kept], accelerator="cpu", logger=False, enable_checkpointing=False,
-                enable_progress_bar=False, enable_model_summary=False),
+        Trainer(
+            max_epochs=3,
+            num_sanity_val_steps=sanity_steps,
+            callbacks=[kept],
+            accelerator="cpu",
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        ),
         train_dataloaders=DataLoader(images, batch_size=8),
         val_dataloaders=DataLoader(images, batch_size=8),
-    )  # fmt: skip
+    )
     space, strategy = small_space(), DARTS(learning_rate=0.1)
     config = NasExperimentConfig.default(space, evaluator, strategy)
     config.experiment_working_directory = tmp_path
@@ -171,6 +188,7 @@ def test_metrics_that_accumulate_do_not_mix_supernet_and_derived_network(images,
     for prefix in ("", "derived_"):
         assert kept.metrics[f"{prefix}by_object"] == pytest.approx(kept.metrics[f"{prefix}by_value"])
         assert kept.metrics[f"{prefix}by_end"] == pytest.approx(kept.metrics[f"{prefix}by_value"])
+        assert kept.metrics[f"{prefix}by_list"] == pytest.approx(kept.metrics[f"{prefix}by_value"])
 
 
 def test_warm_up_epochs_leave_alpha_alone(run_search):

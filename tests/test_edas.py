@@ -2,10 +2,12 @@
 
 import copy
 
+import nni.nas.nn.pytorch as nas
 import pytest
 import torch
 from nni.nas.hub.pytorch import DARTS as HubDarts
 from pytorch_lightning.callbacks import Callback
+from torch import nn
 
 from nas_plugins import EDAS, DartsSpace
 from strategies.supernet import MixedCell
@@ -32,6 +34,25 @@ def test_it_has_the_settings_of_section_4_1(settings, decay):
     assert optimizer.defaults["betas"] == (0.5, 0.999)
     assert optimizer.defaults["weight_decay"] == decay
     assert EDAS().relaxation.warmup_epochs == 10
+
+
+class Branches(nas.ModelSpace):
+    """Two branches of which an input choice takes one: the relaxed edge may lie on the other."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nas.LayerChoice([nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 3, padding=1)], label="a")
+        self.b = nas.LayerChoice([nn.Conv2d(3, 4, 1), nn.Conv2d(3, 4, 3, padding=1)], label="b")
+        self.take = nas.InputChoice(2, n_chosen=1, label="take")
+        self.head = nn.Linear(4, 10)
+
+    def forward(self, x):
+        return self.head(self.take([self.a(x), self.b(x)]).mean(dim=(2, 3)))
+
+
+def test_it_searches_layer_and_input_choices(run_search):
+    (sample,) = run_search(Branches(), EDAS(), epochs=4).export_top_models(formatter="dict")
+    assert Branches().freeze(sample)(torch.randn(2, 3, 8, 8)).shape == (2, 10)
 
 
 class Watch(Callback):

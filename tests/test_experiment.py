@@ -21,6 +21,7 @@ from PIL import Image
 
 from nas_plugins.errors import InputError
 from nas_plugins.experiment import derive, resume, search
+from nas_plugins.report import write_report
 from nas_plugins.training import evaluate, retrain
 from search_spaces.genotype import Genotype
 from search_spaces.network import Network, count_parameters
@@ -412,3 +413,35 @@ class TestResume:
             before = contents(run)
             assert resume(run) == run
             assert contents(run) == before
+
+
+CHOICES = """
+import nni.nas.nn.pytorch as nas
+from torch import nn
+
+
+class Choices(nas.ModelSpace):
+    def __init__(self, width: int = 4, image_channels: int = 3):
+        super().__init__()
+        convolutions = {"none": nn.Conv2d(image_channels, width, 1), "wide": nn.Conv2d(image_channels, width, 3, padding=1)}
+        self.first = nas.LayerChoice(convolutions, label="NA")
+        self.skip = nas.InputChoice(2, n_chosen=1, label="skip")
+        self.head = nn.Linear(width, 10)
+
+    def forward(self, x):
+        x = self.first(x)
+        return self.head(self.skip([x, x.relu()]).mean(dim=(2, 3)))
+"""
+
+
+def test_a_space_of_single_choices_is_searched_and_reported(tmp_path, monkeypatch):
+    (tmp_path / "somebodys_space.py").write_text(CHOICES)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    config = tmp_path / "c.yaml"
+    config.write_text(yaml.safe_dump({**SEARCH, "space": {"name": "somebodys_space.Choices", "width": 6}}))
+    run = search(config, tmp_path / "run")
+    sample = json.loads((run / "sample.json").read_text())
+    assert set(sample) == {"NA", "skip"}
+    alphas = pd.read_csv(run / "alphas.csv", keep_default_na=False)
+    assert set(zip(alphas["cell"], alphas["edge"], strict=True)) == {("-", "NA"), ("-", "skip")}
+    assert write_report([run]).exists()

@@ -9,7 +9,7 @@ from nni.nas.hub.pytorch import DARTS as HubDarts
 from torch import nn
 from torch.nn import functional
 
-from nas_plugins import DARTS, DartsSpace
+from nas_plugins import DARTS, EDAS, DartsSpace
 from strategies.bilevel import constant, first_order
 from strategies.relaxation import argmax, softmax
 from strategies.supernet import Mixed, MixedCell
@@ -150,6 +150,27 @@ def test_the_derived_plan_is_the_one_hot_plan_of_the_sample(batch):
         outputs.append(model(images))
     assert torch.allclose(*outputs)
     DartsSpace(channels=2, layers=3).freeze(sample)
+
+
+def test_a_node_without_operations_leaves_every_statistic_alone(batch):
+    images, _ = batch
+    model, architecture = supernet()
+    cell = model.network.cells[0]
+    architecture.plan = dict.fromkeys(architecture.plan, (7,))
+    before = {name: value.clone() for name, value in cell.operations.state_dict().items()}
+    model(images)
+    assert all(torch.equal(value, before[name]) for name, value in cell.operations.state_dict().items())
+    assert all(module.training for module in cell.modules())
+
+
+def test_an_edge_where_no_path_leads_has_no_gradient(batch):
+    images, _ = batch
+    model, architecture = supernet(Choices(), EDAS())
+    plan = argmax(architecture.alphas)
+    alphas = architecture.alphas
+    architecture.plan = {**plan, "skip": (0, 0), **softmax({"shared.label": alphas["shared.label"]})}
+    gradients = first_order(lambda: model(images).sum(), list(alphas.values()), list(model.parameters()))
+    assert gradients == [None] * len(alphas)
 
 
 def test_layers_of_one_kind_share_their_alpha():
