@@ -423,8 +423,8 @@ from torch import nn
 class Choices(nas.ModelSpace):
     def __init__(self, width: int = 4, image_channels: int = 3):
         super().__init__()
-        convolutions = {"none": nn.Conv2d(image_channels, width, 1), "wide": nn.Conv2d(image_channels, width, 3, padding=1)}
-        self.first = nas.LayerChoice(convolutions, label="NA")
+        narrow, wide = nn.Conv2d(image_channels, width, 1), nn.Conv2d(image_channels, width, 3, padding=1)
+        self.first = nas.LayerChoice({"none": narrow, "wide": wide}, label="NA")
         self.skip = nas.InputChoice(2, n_chosen=1, label="skip")
         self.head = nn.Linear(width, 10)
 
