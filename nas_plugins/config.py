@@ -137,10 +137,8 @@ class Config:
             raise InputError(f"{kind}: {' '.join(str(error).split())}") from error
 
     def to_yaml(self) -> str:
-        """The text of a config file that repeats this, from whatever folder."""
-        root = os.path.abspath(os.path.expanduser(self.values["data"]["root"]))
-        values = {**self.values, "data": {**self.values["data"], "root": root}}
-        return yaml.safe_dump(_plain(values), sort_keys=False, allow_unicode=True)
+        """The text of a config file that repeats this."""
+        return yaml.safe_dump(_plain(self.values), sort_keys=False, allow_unicode=True)
 
 
 def read_search(file: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config:
@@ -312,6 +310,8 @@ def _parse(
             raise InputError(f"{key}: {value} should be a finite number")
     if parsed["seed"] >= 2**32:
         raise InputError(f"seed: {parsed['seed']} should be below 2**32")
+    # The config of a run must find its images from whatever folder it is resumed.
+    parsed["data"]["root"] = os.path.abspath(os.path.expanduser(parsed["data"]["root"]))
     return parsed
 
 
