@@ -11,6 +11,11 @@ import pandas as pd
 from nas_plugins.errors import InputError
 from search_spaces.files import write_text_whole
 
+_EVERY_BIT: dict[str, Any] = (
+    {"float_precision": "round_trip"} if tuple(map(int, pd.__version__.split(".")[:2])) < (3, 1) else {}
+)
+"""How pandas reads numbers exactly; from 3.1 on it does so unasked, and warns of being asked."""
+
 ALPHA_KEYS = ("epoch", "cell", "edge")
 """The columns of alphas.csv beside those of the operations."""
 
@@ -37,9 +42,8 @@ def read_table(path: Path, required: Sequence[str], texts: Sequence[str] = ()) -
     """
     read_text(path)
     try:
-        table = pd.read_csv(
-            path, dtype=dict.fromkeys(texts, str), float_precision="round_trip", keep_default_na=False, na_values=[""]
-        )
+        # Only an empty field is missing: an edge may be called "NA".
+        table = pd.read_csv(path, dtype=dict.fromkeys(texts, str), keep_default_na=False, na_values=[""], **_EVERY_BIT)
     except ValueError as error:  # of pandas, all of them
         raise InputError(f"{path}: is no CSV table: {one_line(error)}") from None
     if not isinstance(table.index, pd.RangeIndex):  # pandas would take the first field as a row's name
