@@ -1,0 +1,221 @@
+"""One search as Lightning runs it: architecture and weight steps on a supernet, validated every epoch."""
+
+from __future__ import annotations
+
+import copy
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytorch_lightning as pl
+import torch
+from nni.nas.evaluator.pytorch import SupervisedLearningModule
+from nni.nas.oneshot.pytorch.base_lightning import BaseOneShotLightningModule
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torchmetrics import Metric
+
+from strategies.calibration import Statistics, measure, normalized_by
+from strategies.relaxation import Alphas, Plan, Step
+from strategies.supernet import Architecture, Mixed
+
+if TYPE_CHECKING:
+    from strategies.base import DifferentiableStrategy
+
+SUPERNET, ARCHITECTURE, DERIVED, UNLOGGED = "", "architecture_", "derived_", "unlogged_"
+"""Prefixes of what is logged: the supernet, architecture steps, the derived architecture, what is not shown."""
+
+CALIBRATION_BATCHES = 4
+"""Training batches on which the batch statistics of a path are measured before it is validated."""
+
+
+class SearchModule(BaseOneShotLightningModule):
+    """One search: alternating architecture and weight steps on a supernet, validated every epoch.
+
+    It stands around the evaluator's own Lightning module, whose ``training_step`` computes both
+    losses, whose ``validation_step`` validates, and whose optimizer and schedule train the weights.
+
+    What ``validation_step`` logs appears twice: under its own name for the supernet, and with
+    ``derived_`` before it for the derived architecture on the supernet's weights.
+
+    Args:
+        training_module: the evaluator's module.
+        architecture: the α, as the supernet was built on it.
+        strategy: the composition.
+    """
+
+    def __init__(
+        self,
+        training_module: pl.LightningModule,
+        architecture: Architecture,
+        strategy: DifferentiableStrategy,
+    ) -> None:
+        super().__init__(training_module)
+        self.architecture = architecture
+        self.strategy = strategy
+        self._log_prefix = ""
+        self._metric_places: list[tuple[nn.Module, str]] = []
+        self.metric_copies: dict[str, nn.ModuleList] = nn.ModuleDict()  # type: ignore[assignment]
+        self._recent: deque[Any] = deque(maxlen=CALIBRATION_BATCHES)
+        self._validated: dict[str, tuple[Plan, Statistics]] = {}
+
+    def setup(self, stage: str | None = None) -> None:
+        """Prepare the supernet for its device, and see what the evaluator logs."""
+        super().setup(stage)
+        self.training_module.log = self._log
+        self._metric_places = [
+            (parent, name)
+            for parent in self.training_module.modules()
+            for name, child in parent.named_children()
+            if isinstance(child, Metric)
+        ]
+        metrics = [parent.get_submodule(name) for parent, name in self._metric_places]
+        # With the originals: Lightning looks once for all metrics, and they may not be in their places then.
+        self.metric_copies["own"] = nn.ModuleList(metrics)
+        for prefix in (ARCHITECTURE, DERIVED, UNLOGGED):
+            self.metric_copies[prefix] = nn.ModuleList(copy.deepcopy(metric) for metric in metrics)
+        # The module itself is moved to its device later. On a CPU the convolutions of cell spaces
+        # are faster in this layout; what it does elsewhere was not measured.
+        if self.trainer.strategy.root_device.type == "cpu":
+            self.training_module.to(memory_format=torch.channels_last)
+
+    # The two steps
+
+    def on_train_epoch_start(self) -> None:
+        """Forget the batches of the epoch before: a resumed search does not have them either."""
+        super().on_train_epoch_start()
+        self._recent.clear()
+        self._reset_copies(ARCHITECTURE)
+
+    def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
+        """An architecture step on a batch of held-out images, then a weight step on one of the others.
+
+        Args:
+            batch: {"train": a batch for the weights, "val": one for the architecture}.
+            batch_idx: its index in the epoch.
+        """
+        strategy, architecture = self.strategy, self.architecture
+        alphas = architecture.alphas
+        step = Step(self.trainer.fit_loop.epoch_loop.total_batch_idx, self.current_epoch)
+        if step.epoch >= strategy.weights_first:
+            architecture.plan = strategy.relaxation.architecture(alphas, step)
+            self._architecture_step(alphas, lambda: self._loss(batch["val"], batch_idx, ARCHITECTURE))
+        with torch.no_grad():
+            architecture.plan = strategy.relaxation.weights(alphas, step)
+        loss = self._loss(batch["train"], batch_idx)
+        self._recent.append(batch["train"])
+        self.advance_optimization(loss, batch_idx, strategy.gradient_clip_val)
+        self.advance_lr_schedulers(batch_idx)
+        return loss.detach()
+
+    def _architecture_step(self, alphas: Alphas, loss: Callable[[], Tensor]) -> None:
+        objective = self.strategy.objective
+        gradients = self.strategy.gradient(
+            lambda: objective(loss(), self.architecture),
+            list(alphas.values()),
+            list(self.training_module.parameters()),
+        )
+        # An α without a gradient is skipped by the optimizer, its momentum and weight decay included.
+        for alpha, gradient in zip(alphas.values(), gradients, strict=True):
+            alpha.grad = gradient
+        for optimizer in self.trainer.optimizers:
+            if getattr(optimizer, "is_arch_optimizer", False):
+                optimizer.step()
+
+    def _loss(self, batch: Any, batch_idx: int, prefix: str = "") -> Tensor:
+        with self._logged_as(prefix):
+            result = self.training_module.training_step(batch, batch_idx)
+        return result["loss"] if isinstance(result, Mapping) else result
+
+    def configure_architecture_optimizers(self) -> list[Optimizer]:
+        """One optimizer for each group of α."""
+        alphas = self.architecture.alphas
+        if not alphas:
+            raise ValueError("the model space has no choice to search: no cell, layer choice or input choice")
+        return [self.strategy.optimizer(group) for group in self.strategy.grouping(alphas)]
+
+    # Validation: the supernet on all images, then the derived architecture on all images
+
+    def on_validation_epoch_start(self) -> None:
+        """Fix what is validated in this epoch, and measure the batch statistics of each."""
+        for prefix, plan in (
+            (SUPERNET, self.strategy.relaxation.evaluation(self.architecture.alphas)),
+            (DERIVED, self.derived_plan()),
+        ):
+            self.architecture.plan = plan
+            # Before the first training batch, as in Lightning's sanity check, there is nothing to measure.
+            self._validated[prefix] = plan, measure(self.training_module, self._pass_recent) if self._recent else {}
+        self.training_module.on_validation_epoch_start()
+
+    def _pass_recent(self) -> None:
+        for batch in self._recent:
+            self._loss(batch, 0, UNLOGGED)
+        self._reset_copies(UNLOGGED)
+
+    def on_validation_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Between the two: end the validation of the supernet and begin that of the derived architecture."""
+        # NNI's own modules only report at the end what Lightning has not summed up yet.
+        if dataloader_idx == 1 and batch_idx == 0 and not isinstance(self.training_module, SupervisedLearningModule):
+            self.training_module.on_validation_epoch_end()
+            with self._logged_as(DERIVED):
+                self.training_module.on_validation_epoch_start()
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Validate the supernet (first loader) or the derived architecture (second) on a batch."""
+        prefix = DERIVED if dataloader_idx else SUPERNET
+        self.architecture.plan, statistics = self._validated[prefix]
+        with self._logged_as(prefix), normalized_by(statistics):
+            self.training_module.validation_step(batch, batch_idx)
+
+    def on_validation_epoch_end(self) -> None:
+        """Let the evaluator log what it computes at the end."""
+        with self._logged_as(DERIVED):
+            self.training_module.on_validation_epoch_end()
+
+    def derived_plan(self) -> Plan:
+        """The plan that makes the supernet compute the derived architecture."""
+        sample = self.export()
+        plan: dict[str, Any] = {}
+        for module in self.supernet_modules():
+            if isinstance(module, Mixed):
+                plan |= module.derived_plan(sample)
+        return plan
+
+    @contextmanager
+    def _logged_as(self, prefix: str) -> Iterator[None]:
+        """Put a prefix before the names of what is logged, and count it in metrics of its own.
+
+        An evaluator may log a torchmetrics object, which accumulates over an epoch: it must not mix
+        the supernet with the derived architecture.
+        """
+        for (parent, name), metric in zip(self._metric_places, self.metric_copies[prefix or "own"], strict=True):
+            parent._modules[name] = metric
+        self._log_prefix = prefix
+        try:
+            yield
+        finally:
+            self._log_prefix = ""
+            for (parent, name), metric in zip(self._metric_places, self.metric_copies["own"], strict=True):
+                parent._modules[name] = metric
+
+    def _reset_copies(self, prefix: str) -> None:
+        for metric in self.metric_copies[prefix]:
+            metric.reset()  # type: ignore[operator]
+
+    def _log(self, name: str, value: Any, prog_bar: bool = False, *args: Any, **kwargs: Any) -> None:
+        if self._log_prefix == UNLOGGED:
+            return
+        if not args:  # logger, on_step, on_epoch may be given by position
+            kwargs.setdefault("on_step", False)
+            kwargs.setdefault("on_epoch", True)
+        kwargs["add_dataloader_idx"] = False
+        self.log(self._log_prefix + name, value, prog_bar and not self._log_prefix, *args, **kwargs)
+
+    def _advance_lr_schedulers_impl(self, batch_idx: int, interval: str) -> None:
+        # NNI steps a scheduler on a plateau without the metric that it needs.
+        if any(config.reduce_on_plateau for config in self.trainer.lr_scheduler_configs):
+            raise ValueError(
+                "the evaluator's ReduceLROnPlateau cannot be stepped in a search: use a schedule over epochs or steps"
+            )
+        super()._advance_lr_schedulers_impl(batch_idx, interval)
