@@ -70,18 +70,3 @@ def read_config(run: str | os.PathLike[str]) -> tuple[Config, bool]:
 def write_json(file: Path, values: dict[str, Any]) -> None:
     """Write a small JSON file, whole or not at all."""
     write_text_whole(file, json.dumps(values, indent=2) + "\n")
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """Read what :func:`write_json` wrote.
-
-    Raises:
-        InputError: the file is missing or broken.
-    """
-    try:
-        values = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{file}: cannot be read: {error}") from None
-    if not isinstance(values, dict):
-        raise InputError(f"{file}: should hold a JSON object")
-    return values
