@@ -69,8 +69,8 @@ def searchable_cell(shape: CellShape, operations: Sequence[str], nodes: int, lab
     """
 
     def candidate(node: int, slot: int, source: int | None, *, name: str) -> nn.Module:
-        # NNI asks with no source when it counts the space, before any edge exists.
-        return searchable(name, shape.channels, shape.stride(INPUTS if source is None else source))
+        # Before it is searched NNI's cell takes its inputs from node 0 on, and asks with no source.
+        return searchable(name, shape.channels, shape.stride(0 if source is None else source))
 
     return nas.Cell(
         {name: partial(candidate, name=name) for name in operations},

@@ -18,6 +18,7 @@ from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
 from torch import Tensor, nn
 from torch.nn import functional
 
+from strategies.candidates import take_relu, weigh_norm, weighted
 from strategies.derivation import NONE, CellAlphas, Chosen
 from strategies.relaxation import Choice, Plan
 
@@ -86,7 +87,7 @@ def replace_choice(module: nn.Module, architecture: Architecture, derivation: De
     return None
 
 
-def mix(choice: Choice, count: int, output: Callable[[int], Any]) -> Any:
+def mix(choice: Choice, count: int, output: Callable[[int, Tensor | None], Any]) -> Any:
     """What an edge computes; None where that is nothing.
 
     A relaxed edge accumulates its sum one candidate at a time, since stacking the outputs would
@@ -95,17 +96,18 @@ def mix(choice: Choice, count: int, output: Callable[[int], Any]) -> Any:
     Args:
         choice: the weights of all candidates, or the indices of those that run.
         count: the number of candidates that compute something; the one after them is ``none``.
-        output: index -> the output of that candidate.
+        output: (index, weight) -> the output of that candidate times its weight, a new tensor;
+            (index, None) -> its output.
     """
     total = None
     if isinstance(choice, Tensor):
         for index, weight in zip(range(count), choice.unbind(), strict=False):
-            out = output(index)
-            total = weight * out if total is None else total.addcmul_(weight, out)
+            out = output(index, weight)
+            total = out if total is None else total.add_(out)
     else:
         for index in choice:
             if index < count:
-                total = add(total, output(index))
+                total = add(total, output(index, None))
     return total
 
 
@@ -177,7 +179,9 @@ class MixedCell(Mixed):
                 architecture.add_edge(self.edge(source, target), list(candidates), none=architecture.none)
                 key = f"{source}->{target}"
                 self.operations[key] = nn.ModuleList(candidates.values())
-                self.after_relu[key] = tuple(_take_relu(candidate) for candidate in candidates.values())
+                self.after_relu[key] = tuple(take_relu(candidate) for candidate in candidates.values())
+                for candidate in candidates.values():
+                    weigh_norm(candidate)
                 self.op_names = tuple(candidates)
         with label_scope(self.label):
             for target in self.nodes:
@@ -199,21 +203,27 @@ class MixedCell(Mixed):
         states = list(self.preprocessor(inputs_list))
         activated: dict[int, Tensor] = {}
 
-        def output(source: int, target: int, index: int) -> Tensor:
+        def output(source: int, target: int, index: int, weight: Tensor | None) -> Tensor:
             x, key = states[source], f"{source}->{target}"
             if self.after_relu[key][index]:
                 # One ReLU a node serves all candidates of all edges that leave it.
                 if source not in activated:
                     activated[source] = functional.relu(x)
                 x = activated[source]
-            return self.operations[key][index](x)
+            operation = self.operations[key][index]
+            return operation(x) if weight is None else weighted(operation, weight, x)
 
         for target in self.nodes:
             total = None
             for source in range(target):
                 choice = plan[self.edge(source, target)]
                 total = add(total, mix(choice, len(self.op_names), partial(output, source, target)))
-            states.append(self._nothing(states, target) if total is None else total)
+            if total is None:
+                total = self._nothing(states, target)
+            elif total.requires_grad:
+                # From the concatenation it comes as a slice, with which normalizations are slow.
+                total.register_hook(torch.clone)
+            states.append(total)
         out = torch.cat(states[self.num_predecessors :], self.concat_dim)
         return self.postprocessor(out, inputs_list)
 
@@ -257,14 +267,6 @@ class MixedCell(Mixed):
         return dict(plan)
 
 
-def _take_relu(candidate: nn.Module) -> bool:
-    """Take the ReLU that a candidate begins with out of it; whether there was one."""
-    if isinstance(candidate, nn.Sequential) and type(candidate[0]) is nn.ReLU:
-        candidate[0] = nn.Identity()
-        return True
-    return False
-
-
 def _cell_candidates(cell: Cell, target: int, source: int) -> dict[str, nn.Module]:
     """The candidates of one edge, as NNI's cell would make them for that node and that input."""
     factories = cell.op_candidates_factory
@@ -289,8 +291,12 @@ class MixedLayer(Mixed):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Follow the plan, with the arguments of the candidates."""
-        choice = self.architecture.plan[self.label]
-        return mix(choice, len(self.candidates), lambda index: self.candidates[index](*args, **kwargs))
+
+        def output(index: int, weight: Tensor | None) -> Any:
+            out = self.candidates[index](*args, **kwargs)
+            return out if weight is None else weight * out
+
+        return mix(self.architecture.plan[self.label], len(self.candidates), output)
 
     def export(self, memo: dict[str, Any]) -> dict[str, Any]:
         """The candidate with the highest α."""
@@ -324,7 +330,7 @@ class MixedInput(Mixed):
     def forward(self, inputs: Sequence[Any]) -> Any:
         """Follow the plan over the inputs."""
         choice = self.architecture.plan[self.label]
-        total = mix(choice, len(inputs), inputs.__getitem__)
+        total = mix(choice, len(inputs), lambda i, weight: inputs[i] if weight is None else weight * inputs[i])
         return total / len(choice) if self.mean and not isinstance(choice, Tensor) else total
 
     def export(self, memo: dict[str, Any]) -> dict[str, Any]:

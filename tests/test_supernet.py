@@ -1,5 +1,7 @@
 """The supernet: what it computes, against NNI's own and against finite differences."""
 
+import copy
+
 import nni.nas.nn.pytorch as nas
 import nni.nas.strategy
 import pytest
@@ -10,7 +12,8 @@ from torch import nn
 from torch.nn import functional
 
 from nas_plugins import DARTS, EDAS, DartsSpace
-from strategies.bilevel import constant, first_order
+from strategies.bilevel import Problem, constant, first_order
+from strategies.candidates import weigh_norm, weighted
 from strategies.relaxation import argmax, softmax
 from strategies.supernet import Mixed, MixedCell
 
@@ -24,6 +27,12 @@ def supernet(space=None, strategy=None):
         alpha.data.normal_()
     architecture.plan = softmax(architecture.alphas)
     return model, architecture
+
+
+def gradients_of(loss, alphas, model):
+    """The first-order gradient of each α."""
+    weights = list(model.parameters())
+    return first_order(Problem(loss, loss, list(alphas.values()), weights, torch.optim.SGD(weights)))
 
 
 @pytest.fixture
@@ -66,7 +75,7 @@ def test_the_first_order_gradient_agrees_with_finite_differences(batch):
         architecture.plan = softmax(alphas)
         return functional.cross_entropy(model(images), labels)
 
-    gradients = dict(zip(alphas, first_order(loss, list(alphas.values()), list(model.parameters())), strict=True))
+    gradients = dict(zip(alphas, gradients_of(loss, alphas, model), strict=True))
     for edge in ("normal/0->2", "normal/4->5", "reduce/1->3"):
         for index in range(8):
             difference = []
@@ -102,6 +111,58 @@ def test_an_edge_adds_its_candidates_weighted_by_the_softmax_and_none_adds_nothi
     cell.preprocessor = nn.Identity()
     node_2 = cell([x, x])[:, :2]
     assert torch.allclose(node_2, expected)
+
+
+def test_an_edge_is_weighted_also_when_its_normalizations_were_exchanged_for_synchronized_ones(batch):
+    images, _ = batch
+    model, architecture = supernet()
+    model.eval()
+    architecture.plan = softmax(architecture.alphas)
+    expected = model(images)
+    exchanged = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    assert any(isinstance(module, nn.SyncBatchNorm) for module in exchanged.modules())
+    assert torch.allclose(exchanged(images), expected)
+
+
+class Residual(nn.Sequential):
+    """A chain by its type, which does more."""
+
+    def forward(self, x):
+        return x + super().forward(x)
+
+
+@pytest.mark.parametrize(
+    "candidate",
+    [
+        lambda: nn.Sequential(nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2, affine=False)),
+        lambda: nn.Sequential(nn.Sequential(nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2, affine=False))),
+        lambda: nn.Sequential(nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2)),
+        lambda: nn.Sequential(Residual(nn.ReLU(), nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2, affine=False))),
+        lambda: nn.BatchNorm2d(2, affine=False),
+        nn.Identity,
+    ],
+    ids=["chain", "nested", "with a scale", "more than a chain", "norm alone", "identity"],
+)
+@pytest.mark.parametrize("training", [True, False])
+def test_a_weighted_candidate_is_its_output_times_the_weight(candidate, training):
+    plain = candidate().double().train(training)
+    for norm in (module for module in plain.modules() if isinstance(module, nn.BatchNorm2d)):
+        norm.running_mean.normal_()
+        norm.running_var.uniform_(0.5, 2)
+    weighed = copy.deepcopy(plain)
+    weigh_norm(weighed)
+    x = torch.randn(4, 2, 5, 5, dtype=torch.float64, requires_grad=True)
+    weight = torch.tensor(0.3, requires_grad=True)  # α in single precision, whatever the network has
+    expected, found = weight * plain(x), weighted(weighed, weight, x)
+    assert torch.allclose(found, expected)
+    for a, b in zip(
+        torch.autograd.grad(expected.sin().sum(), [x, weight]),
+        torch.autograd.grad(found.sin().sum(), [x, weight]),
+        strict=True,
+    ):
+        assert torch.allclose(a, b)
+    for (name, a), (_, b) in zip(plain.state_dict().items(), weighed.state_dict().items(), strict=True):
+        assert torch.equal(a, b), name
 
 
 def test_a_node_that_only_none_reaches_is_zero_and_the_network_still_runs(batch):
@@ -169,7 +230,7 @@ def test_an_edge_where_no_path_leads_has_no_gradient(batch):
     plan = argmax(architecture.alphas)
     alphas = architecture.alphas
     architecture.plan = {**plan, "skip": (0, 0), **softmax({"shared.label": alphas["shared.label"]})}
-    gradients = first_order(lambda: model(images).sum(), list(alphas.values()), list(model.parameters()))
+    gradients = gradients_of(lambda: model(images).sum(), alphas, model)
     assert gradients == [None] * len(alphas)
 
 
