@@ -23,7 +23,11 @@ from strategies.supernet import Architecture, Derivation, replace_choice
 
 
 class Relaxation(Protocol):
-    """How α becomes what the supernet computes; see :mod:`strategies.relaxation`."""
+    """How α becomes what the supernet computes; see :mod:`strategies.relaxation`.
+
+    One that draws does so from the iteration, as ``SingleEdge`` does, and not from PyTorch's
+    generator: the losses of a second-order step must all see the same plan, and leave no trace there.
+    """
 
     def architecture(self, alphas: Alphas, step: Step) -> Plan:
         """The plan of an architecture step."""
@@ -81,10 +85,13 @@ class DifferentiableStrategy(OneShotStrategy):
         relaxation: α -> what the supernet computes.
         optimizer: makes the optimizer for a group of α.
         objective: what the architecture step minimizes.
-        gradient: of the objective, for α.
+        gradient: of the objective, for α. None for one level: α and weights take one step together
+            on the training images, by the plan of an architecture step; the validation images only
+            validate.
         grouping: which α share an optimizer.
         derivation: α of a cell -> its discrete operations.
         none: add the candidate ``none`` (zero) to the edges of cells.
+        alpha_scale: standard deviation of the normal distribution that α starts from; 0 for zeros.
         weights_first: epochs in which weights alone are trained.
         gradient_clip_val: the largest norm of the gradient of the weights; None for no limit.
     """
@@ -94,16 +101,19 @@ class DifferentiableStrategy(OneShotStrategy):
         relaxation: Relaxation,
         optimizer: OptimizerFactory,
         objective: Objective = evaluator_loss,
-        gradient: Gradient = first_order,
+        gradient: Gradient | None = first_order,
         grouping: Grouping = one_optimizer,
         derivation: Derivation = darts,
         none: bool = True,
+        alpha_scale: float = 1e-3,
         weights_first: int = 0,
         gradient_clip_val: float | None = 5.0,
     ) -> None:
         super().__init__()
         if gradient_clip_val is not None and not gradient_clip_val > 0:
             raise ValueError(f"gradient_clip_val: {gradient_clip_val} should be above 0, or None for no limit")
+        if not 0 <= alpha_scale < float("inf"):
+            raise ValueError(f"alpha_scale: {alpha_scale} should be at least 0")
         if weights_first < 0:
             raise ValueError(f"warmup_epochs: {weights_first} should be at least 0")
         self.relaxation = relaxation
@@ -113,14 +123,15 @@ class DifferentiableStrategy(OneShotStrategy):
         self.grouping = grouping
         self.derivation = derivation
         self.none = none
+        self.alpha_scale = alpha_scale
         self.weights_first = weights_first
         self.gradient_clip_val = gradient_clip_val
-        self.architecture = Architecture(none)
+        self.architecture = Architecture(none, alpha_scale)
         self._architecture_loader: Callable[[], Any] | None = None
 
     def mutate_model(self, model: ModelSpace) -> ModelSpace:
         """Make the model space a supernet, in place."""
-        self.architecture = Architecture(self.none)
+        self.architecture = Architecture(self.none, self.alpha_scale)
         return super().mutate_model(model)
 
     def alphas(self) -> dict[str, dict[Any, float]]:
@@ -147,6 +158,8 @@ class DifferentiableStrategy(OneShotStrategy):
     def train_dataloader(self, train_dataloader_fn: Callable[[], Any], val_dataloader_fn: Callable[[], Any]) -> Any:
         """Pairs of a batch for the weights and one for the architecture; an epoch is one of the former."""
         train = train_dataloader_fn()
+        if self.gradient is None:
+            return CombinedLoader({"train": train})
         val = (self._architecture_loader or val_dataloader_fn)()
         try:
             shorter = len(train) < len(val)

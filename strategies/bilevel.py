@@ -1,40 +1,199 @@
-"""The architecture gradient of the bilevel problem: minimize the validation loss over α, with weights
-that minimize the training loss (DARTS, Eqs. 3 and 4)."""
+"""The architecture gradient of the bilevel problem: minimize L_val(w*(α), α) over α, where w*(α)
+minimizes L_train(w, α) (DARTS, Eqs. 3 and 4; course project, section 2.2).
+
+Nothing here knows of supernets: a loss is any function without arguments that computes a scalar
+from the present values of the parameters.
+"""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.optim import SGD, Optimizer
 
-Gradient = Callable[[Callable[[], Tensor], Sequence[Tensor], Sequence[Tensor]], list[Tensor | None]]
-"""(the validation loss, all α, all weights) -> the gradient of each α, None where the loss does not depend on it."""
+Loss = Callable[[], Tensor]
+
+Gradients = list[Tensor | None]
+"""A gradient for each parameter, None where the loss does not depend on it."""
 
 
-def first_order(loss: Callable[[], Tensor], alphas: Sequence[Tensor], weights: Sequence[Tensor]) -> list[Tensor | None]:
-    """∇_α L_val(w, α) at the present weights (DARTS, Eq. 6 with ξ = 0).
+@dataclass(frozen=True)
+class Problem:
+    """The bilevel problem as it stands at one iteration.
+
+    Args:
+        train_loss: computes L_train(w, α).
+        val_loss: computes L_val(w, α).
+        alphas: the upper-level variables α.
+        weights: the lower-level variables w; those that need no gradient are constants.
+        optimizer: what w takes its steps with.
+        buffers: what changes in place when a loss is computed, such as running batch statistics.
+    """
+
+    train_loss: Loss
+    val_loss: Loss
+    alphas: Sequence[Tensor]
+    weights: Sequence[Tensor]
+    optimizer: Optimizer
+    buffers: Sequence[Tensor] = ()
+
+
+Gradient = Callable[[Problem], Gradients]
+"""A bilevel problem -> the gradient of each α."""
+
+
+def one_level(loss: Loss, alphas: Sequence[Tensor], descend: Callable[[Tensor], None]) -> tuple[Tensor, Gradients]:
+    """∇_α L(w, α) of the loss that w descends, from the same pass: α and w learn alike (DARTS, section 3.3).
+
+    Args:
+        loss: computes L(w, α).
+        alphas: the architecture parameters, leaves of the graph.
+        descend: takes the step of w on the loss, by its backward method.
+
+    Returns:
+        The loss, and the gradient of each α at the weights before the step.
+    """
+    for alpha in alphas:
+        alpha.grad = None
+    value = loss()
+    descend(value)
+    return value.detach(), [alpha.grad for alpha in alphas]
+
+
+def first_order(problem: Problem) -> Gradients:
+    """∇_α L_val(w, α): the present weights stand for w*(α) (DARTS, Eq. 6 with ξ = 0).
 
     The weights are constants meanwhile: their gradient, half of an ordinary backward pass, is
     never computed, and the inputs of convolutions need not be kept for it.
+    """
+    with constant(problem.weights):
+        return _differentiate(problem.val_loss(), problem.alphas)
+
+
+def second_order(problem: Problem, xi: float | None = None, epsilon: float = 0.01) -> Gradients:
+    """∇_α L_val(w', α), where w' = w − ξ ∇_w L_train(w, α) stands for w*(α) (DARTS, Eqs. 6 and 7)::
+
+        ∇_α L_val(w', α) − ξ ∇²_{α,w} L_train(w, α) ∇_w' L_val(w', α)
+
+    The virtual step to w' is the one that the optimizer would take: :func:`virtual_step`. It is
+    taken in the weights themselves. Afterwards weights, buffers, optimizer and random generators
+    are bit for bit what they were, also where a loss raises.
 
     Args:
-        loss: computes L_val, a scalar.
-        alphas: the architecture parameters.
-        weights: the weights of the network.
+        problem: the problem.
+        xi: ξ; None for the learning rate that each weight has at the moment.
+        epsilon: of the finite difference, see :func:`mixed_product`.
     """
-    with constant(weights):
-        value = loss()
-        if not value.requires_grad:  # the relaxed edge lies where no path leads
-            return [None] * len(alphas)
-        return list(torch.autograd.grad(value, list(alphas), allow_unused=True))
+    count, weights = len(problem.alphas), _trained(problem.weights)
+    with restored([*weights, *problem.buffers]):
+        with constant(problem.alphas), draws_undone():
+            gradients = _differentiate(problem.train_loss(), weights)
+        rates = virtual_step(problem.optimizer, weights, gradients, xi)
+        with draws_undone():
+            gradients = _differentiate(problem.val_loss(), [*problem.alphas, *weights])
+    # ξ goes into the direction, since weights may have different learning rates.
+    direction = [None if v is None else rate * v for rate, v in zip(rates, gradients[count:], strict=True)]
+    correction = mixed_product(problem, direction, epsilon)
+    return [_minus(outer, inner) for outer, inner in zip(gradients[:count], correction, strict=True)]
+
+
+def mixed_product(problem: Problem, direction: Gradients, epsilon: float = 0.01) -> Gradients:
+    """∇²_{α,w} L_train(w, α) · d by a central difference (DARTS, Eq. 8)::
+
+        (∇_α L_train(w + εd, α) − ∇_α L_train(w − εd, α)) / 2ε
+
+    Args:
+        problem: the problem.
+        direction: d, a vector for each weight that needs a gradient, None for zeros.
+        epsilon: the length of εd: the ε of the equation is this over ‖d‖, as in the paper.
+    """
+    weights = _trained(problem.weights)
+    moved = [(weight, d) for weight, d in zip(weights, direction, strict=True) if d is not None]
+    norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(d) for _, d in moved])) if moved else 0
+    if norm == 0:
+        return [None] * len(problem.alphas)
+    sides = []
+    for sign in (1, -1):
+        with restored([*weights, *problem.buffers]), constant(weights), draws_undone():
+            for weight, d in moved:
+                weight += d * (sign * epsilon / norm)
+            torch.clear_autocast_cache()  # of the weights as they were
+            sides.append(_differentiate(problem.train_loss(), problem.alphas))
+    differences = [_minus(plus, minus) for plus, minus in zip(*sides, strict=True)]
+    return [None if d is None else d * (norm / (2 * epsilon)) for d in differences]
+
+
+@torch.no_grad()
+def virtual_step(
+    optimizer: Optimizer, weights: Sequence[Tensor], gradients: Gradients, xi: float | None = None
+) -> list[float]:
+    """Move the weights in place as the optimizer's next step would; the optimizer does not notice.
+
+    SGD's momentum (dampened, Nesterov's) and weight decay are part of the step. For any other
+    optimizer it is a plain one, w' = w − ξ (∇_w L + decay · w). Gradients are not clipped.
+
+    Args:
+        optimizer: of the weights; one that it does not hold stays.
+        weights: w.
+        gradients: ∇_w L_train(w, α); a weight without one stays.
+        xi: ξ, in place of the learning rate.
+
+    Returns:
+        −∂w'/∂∇_w L for each weight: ξ for plain SGD.
+    """
+    groups = {weight: group for group in optimizer.param_groups for weight in group["params"]}
+    rates = []
+    for weight, gradient in zip(weights, gradients, strict=True):
+        group = groups.get(weight)
+        if gradient is None or group is None:
+            rates.append(0.0)
+            continue
+        slope = -1.0 if group.get("maximize") else 1.0
+        step = slope * gradient + group.get("weight_decay", 0) * weight
+        if isinstance(optimizer, SGD) and group["momentum"] != 0:
+            momentum, before = group["momentum"], optimizer.state.get(weight, {}).get("momentum_buffer")
+            velocity, share = step, 1.0
+            if before is not None:  # the first step has no velocity, and is not dampened
+                share = 1 - group["dampening"]
+                velocity = momentum * before + share * step
+            if group["nesterov"]:
+                step, slope = step + momentum * velocity, slope * (1 + momentum * share)
+            else:
+                step, slope = velocity, slope * share
+        rate = float(group["lr"] if xi is None else xi)
+        weight -= rate * step
+        rates.append(rate * slope)
+    torch.clear_autocast_cache()  # in mixed precision it has the weights as they were
+    return rates
+
+
+def _minus(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    """A difference in which None is zero."""
+    return a if b is None else -b if a is None else a - b
+
+
+def _trained(weights: Iterable[Tensor]) -> list[Tensor]:
+    return [weight for weight in weights if weight.requires_grad]
+
+
+def _differentiate(loss: Tensor, parameters: Sequence[Tensor]) -> Gradients:
+    if not loss.requires_grad:  # as when the relaxed edge lies where no path leads
+        return [None] * len(parameters)
+    wanted = _trained(parameters)
+    found = iter(torch.autograd.grad(loss, wanted, allow_unused=True))
+    return [next(found) if parameter.requires_grad else None for parameter in parameters]
 
 
 @contextmanager
 def constant(tensors: Iterable[Tensor]) -> Iterator[None]:
     """Tensors that are computed with, and not differentiated."""
-    trained = [tensor for tensor in tensors if tensor.requires_grad]
+    trained = _trained(tensors)
     for tensor in trained:
         tensor.requires_grad_(False)
     try:
@@ -42,3 +201,28 @@ def constant(tensors: Iterable[Tensor]) -> Iterator[None]:
     finally:
         for tensor in trained:
             tensor.requires_grad_(True)
+
+
+@contextmanager
+def restored(tensors: Sequence[Tensor]) -> Iterator[None]:
+    """Tensors that are changed in place meanwhile, and have their values back afterwards."""
+    before = [tensor.detach().clone() for tensor in tensors]
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for tensor, value in zip(tensors, before, strict=True):
+                tensor.copy_(value)
+        torch.clear_autocast_cache()
+
+
+@contextmanager
+def draws_undone() -> Iterator[None]:
+    """Random generators of Python, NumPy and PyTorch stand afterwards where they stood before."""
+    python, numpy_ = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(range(torch.cuda.device_count())):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy_)

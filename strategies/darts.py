@@ -2,37 +2,68 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Literal, get_args
+
 from strategies.base import DifferentiableStrategy, adam
+from strategies.bilevel import Gradient, first_order, second_order
 from strategies.relaxation import Softmax
+
+Order = Literal["one-level", "first", "second"]
 
 
 class DARTS(DifferentiableStrategy):
-    """Every edge mixes all its candidates by the softmax of its α; first-order gradient of α.
+    """Every edge mixes all its candidates by the softmax of its α, which descends the validation loss.
 
-    With no argument it has the settings of the paper (section 3.1 and appendix A.1).
+    With no argument it has the settings of the paper (section 3.1 and appendix A.1), first order.
 
     Args:
+        order: "first": the gradient of α at the present weights (ξ = 0). "second": at the weights
+            one virtual step on, at about 2.5 times the cost (section 2.3). "one-level": α and the
+            weights take one step together on the training images (section 3.3).
+        xi: ξ of the second order; None for the learning rate that the weights have at the moment.
+        epsilon: of the finite difference of the second order (Eq. 8). In bf16 the weights that it
+            compares are hardly apart: use full precision.
         learning_rate: of Adam for α.
         weight_decay: of Adam for α.
         betas: of Adam for α.
         none: add the candidate ``none`` to the edges of cells.
+        alpha_scale: standard deviation of the normal distribution that α starts from; 0 for zeros.
         warmup_epochs: epochs in which weights alone are trained.
         gradient_clip_val: the largest norm of the gradient of the weights; None for no limit.
     """
 
     def __init__(
         self,
+        order: Order = "first",
+        xi: float | None = None,
+        epsilon: float = 0.01,
         learning_rate: float = 3e-4,
         weight_decay: float = 1e-3,
         betas: tuple[float, float] = (0.5, 0.999),
         none: bool = True,
+        alpha_scale: float = 1e-3,
         warmup_epochs: int = 0,
         gradient_clip_val: float | None = 5.0,
     ) -> None:
         super().__init__(
             relaxation=Softmax(),
             optimizer=adam(learning_rate, weight_decay, betas),
+            gradient=_gradient(order, xi, epsilon),
             none=none,
+            alpha_scale=alpha_scale,
             weights_first=warmup_epochs,
             gradient_clip_val=gradient_clip_val,
         )
+
+
+def _gradient(order: Order, xi: float | None, epsilon: float) -> Gradient | None:
+    if order not in get_args(Order):
+        raise ValueError(f"order: {order!r} should be one of {', '.join(get_args(Order))}")
+    if xi is not None and order != "second":
+        raise ValueError(f"xi: {xi} should be None: order {order!r} has no virtual step")
+    if xi is not None and not 0 <= xi < float("inf"):
+        raise ValueError(f"xi: {xi} should be at least 0, or None for the learning rate of the weights")
+    if not 0 < epsilon < float("inf"):
+        raise ValueError(f"epsilon: {epsilon} should be above 0")
+    return {"one-level": None, "first": first_order, "second": partial(second_order, xi=xi, epsilon=epsilon)}[order]

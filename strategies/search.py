@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -12,12 +12,14 @@ import pytorch_lightning as pl
 import torch
 from nni.nas.evaluator.pytorch import SupervisedLearningModule
 from nni.nas.oneshot.pytorch.base_lightning import BaseOneShotLightningModule
+from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import Metric
 
+from strategies.bilevel import Gradient, Gradients, Problem, one_level
 from strategies.calibration import Statistics, measure, normalized_by
-from strategies.relaxation import Alphas, Plan, Step
+from strategies.relaxation import Plan, Step
 from strategies.supernet import Architecture, Mixed
 
 if TYPE_CHECKING:
@@ -95,35 +97,79 @@ class SearchModule(BaseOneShotLightningModule):
             batch: {"train": a batch for the weights, "val": one for the architecture}.
             batch_idx: its index in the epoch.
         """
-        strategy, architecture = self.strategy, self.architecture
-        alphas = architecture.alphas
+        strategy = self.strategy
         step = Step(self.trainer.fit_loop.epoch_loop.total_batch_idx, self.current_epoch)
-        if step.epoch >= strategy.weights_first:
-            architecture.plan = strategy.relaxation.architecture(alphas, step)
-            self._architecture_step(alphas, lambda: self._loss(batch["val"], batch_idx, ARCHITECTURE))
-        with torch.no_grad():
-            architecture.plan = strategy.relaxation.weights(alphas, step)
-        loss = self._loss(batch["train"], batch_idx)
+        searching = step.epoch >= strategy.weights_first
+        if searching and strategy.gradient:
+            self._architecture_step(strategy.gradient, batch, step, batch_idx)
+        weight_step = self._joint_step if searching and strategy.gradient is None else self._weight_step
+        loss = weight_step(batch["train"], step, batch_idx)
         self._recent.append(batch["train"])
-        self.advance_optimization(loss, batch_idx, strategy.gradient_clip_val)
         self.advance_lr_schedulers(batch_idx)
+        return loss
+
+    def _architecture_step(self, gradient: Gradient, batch: Mapping[str, Any], step: Step, batch_idx: int) -> None:
+        def train_loss() -> Tensor:
+            self._relax(step)
+            return self._loss(batch["train"], batch_idx, UNLOGGED)
+
+        def val_loss() -> Tensor:
+            self._relax(step)
+            return self.strategy.objective(self._loss(batch["val"], batch_idx, ARCHITECTURE), self.architecture)
+
+        module = self.training_module
+        problem = Problem(
+            train_loss,
+            val_loss,
+            alphas=list(self.architecture.alphas.values()),
+            weights=list(module.parameters()),
+            optimizer=self._weight_optimizer().optimizer,
+            buffers=list(module.buffers()),
+        )
+        self._step_alphas(gradient(problem))
+        self._reset_copies(UNLOGGED)
+
+    def _weight_step(self, batch: Any, step: Step, batch_idx: int) -> Tensor:
+        with torch.no_grad():
+            self.architecture.plan = self.strategy.relaxation.weights(self.architecture.alphas, step)
+        loss = self._loss(batch, batch_idx)
+        self.advance_optimization(loss, batch_idx, self.strategy.gradient_clip_val)
         return loss.detach()
 
-    def _architecture_step(self, alphas: Alphas, loss: Callable[[], Tensor]) -> None:
-        objective = self.strategy.objective
-        gradients = self.strategy.gradient(
-            lambda: objective(loss(), self.architecture),
-            list(alphas.values()),
-            list(self.training_module.parameters()),
-        )
+    def _joint_step(self, batch: Any, step: Step, batch_idx: int) -> Tensor:
+        """One level: α and the weights learn alike, from one backward pass."""
+
+        def objective() -> Tensor:
+            self._relax(step)
+            return self.strategy.objective(self._loss(batch, batch_idx), self.architecture)
+
+        def descend(loss: Tensor) -> None:
+            self.advance_optimization(loss, batch_idx, self.strategy.gradient_clip_val)
+
+        loss, gradients = one_level(objective, list(self.architecture.alphas.values()), descend)
+        self._step_alphas(gradients)
+        return loss
+
+    def _relax(self, step: Step) -> None:
+        """Follow the plan of an architecture step, anew for each loss: a backward pass frees its graph."""
+        self.architecture.plan = self.strategy.relaxation.architecture(self.architecture.alphas, step)
+
+    def _step_alphas(self, gradients: Gradients) -> None:
         # An α without a gradient is skipped by the optimizer, its momentum and weight decay included.
-        for alpha, gradient in zip(alphas.values(), gradients, strict=True):
+        for alpha, gradient in zip(self.architecture.alphas.values(), gradients, strict=True):
             alpha.grad = gradient
         for optimizer in self.trainer.optimizers:
             if getattr(optimizer, "is_arch_optimizer", False):
                 optimizer.step()
 
-    def _loss(self, batch: Any, batch_idx: int, prefix: str = "") -> Tensor:
+    def _weight_optimizer(self) -> LightningOptimizer:
+        """The evaluator's optimizer, as Lightning wraps it to count its steps."""
+        own = [o for o in self.optimizers() if not getattr(o.optimizer, "is_arch_optimizer", False)]
+        if len(own) != 1:
+            raise ValueError(f"the evaluator has {len(own)} optimizers; a search takes one")
+        return own[0]
+
+    def _loss(self, batch: Any, batch_idx: int, prefix: str = SUPERNET) -> Tensor:
         with self._logged_as(prefix):
             result = self.training_module.training_step(batch, batch_idx)
         return result["loss"] if isinstance(result, Mapping) else result

@@ -1,5 +1,8 @@
 """The strategy DARTS, through NNI's experiment."""
 
+import re
+from functools import partial
+
 import pytest
 import torch
 from nni.nas.evaluator.pytorch import DataLoader, Lightning, LightningModule, Trainer
@@ -7,12 +10,15 @@ from nni.nas.experiment import NasExperiment
 from nni.nas.experiment.config import NasExperimentConfig
 from nni.nas.hub.pytorch import DARTS as HubDarts
 from pytorch_lightning.callbacks import Callback
+from torch.func import functional_call
 from torch.nn import functional
 from torchmetrics.classification import MulticlassAccuracy
 
 from nas_plugins import DARTS, DartsSpace, Genotype
+from strategies.base import DifferentiableStrategy
+from strategies.bilevel import first_order, second_order
 from strategies.calibration import normalized_by
-from strategies.relaxation import softmax
+from strategies.relaxation import Softmax, softmax
 
 
 def small_space():
@@ -27,11 +33,12 @@ class Kept(Callback):
         self.module = module
 
 
+@pytest.mark.parametrize("order", ["one-level", "first", "second"])
 @pytest.mark.parametrize(
     "space", [small_space, lambda: HubDarts(width=2, num_cells=3, dataset="cifar")], ids=["ours", "hub"]
 )
-def test_it_searches_and_its_sample_freezes_the_space(run_search, space):
-    (sample,) = run_search(space(), DARTS()).export_top_models(formatter="dict")
+def test_it_searches_and_its_sample_freezes_the_space(run_search, space, order):
+    (sample,) = run_search(space(), DARTS(order)).export_top_models(formatter="dict")
     network = space().freeze(sample)
     assert network(torch.randn(2, 3, 8, 8)).shape == (2, 10)
     assert Genotype.from_sample(sample, layers=3).to_sample() == sample
@@ -48,6 +55,31 @@ def test_it_has_the_settings_of_the_paper():
     }
     assert strategy.gradient_clip_val == 5.0
     assert strategy.none
+    assert strategy.gradient is first_order
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"order": "third"}, "order: 'third' should be one of one-level, first, second"),
+        ({"order": 2}, "order: 2 should be one of"),
+        ({"xi": 0.1}, "xi: 0.1 should be None: order 'first' has no virtual step"),
+        ({"order": "second", "xi": -1.0}, "xi: -1.0 should be at least 0"),
+        ({"order": "second", "epsilon": 0.0}, "epsilon: 0.0 should be above 0"),
+        ({"alpha_scale": -1.0}, "alpha_scale: -1.0 should be at least 0"),
+    ],
+    ids=str,
+)
+def test_settings_out_of_range_are_named(settings, message):
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}"):
+        DARTS(**settings)
+
+
+def test_alpha_can_start_from_zeros():
+    """As in the course project, section 4.2."""
+    strategy = DARTS(alpha_scale=0.0)
+    strategy.mutate_model(small_space())
+    assert all((alpha == 0).all() for alpha in strategy.architecture.alphas.values())
 
 
 def test_one_step_is_the_equation_computed_by_hand(run_search, images):
@@ -78,6 +110,87 @@ def test_one_step_is_the_equation_computed_by_hand(run_search, images):
         assert torch.allclose(alpha, by_hand[edge], atol=1e-9), edge
     for mine, expected in zip(kept.module.model.parameters(), weights, strict=True):
         assert torch.allclose(mine, expected, atol=1e-9)
+
+
+def plain_descent(gradient):
+    """α by plain gradient descent: unlike those of Adam, its steps show how large a gradient is."""
+    return DifferentiableStrategy(
+        Softmax(), partial(torch.optim.SGD, lr=50.0), gradient=gradient, gradient_clip_val=None
+    )
+
+
+def twin_of_a_search():
+    """The supernet that a search begins with after the same seed, in float64, and its architecture."""
+    twin = plain_descent(None)
+    torch.manual_seed(7)
+    return twin.mutate_model(small_space()).double(), twin.architecture.double()
+
+
+def run_one_step(run_search, gradient):
+    """One step on one batch of all images; the module as it is then, and its α."""
+    strategy, kept = plain_descent(gradient), Kept()
+    torch.manual_seed(7)
+    run_search(small_space(), strategy, batch_size=32, callbacks=[kept], precision="64-true")
+    return kept.module.model, strategy.architecture.alphas
+
+
+def test_a_step_of_second_order_is_the_equation_by_automatic_differentiation(run_search, images):
+    model, architecture = twin_of_a_search()
+    alphas, x, y = architecture.alphas, images[:][0].double(), images[:][1]
+    architecture.plan = softmax(alphas)
+    weights = dict(model.named_parameters())
+    gradients = torch.autograd.grad(functional.cross_entropy(model(x), y), list(weights.values()), create_graph=True)
+    virtual = {name: w - 0.05 * g for (name, w), g in zip(weights.items(), gradients, strict=True)}
+    loss = functional.cross_entropy(functional_call(model, virtual, x), y)
+    exact = torch.autograd.grad(loss, list(alphas.values()), retain_graph=True)
+    architecture.plan = softmax(alphas)
+    first = torch.autograd.grad(functional.cross_entropy(model(x), y), list(alphas.values()))
+    expected = {edge: alpha.detach() - 50 * g for (edge, alpha), g in zip(alphas.items(), exact, strict=True)}
+
+    searched, found = run_one_step(run_search, partial(second_order, epsilon=1e-8))
+    for edge, alpha in found.items():
+        assert torch.allclose(alpha, expected[edge], rtol=1e-4, atol=1e-7), edge
+    # It could not pass with the first order.
+    assert not all(torch.allclose(a, b, rtol=0.05) for a, b in zip(exact, first, strict=True))
+
+    # Then the weights descend from where they were, with the new α.
+    architecture.plan = softmax(expected)
+    for name, w in model.named_parameters():
+        (gradient,) = torch.autograd.grad(functional.cross_entropy(model(x), y), [w], allow_unused=True)
+        if name.endswith("stem.layers.0.weight"):
+            assert torch.allclose(searched.get_parameter(name), w - 0.05 * gradient, atol=1e-7)
+            break
+    else:
+        raise AssertionError("no such weight")
+
+
+def test_a_step_of_one_level_moves_alpha_and_weights_by_one_gradient_of_one_loss(run_search, images):
+    model, architecture = twin_of_a_search()
+    alphas, weights = architecture.alphas, list(model.parameters())
+    x, y = images[:][0].double(), images[:][1]
+    architecture.plan = softmax(alphas)
+    loss = functional.cross_entropy(model(x), y)
+    gradients = torch.autograd.grad(loss, [*alphas.values(), *weights], allow_unused=True)
+    searched, found = run_one_step(run_search, None)
+    for alpha, before, gradient in zip(found.values(), alphas.values(), gradients, strict=False):
+        assert torch.allclose(alpha, before - 50 * gradient, atol=1e-12)
+    for w, before, gradient in zip(searched.parameters(), weights, gradients[len(alphas) :], strict=True):
+        assert torch.allclose(w, before if gradient is None else before - 0.05 * gradient, atol=1e-12)
+
+
+def test_one_level_draws_no_images_for_the_architecture(images):
+    def loader():
+        return torch.utils.data.DataLoader(images, batch_size=8)
+
+    pairs = DARTS("one-level").train_dataloader(loader, loader)
+    assert [list(batch) for batch, *_ in pairs] == [["train"]] * 4
+
+
+def test_the_virtual_steps_of_the_second_order_leave_no_trace_in_batch_statistics(run_search):
+    kept = Kept()
+    run_search(small_space(), DARTS("second"), callbacks=[kept], batch_size=8)
+    counted = {int(m.num_batches_tracked) for m in kept.module.modules() if isinstance(m, torch.nn.BatchNorm2d)}
+    assert counted == {4}  # one a weight step
 
 
 def test_supernet_and_derived_network_are_validated_every_epoch(run_search):
@@ -139,6 +252,7 @@ class Accumulating(LightningModule):
         logits = self(x)
         self.train_accuracy(logits, y)
         self.log("train_by_object", self.train_accuracy)
+        self.log("train_by_value", (logits.argmax(1) == y).float().mean(), on_step=False, on_epoch=True)
         return functional.cross_entropy(logits, y)
 
     def validation_step(self, batch, batch_idx):
@@ -160,8 +274,8 @@ class Accumulating(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.2)
 
 
-@pytest.mark.parametrize("sanity_steps", [0, 2])
-def test_metrics_that_accumulate_do_not_mix_supernet_and_derived_network(images, tmp_path, sanity_steps):
+def run_accumulating(strategy, images, folder, sanity_steps=0):
+    """Search for 3 epochs with that evaluator; what was logged at the end."""
     kept = Kept()
     evaluator = Lightning(
         Accumulating(),
@@ -178,17 +292,29 @@ def test_metrics_that_accumulate_do_not_mix_supernet_and_derived_network(images,
         train_dataloaders=DataLoader(images, batch_size=8),
         val_dataloaders=DataLoader(images, batch_size=8),
     )
-    space, strategy = small_space(), DARTS(learning_rate=0.1)
+    space = small_space()
     config = NasExperimentConfig.default(space, evaluator, strategy)
-    config.experiment_working_directory = tmp_path
+    config.experiment_working_directory = folder
     experiment = NasExperiment(space, evaluator, strategy, config)
     experiment.run()
     experiment.stop()
-    assert kept.metrics["by_value"] != kept.metrics["derived_by_value"]
+    return kept.metrics
+
+
+@pytest.mark.parametrize("sanity_steps", [0, 2])
+def test_metrics_that_accumulate_do_not_mix_supernet_and_derived_network(images, tmp_path, sanity_steps):
+    metrics = run_accumulating(DARTS(learning_rate=0.1), images, tmp_path, sanity_steps)
+    assert metrics["by_value"] != metrics["derived_by_value"]
     for prefix in ("", "derived_"):
-        assert kept.metrics[f"{prefix}by_object"] == pytest.approx(kept.metrics[f"{prefix}by_value"])
-        assert kept.metrics[f"{prefix}by_end"] == pytest.approx(kept.metrics[f"{prefix}by_value"])
-        assert kept.metrics[f"{prefix}by_list"] == pytest.approx(kept.metrics[f"{prefix}by_value"])
+        assert metrics[f"{prefix}by_object"] == pytest.approx(metrics[f"{prefix}by_value"])
+        assert metrics[f"{prefix}by_end"] == pytest.approx(metrics[f"{prefix}by_value"])
+        assert metrics[f"{prefix}by_list"] == pytest.approx(metrics[f"{prefix}by_value"])
+
+
+@pytest.mark.parametrize("order", ["one-level", "first", "second"])
+def test_the_training_metric_counts_the_weight_steps_alone(images, tmp_path, order):
+    metrics = run_accumulating(DARTS(order, learning_rate=0.1), images, tmp_path)
+    assert metrics["train_by_object"] == pytest.approx(metrics["train_by_value"])
 
 
 def test_warm_up_epochs_leave_alpha_alone(run_search):
