@@ -22,7 +22,7 @@ from nas_plugins.data import ImageData
 from nas_plugins.errors import InputError
 from search_spaces.network import Stem
 
-FROM_DATA = ("num_classes", "image_channels")
+FROM_DATA = ("num_classes", "image_channels", "image_size")
 """Arguments of a space that the images decide."""
 _INTERNAL = {"mutation_hooks", "model_space", "engine"}
 """Arguments of NNI's strategies that no config file can hold."""
@@ -60,6 +60,8 @@ class Derived:
         auxiliary_weight: weight of the loss of a second head at two thirds of the depth; 0 for none.
         drop_path: probability of drop-path that it grows to linearly over the epochs.
         gradient_clip_val: the largest norm of the gradient.
+        mlp_width: null for pooling and a linear classifier; a number for the classifier of the
+            course project (its Table 4) with a first layer of that width.
     """
 
     channels: PositiveInt = 36
@@ -68,6 +70,7 @@ class Derived:
     auxiliary_weight: NonNegativeFloat = 0.0
     drop_path: ClosedUnitInterval = 0.0
     gradient_clip_val: PositiveFloat = 5.0
+    mlp_width: PositiveInt | None = None
 
 
 @dataclass
@@ -133,7 +136,7 @@ class Config:
         arguments |= {key: value for key, value in from_data.items() if key in _arguments(found)}
         try:
             return found(**arguments)
-        except (ValueError, TypeError, AssertionError) as error:
+        except (ValueError, TypeError, AssertionError, RuntimeError) as error:  # also: no memory for it
             raise InputError(f"{kind}: {' '.join(str(error).split())}") from error
 
     def to_yaml(self) -> str:

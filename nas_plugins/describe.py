@@ -6,6 +6,8 @@ import os
 from collections import Counter
 from typing import Any
 
+import torch
+
 from nas_plugins.errors import InputError
 from search_spaces.genotype import Genotype
 from search_spaces.network import Network, Stem, count_multiply_adds, count_parameters
@@ -19,6 +21,7 @@ def describe(
     image_size: int | None = None,
     stem: Stem | None = None,
     image_channels: int = 3,
+    mlp_width: int | None = None,
 ) -> dict[str, Any]:
     """Describe the network of a genotype file, without an auxiliary head.
 
@@ -31,6 +34,7 @@ def describe(
         stem: None for "imagenet" where images are larger than 96 pixels, or have 1,000 classes
             and no size is given; else "cifar".
         image_channels: channels of the images.
+        mlp_width: None for pooling and a linear classifier, else see :class:`~search_spaces.network.Network`.
 
     Returns:
         layers, stem, image_size, parameters, multiply_adds and operations (name -> how many).
@@ -48,9 +52,13 @@ def describe(
     if image_size < 1:
         raise InputError(f"--image-size: {image_size} should be at least 1")
     try:
-        network = Network.from_genotype(genotype, num_classes, channels, image_channels, stem)
+        with torch.device("meta"):  # it is only counted
+            network = Network.from_genotype(
+                genotype, num_classes, channels, image_channels, stem, mlp_width=mlp_width, image_size=image_size
+            )
     except ValueError as error:
-        raise InputError(f"--{' '.join(str(error).split()).replace('num_classes', 'classes', 1)}") from None
+        option, _, rest = " ".join(str(error).split()).partition(":")
+        raise InputError(f"--{option.removeprefix('num_').replace('_', '-')}:{rest}") from None
     cells = [genotype.existing_edges(genotype.cells[cell]) for cell in genotype.layout]
     counted = Counter(edge.operation for cell in cells for edge in cell)
     return {

@@ -29,6 +29,9 @@ class DartsSpace(ModelSpace):
         stem: "cifar" keeps the resolution, "imagenet" divides it by 8.
         nodes: intermediate nodes of a cell, each with two inputs.
         operations: the candidates of every edge.
+        mlp_width: None for pooling and a linear classifier; a number for the classifier of the
+            course project (Table 4) with a first layer of that width.
+        image_size: pixels a side of the images; only the course project's classifier needs to know.
 
     Raises:
         ValueError: an argument is out of range, or an operation unknown.
@@ -43,6 +46,8 @@ class DartsSpace(ModelSpace):
         stem: Stem = "cifar",
         nodes: int = 4,
         operations: Sequence[str] = DARTS_OPERATIONS,
+        mlp_width: int | None = None,
+        image_size: int = 32,
     ) -> None:
         super().__init__()
         _check(layers, nodes, operations)
@@ -60,6 +65,8 @@ class DartsSpace(ModelSpace):
             channels=channels,
             image_channels=image_channels,
             stem=stem,
+            mlp_width=mlp_width,
+            image_size=image_size,
         )
 
     def forward(self, x: Tensor) -> Tensor:
@@ -77,6 +84,8 @@ class DartsSpace(ModelSpace):
         stem: Stem = "cifar",
         nodes: int = 4,
         operations: Sequence[str] = DARTS_OPERATIONS,
+        mlp_width: int | None = None,
+        image_size: int = 32,
     ) -> Network:
         """The derived network of a sample, with new weights: what NNI makes inside a ``model_context``."""
         _check(layers, nodes, operations)
@@ -86,7 +95,9 @@ class DartsSpace(ModelSpace):
         for edge in (edge for cell in genotype.cells for edge in cell):
             if edge.operation not in operations:
                 raise GenotypeError(f"sample: {edge.operation} is no candidate of the space: {', '.join(operations)}")
-        return Network.from_genotype(genotype, num_classes, channels, image_channels, stem)
+        return Network.from_genotype(
+            genotype, num_classes, channels, image_channels, stem, mlp_width=mlp_width, image_size=image_size
+        )
 
     def freeze(self, sample: Mapping[str, Any]) -> Network:
         """The derived network of a sample, with new weights, also after a strategy has made this a supernet."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Collection
+from itertools import pairwise
 from typing import Literal, get_args
 
 import torch
@@ -99,8 +101,21 @@ class AuxiliaryHead(nn.Module):
         return self.classifier(self.features(x).mean(dim=(2, 3)))
 
 
+def mlp_classifier(features: int, width: int, num_classes: int) -> nn.Sequential:
+    """The classifier of the course project (Table 4), on the flattened output of the last cell.
+
+    Args:
+        features: channels × height × width of that output.
+        width: of the first layer; 2048 in the project's search, 4096 in its training.
+        num_classes: classes.
+    """
+    widths = (features, width, 1024, 256)
+    layers = [layer for pair in pairwise(widths) for layer in (nn.Linear(*pair), nn.ReLU())]
+    return nn.Sequential(nn.Flatten(), *layers, nn.Linear(widths[-1], num_classes))
+
+
 class Network(nn.Module):
-    """Stem, a chain of cells that each see the two layers before them, pooling and a linear classifier.
+    """Stem, a chain of cells that each see the two layers before them, and a classifier.
 
     The number of channels doubles at every reduction (DARTS, section 3).
 
@@ -113,6 +128,8 @@ class Network(nn.Module):
         image_channels: 1 for grey images, 3 for colour.
         stem: "cifar" keeps the resolution, "imagenet" divides it by 8.
         auxiliary: a second head at two thirds of the depth; it runs in training alone.
+        mlp_width: None for pooling and a linear classifier, a number for :func:`mlp_classifier`.
+        image_size: pixels a side of the images; only :func:`mlp_classifier` needs to know.
 
     Raises:
         ValueError: an argument is out of range.
@@ -128,6 +145,8 @@ class Network(nn.Module):
         image_channels: int = 3,
         stem: Stem = "cifar",
         auxiliary: bool = False,
+        mlp_width: int | None = None,
+        image_size: int = 32,
     ) -> None:
         super().__init__()
         for name, value, least in (
@@ -135,6 +154,8 @@ class Network(nn.Module):
             ("num_classes", num_classes, 2),
             ("channels", channels, 1 if stem == "cifar" else 2),
             ("image_channels", image_channels, 1),
+            ("mlp_width", 1 if mlp_width is None else mlp_width, 1),
+            ("image_size", image_size, 1),
         ):
             if value < least:
                 raise ValueError(f"{name}: {value} should be at least {least}")
@@ -159,7 +180,13 @@ class Network(nn.Module):
             before, previous, after_reduction = previous, out_channels, reduction
             if auxiliary and layer == self.auxiliary_layer:
                 self.auxiliary = AuxiliaryHead(previous, num_classes, stride=3 if stem == "cifar" else 2)
-        self.classifier = nn.Linear(previous, num_classes)
+        self.pooled = mlp_width is None
+        if mlp_width is None:
+            self.classifier: nn.Module = nn.Linear(previous, num_classes)
+        else:
+            for _ in range(len(set(reductions)) + (3 if stem == "imagenet" else 0)):
+                image_size = math.ceil(image_size / 2)
+            self.classifier = mlp_classifier(previous * image_size**2, mlp_width, num_classes)
 
     @classmethod
     def from_genotype(
@@ -170,6 +197,8 @@ class Network(nn.Module):
         image_channels: int = 3,
         stem: Stem = "cifar",
         auxiliary: bool = False,
+        mlp_width: int | None = None,
+        image_size: int = 32,
     ) -> Network:
         """The derived network of a genotype; its depth is that of the genotype's layout.
 
@@ -190,6 +219,8 @@ class Network(nn.Module):
             image_channels=image_channels,
             stem=stem,
             auxiliary=auxiliary,
+            mlp_width=mlp_width,
+            image_size=image_size,
         )
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
@@ -203,7 +234,7 @@ class Network(nn.Module):
             before, previous = previous, cell(before, previous)
             if self.training and self.auxiliary is not None and layer == self.auxiliary_layer:
                 auxiliary = self.auxiliary(previous)
-        logits = self.classifier(previous.mean(dim=(2, 3)))
+        logits = self.classifier(previous.mean(dim=(2, 3)) if self.pooled else previous)
         return logits if auxiliary is None else (logits, auxiliary)
 
     def set_drop_path(self, probability: float) -> None:

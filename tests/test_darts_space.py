@@ -19,6 +19,8 @@ from torch import nn
 from search_spaces.darts import DartsSpace
 from search_spaces.genotype import Genotype
 from search_spaces.network import Network, count_parameters
+from strategies.edas import EDAS
+from strategies.relaxation import argmax
 
 
 def space(**arguments) -> DartsSpace:
@@ -290,3 +292,14 @@ def test_an_argument_out_of_range_is_refused_in_freezing_too(arguments):
 def test_the_smallest_arguments_make_a_space(arguments):
     searched = space(**arguments)
     assert searched.freeze(sample_of(searched, 0))(images()).isfinite().all()
+
+
+@pytest.mark.parametrize("layers", range(3, 15))
+def test_with_the_classifier_of_the_course_project_it_runs_before_and_after_it_is_made_a_supernet(layers):
+    space = DartsSpace(channels=1, layers=layers, nodes=3, mlp_width=4, image_size=8)
+    images = torch.randn(2, 3, 8, 8)
+    assert space(images).shape == (2, 10)
+    strategy = EDAS()
+    supernet = strategy.mutate_model(space)
+    strategy.architecture.plan = argmax(strategy.architecture.alphas)
+    assert supernet(images).shape == (2, 10)

@@ -437,3 +437,28 @@ def test_a_network_can_be_copied():
     network = Network.from_genotype(DARTS_V2, channels=4).eval()
     images = torch.randn(2, 3, 16, 16)
     assert torch.equal(copy.deepcopy(network)(images), network(images))
+
+
+# The classifier of the course project
+
+
+def test_the_classifier_of_the_course_project_has_the_layers_of_its_table_4():
+    network = Network.from_genotype(DARTS_V2.deepen(8), channels=2, mlp_width=2048, image_size=32)
+    linear = [layer for layer in network.classifier if isinstance(layer, nn.Linear)]
+    # The last of 8 cells: 4 nodes of 8 channels, 8×8 pixels.
+    assert [layer.in_features for layer in linear] == [32 * 8 * 8, 2048, 1024, 256]
+    assert linear[-1].out_features == 10
+    assert [type(layer) for layer in network.classifier[1:]] == [nn.Linear, nn.ReLU] * 3 + [nn.Linear]
+
+
+@pytest.mark.parametrize(("stem", "size"), [("cifar", 8), ("cifar", 9), ("cifar", 32), ("imagenet", 64)])
+def test_the_classifier_of_the_course_project_fits_images_of_its_size(stem, size):
+    network = Network.from_genotype(DARTS_V2, channels=2, stem=stem, mlp_width=8, image_size=size)
+    assert network(torch.randn(2, 3, size, size)).shape == (2, 10)
+
+
+def test_the_networks_of_the_course_project_are_8_and_14_layers_with_two_reductions():
+    """Figures 4 and 9: N N R N N R N N, and four normal cells around each reduction."""
+    layout = {depth: DARTS_V2.deepen(depth).layout for depth in (8, 14)}
+    assert layout[8] == (0, 0, 1, 0, 0, 1, 0, 0)
+    assert layout[14] == (0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0)
