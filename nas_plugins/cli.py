@@ -104,11 +104,16 @@ def _evaluate(options: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 
 def _report(options: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from nas_plugins import report
+    from nas_plugins import results
+    from nas_plugins.report import write_report
+    from nas_plugins.saved_run import read_runs
 
-    runs = [Path(run) for run in options.run_directories]
-    page = report.write_report(runs, Path(options.output) if options.output else None)
-    print(report.summary_text(report.summary(runs)))
+    page = write_report(options.run_directories, options.output or None)
+    runs = read_runs(options.run_directories)
+    print(results.summary_text(results.summary(runs)))
+    found = results.results(runs)
+    if len(found):
+        print("", results.results_text(found), "", sep="\n")
     print(f"report: {page}")
 
 
@@ -131,7 +136,15 @@ def _genotype_info(options: argparse.Namespace, overrides: Sequence[str]) -> Non
 
     from nas_plugins.describe import describe
 
-    facts = describe(options.file, options.channels, options.layers, options.classes, options.image_size, options.stem)
+    facts = describe(
+        options.file,
+        options.channels,
+        options.layers,
+        options.classes,
+        options.image_size,
+        options.stem,
+        mlp_width=options.mlp_width,
+    )
     if options.json:
         print(json.dumps(facts, indent=2))
         return
@@ -201,6 +214,9 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--classes", type=int, required=True, metavar="K")
     added.add_argument("--image-size", type=int, metavar="S", help="default: 32, or 224 with the ImageNet stem")
     added.add_argument("--stem", choices=("cifar", "imagenet"), help="default: imagenet for images over 96 pixels")
+    added.add_argument(
+        "--mlp-width", type=int, metavar="W", help="the course project's classifier, with a first layer that wide"
+    )
     added.add_argument("--json", action="store_true", help="as JSON")
     return parser
 

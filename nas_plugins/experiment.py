@@ -128,7 +128,10 @@ class _Search:
         if self.data.held_out == 0:
             raise InputError("data.held_out: 0.0 leaves no images for the architecture; 0.5 is what the papers have")
         self.space: ModelSpace = config.build(
-            "space", num_classes=self.data.num_classes, image_channels=self.data.image_channels
+            "space",
+            num_classes=self.data.num_classes,
+            image_channels=self.data.image_channels,
+            image_size=self.data.image_size,
         )
         _try_out(self.space, self.data)
         self.strategy = config.build("strategy")

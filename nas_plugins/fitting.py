@@ -177,12 +177,21 @@ class Recorder(Callback):
         self.run = run
         self.alphas = alphas
         self._started = time.perf_counter()
+        self._per_iteration = math.nan
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         reset_peak_memory()
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._started = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Time the iterations up to here: those of an epoch, when its validation begins."""
+        if trainer.is_last_batch and trainer.strategy.root_device.type == "cuda":
+            torch.cuda.synchronize()  # the device may be at work on this batch yet
+        self._per_iteration = (time.perf_counter() - self._started) / (batch_idx + 1)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         logged = {key: float(value) for key, value in trainer.callback_metrics.items()}
@@ -199,6 +208,7 @@ class Recorder(Callback):
             **{key: logged.get(key) for key in METRICS},
             "seconds": round(time.perf_counter() - self._started, 3),
             "peak_memory_mb": round(peak_memory_mb(trainer.strategy.root_device.type == "cuda"), 1),
+            "seconds_per_iteration": round(self._per_iteration, 6),
         }
         append_epoch(self.run / "metrics.csv", epoch, [row])
         if self.alphas is not None:

@@ -61,6 +61,8 @@ def read_table(path: Path, required: Sequence[str], texts: Sequence[str] = ()) -
     for column in ("epoch", *texts):
         if table[column].isna().any():
             raise InputError(f"{path}: {column} of line {int(table[column].isna().argmax()) + 2} is empty")
+    if len(table) and table["epoch"].abs().max() > 1e9:
+        raise InputError(f"{path}: epoch is {table['epoch'].abs().max()}, no number of an epoch")
     return table
 
 

@@ -16,6 +16,7 @@ from nas_plugins.config import Config, read_retrain
 from nas_plugins.data import ImageData
 from nas_plugins.errors import InputError
 from nas_plugins.fitting import ImageClassification, Recorder, check_compute, guarded, make_trainer, quiet
+from nas_plugins.tables import one_line
 from search_spaces.files import write_whole
 from search_spaces.genotype import Genotype
 from search_spaces.network import Network, count_multiply_adds, count_parameters
@@ -91,10 +92,12 @@ class Retraining:
                 image_channels=self.data.image_channels,
                 stem=derived.stem,
                 auxiliary=derived.auxiliary_weight > 0,
+                mlp_width=derived.mlp_width,
+                image_size=self.data.image_size,
             )
             _try_on_paper(self.network, self.data)
-        except ValueError as error:
-            raise InputError(f"network: {error}") from None
+        except (ValueError, RuntimeError) as error:  # also: no memory for it
+            raise InputError(f"network: {one_line(error)}") from None
         self.module = ImageClassification(self.data.num_classes, config.training, derived)
         self.module.set_model(self.network)
 

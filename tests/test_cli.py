@@ -543,11 +543,11 @@ class TestProcesses:
         process = subprocess.Popen(
             [*command, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
-        end = time.monotonic() + 60
+        end = time.monotonic() + 240
         while not (tmp_path / "run" / "metrics.csv").exists() and time.monotonic() < end:
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=240)
         assert (process.returncode, err.count("\n")) == (130, 1), err
         assert err.startswith("nas-plugins: interrupted; nas-plugins resume")
 

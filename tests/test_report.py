@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from nas_plugins.cell_drawings import cell_titles, draw_cells
+from nas_plugins.cli import main
 from nas_plugins.errors import InputError
 from nas_plugins.pictures import (
     architecture_weights,
@@ -23,7 +24,8 @@ from nas_plugins.pictures import (
     plot_heatmap,
     plot_progress,
 )
-from nas_plugins.report import summary, summary_text, write_report
+from nas_plugins.report import write_report
+from nas_plugins.results import results, results_text, summary, summary_text
 from search_spaces.genotype import Genotype
 
 OPERATIONS = ("none", "max_pool_3x3", "skip_connect", "sep_conv_3x3")
@@ -44,6 +46,7 @@ def table_of_metrics(epochs: int, derived: bool = True) -> pd.DataFrame:
             "derived_val_acc": 0.3 + 0.01 * t if derived else np.nan,
             "seconds": 10.0,
             "peak_memory_mb": 100.0 + t,
+            "seconds_per_iteration": 0.5 + 0.1 * t,
         }
     )
 
@@ -59,16 +62,16 @@ def table_of_alphas(epochs: int = 3, cells: tuple[str, ...] = ("normal", "reduce
     return pd.DataFrame(rows, columns=["epoch", "cell", "edge", *OPERATIONS])
 
 
-def make_search(path: Path, epochs: int = 3, strategy: str = "DARTS", genotype: bool = True) -> Path:
+def make_search(path: Path, epochs: int = 3, method: str = "DARTS", genotype: bool = True, **settings: object) -> Path:
     path.mkdir(parents=True)
     config = {
         "seed": 7,
         "space": {"name": "DartsSpace"},
-        "strategy": {"name": strategy},
+        "strategy": {"name": method},
         "data": {"dataset": "cifar10"},
         "training": {"epochs": 3},
     }
-    (path / "config.yaml").write_text(yaml.safe_dump(config))
+    (path / "config.yaml").write_text(yaml.safe_dump(changed(config, settings)))
     table_of_metrics(epochs).to_csv(path / "metrics.csv", index=False)
     if genotype:
         table_of_alphas(epochs).to_csv(path / "alphas.csv", index=False)
@@ -76,16 +79,33 @@ def make_search(path: Path, epochs: int = 3, strategy: str = "DARTS", genotype: 
     return path
 
 
-def make_retrain(path: Path, tested: bool = True) -> Path:
+def make_retrain(path: Path, tested: bool = True, genotype: Genotype = GENOTYPE, **settings: object) -> Path:
     path.mkdir(parents=True)
     config = {"seed": 1, "genotype": "g.json", "network": {"channels": 36}, "data": {"dataset": "cifar10"}}
-    (path / "config.yaml").write_text(yaml.safe_dump(config))
+    (path / "config.yaml").write_text(yaml.safe_dump(changed(config, settings)))
     table_of_metrics(5, derived=False).to_csv(path / "metrics.csv", index=False)
-    GENOTYPE.save(path / "genotype.json")
+    genotype.save(path / "genotype.json")
     (path / "network.json").write_text(json.dumps({"parameters": 349_000, "multiply_adds": 12_300_000}))
     if tested:
-        (path / "test.json").write_text(json.dumps({"test_acc": 0.9731, "test_loss": 0.1, "images": 10}))
+        write_test_accuracy(path, 0.9731)
     return path
+
+
+def changed(config: dict, settings: dict) -> dict:
+    """A config with other values: a section is updated, anything else replaced."""
+    for key, value in settings.items():
+        config[key] = config.get(key, {}) | value if isinstance(value, dict) else value
+    return config
+
+
+def write_test_accuracy(run: Path, accuracy: float) -> None:
+    (run / "test.json").write_text(json.dumps({"test_acc": accuracy, "test_loss": 0.1, "images": 10}))
+
+
+def write_metric(run: Path, column: str, value: float | list[float]) -> None:
+    table = pd.read_csv(run / "metrics.csv")
+    table[column] = value
+    table.to_csv(run / "metrics.csv", index=False)
 
 
 def size_of(png: Path) -> tuple[int, int]:
@@ -201,7 +221,7 @@ def test_summary_has_a_row_a_run(tmp_path):
     search, retrain = table.to_dict("records")
     assert (search["run"], search["kind"], search["method"], search["seed"]) == ("s", "search", "DARTS", 7)
     assert search["val_acc"] == pytest.approx(0.42) and search["derived_val_acc"] == pytest.approx(0.32)
-    assert (search["seconds"], search["seconds_per_epoch"], search["peak_memory_mb"]) == (30, 10, 102)
+    assert (search["seconds"], search["peak_memory_mb"]) == (30, 102)
     assert pd.isna(search["parameters"]) and pd.isna(search["test_acc"])
     assert (retrain["method"], retrain["parameters"], retrain["test_acc"]) == ("retrain", 349_000, 0.9731)
 
@@ -216,6 +236,183 @@ def test_summary_as_text(tmp_path):
 
 def test_summary_as_text_drops_empty_columns(tmp_path):
     assert "params" not in summary_text(summary([make_search(tmp_path / "s")]))
+
+
+def test_summary_has_the_training_accuracy_of_the_last_epoch(tmp_path):
+    table = summary([make_search(tmp_path / "s")])
+    assert table["train_acc"].item() == pytest.approx(0.52)
+    headings = summary_text(table).splitlines()[0].split()
+    assert headings.index("train") == headings.index("val") - 1
+
+
+def test_summary_has_the_median_seconds_of_an_iteration(tmp_path):
+    run = make_search(tmp_path / "s")
+    write_metric(run, "seconds_per_iteration", [0.3, 0.1, 0.125])
+    table = summary([run])
+    assert table["seconds_per_iteration"].item() == 0.125
+    assert "s/iter" in summary_text(table) and "0.125" in summary_text(table)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.001234, "0.00123"), (0.5, "0.500"), (12.34, "12.3"), (999.9, "1000"), (0, "0.00")]
+)
+def test_seconds_of_an_iteration_are_never_in_powers_of_ten(tmp_path, seconds, text):
+    run = make_search(tmp_path / "s")
+    write_metric(run, "seconds_per_iteration", seconds)
+    assert f" {text} " in summary_text(summary([run]))
+
+
+def test_metrics_of_an_earlier_version_have_no_seconds_of_an_iteration(tmp_path):
+    run = make_search(tmp_path / "s")
+    table_of_metrics(3).drop(columns="seconds_per_iteration").to_csv(run / "metrics.csv", index=False)
+    table = summary([run])
+    assert table["seconds_per_iteration"].isna().all() and "s/iter" not in summary_text(table)
+    assert write_report([run]).exists()
+
+
+def test_a_run_that_is_named_twice_is_one_row(tmp_path):
+    run = make_search(tmp_path / "s")
+    assert len(summary([run, tmp_path / "." / "s", run])) == 1
+
+
+# What tells runs of one method apart
+
+
+def test_methods_name_the_settings_that_differ(tmp_path):
+    first = make_search(tmp_path / "a", strategy={"order": "first", "none": True})
+    second = make_search(tmp_path / "b", strategy={"order": "second", "none": True})
+    assert list(summary([first, second])["method"]) == ["DARTS (order: first)", "DARTS (order: second)"]
+
+
+def test_methods_name_settings_outside_the_strategy_in_full(tmp_path):
+    runs = [make_search(tmp_path / str(n), space={"layers": n}, strategy={"xi": n / 4 or None}) for n in (8, 0)]
+    expected = ["DARTS (xi: 2.0, space.layers: 8)", "DARTS (xi: null, space.layers: 0)"]
+    assert list(summary(runs)["method"]) == expected
+
+
+def test_methods_do_not_name_what_is_a_column_or_changes_no_result(tmp_path):
+    plain = make_search(tmp_path / "a")
+    other = make_search(
+        tmp_path / "b",
+        seed=8,
+        strategy={"seed": 4},
+        data={"dataset": "cifar100", "root": "elsewhere", "seed": 3},
+        training={"epochs": 9},
+        compute={"threads": 2},
+    )
+    assert list(summary([plain, other])["method"]) == ["DARTS", "DARTS"]
+
+
+def test_different_methods_are_not_compared(tmp_path):
+    runs = [
+        make_search(tmp_path / "a", space={"layers": 5}),
+        make_search(tmp_path / "b", method="EDAS", space={"layers": 8}),
+        make_retrain(tmp_path / "c", network={"layers": 20}),
+    ]
+    assert list(summary(runs)["method"]) == ["DARTS", "EDAS", "retrain"]
+
+
+def test_retrainings_name_the_settings_that_differ(tmp_path):
+    runs = [make_retrain(tmp_path / str(layers), network={"layers": layers}) for layers in (8, 20)]
+    assert list(summary(runs)["method"]) == ["retrain (network.layers: 8)", "retrain (network.layers: 20)"]
+
+
+def test_long_methods_keep_all_words_in_120_columns(tmp_path):
+    strategy = {"betas": [0.5, 0.999], "epsilon": 0.001, "order": "second"}
+    runs = [make_search(tmp_path / "a"), make_search(tmp_path / "b", strategy=strategy), make_retrain(tmp_path / "c")]
+    text = summary_text(summary(runs))
+    assert max(map(len, text.splitlines())) <= 120
+    for word in ("(betas:", "[0.5,", "0.999],", "epsilon:", "0.001,", "order:", "second)"):
+        assert word in text
+
+
+# Results
+
+
+def test_results_join_by_cells_in_networks_of_any_depth(tmp_path):
+    search = make_search(tmp_path / "s")
+    deep = make_retrain(tmp_path / "deep", genotype=GENOTYPE.deepen(9))
+    foreign = make_retrain(tmp_path / "foreign", genotype=Genotype((CELL[:2],) * 2, (0, 1, 1), (1, 2)))
+    (row,) = results([search, deep, foreign]).to_dict("records")
+    assert (row["method"], row["searches"], row["retrained_on"], row["retrainings"]) == ("DARTS", 1, "cifar10", 1)
+
+
+def test_results_are_means_and_sample_deviations_over_the_seeds(tmp_path):
+    searches = [make_search(tmp_path / f"s{seed}", seed=seed) for seed in range(3)]
+    for search, seconds in zip(searches, (0.1, 0.2, 0.3), strict=True):
+        write_metric(search, "seconds_per_iteration", seconds)
+    retrainings = [make_retrain(tmp_path / f"r{seed}", seed=seed) for seed in range(2)]
+    for retraining, accuracy in zip(retrainings, (0.90, 0.94), strict=True):
+        write_test_accuracy(retraining, accuracy)
+    table = results([*searches, *retrainings])
+    (row,) = table.to_dict("records")
+    assert (row["searches"], row["retrainings"], row["test_acc_n"]) == (3, 2, 2)
+    assert (row["seconds_per_iteration"], row["seconds_per_iteration_std"]) == pytest.approx((0.2, 0.1))
+    assert (row["test_acc"], row["test_acc_std"]) == pytest.approx((0.92, 0.02 * 2**0.5))
+    text = results_text(table)
+    assert "0.200±0.100" in text and "92.00±2.83%" in text and "44.00±0.00%" in text
+
+
+def test_results_of_one_run_are_its_plain_values(tmp_path):
+    text = results_text(results([make_search(tmp_path / "s"), make_retrain(tmp_path / "r", tested=False)]))
+    values = text.splitlines()[-1].split()
+    assert values == ["DARTS", "1", "0.600", "32.00%", "cifar10", "1", "0.35", "M", "54.00%", "44.00%", "–"]
+
+
+def test_results_say_where_fewer_runs_have_a_value(tmp_path):
+    retrainings = [make_retrain(tmp_path / f"r{seed}", tested=seed > 0, seed=seed) for seed in range(3)]
+    assert "n=2: 97.31±0.00%" in results_text(results([make_search(tmp_path / "s"), *retrainings]))
+
+
+def test_results_have_a_row_a_method_and_kind_of_retraining(tmp_path):
+    searches = [make_search(tmp_path / order, strategy={"order": order}) for order in ("first", "second")]
+    retrainings = [
+        make_retrain(tmp_path / "a"),
+        make_retrain(tmp_path / "b", data={"dataset": "cifar100"}),
+        make_retrain(tmp_path / "c", data={"dataset": "cifar100"}, network={"channels": 16}),
+    ]
+    table = results([*searches, *retrainings])
+    kinds = ["cifar10 (network.channels: 36)", "cifar100 (network.channels: 36)", "cifar100 (network.channels: 16)"]
+    assert list(table["retrained_on"]) == 2 * kinds  # both found the same cells: each counts for both
+    assert list(table["method"]) == 3 * ["DARTS (order: first)"] + 3 * ["DARTS (order: second)"]
+    assert (table["retrainings"] == 1).all() and max(map(len, results_text(table).splitlines())) <= 120
+
+
+def test_results_tell_searches_of_other_lengths_and_data_apart(tmp_path):
+    runs = [
+        make_search(tmp_path / "a", training={"epochs": 5}),
+        make_search(tmp_path / "b", data={"dataset": "cifar100"}),
+        make_retrain(tmp_path / "r"),
+    ]
+    assert list(results(runs)["method"]) == [
+        "DARTS (data.dataset: cifar10, training.epochs: 5)",
+        "DARTS (data.dataset: cifar100, training.epochs: 3)",
+    ]
+
+
+def test_results_leave_out_runs_that_are_still_going(tmp_path):
+    going = make_retrain(tmp_path / "going", seed=2)
+    (going / "network.json").unlink()
+    runs = [make_search(tmp_path / "s"), make_search(tmp_path / "t", genotype=False), make_retrain(tmp_path / "r")]
+    (row,) = results([*runs, going]).to_dict("records")
+    assert (row["searches"], row["retrainings"]) == (1, 1)
+
+
+def test_methods_without_a_retraining_stand_in_the_results_too(tmp_path):
+    lonely = make_search(tmp_path / "t", method="EDAS")
+    Genotype((CELL[:2],), (0,), ()).save(lonely / "genotype.json")
+    table = results([make_search(tmp_path / "s"), lonely, make_retrain(tmp_path / "r")])
+    assert list(table["method"]) == ["DARTS", "EDAS"] and list(table["retrainings"]) == [1, 0]
+    assert results_text(table).splitlines()[-1].split() == ["EDAS", "1", "0.600", "32.00%", "–", "0", *"––––"]
+
+
+@pytest.mark.parametrize("make", [make_search, make_retrain])
+def test_no_results_without_both_search_and_retraining(tmp_path, make, capsys):
+    run = make(tmp_path / "run")
+    assert results([run]).empty and results_text(results([run])) == ""
+    assert "<h3>Results</h3>" not in write_report([run]).read_text(encoding="utf-8")
+    assert main(["report", str(run)]) == 0
+    assert "retrained on" not in capsys.readouterr().out
 
 
 # The page
@@ -245,9 +442,19 @@ def test_files_of_runs_with_one_name_do_not_clash(tmp_path):
 
 
 def test_what_stands_in_files_is_escaped(tmp_path):
-    run = make_search(tmp_path / "<img src=x>", strategy="<script>alert(1)</script>")
+    run = make_search(tmp_path / "<img src=x>", method="<script>alert(1)</script>")
     page = write_report([run], tmp_path / "out").read_text(encoding="utf-8")
     assert "<script" not in page and "&lt;script&gt;alert(1)" in page and "<img src=x>" not in page
+
+
+def test_page_and_command_line_show_the_results(tmp_path, capsys):
+    runs = [make_search(tmp_path / "s"), *(make_retrain(tmp_path / f"r{n}", seed=n) for n in range(2))]
+    assert main(["report", *map(str, runs), "--output", str(tmp_path / "out")]) == 0
+    page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+    assert "<h3>Results</h3>" in page and "retrained on" in page and "97.31 ± 0.00%" in page
+    assert "sample standard deviation" in page
+    out = capsys.readouterr().out
+    assert out.index("mult-adds") < out.index("97.31±0.00%") < out.index("report: ")
 
 
 def test_report_of_a_run_that_is_still_going(tmp_path):
