@@ -1,10 +1,11 @@
-"""What a search step costs: NNI's DARTS, our DARTS and our EDAS, on one space, in one run.
+"""What a search step costs: NNI's DARTS, our DARTS of each order and our EDAS, on one space, in one run.
 
-    python benchmarks/step_cost.py [--small] [--rounds N] [--output step_cost.csv]
+    python benchmarks/step_cost.py [--small] [--rounds N] [--strategies NAME ...] [--output step_cost.csv]
 
 A step is an architecture step and a weight step, through NNI's experiment and Lightning. Every
 measurement is a process of its own; the strategies alternate, so that a machine that slows down
 slows all of them. Memory is the peak of the whole process, or of the accelerator where there is one.
+Ratios are to the first strategy that is measured.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ import subprocess
 import sys
 import time
 import warnings
+from functools import partial
 from pathlib import Path
 
 FULL = {"cells": 8, "channels": 16, "batch": 64, "image": 32}
 SMALL = {"cells": 3, "channels": 8, "batch": 16, "image": 16}
-STRATEGIES = ("NNI DARTS", "DARTS", "EDAS")
+STRATEGIES = ("NNI DARTS", "DARTS", "DARTS one-level", "DARTS second order", "EDAS")
 
 
 def measure(name: str, size: dict[str, int], steps: int, threads: int | None) -> dict[str, float]:
@@ -55,7 +57,13 @@ def measure(name: str, size: dict[str, int], steps: int, threads: int | None) ->
     if threads:
         torch.set_num_threads(threads)
     torch.manual_seed(0)
-    strategies = {"NNI DARTS": nni.nas.strategy.DARTS, "DARTS": DARTS, "EDAS": EDAS}
+    strategies = {
+        "NNI DARTS": nni.nas.strategy.DARTS,
+        "DARTS": DARTS,
+        "DARTS one-level": partial(DARTS, order="one-level"),
+        "DARTS second order": partial(DARTS, order="second"),
+        "EDAS": EDAS,
+    }
     images = size["batch"] * (steps + 1)
     data = TensorDataset(torch.randn(images, 3, size["image"], size["image"]), torch.randint(0, 10, (images,)))
     timer = Timer()
@@ -87,6 +95,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="measurements of each strategy")
     parser.add_argument("--steps", type=int, default=3, help="counted steps in a measurement")
     parser.add_argument("--threads", type=int, help="of PyTorch; default: its own")
+    parser.add_argument(
+        "--strategies", nargs="+", default=STRATEGIES, choices=STRATEGIES, metavar="NAME", help=", ".join(STRATEGIES)
+    )
     parser.add_argument("--output", type=Path, help="CSV file with every measurement")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -99,7 +110,7 @@ def main() -> None:
     from tqdm import tqdm
 
     rows = []
-    jobs = [(number, name) for number in range(options.rounds) for name in STRATEGIES]
+    jobs = [(number, name) for number in range(options.rounds) for name in options.strategies]
     for number, name in tqdm(jobs, desc="measuring", unit="process"):
         answer = subprocess.run(
             [sys.executable, __file__, *sys.argv[1:], "--measure", name], check=False, capture_output=True, text=True
@@ -116,10 +127,11 @@ def main() -> None:
 
 
 def summary(table):
-    """A row a strategy: medians, and the ratio to NNI's DARTS of the same round with its range."""
-    base = table[table["strategy"] == STRATEGIES[0]].set_index("round")
+    """A row a strategy: medians, and the ratio to the first strategy in the same round with its range."""
+    names = list(table["strategy"].unique())
+    base = table[table["strategy"] == names[0]].set_index("round")
     rows = []
-    for name in STRATEGIES:
+    for name in names:
         mine = table[table["strategy"] == name].set_index("round")
         row = {"strategy": name}
         for key, unit in (("seconds", "s/step"), ("memory_mb", "MB")):

@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 from nas_plugins.experiment import search
-from nas_plugins.report import summary, summary_text, write_report
+from nas_plugins.report import write_report
+from nas_plugins.results import summary, summary_text
 from nas_plugins.training import evaluate, retrain
 
 HERE = Path(__file__).parent
