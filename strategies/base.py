@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
@@ -12,20 +13,23 @@ from nni.nas.evaluator.pytorch import Lightning
 from nni.nas.nn.pytorch import ModelSpace
 from nni.nas.oneshot.pytorch.strategy import OneShotStrategy, no_default_hook
 from pytorch_lightning.utilities.combined_loader import CombinedLoader
-from torch import Tensor, nn
+from torch import nn
 from torch.optim import Optimizer
 
 from strategies.bilevel import Gradient, first_order
 from strategies.derivation import darts
+from strategies.mixed_cell import Derivation
+from strategies.mutation import replace_choice
+from strategies.objective import Grouping, Objective, evaluator_loss, one_group
 from strategies.relaxation import Alphas, Plan, Step
 from strategies.search import SearchModule
-from strategies.supernet import Architecture, Derivation, replace_choice
+from strategies.supernet import Architecture
 
 
 class Relaxation(Protocol):
     """How α becomes what the supernet computes; see :mod:`strategies.relaxation`.
 
-    One that draws does so from the iteration, as ``SingleEdge`` does, and not from PyTorch's
+    One that draws does so from the iteration, as ``SampledEdges`` does, and not from PyTorch's
     generator: the losses of a second-order step must all see the same plan, and leave no trace there.
     """
 
@@ -39,19 +43,11 @@ class Relaxation(Protocol):
         """The plan by which the supernet is validated."""
 
 
-Grouping = Callable[[Mapping[str, nn.Parameter]], Sequence[Sequence[nn.Parameter]]]
-"""edge -> α, to the groups of α that have an optimizer of their own."""
-
 OptimizerFactory = Callable[[Sequence[nn.Parameter]], Optimizer]
 """A group of α -> its optimizer."""
 
-Objective = Callable[[Tensor, Architecture], Tensor]
-"""(the evaluator's loss on an architecture batch, the architecture) -> what the architecture step minimizes."""
-
-
-def one_optimizer(alphas: Mapping[str, nn.Parameter]) -> list[list[nn.Parameter]]:
-    """All α share an optimizer."""
-    return [list(alphas.values())]
+Schedule = Callable[[float, float], float]
+"""(the first learning rate of α, the share of the search's epochs that is done) -> the learning rate."""
 
 
 def adam(learning_rate: float, weight_decay: float, betas: tuple[float, float]) -> OptimizerFactory:
@@ -68,18 +64,25 @@ def adam(learning_rate: float, weight_decay: float, betas: tuple[float, float]) 
     return partial(torch.optim.Adam, lr=learning_rate, betas=betas, weight_decay=weight_decay)
 
 
-def evaluator_loss(loss: Tensor, architecture: Architecture) -> Tensor:
-    """The architecture step minimizes the evaluator's loss and nothing else."""
-    return loss
+def cosine(least: float) -> Schedule:
+    """From the first learning rate to another along half a cosine (Loshchilov and Hutter 2017).
+
+    Raises:
+        ValueError: the last learning rate is negative.
+    """
+    if not least >= 0:
+        raise ValueError(f"min_learning_rate: {least} should be at least 0")
+    return lambda first, done: least + (first - least) * (1 + math.cos(math.pi * done)) / 2
 
 
 class DifferentiableStrategy(OneShotStrategy):
     """An NNI one-shot strategy that is a composition: what a paper adds is one part, and its defaults.
 
-    It searches any NNI model space made of cells, layer choices and input choices, with any
-    Lightning evaluator: the evaluator's training images train the weights, its validation images
-    the architecture. A data module may have an ``architecture_dataloader``, which then serves the
-    architecture steps (shuffled and augmented) in place of its ``val_dataloader``.
+    It searches any NNI model space made of cells, layer choices, input choices, repetitions and
+    value choices, with any Lightning evaluator: the evaluator's training images train the weights,
+    its validation images the architecture. A data module may have an ``architecture_dataloader``,
+    which then serves the architecture steps (shuffled and augmented) in place of its
+    ``val_dataloader``.
 
     Args:
         relaxation: α -> what the supernet computes.
@@ -89,6 +92,7 @@ class DifferentiableStrategy(OneShotStrategy):
             on the training images, by the plan of an architecture step; the validation images only
             validate.
         grouping: which α share an optimizer.
+        schedule: of the learning rate of α, which it sets at the start of each epoch; None leaves it.
         derivation: α of a cell -> its discrete operations.
         none: add the candidate ``none`` (zero) to the edges of cells.
         alpha_scale: standard deviation of the normal distribution that α starts from; 0 for zeros.
@@ -102,7 +106,8 @@ class DifferentiableStrategy(OneShotStrategy):
         optimizer: OptimizerFactory,
         objective: Objective = evaluator_loss,
         gradient: Gradient | None = first_order,
-        grouping: Grouping = one_optimizer,
+        grouping: Grouping = one_group,
+        schedule: Schedule | None = None,
         derivation: Derivation = darts,
         none: bool = True,
         alpha_scale: float = 1e-3,
@@ -121,6 +126,7 @@ class DifferentiableStrategy(OneShotStrategy):
         self.objective = objective
         self.gradient = gradient
         self.grouping = grouping
+        self.schedule = schedule
         self.derivation = derivation
         self.none = none
         self.alpha_scale = alpha_scale
@@ -142,7 +148,7 @@ class DifferentiableStrategy(OneShotStrategy):
         """Replace NNI's choices by modules that follow the plan; refuse any other choice."""
 
         def replace(module: nn.Module, name: str, memo: dict, kwargs: dict) -> nn.Module | None:
-            return replace_choice(module, self.architecture, self.derivation)
+            return replace_choice(module, name, self.architecture, self.derivation)
 
         return [replace, no_default_hook]
 

@@ -6,7 +6,8 @@ Each works on plain numbers, so that it serves a supernet in memory and a table 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Literal, NamedTuple
 
 CellAlphas = Mapping[tuple[int, int], Mapping[str, float]]
@@ -50,6 +51,31 @@ def derive(cell: CellAlphas, method: Method = "darts", threshold: float = 0.85) 
     if method == "edge":
         return edge(cell, threshold)
     raise ValueError(f"method: {method!r} should be darts, sparse or edge")
+
+
+def by_method(method: Method, threshold: float = 0.85) -> Callable[[CellAlphas], list[Chosen]]:
+    """:func:`derive` with settings that are checked at once.
+
+    Raises:
+        ValueError: an unknown method, or a threshold out of range.
+    """
+    derive({}, method, threshold)
+    return darts if method == "darts" else partial(derive, method=method, threshold=threshold)
+
+
+def connected(chosen: Iterable[Chosen], inputs: int = 2) -> list[Chosen]:
+    """The operations of a cell that receive something: not those that leave a node which nothing reaches.
+
+    Args:
+        chosen: the operations.
+        inputs: nodes that are inputs of the cell.
+    """
+    nodes, kept = set(range(inputs)), []
+    for operation in sorted(chosen, key=lambda operation: operation.target):
+        if operation.source in nodes:
+            nodes.add(operation.target)
+            kept.append(operation)
+    return kept
 
 
 def darts(cell: CellAlphas, inputs: int = 2) -> list[Chosen]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from strategies.base import DifferentiableStrategy, adam
-from strategies.relaxation import SingleEdge
+from strategies.relaxation import SampledEdges
+from strategies.sampling import policy
 
 
 class EDAS(DifferentiableStrategy):
@@ -24,6 +25,9 @@ class EDAS(DifferentiableStrategy):
         betas: of Adam for α.
         warmup_epochs: epochs in which every second iteration sees −α in place of α (Eq. 3).
         alpha_max: the ablation of section 5.3: no edge is relaxed for the weights.
+        sampling: which edge is relaxed: "uniform" (the paper), "cyclic" (each in turn) or "entropy"
+            (the more often the less its α has decided).
+        relaxed_edges: edges that are relaxed in an iteration; 1 is the paper's.
         none: add the candidate ``none`` to the edges of cells.
         gradient_clip_val: the largest norm of the gradient of the weights; None for no limit.
         seed: of the draws; None for the seed that PyTorch has when the strategy is made.
@@ -36,6 +40,8 @@ class EDAS(DifferentiableStrategy):
         betas: tuple[float, float] = (0.5, 0.999),
         warmup_epochs: int = 10,
         alpha_max: bool = False,
+        sampling: str = "uniform",
+        relaxed_edges: int = 1,
         none: bool = True,
         gradient_clip_val: float | None = 5.0,
         seed: int | None = None,
@@ -45,8 +51,8 @@ class EDAS(DifferentiableStrategy):
         if weight_decay is None:
             weight_decay = 1e-3 if warmup_epochs > 0 else 0.0
         super().__init__(
-            relaxation=SingleEdge(
-                seed=torch.initial_seed() if seed is None else seed,
+            relaxation=SampledEdges(
+                draw=policy(sampling, torch.initial_seed() if seed is None else seed, relaxed_edges),
                 warmup_epochs=warmup_epochs,
                 relax_weights=not alpha_max,
             ),

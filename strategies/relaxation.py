@@ -6,8 +6,7 @@ follows the plan, in every layer that shares an edge.
 
 from __future__ import annotations
 
-import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -37,15 +36,15 @@ class Step:
     epoch: int = 0
 
 
+def rows(alphas: Alphas) -> dict[str, list[float]]:
+    """edge -> α as plain numbers, by one transfer: on an accelerator each edge by itself would wait for its own."""
+    values = iter(torch.cat([alpha.detach() for alpha in alphas.values()]).tolist())
+    return {edge: [next(values) for _ in range(len(alpha))] for edge, alpha in alphas.items()}
+
+
 def argmax(alphas: Alphas) -> Plan:
     """Every edge runs its strongest candidate alone; of equal ones the first."""
-    # One transfer for all edges: on an accelerator each one by itself would wait for it.
-    values = iter(torch.cat([alpha.detach() for alpha in alphas.values()]).tolist())
-    plan = {}
-    for edge, alpha in alphas.items():
-        row = [next(values) for _ in range(len(alpha))]
-        plan[edge] = (row.index(max(row)),)
-    return plan
+    return {edge: (row.index(max(row)),) for edge, row in rows(alphas).items()}
 
 
 def softmax(alphas: Alphas) -> Plan:
@@ -78,35 +77,37 @@ class Softmax:
         return softmax(alphas)
 
 
-@dataclass(frozen=True)
-class SingleEdge:
-    """One edge is relaxed, all others run their strongest candidate (EDAS, Eq. 2).
+class SampledEdges:
+    """A few edges are relaxed, all others run their strongest candidate (EDAS, Eq. 2, for one edge).
 
-    The edge is drawn uniformly for each iteration, and stays for its architecture and its weight
-    step. In the warm-up every second iteration sees −α in place of α, on all edges (Eq. 3).
-    The draw is a function of the seed and the iteration alone, so that a resumed search, and
-    every process of a distributed one, relaxes the same edges.
+    They are drawn for each iteration, and stay for its architecture and its weight step. In the
+    warm-up every second iteration sees −α in place of α, on all edges (Eq. 3).
 
     Args:
-        seed: of the draws.
+        draw: (α, iteration) -> the relaxed edges; see :mod:`strategies.sampling`.
         warmup_epochs: epochs with the sign flipped at every second iteration.
-        relax_weights: relax the edge in the weight step, too. False is the ablation "α-max" of
+        relax_weights: relax the edges in the weight step, too. False is the ablation "α-max" of
             section 5.3, where operations train on the derived path alone.
     """
 
-    seed: int
-    warmup_epochs: int = 0
-    relax_weights: bool = True
+    def __init__(
+        self, draw: Callable[[Alphas, int], list[str]], warmup_epochs: int = 0, relax_weights: bool = True
+    ) -> None:
+        self.draw, self.warmup_epochs, self.relax_weights = draw, warmup_epochs, relax_weights
+        self._drawn: tuple[object, list[str]] = (None, [])
 
-    def edge(self, alphas: Alphas, iteration: int) -> str:
-        """The edge that is relaxed in an iteration."""
-        return random.Random(f"{self.seed}/{iteration}").choice(list(alphas))
+    def edges(self, alphas: Alphas, iteration: int) -> list[str]:
+        """The edges that are relaxed in an iteration, by α as it was when first asked."""
+        key = (iteration, tuple(alphas))
+        if self._drawn[0] != key:
+            self._drawn = key, self.draw(alphas, iteration)
+        return self._drawn[1]
 
     def architecture(self, alphas: Alphas, step: Step) -> Plan:
-        """The plan of an architecture step: the gradient reaches the α of the relaxed edge alone."""
+        """The plan of an architecture step: the gradient reaches the α of the relaxed edges alone."""
+        relaxed = self.edges(alphas, step.iteration)
         alphas = self._signed(alphas, step)
-        edge = self.edge(alphas, step.iteration)
-        return {**argmax(alphas), **softmax({edge: alphas[edge]})}
+        return {**argmax(alphas), **softmax({edge: alphas[edge] for edge in relaxed})}
 
     def weights(self, alphas: Alphas, step: Step) -> Plan:
         """The plan of a weight step."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,11 +20,13 @@ from torchmetrics import Metric
 
 from strategies.bilevel import Gradient, Gradients, Problem, one_level
 from strategies.calibration import Statistics, measure, normalized_by
+from strategies.mixed_cell import MixedCell
+from strategies.objective import ArchitectureBatch
 from strategies.relaxation import Plan, Step
-from strategies.supernet import Architecture, Mixed
+from strategies.supernet import Architecture
 
 if TYPE_CHECKING:
-    from strategies.base import DifferentiableStrategy
+    from strategies.base import DifferentiableStrategy, Schedule
 
 SUPERNET, ARCHITECTURE, DERIVED, UNLOGGED = "", "architecture_", "derived_", "unlogged_"
 """Prefixes of what is logged: the supernet, architecture steps, the derived architecture, what is not shown."""
@@ -59,6 +62,8 @@ class SearchModule(BaseOneShotLightningModule):
         self._log_prefix = ""
         self._metric_places: list[tuple[nn.Module, str]] = []
         self.metric_copies: dict[str, nn.ModuleList] = nn.ModuleDict()  # type: ignore[assignment]
+        self._own_weights: list[nn.Parameter] = []
+        self._own_buffers: list[Tensor] = []
         self._recent: deque[Any] = deque(maxlen=CALIBRATION_BATCHES)
         self._validated: dict[str, tuple[Plan, Statistics]] = {}
 
@@ -89,6 +94,21 @@ class SearchModule(BaseOneShotLightningModule):
         super().on_train_epoch_start()
         self._recent.clear()
         self._reset_copies(ARCHITECTURE)
+        # Once an epoch: to find them takes as long as a small part of a step.
+        self._own_weights, self._own_buffers = (
+            list(self.training_module.parameters()),
+            list(self.training_module.buffers()),
+        )
+        if self.strategy.schedule is not None:
+            self._schedule_alphas(self.strategy.schedule)
+
+    def _schedule_alphas(self, schedule: Schedule) -> None:
+        # A function of the epoch: NNI has no schedules for α, and so a resumed search needs no state of one.
+        epochs = self.trainer.max_epochs
+        if epochs is None or epochs < 1:
+            raise ValueError(f"max_epochs: {epochs} of the evaluator should be a number: the schedule of α ends there")
+        for group in (group for optimizer in self._alpha_optimizers() for group in optimizer.param_groups):
+            group["lr"] = schedule(group.setdefault("initial_lr", group["lr"]), self.current_epoch / epochs)
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         """An architecture step on a batch of held-out images, then a weight step on one of the others.
@@ -115,16 +135,15 @@ class SearchModule(BaseOneShotLightningModule):
 
         def val_loss() -> Tensor:
             self._relax(step)
-            return self.strategy.objective(self._loss(batch["val"], batch_idx, ARCHITECTURE), self.architecture)
+            return self._objective(batch["val"], batch_idx, step, ARCHITECTURE)
 
-        module = self.training_module
         problem = Problem(
             train_loss,
             val_loss,
             alphas=list(self.architecture.alphas.values()),
-            weights=list(module.parameters()),
+            weights=self._own_weights,
             optimizer=self._weight_optimizer().optimizer,
-            buffers=list(module.buffers()),
+            buffers=self._own_buffers,
         )
         self._step_alphas(gradient(problem))
         self._reset_copies(UNLOGGED)
@@ -141,7 +160,7 @@ class SearchModule(BaseOneShotLightningModule):
 
         def objective() -> Tensor:
             self._relax(step)
-            return self.strategy.objective(self._loss(batch, batch_idx), self.architecture)
+            return self._objective(batch, batch_idx, step)
 
         def descend(loss: Tensor) -> None:
             self.advance_optimization(loss, batch_idx, self.strategy.gradient_clip_val)
@@ -149,6 +168,21 @@ class SearchModule(BaseOneShotLightningModule):
         loss, gradients = one_level(objective, list(self.architecture.alphas.values()), descend)
         self._step_alphas(gradients)
         return loss
+
+    def _objective(self, batch: Any, batch_idx: int, step: Step, prefix: str = SUPERNET) -> Tensor:
+        def log(name: str, value: Tensor) -> None:
+            self.log(name, value, on_step=False, on_epoch=True, batch_size=1)  # every step counts alike
+
+        return self.strategy.objective(
+            ArchitectureBatch(
+                loss=lambda: self._loss(batch, batch_idx, prefix),
+                again=lambda: self._loss(batch, batch_idx, UNLOGGED),
+                architecture=self.architecture,
+                model=self.model,
+                iteration=step.iteration,
+                log=log,
+            )
+        )
 
     def _relax(self, step: Step) -> None:
         """Follow the plan of an architecture step, anew for each loss: a backward pass frees its graph."""
@@ -158,9 +192,11 @@ class SearchModule(BaseOneShotLightningModule):
         # An α without a gradient is skipped by the optimizer, its momentum and weight decay included.
         for alpha, gradient in zip(self.architecture.alphas.values(), gradients, strict=True):
             alpha.grad = gradient
-        for optimizer in self.trainer.optimizers:
-            if getattr(optimizer, "is_arch_optimizer", False):
-                optimizer.step()
+        for optimizer in self._alpha_optimizers():
+            optimizer.step()
+
+    def _alpha_optimizers(self) -> list[Optimizer]:
+        return [o for o in self.trainer.optimizers if getattr(o, "is_arch_optimizer", False)]
 
     def _weight_optimizer(self) -> LightningOptimizer:
         """The evaluator's optimizer, as Lightning wraps it to count its steps."""
@@ -178,7 +214,10 @@ class SearchModule(BaseOneShotLightningModule):
         """One optimizer for each group of α."""
         alphas = self.architecture.alphas
         if not alphas:
-            raise ValueError("the model space has no choice to search: no cell, layer choice or input choice")
+            raise ValueError(
+                "the model space has no choice to search: no cell, layer choice, input choice, repetition "
+                "or value choice"
+            )
         return [self.strategy.optimizer(group) for group in self.strategy.grouping(alphas)]
 
     # Validation: the supernet on all images, then the derived architecture on all images
@@ -221,10 +260,12 @@ class SearchModule(BaseOneShotLightningModule):
 
     def derived_plan(self) -> Plan:
         """The plan that makes the supernet compute the derived architecture."""
-        sample = self.export()
-        plan: dict[str, Any] = {}
+        with warnings.catch_warnings():  # of cells that are empty yet: the end of the search will tell
+            warnings.simplefilter("ignore", UserWarning)
+            sample = self.export()
+        plan = self.architecture.path(sample)
         for module in self.supernet_modules():
-            if isinstance(module, Mixed):
+            if isinstance(module, MixedCell):
                 plan |= module.derived_plan(sample)
         return plan
 

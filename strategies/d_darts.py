@@ -1,0 +1,85 @@
+"""D-DARTS: Distributed Differentiable Architecture Search (Heuillet et al., Pattern Recognition Letters 2023)."""
+
+from __future__ import annotations
+
+import torch
+from nni.nas.nn.pytorch import ModelSpace
+
+from strategies.base import DifferentiableStrategy, adam, cosine
+from strategies.contributions import CellChain
+from strategies.derivation import Method, by_method
+from strategies.fair_darts import Sigmoid
+from strategies.objective import Ablation, Absent, by_cell, evaluator_loss, total, zero_one
+
+
+class DDARTS(DifferentiableStrategy):
+    """Every cell has its own α, loss, optimizer and schedule; its loss tells how much the cell contributes.
+
+    The loss of cell i is that of the evaluator, plus the zero-one loss of its α, minus the ablation
+    loss (Eq. 8, with the sign of the released code); it reaches the α of cell i alone. It searches
+    any of our spaces that is a chain of cells; in DDartsSpace every layer has its own.
+
+    With no argument it has the settings of section 5 and of the released code. The paper derives by
+    "sparse" or "edge"; the default gives a network after any search.
+
+    Args:
+        w_abl: weight of the ablation loss (section 5.2.1); 0 leaves it out, as in the paper's searches with
+            L_F, and searches any space.
+        w_01: weight of the zero-one loss (section 5.2.1).
+        absent: what stands for a cell that is left out (Eq. 6): "random": its operations with random
+            weights, as released; "skip": the output of the layer before it.
+        ablation_gradient: differentiate the ablation loss. The released code does not: it measures
+            the contributions, and they move no α.
+        derivation: "darts": two operations a node; "sparse": of these the ones that reach the
+            threshold; "edge": up to two operations on every edge.
+        threshold: of the latter two, from 0 to 1.
+        learning_rate: of Adam for α, in the first epoch.
+        min_learning_rate: where the cosine schedule ends.
+        weight_decay: of Adam for α.
+        betas: of Adam for α.
+        warmup_epochs: epochs in which weights alone are trained.
+        gradient_clip_val: the largest norm of the gradient of the weights; None for no limit.
+        seed: of the random weights; None for the seed that PyTorch has when the strategy is made.
+    """
+
+    def __init__(
+        self,
+        w_abl: float = 0.5,
+        w_01: float = 7.0,
+        absent: Absent = "random",
+        ablation_gradient: bool = False,
+        derivation: Method = "darts",
+        threshold: float = 0.85,
+        learning_rate: float = 3e-3,
+        min_learning_rate: float = 1e-3,
+        weight_decay: float = 1e-3,
+        betas: tuple[float, float] = (0.9, 0.999),
+        warmup_epochs: int = 0,
+        gradient_clip_val: float | None = 5.0,
+        seed: int | None = None,
+    ) -> None:
+        ablation = Ablation(w_abl, absent, ablation_gradient, torch.initial_seed() if seed is None else seed)
+        self.w_abl = w_abl
+        super().__init__(
+            relaxation=Sigmoid(),
+            optimizer=adam(learning_rate, weight_decay, betas),
+            objective=total(ablation if w_abl > 0 else evaluator_loss, zero_one(w_01, by_cell)),
+            grouping=by_cell,
+            schedule=cosine(min_learning_rate),
+            derivation=by_method(derivation, threshold),
+            none=False,
+            alpha_scale=0.0,
+            weights_first=warmup_epochs,
+            gradient_clip_val=gradient_clip_val,
+        )
+
+    def mutate_model(self, model: ModelSpace) -> ModelSpace:
+        """Make the model space a supernet, in place.
+
+        Raises:
+            ValueError: it is no chain of cells, which the ablation loss needs.
+        """
+        model = super().mutate_model(model)
+        if self.w_abl > 0:
+            CellChain(model)  # raises, before any long work
+        return model
