@@ -6,18 +6,37 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from search_spaces.d_darts import DDartsSpace
     from search_spaces.darts import DartsSpace
+    from search_spaces.fine_tuned import FineTunedDartsSpace, extended_alpha
     from search_spaces.genotype import Genotype
+    from strategies.d_darts import DDARTS
     from strategies.darts import DARTS
     from strategies.edas import EDAS
+    from strategies.fair_darts import FairDARTS
 
-__all__ = ["DARTS", "EDAS", "DartsSpace", "Genotype"]
+__all__ = [
+    "DARTS",
+    "DDARTS",
+    "EDAS",
+    "DDartsSpace",
+    "DartsSpace",
+    "FairDARTS",
+    "FineTunedDartsSpace",
+    "Genotype",
+    "extended_alpha",
+]
 
 _HOME = {
     "DARTS": "strategies.darts",
+    "DDARTS": "strategies.d_darts",
     "EDAS": "strategies.edas",
+    "DDartsSpace": "search_spaces.d_darts",
     "DartsSpace": "search_spaces.darts",
+    "FairDARTS": "strategies.fair_darts",
+    "FineTunedDartsSpace": "search_spaces.fine_tuned",
     "Genotype": "search_spaces.genotype",
+    "extended_alpha": "search_spaces.fine_tuned",
 }
 _HERE = __path__[0].rpartition("nas_plugins")[0]
 

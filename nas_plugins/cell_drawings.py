@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -17,7 +18,7 @@ import pygraphviz
 
 from nas_plugins.pictures import FAINT, INK, MUTED
 from search_spaces.files import write_whole
-from search_spaces.genotype import Genotype
+from search_spaces.genotype import Genotype, after_cells
 
 CONVOLUTION = ("#1e40af", "#dbeafe")
 FAMILIES = {
@@ -25,12 +26,15 @@ FAMILIES = {
     "bottleneck": CONVOLUTION,
     "pool": ("#9a3412", "#ffedd5"),
     "skip": ("#166534", "#dcfce7"),
+    "excitation": ("#6b21a8", "#f3e8ff"),
 }
 """What stands in an operation's name -> ink and background of its label in a cell."""
 
 
 def draw_cells(genotype: Genotype, path_stem: str | os.PathLike[str]) -> tuple[Path, Path]:
     """Draw each distinct cell of a genotype as a graph from its inputs to its output.
+
+    What no search chose is labelled "fixed" and has a border.
 
     Args:
         genotype: the architecture.
@@ -108,24 +112,37 @@ def _add_cell(graph: pygraphviz.AGraph, genotype: Genotype, index: int, title: s
         name=f"cluster_{index}", label=title, labeljust="l", fontsize="14", color=FAINT, style="rounded",
         margin="12",
     )  # fmt: skip
-    edges = genotype.existing_edges(genotype.cells[index])
+    whole = genotype.whole_cell(index)
+    edges, searched = genotype.existing_edges(whole), Counter(genotype.cells[index])
     ends = {0: "input k−2", 1: "input k−1"}
     for node in sorted({*ends, *(edge.target for edge in edges)}):
         shape = {} if node in ends else {"shape": "circle", "margin": "0.02"}
         cell.add_node(f"{index} {node}", label=ends.get(node, str(node)), **shape)
     cell.add_node(f"{index} out", label="output")
-    for number, (operation, source, target) in enumerate(edges):
-        ink, paper = next((FAMILIES[key] for key in FAMILIES if key in operation), (INK, FAINT))
+    for number, edge in enumerate(edges):
         # The label is a node in the middle of the edge: it lies on its line, and no two overlap.
         label = f"{index} edge {number}"
-        cell.add_node(label, label=operation, fontcolor=ink, fillcolor=paper, fontsize="11", penwidth="0")
-        cell.add_edge(f"{index} {source}", label, color=ink, arrowhead="none", weight=2)
-        cell.add_edge(label, f"{index} {target}", color=ink, weight=2)
-    for node in genotype.output_nodes(genotype.cells[index]):
-        cell.add_edge(f"{index} {node}", f"{index} out")
+        ink = _add_operation(cell, label, edge.operation, fixed=not searched[edge])
+        searched[edge] -= bool(searched[edge])
+        cell.add_edge(f"{index} {edge.source}", label, color=ink, arrowhead="none", weight=2)
+        cell.add_edge(label, f"{index} {edge.target}", color=ink, weight=2)
+    following = after_cells(genotype.fixed)
+    chain = [*(f"{index} after {number}" for number in range(len(following))), f"{index} out"]
+    for operation, label, after in zip(following, chain, chain[1:], strict=False):
+        cell.add_edge(label, after, color=_add_operation(cell, label, operation, fixed=True))
+    for node in genotype.output_nodes(whole):
+        cell.add_edge(f"{index} {node}", chain[0])
     for node in {0, 1} - {edge.source for edge in edges}:
         # Unseen, so that an input which no operation reads stays at its place.
         cell.add_edge(f"{index} {node}", f"{index} edge 0", style="invis")
+
+
+def _add_operation(cell: pygraphviz.AGraph, label: str, operation: str, fixed: bool) -> str:
+    """Add the node that shows an operation; its ink."""
+    ink, paper = next((FAMILIES[key] for key in FAMILIES if key in operation), (INK, FAINT))
+    marked = {"label": f"{operation} (fixed)", "color": ink} if fixed else {"label": operation, "penwidth": "0"}
+    cell.add_node(label, fontcolor=ink, fillcolor=paper, fontsize="11", **marked)
+    return ink
 
 
 @cache

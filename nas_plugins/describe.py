@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from nas_plugins.errors import InputError
-from search_spaces.genotype import Genotype
-from search_spaces.network import Network, Stem, count_multiply_adds, count_parameters
+from search_spaces.genotype import Genotype, after_cells
+from search_spaces.network import STEMS, Network, Stem, count_multiply_adds, count_parameters
 
 
 def describe(
@@ -30,7 +30,7 @@ def describe(
         channels: channels of a node before the first reduction.
         layers: number of cells; None for the genotype's own.
         num_classes: classes of the images.
-        image_size: pixels a side; None for 32, or 224 with the ImageNet stem.
+        image_size: pixels a side; None for those that the stem is meant for: 32, 64 or 224.
         stem: None for "imagenet" where images are larger than 96 pixels, or have 1,000 classes
             and no size is given; else "cifar".
         image_channels: channels of the images.
@@ -47,8 +47,10 @@ def describe(
         genotype = genotype.deepen(layers)
     if stem is None:
         stem = "imagenet" if (image_size or 0) > 96 or (image_size is None and num_classes >= 1000) else "cifar"
+    if stem not in STEMS:
+        raise InputError(f"--stem: {stem!r} should be one of {', '.join(STEMS)}")
     if image_size is None:
-        image_size = 224 if stem == "imagenet" else 32
+        image_size = STEMS[stem].image_size
     if image_size < 1:
         raise InputError(f"--image-size: {image_size} should be at least 1")
     try:
@@ -59,8 +61,9 @@ def describe(
     except ValueError as error:
         option, _, rest = " ".join(str(error).split()).partition(":")
         raise InputError(f"--{option.removeprefix('num_').replace('_', '-')}:{rest}") from None
-    cells = [genotype.existing_edges(genotype.cells[cell]) for cell in genotype.layout]
+    cells = [genotype.existing_edges(genotype.whole_cell(cell)) for cell in genotype.layout]
     counted = Counter(edge.operation for cell in cells for edge in cell)
+    counted.update(after_cells(genotype.fixed) * len(cells))
     return {
         "layers": len(genotype.layout),
         "stem": stem,

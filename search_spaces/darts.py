@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from nni.nas.nn.pytorch import ModelSpace
+from nni.nas.oneshot.pytorch.strategy import OneShotStrategy
 from torch import Tensor, nn
 
-from search_spaces.cell import CellShape, searchable_cell
-from search_spaces.genotype import Genotype, GenotypeError, default_reductions
+from search_spaces.cell import CellShape, refuse_proxyless, searchable_cell
+from search_spaces.fixed import KINDS, parse_fixed
+from search_spaces.genotype import Genotype, GenotypeError, after_cells, default_reductions, fixed_edges
 from search_spaces.network import Network, Stem
 from search_spaces.operations import DARTS_OPERATIONS, OPERATIONS
 
@@ -26,12 +29,16 @@ class DartsSpace(ModelSpace):
         channels: channels of a node before the first reduction; they double at each.
         layers: the number of cells; those at a third and two thirds of the depth are reductions.
         image_channels: 1 for grey images, 3 for colour.
-        stem: "cifar" keeps the resolution, "imagenet" divides it by 8.
+        stem: a name of :data:`~search_spaces.network.STEMS`: "cifar" keeps the resolution,
+            "tiny_imagenet" halves it, "imagenet" divides it by 8; with ``dual_`` before it, two such
+            stems make the two inputs of the first cell.
         nodes: intermediate nodes of a cell, each with two inputs.
         operations: the candidates of every edge.
         mlp_width: None for pooling and a linear classifier; a number for the classifier of the
             course project (Table 4) with a first layer of that width.
         image_size: pixels a side of the images; only the course project's classifier needs to know.
+        fixed: operations that stand in the supernet and in every derived network, searched by
+            nobody: see :func:`~search_spaces.fixed.parse_fixed`.
 
     Raises:
         ValueError: an argument is out of range, or an operation unknown.
@@ -48,14 +55,18 @@ class DartsSpace(ModelSpace):
         operations: Sequence[str] = DARTS_OPERATIONS,
         mlp_width: int | None = None,
         image_size: int = 32,
+        fixed: Sequence[str] = (),
     ) -> None:
         super().__init__()
         _check(layers, nodes, operations)
         self.layers = layers
+        self.fixed = parse_fixed(fixed, nodes)
+        after = after_cells(self.fixed)
 
         def make_cell(layer: int, shape: CellShape) -> tuple[nn.Module, int]:
-            kind = "reduce" if shape.reduction else "normal"
-            return searchable_cell(shape, operations, nodes, kind), shape.channels * nodes
+            cell = int(shape.reduction)
+            edges = fixed_edges(self.fixed, cell)
+            return searchable_cell(shape, operations, nodes, KINDS[cell], edges, after), shape.channels * nodes
 
         self.network = Network(
             make_cell,
@@ -73,6 +84,15 @@ class DartsSpace(ModelSpace):
         """(batch, image channels, height, width) -> logits (batch, classes)."""
         return self.network(x)
 
+    def extra_oneshot_hooks(self, strategy: OneShotStrategy) -> list[Any]:
+        """None; NNI asks for them before a one-shot strategy makes the space a supernet.
+
+        Raises:
+            ValueError: it is NNI's Proxyless, which cannot.
+        """
+        refuse_proxyless(strategy)
+        return []
+
     @classmethod
     def create_fixed_module(
         cls,
@@ -86,10 +106,11 @@ class DartsSpace(ModelSpace):
         operations: Sequence[str] = DARTS_OPERATIONS,
         mlp_width: int | None = None,
         image_size: int = 32,
+        fixed: Sequence[str] = (),
     ) -> Network:
         """The derived network of a sample, with new weights: what NNI makes inside a ``model_context``."""
         _check(layers, nodes, operations)
-        genotype = Genotype.from_sample(sample, layers)
+        genotype = replace(Genotype.from_sample(sample, layers), fixed=parse_fixed(fixed, nodes))
         if len(genotype.concat) != nodes:
             raise GenotypeError(f"sample: it has {len(genotype.concat)} nodes a cell, the space {nodes}")
         for edge in (edge for cell in genotype.cells for edge in cell):
@@ -104,8 +125,8 @@ class DartsSpace(ModelSpace):
         return self.create_fixed_module(sample, *self.trace_args, **self.trace_kwargs)
 
     def genotype(self, sample: Mapping[str, Any]) -> Genotype:
-        """The genotype of a sample, with the layout of this space."""
-        return Genotype.from_sample(sample, self.layers)
+        """The genotype of a sample, with the layout and the fixed operations of this space."""
+        return replace(Genotype.from_sample(sample, self.layers), fixed=self.fixed)
 
 
 def _check(layers: int, nodes: int, operations: Sequence[str]) -> None:

@@ -11,13 +11,15 @@ from reprlib import repr as shown
 from typing import Any, NamedTuple
 
 from search_spaces.files import write_text_whole
-from search_spaces.operations import OPERATION_SETS
+from search_spaces.operations import FIXED_OPERATIONS, OPERATION_SETS
 from search_spaces.published import read_call
 
 FORMAT = "nas-plugins/genotype"
 VERSION = 1
 INPUTS = 2
 """Nodes 0 and 1 of every cell are its inputs: the outputs of the two layers before it."""
+NONE = "none"
+"""In a sample: no operation. A genotype does not have it."""
 
 
 class GenotypeError(ValueError):
@@ -33,6 +35,35 @@ class Edge(NamedTuple):
 
 
 Cell = tuple[Edge, ...]
+
+
+class Fixed(NamedTuple):
+    """A fixed operation: no search chose it, and none drops it (Fine-Tuning DARTS, section III.B).
+
+    Args:
+        operation: a name of :data:`~search_spaces.operations.FIXED_OPERATIONS`.
+        cell, source, target: the cell, by its index, and its two nodes between which the operation
+            stands; all None for an operation that follows every cell.
+    """
+
+    operation: str
+    cell: int | None = None
+    source: int | None = None
+    target: int | None = None
+
+
+def fixed_edges(fixed: Iterable[Fixed], cell: int) -> Cell:
+    """The fixed operations that stand on edges of a cell."""
+    return tuple(
+        Edge(one.operation, one.source, one.target)
+        for one in fixed
+        if one.cell == cell and one.source is not None and one.target is not None
+    )
+
+
+def after_cells(fixed: Iterable[Fixed]) -> tuple[str, ...]:
+    """The fixed operations that follow every cell, in the order in which they run."""
+    return tuple(one.operation for one in fixed if one.cell is None)
 
 
 def default_reductions(layers: int) -> tuple[int, ...]:
@@ -51,8 +82,12 @@ class Genotype:
         reductions: the layers whose operations on the cell's inputs have stride 2.
         concat: the nodes whose outputs are concatenated into a cell's output.
         operations: the name of the operation set, a key of :data:`OPERATION_SETS`.
+        fixed: the operations that no search chose, each a :class:`Fixed`. One on an edge is an
+            addend of its target node, beside what the cell has there; those that follow the cells
+            run in this order.
 
-    A node that no operation reaches does not exist: operations that leave it go with it.
+    A node that no operation reaches does not exist: operations that leave it go with it, fixed ones
+    too, for of nothing they would compute nothing.
 
     Raises:
         GenotypeError: (a ``ValueError``) where any of this does not describe a network.
@@ -63,6 +98,7 @@ class Genotype:
     reductions: tuple[int, ...]
     concat: tuple[int, ...] = (2, 3, 4, 5)
     operations: str = "darts"
+    fixed: tuple[Fixed, ...] = ()
 
     def __post_init__(self) -> None:
         if not isinstance(self.cells, (list, tuple)):
@@ -74,6 +110,9 @@ class Genotype:
         object.__setattr__(self, "cells", cells)
         for name in ("layout", "reductions", "concat"):
             object.__setattr__(self, name, _integers(getattr(self, name), name))
+        if not isinstance(self.fixed, (list, tuple)):
+            raise GenotypeError(f"fixed: {shown(self.fixed)} should be a list of fixed operations")
+        object.__setattr__(self, "fixed", tuple(_fixed(one) for one in self.fixed))
         self._check()
 
     def _check(self) -> None:
@@ -96,19 +135,30 @@ class Genotype:
             raise GenotypeError(
                 f"concat: {list(self.concat)} should name distinct nodes from {INPUTS} on (0 and 1 are inputs)"
             )
-        for index, cell in enumerate(self.cells):
-            self._check_cell(cell, f"cell {index}")
+        for one in self.fixed:
+            if one.operation not in FIXED_OPERATIONS:
+                known = ", ".join(FIXED_OPERATIONS)
+                raise GenotypeError(f"fixed: unknown operation {shown(one.operation)}; known are {known}")
+            if one.cell is not None and not 0 <= one.cell < len(self.cells):
+                raise GenotypeError(
+                    f"fixed: {one.operation} stands in cell {one.cell}, but there are cells 0 to {len(self.cells) - 1}"
+                )
+        for index in range(len(self.cells)):
+            self._check_cell(index)
 
-    def _check_cell(self, cell: Cell, where: str) -> None:
+    def _check_cell(self, index: int) -> None:
+        where = f"cell {index}"
         allowed = OPERATION_SETS[self.operations]
-        known = {0, 1, *self.concat, *(edge.target for edge in cell)}
-        for operation, source, target in cell:
-            edge = f"{where}: {operation} from node {source} to node {target}"
+        for operation, _, _ in self.cells[index]:
             if operation not in allowed:
                 raise GenotypeError(
                     f"{where}: unknown operation {shown(operation)}; the set {shown(self.operations)} has "
                     + ", ".join(allowed)
                 )
+        cell = self.whole_cell(index)
+        known = {0, 1, *self.concat, *(edge.target for edge in cell)}
+        for operation, source, target in cell:
+            edge = f"{where}: {operation} from node {source} to node {target}"
             if target < INPUTS:
                 raise GenotypeError(f"{edge}: nodes 0 and 1 are the cell's inputs, nothing leads to them")
             if source >= target:
@@ -119,6 +169,10 @@ class Genotype:
             raise GenotypeError(f"{where}: no operation reaches any of its output nodes {list(self.concat)}")
 
     # What the network reads
+
+    def whole_cell(self, index: int) -> Cell:
+        """The operations of a cell, the fixed ones on its edges included."""
+        return self.cells[index] + fixed_edges(self.fixed, index)
 
     @staticmethod
     def existing_edges(cell: Cell) -> Cell:
@@ -183,63 +237,54 @@ class Genotype:
     def from_sample(cls, sample: Mapping[str, Any], layers: int = 8) -> Genotype:
         """A sample of a DARTS cell space, ours or NNI's hub's (``normal/op_2_0``, ``normal/input_2_0``, …).
 
+        A space in which every layer has a cell of its own has ``cell_0``, ``cell_1``, … in place of
+        ``normal`` and ``reduce``. A node may have any number of operations (``op_2_0``, ``op_2_1``, …);
+        ``none`` is no operation.
+
         Args:
             sample: what ``export_top_models(formatter="dict")`` gives.
-            layers: the number of layers of the space.
+            layers: the number of layers of the space; not needed where every layer has its own cell.
         """
-        cells: list[Cell] = []
-        for kind in ("normal", "reduce"):
-            edges = []
-            node, slot = INPUTS, 0
-            while f"{kind}/op_{node}_{slot}" in sample:
-                while (key := f"{kind}/op_{node}_{slot}") in sample:
-                    source = sample.get(f"{kind}/input_{node}_{slot}")
-                    if isinstance(source, Sequence) and len(source) == 1:
-                        source = source[0]
-                    if not isinstance(source, int):
-                        raise GenotypeError(
-                            f"sample: {kind}/input_{node}_{slot} should be one node, not {shown(source)}"
-                        )
-                    edges.append(_edge((sample[key], source, node), f"sample: {kind} cell"))
-                    slot += 1
-                node, slot = node + 1, 0
-            if not edges:
-                raise GenotypeError(f"sample: no key like '{kind}/op_2_0'; it has {', '.join(map(str, sample))}")
-            if sum(str(key).startswith(f"{kind}/") for key in sample) != 2 * len(edges):
-                raise GenotypeError(f"sample: the {kind} cell lacks a key between node 2 and its last node")
-            cells.append(tuple(edges))
-        nodes = max(edge.target for cell in cells for edge in cell)
+        own = any(str(key).startswith("cell_0/") for key in sample)
+        kinds = tuple(_own_kinds(sample)) if own else ("normal", "reduce")
+        read = [_read_cell(sample, kind) for kind in kinds]
+        cells = tuple(cell for cell, _ in read)
         return cls(
-            cells=tuple(cells),
-            layout=_stacked(layers),
-            reductions=default_reductions(layers),
-            concat=tuple(range(INPUTS, nodes + 1)),
+            cells=cells,
+            layout=tuple(range(len(cells))) if own else _stacked(layers),
+            reductions=default_reductions(len(cells) if own else layers),
+            concat=tuple(range(INPUTS, max(end for _, end in read))),
             operations=_smallest_set(cells),
         )
 
     def to_sample(self) -> dict[str, Any]:
-        """The sample of a DARTS cell space, ours or NNI's hub's, that freezes to this architecture.
+        """The sample that freezes a DARTS cell space, ours or NNI's hub's, to this architecture.
+
+        A layout in which every layer has a cell of its own gives one of ``DDartsSpace``. There a
+        node that has fewer than two operations has ``none`` in their place.
 
         Raises:
             GenotypeError: there is none, since layers of a kind differ or a node has other than two inputs.
         """
-        kinds = self.kinds()
-        if kinds is None or set(kinds) != {"normal", "reduce"}:
-            raise GenotypeError("a sample has one normal and one reduction cell; this genotype has other cells")
+        count = len(self.layout)
+        own = self.layout == tuple(range(count)) and self.reductions == default_reductions(count)
+        kinds = {f"cell_{layer}": layer for layer in range(count)} if own else self.kinds()
+        if kinds is None or not (own or set(kinds) == {"normal", "reduce"}):
+            raise GenotypeError(
+                "a sample has a normal and a reduction cell, or one for every layer; this genotype has others"
+            )
         targets = {edge.target for index in kinds.values() for edge in self.cells[index]}
         if self.concat != tuple(range(INPUTS, INPUTS + len(self.concat))) or not targets <= set(self.concat):
             raise GenotypeError("a sample concatenates all nodes, in order")
         sample: dict[str, Any] = {}
         for kind, index in kinds.items():
             for node in self.concat:
-                incoming = [edge for edge in self.cells[index] if edge.target == node]
-                if len(incoming) != 2:
+                incoming = [(edge.operation, edge.source) for edge in self.cells[index] if edge.target == node]
+                if not own and len(incoming) != 2:
                     raise GenotypeError(
                         f"a sample has two operations a node; node {node} of the {kind} cell has {len(incoming)}"
                     )
-                for slot, edge in enumerate(incoming):
-                    sample[f"{kind}/op_{node}_{slot}"] = edge.operation
-                    sample[f"{kind}/input_{node}_{slot}"] = [edge.source]
+                sample |= sample_of_node(kind, node, incoming)
         return sample
 
     # Files
@@ -247,10 +292,12 @@ class Genotype:
     def to_json(self) -> str:
         """The genotype as the text of a JSON file, one cell a line."""
         cells = ",\n  ".join(json.dumps({"edges": [list(edge) for edge in cell]}) for cell in self.cells)
+        fixed = [[one.operation] if one.cell is None else list(one) for one in self.fixed]
         return (
             f'{{"format": "{FORMAT}", "version": {VERSION}, "operations": {json.dumps(self.operations)},\n'
             f' "cells": [\n  {cells}],\n'
-            f' "layout": {list(self.layout)}, "reductions": {list(self.reductions)}, "concat": {list(self.concat)}}}\n'
+            f' "layout": {list(self.layout)}, "reductions": {list(self.reductions)}, "concat": {list(self.concat)}'
+            + (f',\n "fixed": {json.dumps(fixed)}}}\n' if fixed else "}\n")
         )
 
     @classmethod
@@ -276,8 +323,8 @@ class Genotype:
             if key not in data:
                 raise GenotypeError(f'"{key}" is missing')
         for key in data:
-            if key not in (*fields, "format", "version"):
-                raise GenotypeError(f"unknown key {shown(key)}; known are {', '.join(fields)}")
+            if key not in (*fields, "fixed", "format", "version"):
+                raise GenotypeError(f"unknown key {shown(key)}; known are {', '.join(fields)}, fixed")
         if not isinstance(data["operations"], str):
             raise GenotypeError(f'"operations" should name a set of operations, not {shown(data["operations"])}')
         cells = data["cells"]
@@ -287,7 +334,7 @@ class Genotype:
             raise GenotypeError('"cells" should be a list of {"edges": [[operation, from, to], …]}')
         return cls(
             cells=tuple(tuple(cell["edges"]) for cell in cells),
-            **{key: data[key] for key in ("layout", "reductions", "concat", "operations")},
+            **{key: data[key] for key in ("layout", "reductions", "concat", "operations", "fixed") if key in data},
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -361,6 +408,20 @@ def _edge(edge: Any, where: str) -> Edge:
     return Edge(operation, source, target)
 
 
+def _fixed(values: Any) -> Fixed:
+    if not isinstance(values, (list, tuple)) or len(values) not in (1, 4):
+        raise GenotypeError(f"fixed: {shown(values)} should be [operation] or [operation, cell, from node, to node]")
+    if len(values) == 1 or tuple(values[1:]) == (None, None, None):
+        if not isinstance(values[0], str):
+            raise GenotypeError(f"fixed: {shown(values[0])} should be the name of an operation")
+        return Fixed(values[0])
+    operation, cell, source, target = values
+    if isinstance(cell, bool) or not isinstance(cell, int):
+        raise GenotypeError(f"fixed: cell {shown(cell)} of {shown(operation)} should be an integer from 0 on")
+    operation, source, target = _edge((operation, source, target), "fixed")
+    return Fixed(operation, cell, source, target)
+
+
 def _integers(values: Any, name: str) -> tuple[int, ...]:
     if not isinstance(values, Iterable) or isinstance(values, (str, bytes, Mapping)):
         raise GenotypeError(f"{name}: {shown(values)} should be a list of integers")
@@ -369,6 +430,54 @@ def _integers(values: Any, name: str) -> tuple[int, ...]:
         if isinstance(value, bool) or not isinstance(value, int):
             raise GenotypeError(f"{name}: {shown(value)} should be an integer")
     return values
+
+
+def sample_of_node(kind: str, node: int, incoming: Sequence[tuple[str, int]], slots: int = 2) -> dict[str, Any]:
+    """The part of a sample that says what arrives at a node.
+
+    Args:
+        kind: the label of its cell.
+        node: the node.
+        incoming: (operation, source) of what arrives.
+        slots: operations that the space gives every node; those that are missing are ``none``.
+    """
+    sample: dict[str, Any] = {}
+    for slot in range(max(slots, len(incoming))):
+        operation, source = incoming[slot] if slot < len(incoming) else (NONE, 0)
+        sample[f"{kind}/op_{node}_{slot}"] = operation
+        sample[f"{kind}/input_{node}_{slot}"] = [source]
+    return sample
+
+
+def _own_kinds(sample: Mapping[str, Any]) -> list[str]:
+    found = {str(key).partition("/")[0] for key in sample if str(key).startswith("cell_")}
+    kinds = [f"cell_{layer}" for layer in range(len(found))]
+    if set(kinds) != found:
+        raise GenotypeError(f"sample: it should have the cells {kinds[0]} to {kinds[-1]}, not {shown(sorted(found))}")
+    return kinds
+
+
+def _read_cell(sample: Mapping[str, Any], kind: str) -> tuple[Cell, int]:
+    """The operations of a cell in a sample, and the number of its nodes, inputs included."""
+    edges, read = [], 0
+    node, slot = INPUTS, 0
+    while f"{kind}/op_{node}_{slot}" in sample:
+        while (key := f"{kind}/op_{node}_{slot}") in sample:
+            source = sample.get(f"{kind}/input_{node}_{slot}")
+            if isinstance(source, Sequence) and len(source) == 1:
+                source = source[0]
+            if not isinstance(source, int):
+                raise GenotypeError(f"sample: {kind}/input_{node}_{slot} should be one node, not {shown(source)}")
+            edge = _edge((sample[key], source, node), f"sample: {kind} cell")
+            if edge.operation != NONE:
+                edges.append(edge)
+            slot, read = slot + 1, read + 1
+        node, slot = node + 1, 0
+    if not read:
+        raise GenotypeError(f"sample: no key like '{kind}/op_2_0'; it has {', '.join(map(str, sample))}")
+    if sum(str(key).startswith(f"{kind}/") for key in sample) != 2 * read:
+        raise GenotypeError(f"sample: the {kind} cell lacks a key between node 2 and its last node")
+    return tuple(edges), node
 
 
 def _stacked(layers: int) -> tuple[int, ...]:

@@ -1,4 +1,4 @@
-"""The candidate operations of the spaces: name -> factory(channels, stride, affine).
+"""The operations of the spaces, candidates and fixed ones: name -> factory(channels, stride, affine).
 
 Every operation keeps the number of channels and divides height and width by its stride
 (rounded up). ``affine`` says whether its batch normalizations learn a scale and a shift: no in
@@ -13,6 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torchvision.ops import SqueezeExcitation
 
 from search_spaces.depthwise import DepthwiseConv2d
 
@@ -106,6 +107,22 @@ def _bottleneck(channels: int, stride: int, affine: bool) -> nn.Module:
     )
 
 
+REDUCTION_RATIO = 16
+"""r: channels for each hidden unit of the squeeze-and-excitation module (Fine-Tuning DARTS, section III.C)."""
+
+
+def _squeeze_excitation(channels: int, stride: int, affine: bool) -> nn.Module:
+    """The attention module of Fine-Tuning DARTS (Fig. 3; Hu et al., Squeeze-and-Excitation Networks).
+
+    torchvision's is that of the figure: global average pooling, FC, ReLU, FC, sigmoid, channel-wise
+    scaling; on 1×1 pixels its 1×1 convolutions are the fully connected layers. Below 16 channels it
+    has one hidden unit. Attention keeps the resolution, so with a stride it follows the strided
+    ``skip_connect``.
+    """
+    attention = SqueezeExcitation(channels, max(1, channels // REDUCTION_RATIO))
+    return attention if stride == 1 else nn.Sequential(FactorizedReduce(channels, channels, affine), attention)
+
+
 OPERATIONS: dict[str, OperationFactory] = {
     "max_pool_3x3": lambda channels, stride, affine: nn.MaxPool2d(3, stride, 1),
     "avg_pool_3x3": lambda channels, stride, affine: nn.AvgPool2d(3, stride, 1, count_include_pad=False),
@@ -122,7 +139,10 @@ OPERATIONS: dict[str, OperationFactory] = {
     "simple_conv_3x3": lambda channels, stride, affine: relu_conv_bn(channels, channels, 3, stride, affine),
     "bottleneck_1x3x1": _bottleneck,
 }
-"""Every operation that a genotype can name."""
+"""Every operation that a search can choose."""
+
+FIXED_OPERATIONS: dict[str, OperationFactory] = {**OPERATIONS, "squeeze_excitation": _squeeze_excitation}
+"""Every operation that can stand fixed in a network: what a search can choose, and attention."""
 
 DARTS_OPERATIONS = tuple(OPERATIONS)[:7]
 """The seven candidates of DARTS, in the order of NNI's hub; ``none`` belongs to a search alone."""
@@ -135,12 +155,12 @@ OPERATION_SETS: dict[str, tuple[str, ...]] = {
 
 
 def searchable(name: str, channels: int, stride: int) -> nn.Module:
-    """An operation as it stands in a supernet: normalized without learning a scale.
+    """An operation, searched or fixed, as it stands in a supernet: normalized without learning a scale.
 
     Pooling gets a batch normalization there, so that its output is on the scale of the other
     candidates' (DARTS, released code; section 4 of the design).
     """
-    operation = OPERATIONS[name](channels, stride, False)
+    operation = FIXED_OPERATIONS[name](channels, stride, False)
     if "pool" in name:
         operation = nn.Sequential(operation, nn.BatchNorm2d(channels, affine=False))
     return operation

@@ -1,0 +1,113 @@
+"""Fine-Tuning DARTS for Image Classification (Tanveer, Khan and Kyung): fixed operations in a searched network."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count, pairwise
+from typing import Any
+
+import pandas as pd
+
+from search_spaces.darts import DartsSpace
+from search_spaces.fixed import KINDS, parse_fixed
+from search_spaces.genotype import INPUTS, Fixed
+from search_spaces.network import Network, Stem
+from search_spaces.operations import DARTS_OPERATIONS
+
+ATTENTION = ("squeeze_excitation",)
+"""The fixed operations of the paper: an attention module behind each cell (section III.C)."""
+
+PARTS = {"squeeze_excitation": ("global_average_pooling", "excitation", "channel_scaling")}
+"""The operations of a module that has several (section III.C): attention squeezes, excites and scales."""
+
+Alphas = Mapping[Any, Mapping[str, float]]
+"""edge -> candidate -> α: of a strategy, where an edge is "normal/0->2", or of one cell, where it is (0, 2)."""
+
+
+class FineTunedDartsSpace(DartsSpace):
+    """The space of DARTS with a squeeze-and-excitation module behind each cell, which is not searched (Fig. 2).
+
+    With no argument it is the space of the paper's search on 32×32 images; on larger ones the paper
+    has two stems (Fig. 4): ``stem="dual_tiny_imagenet"`` or ``"dual_imagenet"``.
+
+    Args: as for :class:`~search_spaces.darts.DartsSpace`; ``fixed`` has the attention module.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 10,
+        channels: int = 16,
+        layers: int = 8,
+        image_channels: int = 3,
+        stem: Stem = "cifar",
+        nodes: int = 4,
+        operations: Sequence[str] = DARTS_OPERATIONS,
+        mlp_width: int | None = None,
+        image_size: int = 32,
+        fixed: Sequence[str] = ATTENTION,
+    ) -> None:
+        super().__init__(
+            num_classes, channels, layers, image_channels, stem, nodes, operations, mlp_width, image_size, fixed
+        )
+
+    @classmethod
+    def create_fixed_module(cls, sample: Mapping[str, Any], *args: Any, **kwargs: Any) -> Network:
+        """The derived network of a sample, with new weights: what NNI makes inside a ``model_context``."""
+        given = inspect.signature(super().create_fixed_module).bind(sample, *args, **kwargs)
+        given.arguments.setdefault("fixed", ATTENTION)
+        return super().create_fixed_module(*given.args, **given.kwargs)
+
+
+def extended_alpha(alphas: Alphas, fixed: Sequence[str] = ATTENTION, cell: str = "normal") -> pd.DataFrame:
+    """α of a cell and, below it, α_F of its fixed operations (Eq. 3).
+
+    A fixed operation has a row for each of its connections, with a 1 at its operation: it runs, whole,
+    in every pass. Of these rows no search owns anything (Eq. 5). For a cell of DARTS with ``none``
+    and the attention module the table has 14 + 3 rows and 8 + 3 columns.
+
+    Args:
+        alphas: α of the cell, or of a strategy (``strategy.alphas()``).
+        fixed: the fixed operations, as the space takes them.
+        cell: which cell, "normal" or "reduce".
+
+    Returns:
+        M' rows, indexed by part ("searched" or "fixed") and connection, and N' columns, named by
+        operation: N candidates, then what the fixed operations add to them (Eq. 4). Zeros
+        elsewhere.
+
+    Raises:
+        ValueError: the cell has no α, or a fixed operation is none.
+    """
+    searched = _of_cell(alphas, cell)
+    rows = [("searched", edge, candidates) for edge, candidates in searched.items()]
+    last = max(int(edge.rpartition(">")[2]) for edge in searched)
+    numbers = count(1)
+    for one in parse_fixed(fixed, nodes=last + 1 - INPUTS):
+        if one.cell in (None, KINDS.index(cell)):
+            rows += _fixed_rows(one, numbers)
+    index = pd.MultiIndex.from_tuples([row[:2] for row in rows], names=["part", "connection"])
+    return pd.DataFrame([row[2] for row in rows], index).fillna(0.0)
+
+
+def _fixed_rows(one: Fixed, numbers: Iterator[int]) -> list[tuple[str, str, Mapping[str, float]]]:
+    """A row for each connection of a fixed operation; ``numbers`` names the nodes between them."""
+    parts = PARTS.get(one.operation, (one.operation,))
+    start, end = ("cell", "output") if one.cell is None else (str(one.source), str(one.target))
+    nodes = [start, *(f"F{next(numbers)}" for _ in parts[1:]), end]
+    return [("fixed", "->".join(ends), {part: 1.0}) for ends, part in zip(pairwise(nodes), parts, strict=True)]
+
+
+def _of_cell(alphas: Alphas, cell: str) -> dict[str, Mapping[str, float]]:
+    """Edge, such as 0->2, to candidate to α of one cell."""
+    found = {}
+    for edge, candidates in alphas.items():
+        if isinstance(edge, tuple):
+            found["->".join(map(str, edge))] = candidates
+        elif edge.startswith(f"{cell}/"):
+            found[edge.removeprefix(f"{cell}/")] = candidates
+    if cell not in KINDS or not found:
+        raise ValueError(
+            f"cell: {cell!r} should be one of {', '.join(KINDS)}, with α among {', '.join(map(str, alphas))}"
+        )
+    return found
