@@ -82,7 +82,9 @@ def _resume(options: argparse.Namespace, overrides: Sequence[str]) -> None:
 def _derive(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     from nas_plugins.experiment import derive
 
-    genotype = derive(options.run_directory, options.output, options.method, options.threshold, options.layers)
+    genotype = derive(
+        options.run_directory, options.output, options.method, options.threshold, options.layers, options.epoch
+    )
     print(f"{options.output}: {len(genotype.layout)} layers, {len(genotype.cells)} different cells")
 
 
@@ -105,12 +107,15 @@ def _evaluate(options: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 def _report(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     from nas_plugins import results
+    from nas_plugins.published_results import source
     from nas_plugins.report import write_report
     from nas_plugins.saved_run import read_runs
 
-    page = write_report(options.run_directories, options.output or None)
+    page = write_report(options.run_directories, options.output or None, options.compare)
     runs = read_runs(options.run_directories)
-    print(results.summary_text(results.summary(runs)))
+    print(results.summary_text(results.summary(runs, options.compare)))
+    if options.compare:
+        print(f"published: {source(options.compare)}")
     found = results.results(runs)
     if len(found):
         print("", results.results_text(found), "", sep="\n")
@@ -186,6 +191,7 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--method", choices=("darts", "sparse", "edge"), default="darts")
     added.add_argument("--threshold", type=float, default=0.85, metavar="T", help="of sparse and edge, from 0 to 1")
     added.add_argument("--layers", type=int, metavar="N", help="depth of the network")
+    added.add_argument("--epoch", type=int, metavar="E", help="by the α after this epoch, from 0; default: last")
     added.add_argument("--output", required=True, metavar="FILE", help="genotype file to write")
 
     added = command(
@@ -201,6 +207,11 @@ def _parser() -> argparse.ArgumentParser:
     added = command("report", _report, "tables and pictures of runs")
     added.add_argument("run_directories", nargs="+", metavar="RUN")
     added.add_argument("--output", metavar="DIR", help="folder of the report; with one run, the run itself")
+    added.add_argument(
+        "--compare",
+        metavar="TABLE",
+        help="published results to show beside the runs: cifar10, cifar100, fashion_mnist, compcars or miotcd",
+    )
 
     added = command("genotype", None, "import a published genotype, or describe one")
     actions = added.add_subparsers(dest="action", required=True, metavar="ACTION")
@@ -212,8 +223,12 @@ def _parser() -> argparse.ArgumentParser:
     added.add_argument("--channels", type=int, required=True, metavar="C")
     added.add_argument("--layers", type=int, metavar="L", help="default: the genotype's own")
     added.add_argument("--classes", type=int, required=True, metavar="K")
-    added.add_argument("--image-size", type=int, metavar="S", help="default: 32, or 224 with the ImageNet stem")
-    added.add_argument("--stem", choices=("cifar", "imagenet"), help="default: imagenet for images over 96 pixels")
+    added.add_argument("--image-size", type=int, metavar="S", help="default: 32, 64 or 224, as the stem is meant for")
+    added.add_argument(
+        "--stem",
+        help="cifar, tiny_imagenet or imagenet, or one of them with dual_ before it; "
+        "default: imagenet for images over 96 pixels",
+    )
     added.add_argument(
         "--mlp-width", type=int, metavar="W", help="the course project's classifier, with a first layer that wide"
     )

@@ -30,12 +30,15 @@ _INTERNAL = {"mutation_hooks", "model_space", "engine"}
 
 @dataclass
 class Training:
-    """How weights are trained: SGD with momentum and one cosine period (DARTS, appendix A).
+    """How weights are trained: SGD with momentum, the learning rate falling along a cosine (DARTS, appendix A).
 
     Args:
         epochs: passes over the training images.
         learning_rate: of the first epoch.
         min_learning_rate: of the end of the cosine.
+        restart_epochs: epochs of the first cosine, after which the learning rate starts again from the top
+            (SGDR, Loshchilov and Hutter, 2017); null for one cosine over all epochs.
+        restart_factor: how many times as long as the one before each further cosine is; a whole number.
         momentum: of SGD.
         weight_decay: L2 penalty of SGD.
         label_smoothing: share of the target spread over all classes, from 0 to 1.
@@ -44,6 +47,8 @@ class Training:
     epochs: PositiveInt = 50
     learning_rate: PositiveFloat = 0.025
     min_learning_rate: NonNegativeFloat = 0.001
+    restart_epochs: PositiveInt | None = None
+    restart_factor: PositiveInt = 1
     momentum: ClosedUnitInterval = 0.9
     weight_decay: NonNegativeFloat = 3e-4
     label_smoothing: ClosedUnitInterval = 0.0
@@ -56,7 +61,8 @@ class Derived:
     Args:
         channels: channels of a node before the first reduction.
         layers: number of cells; null keeps the genotype's own.
-        stem: "cifar" keeps the resolution, "imagenet" divides it by 8.
+        stem: "cifar" keeps the resolution, "tiny_imagenet" halves it, "imagenet" divides it by 8;
+            with ``dual_`` before it, two such stems make the two inputs of the first cell.
         auxiliary_weight: weight of the loss of a second head at two thirds of the depth; 0 for none.
         drop_path: probability of drop-path that it grows to linearly over the epochs.
         gradient_clip_val: the largest norm of the gradient.

@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision.transforms import v2
 
+from nas_plugins import vehicles
 from nas_plugins.errors import InputError
 from nas_plugins.images import Store, check, check_images, load, read_image, side_of, stratified_order
 
@@ -35,14 +36,15 @@ class _Usual:
     flip: bool
 
 
+# ImageNet's colours, as everywhere for photographs. No crops, since images differ in size.
+_PHOTOGRAPHS = _Usual((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), crop_padding=0, flip=True)
 _USUAL = {
     # Computed once over the 1438 training images that _load_digits cuts off.
     "digits": _Usual((0.3058,), (0.3762,), crop_padding=0, flip=False),
     "cifar10": _Usual((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), crop_padding=4, flip=True),
     "cifar100": _Usual((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), crop_padding=4, flip=True),
     "fashion_mnist": _Usual((0.2860,), (0.3530,), crop_padding=4, flip=True),
-    # ImageNet's, as everywhere for photographs.
-    "folder": _Usual((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), crop_padding=0, flip=True),
+    **dict.fromkeys(("folder", *vehicles.DATASETS), _PHOTOGRAPHS),
 }
 DATASETS = tuple(_USUAL)
 """The names of the data sets."""
@@ -55,9 +57,10 @@ class ImageData(pl.LightningDataModule):
     `parts` (the indices of the images in "train", "held_out" and "test") and `lengths` (of the parts).
 
     Args:
-        dataset: which images: digits, cifar10, cifar100, fashion_mnist, or folder for image files in
-            ROOT/train/CLASS/ and ROOT/test/CLASS/ (or ROOT/val/CLASS/).
-        root: the folder in which the data sets of torchvision are kept, or the image folder itself.
+        dataset: which images: digits, cifar10, cifar100, fashion_mnist; folder for image files in
+            ROOT/train/CLASS/ and ROOT/test/CLASS/ (or ROOT/val/CLASS/); or compcars_web,
+            compcars_surveillance or miotcd for those vehicles as they are released (docs/datasets.md).
+        root: the folder in which the data sets of torchvision are kept, or that of the image files.
         download: true to fetch a missing data set of torchvision into root.
         batch_size: images in a batch, 1 or more.
         held_out: share of the training images kept from the weights, from 0 to below 1: the part that a
@@ -66,14 +69,20 @@ class ImageData(pl.LightningDataModule):
         train_images: use only that many training images, the classes in proportion; null for all.
         test_images: use only that many test images, the classes in proportion; null for all.
         image_size: resize every image to a square of this many pixels a side, 1 or more (other shapes are
-            squeezed); null keeps the size of the data set, which for a folder needs squares of one size.
+            squeezed); null keeps the size of the data set, which for files needs squares of one size.
+        resized_crop: true to train on random areas of each image, resized to image_size, and to test on
+            the centre of the image resized to image_size · 256/224 at its shorter side, as is usual for
+            ImageNet; no image is squeezed then, and images may differ in size.
         crop_padding: train on random crops out of images padded by this many pixels, from 0 (no crop) to
-            below the image size; null for what is usual (4; digits and folder 0).
+            below the image size; null for what is usual (4; 0 for digits, files and resized_crop).
         flip: train on images mirrored left to right at random; null for what is usual (all but digits).
         cutout: side in pixels of the square blanked out of every training image, from 0 (none) to the
             image size.
+        random_erasing: probability from 0 (none) to 1 that a rectangle of a training image, a 50th to a
+            third of its area, is replaced by noise (Zhong et al., 2017, with random values).
         workers: processes that load images, 0 or more; 0 loads in the main process.
-        seed: seed of the split and of the subsets, 0 to 2**32 - 1; it drives nothing else.
+        seed: seed of the split (of miotcd also that of the test images) and of the subsets, 0 to
+            2**32 - 1; it drives nothing else.
     """
 
     classes: list[str]
@@ -94,9 +103,11 @@ class ImageData(pl.LightningDataModule):
         train_images: int | None = None,
         test_images: int | None = None,
         image_size: int | None = None,
+        resized_crop: bool = False,
         crop_padding: int | None = None,
         flip: bool | None = None,
         cutout: int = 0,
+        random_erasing: float = 0.0,
         workers: int = 0,
         seed: int = 0,
     ) -> None:
@@ -110,10 +121,17 @@ class ImageData(pl.LightningDataModule):
         sizes = {"train_images": train_images, "test_images": test_images, "image_size": image_size}
         for key, value in sizes.items():
             check(key, value, value is None or _whole(value, 1), "a whole number, 1 or more, or null")
+        check("resized_crop", resized_crop, isinstance(resized_crop, bool), "true or false")
+        sized = image_size is not None or not resized_crop
+        check("image_size", image_size, sized, "set, for example to 224, where data.resized_crop is true")
         padding = crop_padding is None or _whole(crop_padding, 0)
         check("crop_padding", crop_padding, padding, "a whole number of pixels, 0 or more, or null")
+        one_crop = not (resized_crop and crop_padding)
+        check("crop_padding", crop_padding, one_crop, "0 or null where data.resized_crop is true")
         check("flip", flip, flip is None or isinstance(flip, bool), "true, false or null")
         check("cutout", cutout, _whole(cutout, 0), "a whole number of pixels, 0 or more")
+        probability = isinstance(random_erasing, int | float) and 0 <= random_erasing <= 1
+        check("random_erasing", random_erasing, probability, "a probability from 0 to 1")
         check("workers", workers, _whole(workers, 0), "a whole number, 0 or more")
         check("seed", seed, _whole(seed, 0, 2**32 - 1), "a whole number from 0 to 2**32 - 1")
 
@@ -123,9 +141,12 @@ class ImageData(pl.LightningDataModule):
         self.download = download
         self.batch_size = batch_size
         self.held_out = held_out
-        self.crop_padding = usual.crop_padding if crop_padding is None else crop_padding
+        self.resized_crop = resized_crop
+        usual_padding = 0 if resized_crop else usual.crop_padding
+        self.crop_padding = usual_padding if crop_padding is None else crop_padding
         self.flip = usual.flip if flip is None else flip
         self.cutout = cutout
+        self.random_erasing = random_erasing
         self.workers = workers
         self.seed = seed
         self._subset = {"train": train_images, "test": test_images}
@@ -136,11 +157,15 @@ class ImageData(pl.LightningDataModule):
         """Reads the data set and checks everything that could stop a long run later; once."""
         if self._prepared:
             return
-        self._train, self._test, self.classes = load(self.dataset, self.root, self.download)
+        if self.dataset in vehicles.DATASETS:
+            loaded = vehicles.load(self.dataset, self.root, self.seed)
+        else:
+            loaded = load(self.dataset, self.root, self.download)
+        self._train, self._test, self.classes = loaded
         self.num_classes = len(self.classes)
         self.parts = self._split()
         self.lengths = {name: len(indices) for name, indices in self.parts.items()}
-        files = self._files() if self.dataset == "folder" else []
+        files = self._files()
         self.image_channels = len(_USUAL[self.dataset].mean)
         self.image_size = self._resize_to or (side_of(files[0]) if files else len(self._train.images[0][0]))
         limit = f"the images, which have {self.image_size} pixels a side"
@@ -192,8 +217,10 @@ class ImageData(pl.LightningDataModule):
         return order[:wanted]
 
     def _files(self) -> list[str]:
-        stores = {"train": self._train, "held_out": self._train, "test": self._test}
-        return [str(stores[part].images[i]) for part, indices in self.parts.items() for i in indices]
+        """The image files that are used; none where the images are in memory."""
+        images = {"train": self._train.images, "held_out": self._train.images, "test": self._test.images}
+        files = {part: paths for part, paths in images.items() if isinstance(paths, list)}
+        return [paths[index] for part, paths in files.items() for index in self.parts[part]]
 
     def _loader(self, part: str, learn: bool) -> DataLoader:
         self.prepare()
@@ -210,8 +237,13 @@ class ImageData(pl.LightningDataModule):
 
     def _per_image(self, learn: bool) -> v2.Transform:
         steps: list[Any] = []
-        if self._resize_to:
-            steps.append(v2.Resize((self.image_size, self.image_size)))
+        size = (self.image_size, self.image_size)
+        if self.resized_crop and learn:
+            steps.append(v2.RandomResizedCrop(size))
+        elif self.resized_crop:
+            steps += [v2.Resize(round(self.image_size * 256 / 224)), v2.CenterCrop(size)]
+        elif self._resize_to:
+            steps.append(v2.Resize(size))
         if learn and self.crop_padding:
             steps.append(v2.RandomCrop(self.image_size, padding=self.crop_padding))
         if learn and self.flip:
@@ -223,6 +255,8 @@ class ImageData(pl.LightningDataModule):
         steps: list[Any] = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(usual.mean, usual.std)]
         if learn and self.cutout:
             steps.append(Cutout(self.cutout))
+        if learn and self.random_erasing:
+            steps.append(RandomErasing(self.random_erasing))
         return v2.Compose(steps)
 
 
@@ -249,6 +283,25 @@ class Cutout(torch.nn.Module):
         rows = (top <= row) & (row < top + self.length)
         columns = (left <= column) & (column < left + self.length)
         return images.masked_fill((rows & columns).to(images.device), 0.0)
+
+
+class RandomErasing(torch.nn.Module):
+    """Replaces a rectangle of an image by noise (Zhong et al., 2017), each image with one of its own.
+
+    torchvision's transform draws one rectangle for a whole batch. The noise is normal with mean 0 and
+    variance 1, so this comes after the normalisation.
+
+    Args:
+        probability: of an image to be erased in, from 0 to 1.
+    """
+
+    def __init__(self, probability: float) -> None:
+        super().__init__()
+        self.erase = v2.RandomErasing(probability, value="random")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Images (batch, C, H, W)."""
+        return torch.stack([self.erase(image) for image in images])
 
 
 class _Images(Dataset):

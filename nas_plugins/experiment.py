@@ -25,6 +25,7 @@ from nas_plugins.tables import ALPHA_KEYS, one_line, read_table
 from nas_plugins.training import Retraining
 from search_spaces.genotype import Edge, Genotype, GenotypeError
 from strategies.base import DifferentiableStrategy
+from strategies.bilevel import draws_undone
 from strategies.derivation import CellAlphas, Method
 from strategies.derivation import derive as derive_cell
 
@@ -76,17 +77,19 @@ def derive(
     method: Method = "darts",
     threshold: float = 0.85,
     layers: int | None = None,
+    epoch: int | None = None,
 ) -> Genotype:
-    """Derive a genotype from the α of a search's last epoch.
+    """Derive a genotype from the α of a search.
 
     Args:
         run: the run directory of the search.
         output: the genotype file to write.
         method, threshold: see :func:`strategies.derivation.derive`.
         layers: the depth of the network; None keeps that of the search.
+        epoch: the α at the end of this epoch, counted from 0; None for the last one.
 
     Raises:
-        InputError: the directory is no search, or nothing reaches the threshold.
+        InputError: the directory is no search, it has no such epoch, or nothing reaches the threshold.
     """
     run = Path(run)
     _, is_search = runs.read_config(run)
@@ -95,7 +98,7 @@ def derive(
     if not (run / runs.GENOTYPE).exists():
         raise InputError(f"{run}: the search is not finished: nas-plugins resume {run}")
     searched = Genotype.load(run / runs.GENOTYPE)
-    cells = _last_alphas(run / "alphas.csv")
+    cells = _alphas(run / "alphas.csv", epoch)
     try:
         genotype = Genotype(
             cells=tuple(
@@ -106,6 +109,7 @@ def derive(
             reductions=searched.reductions,
             concat=searched.concat,
             operations=searched.operations,
+            fixed=searched.fixed,
         )
     except GenotypeError as error:
         raise InputError(f"{run}: {method} with threshold {threshold} gives no network: {error}") from None
@@ -127,18 +131,31 @@ class _Search:
         self.data = config.data()
         if self.data.held_out == 0:
             raise InputError("data.held_out: 0.0 leaves no images for the architecture; 0.5 is what the papers have")
-        self.space: ModelSpace = config.build(
-            "space",
-            num_classes=self.data.num_classes,
-            image_channels=self.data.image_channels,
-            image_size=self.data.image_size,
-        )
+        self.space = self._build_space()
         _try_out(self.space, self.data)
         self.strategy = config.build("strategy")
         if not isinstance(self.strategy, OneShotStrategy):
             raise InputError(
                 f"strategy.name: {type(self.strategy).__name__} is a multi-trial strategy; search takes one-shot ones"
             )
+        self._try_strategy()
+
+    def _build_space(self) -> ModelSpace:
+        return self.config.build(
+            "space",
+            num_classes=self.data.num_classes,
+            image_channels=self.data.image_channels,
+            image_size=self.data.image_size,
+        )
+
+    def _try_strategy(self) -> None:
+        """Make a supernet of other instances of both: what cannot be searched is said before any long work."""
+        with draws_undone():
+            try:
+                self.config.build("strategy").mutate_model(self._build_space())
+            except (TypeError, ValueError, KeyError, NotImplementedError) as error:
+                pair = f"{type(self.strategy).__name__} cannot search {type(self.space).__name__}"
+                raise InputError(f"strategy.name: {pair}: {one_line(error)}") from None
 
     def run(self, run: Path) -> Path:
         """Search, from the checkpoint of the run where there is one, and write the genotype."""
@@ -204,13 +221,16 @@ def _genotype(space: ModelSpace, sample: Mapping[str, Any]) -> Genotype | None:
         return None
 
 
-def _last_alphas(file: Path) -> list[CellAlphas]:
-    """The α of each cell in the last epoch of alphas.csv, in the order of the file."""
+def _alphas(file: Path, epoch: int | None) -> list[CellAlphas]:
+    """The α of each cell after an epoch, the last one where it is None, in the order of the file."""
     table = read_table(file, ALPHA_KEYS, texts=ALPHA_KEYS[1:])
     if table.empty:
         raise InputError(f"{file}: has no epoch yet")
+    last = table["epoch"].max()
+    if epoch is not None and not (table["epoch"] == epoch).any():
+        raise InputError(f"--epoch: {epoch} should be from {table['epoch'].min():g} to {last:g}, the epochs of {file}")
     cells: dict[str, dict[tuple[int, int], dict[str, float]]] = {}
-    for row in table[table["epoch"] == table["epoch"].max()].drop(columns="epoch").to_dict("records"):
+    for row in table[table["epoch"] == (last if epoch is None else epoch)].drop(columns="epoch").to_dict("records"):
         cell, edge = row.pop("cell"), row.pop("edge")
         try:
             source, target = (int(node) for node in edge.split("->"))

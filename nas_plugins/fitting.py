@@ -27,6 +27,7 @@ from nas_plugins.config import Compute, Config, Derived, Training
 from nas_plugins.errors import InputError
 from nas_plugins.tables import append_epoch, one_line
 from search_spaces.network import Network
+from strategies.objective import CONTRIBUTION
 
 
 class ImageClassification(LightningModule):
@@ -90,7 +91,7 @@ class ImageClassification(LightningModule):
             self.log(f"{stage}_{name}", value, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(labels))
 
     def configure_optimizers(self) -> Any:
-        """SGD, its learning rate falling along a cosine once an epoch."""
+        """SGD, its learning rate falling, once an epoch, along one cosine or several (SGDR)."""
         settings = self.training_settings
         optimizer = torch.optim.SGD(
             self.parameters(),
@@ -98,10 +99,16 @@ class ImageClassification(LightningModule):
             momentum=settings.momentum,
             weight_decay=settings.weight_decay,
         )
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
-            optimizer, T_max=settings.epochs, eta_min=settings.min_learning_rate
-        )
-        return {"optimizer": optimizer, "lr_scheduler": schedule}
+        return {"optimizer": optimizer, "lr_scheduler": _cosines(optimizer, settings)}
+
+
+def _cosines(optimizer: torch.optim.Optimizer, settings: Training) -> torch.optim.lr_scheduler.LRScheduler:
+    least = settings.min_learning_rate
+    if settings.restart_epochs is None:
+        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=settings.epochs, eta_min=least)
+    return torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(
+        optimizer, T_0=settings.restart_epochs, T_mult=settings.restart_factor, eta_min=least
+    )
 
 
 class SeededEpochs(Callback):
@@ -163,7 +170,7 @@ class EpochLines(Callback):
 
 
 class Recorder(Callback):
-    """Write a row of metrics.csv, and the rows of alphas.csv, at the end of each epoch.
+    """Write a row of metrics.csv, and the rows of alphas.csv and contributions.csv, at the end of each epoch.
 
     It comes before the checkpoint of the epoch, and on a resume drops the rows of epochs that the
     checkpoint does not hold: an epoch has exactly one row, whenever the run was killed.
@@ -213,11 +220,19 @@ class Recorder(Callback):
         append_epoch(self.run / "metrics.csv", epoch, [row])
         if self.alphas is not None:
             rows = [
-                {"epoch": epoch, "cell": cell or NO_CELL, "edge": name, **values}
+                # The candidates of a value choice are numbers.
+                {"epoch": epoch, "cell": cell or NO_CELL, "edge": name, **{str(key): a for key, a in values.items()}}
                 for edge, values in self.alphas().items()
                 for cell, _, name in [edge.rpartition("/")]
             ]
             append_epoch(self.run / "alphas.csv", epoch, rows)
+        contributions = [
+            {"epoch": epoch, "cell": key.removeprefix(CONTRIBUTION), "contribution": value}
+            for key, value in logged.items()
+            if key.startswith(CONTRIBUTION)
+        ]
+        if contributions:
+            append_epoch(self.run / "contributions.csv", epoch, contributions)
 
 
 _STATUS = Path("/proc/self/status")

@@ -74,7 +74,8 @@ def _channels_first(images: Tensor) -> Tensor:
 
 def _load_folder(root: Path) -> tuple[Store, Store, list[str]]:
     test_name = "val" if (root / "val").is_dir() and not (root / "test").is_dir() else "test"
-    train, test = _image_folder(root, "train"), _image_folder(root, test_name)
+    layout = "ROOT/train/CLASS/IMAGE and ROOT/test/CLASS/IMAGE (or val in place of test)"
+    train, test = (class_folders(root, name, layout) for name in ("train", test_name))
     for here, there in ((train, test), (test, train)):
         odd = [name for name in here.classes if name not in there.classes]
         right = f"a folder with the same classes in train and {test_name}: {there.root} has none of {odd[:5]}"
@@ -85,8 +86,12 @@ def _load_folder(root: Path) -> tuple[Store, Store, list[str]]:
     return stores[0], stores[1], list(train.classes)
 
 
-def _image_folder(root: Path, name: str) -> torchvision.datasets.ImageFolder:
-    layout = "ROOT/train/CLASS/IMAGE and ROOT/test/CLASS/IMAGE (or val in place of test)"
+def class_folders(root: Path, name: str, layout: str) -> torchvision.datasets.ImageFolder:
+    """The images of ROOT/NAME/CLASS/, files that are no images left out.
+
+    Raises:
+        InputError: the folder, a class or the images of one are missing; the layout says what would be right.
+    """
     check("root", str(root), (root / name).is_dir(), f"a folder with {layout}: it has no folder {name}")
     try:
         return torchvision.datasets.ImageFolder(root / name)

@@ -244,7 +244,31 @@ def _edge_name(edge: str) -> str:
 
 def _cell_name(cell: object) -> str:
     names = {"normal": "normal cell", "reduce": "reduction cell"}
+    cell = str(cell).removeprefix("cell_")
     return names.get(str(cell), f"cell {cell}" if str(cell).isdigit() else str(cell))
+
+
+def plot_contributions(contributions: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
+    """The marginal contribution of every cell over the epochs, lighter the deeper the cell.
+
+    Args:
+        contributions: columns epoch, cell and contribution: the loss minus the loss without the cell.
+        path: the PNG to write.
+    """
+    cells = list(contributions.groupby("cell", sort=False))
+    colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(cells)))
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(10.5, 3.7), layout="constrained")
+        axis = figure.subplots()
+        axis.axhline(0, color=MUTED, linewidth=1)
+        lines = []
+        for (cell, history), colour in zip(cells, colours, strict=True):
+            _line(axis, history["epoch"], history["contribution"], colour, _cell_name(cell))
+            lines.append(axis.lines[-1])
+        axis.set_ylabel("loss − loss without the cell")
+        _epoch_axis(axis, contributions["epoch"])
+        figure.legend(handles=lines, loc="outside right upper", ncols=math.ceil(len(lines) / 14))
+        return _save(figure, path)
 
 
 # Progress
@@ -289,7 +313,7 @@ def _curves(axis: Axes, metrics: pd.DataFrame, lines: Mapping[str, tuple[str, st
         axis.legend(loc="lower left", bbox_to_anchor=(0, 1.01), borderaxespad=0, fontsize=8, handlelength=1.4)
 
 
-def _line(axis: Axes, x: pd.Series, y: pd.Series, colour: str, label: str, dash: str = "-") -> None:
+def _line(axis: Axes, x: pd.Series, y: pd.Series, colour: Any, label: str, dash: str = "-") -> None:
     marker = "o" if len(x) <= 40 else None
     axis.plot(x, y, color=colour, linestyle=dash, label=label, marker=marker, markersize=2.8)
 

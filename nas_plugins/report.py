@@ -18,38 +18,46 @@ from markupsafe import Markup
 from nas_plugins import pictures
 from nas_plugins.cell_drawings import draw_cells
 from nas_plugins.errors import InputError
+from nas_plugins.published_results import check_table, source
 from nas_plugins.results import TEXTS, results, results_cells, summary, summary_cells
 from nas_plugins.saved_run import Run, get, read_runs
 from search_spaces.files import write_text_whole
 
 
-def write_report(runs: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str] | None = None) -> Path:
+def write_report(
+    runs: Sequence[str | os.PathLike[str]],
+    output: str | os.PathLike[str] | None = None,
+    compare: str | None = None,
+) -> Path:
     """Draw the pictures of the runs and write the page that shows them.
 
     Args:
         runs: run directories; one that is named twice is shown once.
         output: the folder to write to. Without it one run's report goes into the run itself, that of
             several into ``report`` in the current directory.
+        compare: the name of a table of published results to set below the runs.
 
     Returns:
         The path of report.html: a page that needs no other file.
 
     Raises:
-        InputError: one of the directories is no run, or the output cannot be written. In the first
-            case nothing is written.
+        InputError: one of the directories is no run, there is no such table, or the output cannot be
+            written. Nothing is written but in the last case.
     """
+    if compare is not None:
+        check_table(compare)
     loaded = read_runs(runs)
     if not loaded:
         raise InputError("report: no run is given; name at least one run's directory")
     folder = Path(output) if output is not None else loaded[0].path if len(loaded) == 1 else Path("report")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return _write_page(loaded, folder)
+        return _write_page(loaded, folder, compare)
     except OSError as error:
         raise InputError(f"{folder}: the report cannot be written there: {error.strerror or error}") from None
 
 
-def _write_page(runs: Sequence[Run], folder: Path) -> Path:
+def _write_page(runs: Sequence[Run], folder: Path, compare: str | None) -> Path:
     titles = _titles(runs)
     sections = []
     for number, (run, title) in enumerate(zip(runs, titles, strict=True), 1):
@@ -67,7 +75,8 @@ def _write_page(runs: Sequence[Run], folder: Path) -> Path:
     )
     page = environment.get_template("report.html").render(
         sections=sections,
-        table=summary_cells(summary(runs)),
+        table=summary_cells(summary(runs, compare)),
+        source=None if compare is None else source(compare),
         results=results_cells(results(runs)),
         texts=TEXTS,
         comparison=comparison,
@@ -87,6 +96,9 @@ def _draw(run: Run, folder: Path, prefix: str) -> dict[str, str | Markup]:
     if run.alphas is not None:
         for name, plot in (("alphas", pictures.plot_alphas), ("alphas_heatmap", pictures.plot_heatmap)):
             drawn[name] = _embedded(plot(run.alphas, run.weights, f"{start}{name}.png"))
+    if run.contributions is not None:
+        path = f"{start}contributions.png"
+        drawn["contributions"] = _embedded(pictures.plot_contributions(run.contributions, path))
     return drawn
 
 

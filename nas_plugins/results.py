@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import os
 import textwrap
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
 import pandas as pd
 import yaml
 
+from nas_plugins.published_results import read_published
 from nas_plugins.saved_run import Run, get, read_runs
 
 # What tells runs apart
@@ -62,19 +63,31 @@ def _as_yaml(value: Any) -> str:
 # A row a run
 
 
-def summary(runs: Iterable[str | os.PathLike[str] | Run]) -> pd.DataFrame:
+PUBLISHED = "published"
+"""The kind of a row that is no run but a figure of a paper."""
+
+
+def summary(runs: Iterable[str | os.PathLike[str] | Run], compare: str | None = None) -> pd.DataFrame:
     """One row a run; accuracies are fractions, and what a run has not measured is empty.
 
     Args:
         runs: run directories, or what is read of them; one that is named twice has one row.
+        compare: the name of a table of published results, whose rows (of kind "published") follow.
 
     Raises:
-        InputError: one of the directories is no run.
+        InputError: one of the directories is no run, or there is no such table.
     """
     loaded = read_runs(runs)
     names = methods(loaded, elsewhere=("data.dataset", "training.epochs"))
     rows = [_row(run) | {"method": name} for run, name in zip(loaded, names, strict=True)]
-    return pd.DataFrame(rows, columns=list(COLUMNS))
+    if compare is not None:
+        rows += [_published_row(row) for row in read_published(compare).to_dict("records")]
+    return pd.DataFrame(rows, columns=[*COLUMNS, DEVIATION])
+
+
+def _published_row(row: Mapping[Hashable, Any]) -> dict[str, Any]:
+    of_the_paper = {"run": row["network"], "kind": PUBLISHED, "method": row["found_by"]}
+    return of_the_paper | {key: row[key] for key in ("dataset", "test_acc", DEVIATION, "parameters", "gpu_days")}
 
 
 def _row(run: Run) -> dict[str, Any]:
@@ -134,17 +147,24 @@ COLUMNS = {
     "seconds": ("time", "{:.0f} s".format),
     "seconds_per_iteration": ("s/iter", _seconds),
     "peak_memory_mb": ("memory", "{:.0f} MB".format),
+    "gpu_days": ("GPU days", "{:g}".format),
 }
 """The columns of a summary -> heading and text of a value in the tables for people."""
+DEVIATION = "test_acc_std"
+"""The column of a summary with the standard deviations of published accuracies."""
 
 
 def summary_cells(table: pd.DataFrame) -> dict[str, list[str]]:
     """Heading -> texts of a summary's columns, without those that have no value, and the kind: the method tells it."""
-    return {
+    cells = {
         heading: [_shown(write, value) for value in table[column]]
         for column, (heading, write) in COLUMNS.items()
         if column != "kind" and table[column].notna().any()
     }
+    for row, (mean, deviation) in enumerate(zip(table["test_acc"], table[DEVIATION], strict=True)):
+        if pd.notna(deviation):
+            cells["test"][row] = _percent(mean, deviation)
+    return cells
 
 
 def _shown(write: Any, value: Any) -> str:
@@ -154,8 +174,13 @@ def _shown(write: Any, value: Any) -> str:
 
 
 def summary_text(table: pd.DataFrame, width: int = 120) -> str:
-    """A summary as aligned text; names are broken, and long ones of runs cut, where a line would be too wide."""
-    return _aligned(summary_cells(table), width)
+    """A summary as aligned text; names are broken, and long ones of runs cut, where a line would be too wide.
+
+    Published rows have few of the columns: they stand below, in a table of their own.
+    """
+    published = table["kind"] == PUBLISHED
+    parts = [part for part in (table[~published], table[published]) if len(part)]
+    return "\n\n".join(_aligned(summary_cells(part), width) for part in parts)
 
 
 # A row a method

@@ -38,6 +38,7 @@ class Run:
     config: dict[str, Any]
     metrics: pd.DataFrame
     alphas: pd.DataFrame | None
+    contributions: pd.DataFrame | None
     genotype: Genotype | None
     network: dict[str, Any]
     test: dict[str, Any]
@@ -88,6 +89,7 @@ def read_run(path: str | os.PathLike[str]) -> Run:
         config=config,
         metrics=_read_metrics(path / "metrics.csv"),
         alphas=_read_alphas(path / "alphas.csv"),
+        contributions=_read_contributions(path / "contributions.csv"),
         genotype=_read_genotype(path / "genotype.json"),
         network=_read_numbers(path / "network.json", ("parameters", "multiply_adds")),
         test=_read_numbers(path / "test.json", ("test_acc",)),
@@ -118,6 +120,13 @@ def _read_alphas(path: Path) -> pd.DataFrame | None:
     table = read_table(path, ALPHA_KEYS, texts=ALPHA_KEYS[1:])
     if not operations_of(table):
         raise InputError(f"{path}: has no column of an operation beside epoch, cell and edge")
+    return table if len(table) else None
+
+
+def _read_contributions(path: Path) -> pd.DataFrame | None:
+    if not path.exists():
+        return None
+    table = read_table(path, ("epoch", "cell", "contribution"), texts=("cell",))
     return table if len(table) else None
 
 
