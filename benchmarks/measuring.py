@@ -1,0 +1,239 @@
+"""One measurement in a process of its own: what steps of a search cost, in seconds and memory.
+
+Everything that could differ between two settings by chance is the same in all: α, and with it the
+operations that EDAS runs, and the edges that it relaxes.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import subprocess
+import sys
+import time
+import warnings
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import Any
+
+STRATEGIES = ("NNI DARTS", "DARTS", "DARTS one-level", "DARTS second order", "EDAS")
+BARE_LOOP = "EDAS, bare loop"
+"""The steps of EDAS on the same supernet, without NNI's experiment and Lightning."""
+DERIVED = "derived network"
+"""Training steps of the network that is derived from α."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is measured.
+
+    Args:
+        what: one of STRATEGIES, BARE_LOOP or DERIVED.
+        cells, channels: of the network.
+        batch, image: images in a batch, pixels a side.
+        steps: counted steps; one before them is not counted.
+        threads: of PyTorch; None for its own.
+    """
+
+    what: str
+    cells: int = 8
+    channels: int = 16
+    batch: int = 64
+    image: int = 32
+    steps: int = 3
+    threads: int | None = None
+
+
+def measure_apart(setting: Setting) -> dict[str, Any]:
+    """:func:`measure` in a new process, whose peak of memory is its own.
+
+    Raises:
+        SystemExit: it failed; the message is what it printed.
+    """
+    call = [sys.executable, __file__, json.dumps(asdict(setting))]
+    answer = subprocess.run(call, check=False, capture_output=True, text=True)
+    if answer.returncode:
+        sys.exit(answer.stderr)
+    return json.loads(answer.stdout.splitlines()[-1])
+
+
+def measure(setting: Setting) -> dict[str, Any]:
+    """What the counted steps cost.
+
+    Returns:
+        {"seconds": of each step, "cpu_seconds": the same as the processors count it, which other work on the
+        machine changes little, "memory_mb": peak of the process, or of the accelerator}
+    """
+    warnings.filterwarnings("ignore")
+    for logger in ("nni", "pytorch_lightning"):
+        logging.getLogger(logger).setLevel(logging.ERROR)
+    import torch
+
+    from nas_plugins.fitting import peak_memory_mb
+
+    if setting.threads:
+        torch.set_num_threads(setting.threads)
+    torch.manual_seed(0)
+    shape = (setting.batch * (setting.steps + 1), 3, setting.image, setting.image)
+    data = torch.utils.data.TensorDataset(torch.randn(shape), torch.randint(0, 10, shape[:1]))
+    run = {BARE_LOOP: _bare_loop, DERIVED: _derived}.get(setting.what, _search)
+    clock = run(setting, data)
+    return {
+        "seconds": clock.seconds[1:],
+        "cpu_seconds": clock.cpu_seconds[1:],
+        "memory_mb": peak_memory_mb(torch.cuda.is_available()),
+    }
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.seconds: list[float] = []
+        self.cpu_seconds: list[float] = []
+
+    def start(self) -> None:
+        self.started = time.perf_counter(), time.process_time()
+
+    def stop(self) -> None:
+        import torch
+
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        self.seconds.append(time.perf_counter() - self.started[0])
+        self.cpu_seconds.append(time.process_time() - self.started[1])
+
+
+def _strategy(name: str) -> Any:
+    import nni.nas.strategy
+
+    from nas_plugins import DARTS, EDAS
+
+    return {
+        "NNI DARTS": nni.nas.strategy.DARTS,
+        "DARTS": DARTS,
+        "DARTS one-level": partial(DARTS, order="one-level"),
+        "DARTS second order": partial(DARTS, order="second"),
+        "EDAS": partial(EDAS, seed=0),
+    }[name]()
+
+
+def _space(setting: Setting) -> Any:
+    from nas_plugins import DartsSpace
+
+    return DartsSpace(channels=setting.channels, layers=setting.cells)
+
+
+def _set_alphas(alphas: dict[str, Any]) -> None:
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    for alpha in alphas.values():
+        alpha.data.copy_(1e-3 * torch.randn(alpha.shape, generator=generator))
+
+
+def _search(setting: Setting, data: Any) -> _Clock:
+    from nni.nas.evaluator.pytorch import DataLoader, Lightning, Trainer
+    from nni.nas.experiment import NasExperiment
+    from pytorch_lightning.callbacks import Callback
+
+    from nas_plugins.config import Training
+    from nas_plugins.fitting import ImageClassification
+
+    clock = _Clock()
+
+    class Timer(Callback):
+        def on_train_start(self, trainer: Any, module: Any) -> None:
+            if hasattr(module, "architecture"):
+                _set_alphas(module.architecture.alphas)
+
+        def on_train_batch_start(self, *_: object) -> None:
+            clock.start()
+
+        def on_train_batch_end(self, *_: object) -> None:
+            clock.stop()
+
+    evaluator = Lightning(
+        ImageClassification(10, Training(epochs=1)),
+        Trainer(
+            max_epochs=1,
+            callbacks=[Timer()],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            limit_val_batches=0,
+        ),
+        train_dataloaders=DataLoader(data, batch_size=setting.batch),
+        val_dataloaders=DataLoader(data, batch_size=setting.batch),
+    )
+    experiment = NasExperiment(_space(setting), evaluator, _strategy(setting.what))
+    experiment.run()
+    experiment.stop()
+    return clock
+
+
+def _sgd(weights: Any) -> Any:
+    import torch
+
+    return torch.optim.SGD(weights, lr=0.025, momentum=0.9, weight_decay=3e-4)
+
+
+def _bare_loop(setting: Setting, data: Any) -> _Clock:
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    from strategies.bilevel import constant
+    from strategies.relaxation import Step
+
+    strategy, clock = _strategy("EDAS"), _Clock()
+    model = strategy.mutate_model(_space(setting)).to(memory_format=torch.channels_last)
+    architecture, relaxation = strategy.architecture, strategy.relaxation
+    alphas = architecture.alphas
+    _set_alphas(alphas)
+    weights = list(model.parameters())
+    weight_optimizer, alpha_optimizer = _sgd(weights), strategy.optimizer(list(alphas.values()))
+    for iteration, (images, labels) in enumerate(torch.utils.data.DataLoader(data, setting.batch)):
+        clock.start()
+        step = Step(iteration)
+        with constant(weights):
+            architecture.plan = relaxation.architecture(alphas, step)
+            alpha_optimizer.zero_grad()
+            cross_entropy(model(images), labels).backward()
+            alpha_optimizer.step()
+        with torch.no_grad():
+            architecture.plan = relaxation.weights(alphas, step)
+        weight_optimizer.zero_grad()
+        cross_entropy(model(images), labels).backward()
+        torch.nn.utils.clip_grad_norm_(weights, 5.0)
+        weight_optimizer.step()
+        clock.stop()
+    return clock
+
+
+def _derived(setting: Setting, data: Any) -> _Clock:
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    strategy, clock = _strategy("EDAS"), _Clock()
+    space = _space(setting)
+    supernet = strategy.mutate_model(_space(setting))
+    _set_alphas(strategy.architecture.alphas)
+    sample: dict[str, Any] = {}
+    for module in supernet.modules():
+        if hasattr(module, "export"):
+            sample |= module.export(sample)
+    del supernet
+    model = space.freeze(sample).to(memory_format=torch.channels_last)
+    weights = list(model.parameters())
+    optimizer = _sgd(weights)
+    for images, labels in torch.utils.data.DataLoader(data, setting.batch):
+        clock.start()
+        optimizer.zero_grad()
+        cross_entropy(model(images), labels).backward()
+        torch.nn.utils.clip_grad_norm_(weights, 5.0)
+        optimizer.step()
+        clock.stop()
+    return clock
+
+
+if __name__ == "__main__":
+    print(json.dumps(measure(Setting(**json.loads(sys.argv[1])))))

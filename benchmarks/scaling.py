@@ -1,0 +1,109 @@
+"""How the cost of a search step grows with the number of cells and with the batch: DARTS and EDAS.
+
+    python benchmarks/scaling.py OUTPUT [--small] [--rounds N] [--what NAME ...] [--threads N]
+
+OUTPUT gets scaling.csv, a row a measurement, and scaling.png. On a CPU the seconds are those of the processor, on
+one thread unless told otherwise, which other work on the machine changes little. Beside the two stands the network
+that is derived from the same α. A training step of it is one forward and backward pass, a search step has two, so its
+slope is compared twice: as it is, and for two passes. A measurement that is in the CSV already is not made again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.axes import Axes
+from measuring import DERIVED, Setting, measure_apart
+from tqdm import tqdm
+
+WHAT = {"DARTS": ("#64748b", 1), "EDAS": ("#ea580c", 10), DERIVED: ("#2563eb", 6)}
+"""What is measured -> its colour, and its steps; EDAS relaxes another edge in each."""
+KEYS = ["round", "what", "cells", "batch"]
+
+
+def main() -> None:
+    """Measure, write the table and the picture, and print the slopes."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("output", type=Path, metavar="OUTPUT", help="folder")
+    parser.add_argument("--small", action="store_true", help="8 channels, 16×16, smaller batches")
+    parser.add_argument("--rounds", type=int, default=1, help="measurements of each setting")
+    parser.add_argument("--what", nargs="+", default=list(WHAT), choices=WHAT, help="default: all")
+    parser.add_argument("--threads", type=int, default=1, help="of PyTorch; default: 1")
+    options = parser.parse_args()
+    cells, batches, usual = (4, 8, 12, 16, 20), (16, 32, 64, 128), 64
+    size: dict[str, int] = {}
+    if options.small:
+        batches, usual, size = (4, 8, 16, 32), 16, {"channels": 8, "image": 16}
+    sizes = [(n, usual) for n in cells] + [(8, batch) for batch in batches if batch != usual]
+
+    options.output.mkdir(parents=True, exist_ok=True)
+    path = options.output / "scaling.csv"
+    table = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=[*KEYS, "seconds", "memory_mb"])
+    jobs = [(number, what, *size_) for number in range(options.rounds) for size_ in sizes for what in options.what]
+    known = set(table[KEYS].itertuples(index=False, name=None))
+    for number, what, n, batch in tqdm([job for job in jobs if job not in known], desc="measuring", unit="process"):
+        found = measure_apart(Setting(what, n, batch=batch, steps=WHAT[what][1], threads=options.threads, **size))
+        seconds = found["seconds" if torch.cuda.is_available() else "cpu_seconds"]
+        table.loc[len(table)] = [number, what, n, batch, statistics.mean(seconds), found["memory_mb"]]
+        table.to_csv(path, index=False)
+    table = table.groupby(KEYS[1:], as_index=False)[["seconds", "memory_mb"]].min()
+    print(table.to_string(index=False))
+    print(slopes(table[table["batch"] == usual]).to_string(index=False))
+    draw(table, usual, options.output / "scaling.png")
+
+
+def slopes(table: pd.DataFrame) -> pd.DataFrame:
+    """A row a method: the line through its sizes, how much of the variance that explains, its slope to the others'."""
+    rows = []
+    fits = {(what, key): _line(table[table["what"] == what], key) for what in WHAT for key in ("seconds", "memory_mb")}
+    for what in WHAT:
+        row: dict[str, object] = {"what": what}
+        for key, unit in (("seconds", "s"), ("memory_mb", "MB")):
+            slope, _, explained = fits[what, key]
+            row[f"{unit} a cell"] = f"{slope:.3g}"
+            row[f"R² {unit}"] = f"{explained:.4f}"
+            row[f"{unit} to derived"] = f"{slope / fits[DERIVED, key][0]:.2f}"
+        row["s to two passes"] = f"{fits[what, 'seconds'][0] / fits[DERIVED, 'seconds'][0] / 2:.2f}"
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _line(rows: pd.DataFrame, key: str) -> tuple[float, float, float]:
+    """Slope, intercept, R²."""
+    x, y = rows["cells"].astype(float), rows[key].astype(float)
+    slope, intercept = np.polyfit(x, y, 1)
+    return slope, intercept, float(np.corrcoef(x, y)[0, 1] ** 2)
+
+
+def draw(table: pd.DataFrame, usual: int, path: Path) -> None:
+    """Seconds and memory over cells and over the batch."""
+    figure, axes = plt.subplots(2, 2, figsize=(10, 6.4), layout="constrained", sharex="col", sharey="row")
+    by_cells, by_batch = table[table["batch"] == usual], table[table["cells"] == 8]
+    for row, (key, label, factor) in enumerate((("seconds", "seconds a step", 1), ("memory_mb", "peak GB", 1e-3))):
+        _panel(axes[row, 0], by_cells, "cells", key, factor)
+        _panel(axes[row, 1], by_batch, "batch", key, factor)
+        axes[row, 0].set_ylabel(label)
+    axes[1, 0].set_xlabel(f"cells (batch {usual})")
+    axes[1, 1].set_xlabel("batch (8 cells)")
+    axes[0, 0].legend(frameon=False)
+    figure.savefig(path, dpi=150)
+
+
+def _panel(axis: Axes, table: pd.DataFrame, x: str, y: str, factor: float) -> None:
+    for what, (colour, _) in WHAT.items():
+        rows = table[table["what"] == what].sort_values(x)
+        axis.plot(rows[x], factor * rows[y], "o-", color=colour, label=what, markersize=4)
+    axis.set_ylim(bottom=0)
+    axis.set_xticks(sorted(table[x].unique()))
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.grid(color="#eef2f7")
+
+
+if __name__ == "__main__":
+    main()
