@@ -7,43 +7,24 @@ on where it stopped. The last lines are the table; the report shows everything e
 """
 
 import argparse
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from nas_plugins.report import write_report
 from nas_plugins.results import results, results_text
+from nas_plugins.studies import in_parallel, retrained, searched
 
 HERE = Path(__file__).parent
 ORDERS = ("one-level", "first", "second")
 
 
-def command(*arguments: object) -> None:
-    """One nas-plugins command, in a process of its own."""
-    call = [sys.executable, "-m", "nas_plugins.cli", *map(str, arguments)]
-    done = subprocess.run(call, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(done.stderr.strip().rpartition("\n")[2] or f"ended with status {done.returncode}: {call}")
-    print(done.stdout.splitlines()[-1], flush=True)
-
-
 def run(folder: Path, name: str, images: Path | None, order: str, seed: int) -> list[Path]:
-    """Search, retrain and evaluate; what is done already is not done again."""
-    search, trained = folder / f"{order}-{seed}", folder / f"{order}-{seed}-retrained"
+    """Search, retrain and evaluate."""
     root = ["--data.root", images] if images else []
-    started = {
-        search: ["search", "--config", HERE / f"{name}.yaml", "--strategy.order", order],
-        trained: ["retrain", "--config", HERE / f"{name}_retrain.yaml", "--genotype", search / "genotype.json"],
-    }
-    for output, arguments in started.items():
-        if (output / "config.yaml").exists():
-            command("resume", output)
-        else:
-            command(*arguments, "--seed", seed, *root, "--output", output)
-    if not (trained / "test.json").exists():
-        command("evaluate", trained)
-    return [search, trained]
+    output = folder / f"{order}-{seed}"
+    search = searched(output, HERE / f"{name}.yaml", seed, ["--strategy.order", order, *root])
+    again = f"{output}-retrained"
+    return [search, retrained(again, search / "genotype.json", HERE / f"{name}_retrain.yaml", seed, root)]
 
 
 if __name__ == "__main__":
@@ -54,12 +35,11 @@ if __name__ == "__main__":
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time; each takes one core")
     options = parser.parse_args()
     config = "images" if options.images else "digits"
-    with ThreadPoolExecutor(max(1, options.jobs)) as pool:
-        jobs = [
-            pool.submit(run, options.output, config, options.images, order, seed)
-            for seed in sorted(set(options.seeds))
-            for order in ORDERS
-        ]
-        runs = [path for job in jobs for path in job.result()]
+    calls = [
+        partial(run, options.output, config, options.images, order, seed)
+        for seed in sorted(set(options.seeds))
+        for order in ORDERS
+    ]
+    runs = [path for pair in in_parallel(options.jobs, calls) for path in pair]
     page = write_report(runs, options.output / "report")
     print(results_text(results(runs)), f"report: {page}", sep="\n")
