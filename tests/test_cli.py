@@ -217,6 +217,10 @@ class TestUsage:
     def test_wrong(self, refused, arguments):
         assert "--help" in refused(arguments)
 
+    def test_a_comparison_with_no_such_table(self, refused, here, tmp_path):
+        words = ("--compare: 'imagenet' should be one of cifar10, cifar100",)
+        refused(["report", here / "retrained", "--compare", "imagenet", "--output", tmp_path / "run"], *words)
+
 
 class TestSearchRefuses:
     @pytest.mark.parametrize(
@@ -409,6 +413,7 @@ class TestDeriveRefuses:
             (["--method", "sparse", "--threshold", "nan"], ("threshold", "from 0 to 1")),
             (["--layers", 2], ("layers: 2", "at least 3")),
             (["--layers", -5], ("layers: -5",)),
+            (["--epoch", 99], ("--epoch: 99", "from 0 to", "alphas.csv")),
         ),
         ids=lambda value: " ".join(map(str, value)),
     )

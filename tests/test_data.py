@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from jsonargparse import ArgumentParser
 from PIL import Image
 
-from nas_plugins.data import Cutout, ImageData, check_images, stratified_order
+from nas_plugins.data import Cutout, ImageData, RandomErasing, check_images, stratified_order
 from nas_plugins.errors import InputError
 
 
@@ -232,6 +232,68 @@ class TestCutout:
         assert len(torch.unique(images, dim=0)) > 40
 
 
+class TestRandomErasing:
+    def test_an_image_in_two_has_a_rectangle_of_noise(self):
+        torch.manual_seed(0)
+        changed = RandomErasing(0.5)(torch.full((1000, 3, 32, 32), 9.0)) != 9
+        share = changed.flatten(1).float().mean(1)
+        erased = share > 0
+        assert 0.45 < erased.float().mean() < 0.55
+        assert share[erased].min() > 0.01 and share[erased].max() < 0.34
+        assert (changed[:, 0] == changed[:, 2]).all()
+
+    def test_every_image_gets_its_own_rectangle_and_noise(self):
+        torch.manual_seed(0)
+        erased = RandomErasing(1.0)(torch.zeros(50, 1, 32, 32))
+        assert len(torch.unique(erased != 0, dim=0)) > 40
+        noise = erased[erased != 0]
+        assert abs(noise.mean()) < 0.05 and abs(noise.std() - 1) < 0.05
+
+    def test_only_learning_erases(self):
+        data = ImageData(dataset="digits", random_erasing=1.0, train_images=200, batch_size=50)
+        plain = ImageData(dataset="digits", train_images=200, batch_size=50)
+        assert torch.equal(images_of(data.val_dataloader()), images_of(plain.val_dataloader()))
+        levels = [len(torch.unique(images_of(some.train_dataloader()))) for some in (data, plain)]
+        assert levels[0] > 10 * levels[1]  # noise has other values than the 17 grey levels
+
+
+class TestResizedCrop:
+    def test_learns_from_areas_of_images_of_any_size_and_tests_on_the_centre(self, tmp_path):
+        make_folder(tmp_path, size=(60, 40))
+        Image.new("RGB", (9, 50)).save(tmp_path / "train/cat/thin.png")
+        data = folder_data(tmp_path, image_size=28, resized_crop=True, held_out=0, batch_size=8)
+        assert next(iter(data.train_dataloader()))[0].shape == (8, 3, 28, 28)
+        assert data.image_size == 28 and data.crop_padding == 0
+        first, second = images_of(data.test_dataloader()), images_of(data.test_dataloader())
+        assert first.shape == (8, 3, 28, 28) and torch.equal(first, second)
+
+    def test_the_centre_is_cut_out_of_an_image_an_eighth_larger(self, tmp_path):
+        make_folder(tmp_path, size=(64, 32))
+        for file in (tmp_path / "test").rglob("*.jpg"):
+            pixels = np.zeros((32, 64, 3), dtype=np.uint8)
+            pixels[2:30, 18:46] = 255  # 28 of the 32 pixels of the shorter side, around the centre
+            Image.fromarray(pixels).save(file.with_suffix(".png"))
+            file.unlink()
+        data = folder_data(tmp_path, image_size=28, resized_crop=True)
+        assert (images_of(data.test_dataloader()) > 2).all()  # white, normalised
+
+    def test_every_epoch_sees_other_areas(self, tmp_path):
+        data = folder_data(make_folder(tmp_path, size=(40, 40)), image_size=16, resized_crop=True, flip=False)
+        torch.manual_seed(0)
+        first, second = images_of(data.train_dataloader()), images_of(data.train_dataloader())
+        assert not torch.equal(first.sort(0).values, second.sort(0).values)
+
+    def test_needs_a_size_and_no_other_crop(self):
+        with pytest.raises(InputError, match=r"data\.image_size is None: it should be set.*resized_crop"):
+            ImageData(resized_crop=True)
+        with pytest.raises(InputError, match=r"data\.crop_padding is 4: it should be 0 or null.*resized_crop"):
+            ImageData(resized_crop=True, image_size=16, crop_padding=4)
+
+    def test_takes_the_place_of_the_usual_crop(self):
+        assert ImageData(dataset="cifar10").crop_padding == 4
+        assert ImageData(dataset="cifar10", resized_crop=True, image_size=32).crop_padding == 0
+
+
 class TestArguments:
     @pytest.mark.parametrize(
         ("key", "value"),
@@ -254,6 +316,11 @@ class TestArguments:
             ("flip", 1),
             ("cutout", -1),
             ("cutout", None),
+            ("random_erasing", -0.1),
+            ("random_erasing", 1.5),
+            ("random_erasing", float("nan")),
+            ("random_erasing", "often"),
+            ("resized_crop", 1),
             ("workers", -1),
             ("seed", -1),
             ("seed", 2**32),

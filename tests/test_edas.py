@@ -10,7 +10,7 @@ from pytorch_lightning.callbacks import Callback
 from torch import nn
 
 from nas_plugins import EDAS, DartsSpace
-from strategies.supernet import MixedCell
+from strategies.mixed_cell import MixedCell
 
 
 def small_space():
@@ -20,7 +20,11 @@ def small_space():
 @pytest.mark.parametrize(
     "space", [small_space, lambda: HubDarts(width=2, num_cells=3, dataset="cifar")], ids=["ours", "hub"]
 )
-@pytest.mark.parametrize("settings", [{}, {"warmup_epochs": 0}, {"alpha_max": True}], ids=str)
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"warmup_epochs": 0}, {"alpha_max": True}, {"sampling": "entropy", "relaxed_edges": 3}],
+    ids=str,
+)
 def test_it_searches_and_its_sample_freezes_the_space(run_search, space, settings):
     (sample,) = run_search(space(), EDAS(**settings)).export_top_models(formatter="dict")
     assert space().freeze(sample)(torch.randn(2, 3, 8, 8)).shape == (2, 10)
@@ -101,7 +105,7 @@ def test_only_the_relaxed_edge_changes_and_every_other_edge_runs_one_operation(r
     run_search(small_space(), strategy, epochs=4, callbacks=[watch])
     assert len(watch.changed) == 16
     for iteration, (changed, stepped, ran) in enumerate(zip(watch.changed, watch.stepped, watch.ran, strict=True)):
-        relaxed = strategy.relaxation.edge(strategy.architecture.alphas, iteration)
+        (relaxed,) = strategy.relaxation.edges(strategy.architecture.alphas, iteration)
         assert changed == stepped == [relaxed]
         # Twice each: in the architecture and in the weight step.
         assert all(calls == (2 * 7 if edge == relaxed else 2) for (_, edge), calls in ran.items())
@@ -114,7 +118,7 @@ def test_with_none_an_edge_runs_one_operation_or_nothing(run_search):
     strategy = EDAS(seed=11)
     run_search(small_space(), strategy, epochs=2, callbacks=[watch])
     for iteration, ran in enumerate(watch.ran):
-        relaxed = strategy.relaxation.edge(strategy.architecture.alphas, iteration)
+        (relaxed,) = strategy.relaxation.edges(strategy.architecture.alphas, iteration)
         assert all(calls <= 2 for (_, edge), calls in ran.items() if edge != relaxed)
 
 
@@ -123,7 +127,7 @@ def test_alpha_max_trains_weights_on_the_path_alone(run_search):
     strategy = EDAS(seed=11, alpha_max=True, none=False, warmup_epochs=0)
     run_search(small_space(), strategy, epochs=2, callbacks=[watch])
     for iteration, ran in enumerate(watch.ran):
-        relaxed = strategy.relaxation.edge(strategy.architecture.alphas, iteration)
+        (relaxed,) = strategy.relaxation.edges(strategy.architecture.alphas, iteration)
         assert all(calls == (7 + 1 if edge == relaxed else 2) for (_, edge), calls in ran.items())
 
 

@@ -1,5 +1,6 @@
 """The examples of the papers: their configs are settings that exist, and their scripts run."""
 
+import json
 import runpy
 import subprocess
 import sys
@@ -7,20 +8,81 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 import yaml
 
 from nas_plugins.config import read_retrain, read_search
 from nas_plugins.results import results
+from search_spaces.genotype import Genotype
+from search_spaces.network import Network
+from search_spaces.operations import DARTS_OPERATIONS
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 CONFIGS = sorted(EXAMPLES.glob("*/*.yaml"))
 PROJECT = EXAMPLES / "darts_course_project"
+FINE_TUNED = EXAMPLES / "fine_tuning_darts"
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_a_config_has_only_settings_that_exist(config):
     retrain = "network" in yaml.safe_load(config.read_text(encoding="utf-8"))
     (read_retrain if retrain else read_search)(config)
+
+
+CELL = tuple(
+    (operation, source, node) for node in (2, 3, 4, 5) for source, operation in enumerate(DARTS_OPERATIONS[2:4])
+)
+GENOTYPE = Genotype(cells=(CELL, CELL), layout=(0, 1, 1), reductions=(1, 2))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [*sorted(FINE_TUNED.glob("*_retrain.yaml")), EXAMPLES / "edas" / "imagenet_retrain.yaml"],
+    ids=lambda path: path.stem,
+)
+def test_a_network_fits_the_images_that_it_is_trained_on(config):
+    settings = read_retrain(config)
+    derived, data = settings.derived, settings.values["data"]
+    size = data["image_size"] or {"digits": 8, "fashion_mnist": 28}.get(data["dataset"], 32)
+    with torch.device("meta"):
+        network = Network.from_genotype(
+            GENOTYPE if derived.layers is None else GENOTYPE.deepen(derived.layers),
+            channels=derived.channels,
+            stem=derived.stem,
+            auxiliary=derived.auxiliary_weight > 0,
+            mlp_width=derived.mlp_width,
+            image_size=size,
+        )
+        logits = network.train()(torch.empty(2, 3, size, size))
+    heads = logits if derived.auxiliary_weight else (logits,)
+    assert [head.shape for head in heads] == [(2, 10)] * len(heads)
+
+
+SECTION_IV = {  # of Fine-Tuning DARTS: layers, channels, batch, share held out, epochs, learning rate
+    "cifar10": (8, 16, 32, 0.5, 50, 0.025),
+    "fashion_mnist": (8, 16, 32, 0.4, 50, 0.025),
+    "compcars_web": (6, 16, 32, 0.4, 80, 0.1),
+    "compcars_surveillance": (6, 16, 32, 0.4, 50, 0.1),
+    "miotcd": (6, 16, 32, 0.35, 50, 0.025),
+    "cifar10_retrain": (20, 36, 56, 0.0, 600, 0.025),
+    "cifar100_retrain": (20, 36, 56, 0.0, 600, 0.025),
+    "fashion_mnist_retrain": (20, 36, 72, 0.15, 600, 0.025),
+    "compcars_web_retrain": (16, 48, 72, 0.3, 250, 0.1),
+    "compcars_surveillance_retrain": (16, 48, 72, 0.2, 250, 0.1),
+    "miotcd_retrain": (14, 36, 72, 0.2, 250, 0.025),
+}
+
+
+@pytest.mark.parametrize("name", SECTION_IV)
+def test_the_configs_of_fine_tuned_darts_have_the_numbers_of_section_iv(name):
+    config = yaml.safe_load((FINE_TUNED / f"{name}.yaml").read_text(encoding="utf-8"))
+    network, data, training = config.get("network") or config["space"], config["data"], config["training"]
+    numbers = (network["layers"], network["channels"], data["batch_size"], data["held_out"])
+    assert (*numbers, training["epochs"], training["learning_rate"]) == SECTION_IV[name]
+    assert (training["momentum"], training["weight_decay"]) == (0.9, 3e-4)
+    if "strategy" in config:
+        adam = {"learning_rate": 3e-4, "betas": [0.5, 0.999], "weight_decay": 1e-3}
+        assert config["strategy"] == {"name": "DARTS", "order": "second", **adam}
 
 
 @pytest.fixture(scope="module")
@@ -72,3 +134,24 @@ def test_the_study_of_the_course_project_ends_in_a_table(tmp_path):
     table = results(path for path in (tmp_path / "runs").iterdir() if path.name != "report")
     assert set(table["method"]) == {f"DARTS (order: {order})" for order in ("one-level", "first", "second")}
     assert (table["test_acc_n"] == 1).all()
+
+
+@pytest.mark.slow
+def test_an_experiment_of_fine_tuned_darts_goes_on_where_it_stopped(tmp_path, capsys):
+    run = runpy.run_path(str(FINE_TUNED / "run.py"))["main"]
+    small = ["--training.epochs", "1", "--data.train_images", "64"]
+    lines, written = [], []
+    for _ in range(2):  # the second time nothing is left to do
+        run("digits", tmp_path, small)
+        lines.append(capsys.readouterr().out.splitlines())
+        written.append((tmp_path / "digits-retrained" / "weights.pt").stat().st_mtime_ns)
+    assert written[0] == written[1]
+    assert [line.rpartition(": ")[2] for line in lines[1][:2]] == ["finished", "finished"]
+    assert lines[0][-1] == lines[1][-1] == f"report: {tmp_path / 'digits-report' / 'report.html'}"
+    assert json.loads((tmp_path / "digits-retrained" / "test.json").read_text())["images"] == 359
+
+
+def test_an_experiment_that_has_no_config_is_named():
+    call = [sys.executable, FINE_TUNED / "run.py", "mnist", "runs"]
+    done = subprocess.run(call, capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "cifar100" in done.stderr

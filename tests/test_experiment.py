@@ -336,6 +336,17 @@ class TestDerive:
         assert len(derive(searched, tmp_path / "g.json", layers=8).layout) == 8
         assert len(Genotype.load(tmp_path / "g.json").layout) == 8
 
+    def test_by_the_alpha_of_an_epoch(self, searched, tmp_path):
+        run = shutil.copytree(searched, tmp_path / "run")
+        alphas = pd.read_csv(run / "alphas.csv")
+        first = alphas["epoch"] == 0
+        alphas.loc[first, OPERATIONS] = 0.0
+        alphas.loc[first, "dil_conv_5x5"] = 1.0
+        alphas.to_csv(run / "alphas.csv", index=False)
+        genotype = derive(run, tmp_path / "g.json", epoch=0)
+        assert {edge.operation for cell in genotype.cells for edge in cell} == {"dil_conv_5x5"}
+        assert derive(run, tmp_path / "last.json", epoch=2) == derive(run, tmp_path / "same.json")
+
     def test_by_other_methods(self, searched, tmp_path):
         sparse = derive(searched, tmp_path / "s.json", "sparse", threshold=0.0)
         edges = derive(searched, tmp_path / "e.json", "edge", threshold=0.0)
@@ -346,6 +357,12 @@ class TestDerive:
         before = contents(searched)
         derive(searched, tmp_path / "g.json")
         assert contents(searched) == before
+
+
+def test_a_pair_that_does_not_fit_is_refused_before_anything_is_written(files, tmp_path):
+    with pytest.raises(InputError, match="^strategy.name: Proxyless cannot search DartsSpace: "):
+        search(files / "search.yaml", tmp_path / "run", ["--strategy", "{name: nni.nas.strategy.Proxyless}"])
+    assert not (tmp_path / "run").exists()
 
 
 class TestResume:

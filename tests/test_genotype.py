@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from search_spaces import files
 from search_spaces.genotype import Edge, Genotype, GenotypeError, default_reductions
-from search_spaces.operations import DARTS_OPERATIONS, OPERATION_SETS
+from search_spaces.operations import DARTS_OPERATIONS, FIXED_OPERATIONS, OPERATION_SETS
 
 DARTS_V2_TEXT = """DARTS_V2 = Genotype(
     normal=[('sep_conv_3x3', 0), ('sep_conv_3x3', 1), ('sep_conv_3x3', 0), ('sep_conv_3x3', 1),
@@ -26,8 +26,8 @@ CHAIN = (("skip_connect", 0, 2), ("sep_conv_3x3", 1, 3))
 """A cell with the nodes 2 and 3."""
 
 
-def make(cells=(CHAIN,), layout=(0, 0, 0), reductions=(1,), concat=(2, 3), operations="darts") -> Genotype:
-    return Genotype(cells, layout, reductions, concat, operations)
+def make(cells=(CHAIN,), layout=(0, 0, 0), reductions=(1,), concat=(2, 3), operations="darts", fixed=()) -> Genotype:
+    return Genotype(cells, layout, reductions, concat, operations, fixed)
 
 
 def one_line(action, *arguments) -> str:
@@ -54,15 +54,31 @@ def valid_cells(draw, concat: tuple[int, ...], operations: tuple[str, ...]):
 
 
 @st.composite
-def valid_genotypes(draw, max_layers: int = 9, set_names=tuple(OPERATION_SETS)) -> Genotype:
-    """Any genotype of up to four cells: missing nodes, parallel operations, shared cells, any reductions."""
+def fixed_operations(draw, cells: list) -> list:
+    """Up to three fixed operations, behind the cells or on an edge that leaves an input or another named node."""
+    fixed = []
+    for _ in range(draw(st.integers(0, 3))):
+        name = draw(st.sampled_from(tuple(FIXED_OPERATIONS)))
+        cell = draw(st.none() | st.integers(0, len(cells) - 1))
+        if cell is None:
+            fixed.append([name])
+        else:
+            source = draw(st.sampled_from(sorted({0, 1, *(target for _, _, target in cells[cell])})))
+            fixed.append([name, cell, source, draw(st.integers(max(2, source + 1), 7))])
+    return fixed
+
+
+@st.composite
+def valid_genotypes(draw, max_layers: int = 9, set_names=tuple(OPERATION_SETS), with_fixed: bool = True) -> Genotype:
+    """Any genotype of up to four cells: missing nodes, parallel, fixed operations, shared cells, any reductions."""
     set_name = draw(st.sampled_from(set_names))
     concat = tuple(draw(st.lists(st.integers(2, 6), min_size=1, unique=True)))
     cells = draw(st.lists(valid_cells(concat, OPERATION_SETS[set_name]), min_size=1, max_size=4))
     layers = draw(st.integers(1, max_layers))
     layout = draw(st.lists(st.integers(0, len(cells) - 1), min_size=layers, max_size=layers))
     reductions = draw(st.lists(st.integers(0, layers - 1), max_size=3, unique=True))
-    return Genotype(tuple(cells), tuple(layout), tuple(reductions), concat, set_name)
+    fixed = draw(fixed_operations(cells)) if with_fixed else ()
+    return Genotype(tuple(cells), tuple(layout), tuple(reductions), concat, set_name, tuple(fixed))
 
 
 @st.composite
@@ -136,6 +152,18 @@ INVALID = {
     "cells that are a number": (dict(cells=3), "cells"),
     "a cell that is a number": (dict(cells=(3,)), "cell 0"),
     "a set that is a list": (dict(operations=["darts"]), "operations"),
+    "fixed operations that are a word": (dict(fixed="squeeze_excitation"), "fixed: 'squeeze_excitation'"),
+    "a fixed operation that is a word": (dict(fixed=("squeeze_excitation",)), "[operation, cell, from node, to node]"),
+    "a fixed operation of three": (dict(fixed=(("skip_connect", 0, 2),)), "[operation, cell, from node, to node]"),
+    "a fixed operation that is a number": (dict(fixed=((3,),)), "fixed: 3 should be the name of an operation"),
+    "a fixed operation on an edge that is a number": (dict(fixed=((3, 0, 0, 2),)), "name of an operation"),
+    "an unknown fixed operation": (dict(fixed=(("none",),)), "fixed: unknown operation 'none'"),
+    "a fixed operation in a missing cell": (dict(fixed=(("skip_connect", 1, 0, 2),)), "there are cells 0 to 0"),
+    "a fixed operation in a boolean cell": (dict(fixed=(("skip_connect", False, 0, 2),)), "fixed: cell False"),
+    "a fixed operation in no cell": (dict(fixed=(("skip_connect", None, 0, 2),)), "fixed: cell None"),
+    "a fixed operation on a cycle": (dict(fixed=(("skip_connect", 0, 3, 2),)), "cycle"),
+    "a fixed operation to an input": (dict(fixed=(("skip_connect", 0, 0, 1),)), "inputs"),
+    "a fixed operation from a missing node": (dict(fixed=(("skip_connect", 0, 4, 5),)), "no node 4"),
 }
 
 
@@ -175,6 +203,58 @@ def test_operations_come_in_an_order_in_which_each_finds_its_source_computed():
 def test_two_operations_may_share_an_edge():
     cell = (("skip_connect", 0, 2), ("sep_conv_3x3", 0, 2))
     assert len(Genotype.existing_edges(make(cells=(cell,), concat=(2,)).cells[0])) == 2
+
+
+# Fixed operations
+
+
+FIXED = (("squeeze_excitation",), ("skip_connect", 0, 0, 3), ("squeeze_excitation", 0, 2, 3))
+
+
+def test_fixed_operations_cannot_be_changed_and_can_be_read_by_name():
+    genotype = make(fixed=[list(one) for one in FIXED])
+    assert genotype == make(fixed=FIXED) != make() and hash(genotype) == hash(make(fixed=FIXED))
+    behind, on_edge = genotype.fixed[:2]
+    assert (behind.operation, behind.cell) == ("squeeze_excitation", None)
+    assert (on_edge.operation, on_edge.cell, on_edge.source, on_edge.target) == ("skip_connect", 0, 0, 3)
+
+
+def test_a_fixed_operation_on_an_edge_is_one_more_operation_of_its_cell():
+    genotype = make(fixed=FIXED)
+    assert genotype.cells == make().cells
+    assert genotype.whole_cell(0) == (*make().cells[0], ("skip_connect", 0, 3), ("squeeze_excitation", 2, 3))
+
+
+def test_a_fixed_operation_makes_its_target_node_exist():
+    genotype = make(fixed=(("skip_connect", 0, 0, 4),), concat=(2, 3, 4))
+    assert genotype.output_nodes(genotype.whole_cell(0)) == (2, 3, 4)
+
+
+def test_a_fixed_operation_that_leaves_a_missing_node_goes_with_it():
+    genotype = make(fixed=(("skip_connect", 0, 4, 5),), concat=(2, 3, 4, 5))
+    assert genotype.output_nodes(genotype.whole_cell(0)) == (2, 3)
+
+
+def test_fixed_operations_are_a_key_of_the_file_where_there_are_any():
+    data = json.loads(make(fixed=FIXED).to_json())
+    assert data.pop("fixed") == [list(one) for one in FIXED]
+    assert data == json.loads(make().to_json())
+
+
+def test_a_file_without_fixed_operations_is_what_it_was():
+    assert make().to_json() == (
+        '{"format": "nas-plugins/genotype", "version": 1, "operations": "darts",\n "cells": [\n'
+        '  {"edges": [["skip_connect", 0, 2], ["sep_conv_3x3", 1, 3]]}],\n'
+        ' "layout": [0, 0, 0], "reductions": [1], "concat": [2, 3]}\n'
+    )
+
+
+@pytest.mark.parametrize("layers", [8, 20])
+def test_a_deeper_network_has_the_same_fixed_operations(layers):
+    shallow = dataclasses.replace(
+        Genotype.parse(DARTS_V2_TEXT), fixed=(("squeeze_excitation",), ("skip_connect", 1, 0, 4))
+    )
+    assert shallow.deepen(layers).fixed == shallow.fixed
 
 
 # JSON
@@ -284,6 +364,11 @@ MALFORMED = {
     "100,000 dictionaries in each other": ('{"a":' * 100_000, ""),
     "a value of a million characters": (changed(format="x" * 1_000_000), "format"),
     "an edge of a million numbers": (with_edge(*range(1_000_000)), "cell 0"),
+    "fixed operations that are null": (changed(fixed=None), "fixed: None"),
+    "fixed operations that are a dictionary": (changed(fixed={"squeeze_excitation": 0}), "fixed"),
+    "a fixed operation of two lines": (changed(fixed=[["two\nlines"]]), "two"),
+    "a fixed operation on a floating node": (changed(fixed=[["skip_connect", 0, 0.0, 2]]), "node 0.0"),
+    "a fixed operation of nothing": (changed(fixed=[[]]), "fixed: []"),
 }
 
 
@@ -303,7 +388,7 @@ json_values = st.recursive(
 
 
 @given(
-    st.sampled_from(["format", "version", "operations", "cells", "layout", "reductions", "concat", "other"]),
+    st.sampled_from(["format", "version", "operations", "cells", "layout", "reductions", "concat", "fixed", "other"]),
     json_values,
 )
 def test_json_with_any_value_in_one_place_is_a_genotype_or_refused(key, value):
@@ -317,6 +402,14 @@ def test_json_with_any_value_in_one_place_is_a_genotype_or_refused(key, value):
 def test_json_with_any_edge_is_a_genotype_or_refused(edge):
     try:
         Genotype.from_json(changed(cells=[{"edges": [["skip_connect", 0, 2], edge]}]))
+    except GenotypeError as error:
+        assert str(error).isprintable()
+
+
+@given(json_values)
+def test_json_with_any_fixed_operation_is_a_genotype_or_refused(fixed):
+    try:
+        Genotype.from_json(changed(fixed=[["squeeze_excitation"], fixed]))
     except GenotypeError as error:
         assert str(error).isprintable()
 
@@ -631,7 +724,7 @@ def test_any_lists_in_the_fields_are_a_genotype_or_refused(genes, concat, reduct
         assert str(error).isprintable()
 
 
-@given(valid_genotypes())
+@given(valid_genotypes(with_fixed=False))
 def test_a_genotype_printed_as_genotype_opt_is_read_back(genotype):
     genes = [[(operation, target, source) for operation, source, target in cell] for cell in genotype.cells]
     read = Genotype.parse(
@@ -783,11 +876,11 @@ def test_a_sample_of_another_space_is_refused_with_its_keys():
 @pytest.mark.parametrize(
     "genotype",
     [
-        d_darts(),
+        d_darts(reductions=(1, 5)),
         make(),
         make(cells=((("skip_connect", 0, 2),) * 2, (("skip_connect", 0, 2),)), layout=(0, 1), concat=(2,)),
     ],
-    ids=["a cell a layer", "one operation a node", "one kind with two inputs, one without"],
+    ids=["a cell a layer, its reductions elsewhere", "one operation a node", "one kind with two inputs, one without"],
 )
 def test_a_genotype_that_no_sample_describes_is_refused(genotype):
     one_line(genotype.to_sample)

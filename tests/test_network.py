@@ -1,7 +1,8 @@
-"""What a derived network promises: its size, its resolutions, its cells, its auxiliary head and drop-path."""
+"""What a derived network promises: its size, its stems and resolutions, its cells, its auxiliary head and drop-path."""
 
 import copy
 import re
+from typing import get_args
 
 import pytest
 import torch
@@ -9,14 +10,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_genotype import DARTS_V2_TEXT, valid_genotypes
 from torch import nn
+from torchvision.ops import SqueezeExcitation
 
 from search_spaces.cell import CellShape, FixedCell
 from search_spaces.genotype import Genotype
 from search_spaces.network import (
+    STEMS,
     AuxiliaryHead,
     CifarStem,
     ImageNetStem,
     Network,
+    Stem,
     count_multiply_adds,
     count_parameters,
 )
@@ -206,6 +210,68 @@ def test_the_stem_of_imagenet_gives_a_quarter_and_an_eighth(size, quarter, eight
     assert previous.shape == (2, 4, eighth, eighth)
 
 
+# Stems
+
+DUAL = [name for name in STEMS if name.startswith("dual_")]
+
+
+def test_every_name_of_a_stem_has_one():
+    assert get_args(Stem) == tuple(STEMS)
+
+
+def test_every_stem_comes_single_and_dual():
+    assert sorted(DUAL) == sorted(f"dual_{name}" for name in STEMS if name not in DUAL)
+
+
+@pytest.mark.parametrize("name", STEMS)
+@pytest.mark.parametrize("odd", [0, 1, 5])
+def test_a_stem_halves_the_resolution_as_often_as_it_says(name, odd):
+    kind = STEMS[name]
+    stem = kind.make(3, 4)
+    side = kind.image_size + odd
+    sides = [-(-side // 2**times) for times in (kind.halvings - kind.after_reduction, kind.halvings)]
+    for out, expected in zip(stem(torch.randn(2, 3, side, side)), sides, strict=True):
+        assert out.shape == (2, stem.out_channels, expected, expected)
+
+
+@pytest.mark.parametrize("name", DUAL)
+def test_a_dual_stem_gives_two_inputs_of_one_resolution_from_weights_of_their_own(name):
+    """Figure 4: two different transformations of the image in place of one."""
+    kind, single = STEMS[name], STEMS[name.removeprefix("dual_")]
+    stem = kind.make(3, 4)
+    before, previous = stem(torch.randn(2, 3, 32, 32))
+    assert before.shape == previous.shape and not torch.equal(before, previous)
+    assert count_parameters(stem) == 2 * count_parameters(single.make(3, 4))
+    before.sum().backward()
+    assert all(p.grad is None for p in stem.second.parameters())
+
+
+@pytest.mark.parametrize("name", STEMS)
+def test_the_images_of_a_stem_fit_the_auxiliary_head(name):
+    """Two reductions behind the stem, the pooling leaves 2×2 pixels of the features."""
+    network = Network.from_genotype(DARTS_V2, 10, 2, stem=name, auxiliary=True).train()
+    pooled = []
+    network.auxiliary.features[1].register_forward_hook(lambda _pool, _inputs, out: pooled.append(out.shape[2:]))
+    side = STEMS[name].image_size
+    assert network(torch.randn(2, 3, side, side))[1].shape == (2, 10)
+    assert pooled == [(2, 2)]
+
+
+@pytest.mark.parametrize("name", STEMS)
+@pytest.mark.parametrize("size", [32, 37])
+def test_the_classifier_of_the_course_project_fits_behind_any_stem(name, size):
+    network = Network.from_genotype(DARTS_V2, channels=2, stem=name, mlp_width=8, image_size=size)
+    assert network(torch.randn(2, 3, size, size)).shape == (2, 10)
+
+
+@pytest.mark.parametrize("name", STEMS)
+def test_a_stem_says_the_least_number_of_channels_that_it_can_be_made_with(name):
+    least = STEMS[name].least_channels
+    assert Network.from_genotype(DARTS_V2, channels=least, stem=name)(torch.randn(2, 3, 16, 16)).isfinite().all()
+    with pytest.raises(ValueError, match=f"channels: {least - 1} should be at least {least}"):
+        Network.from_genotype(DARTS_V2, channels=least - 1, stem=name)
+
+
 # Cells
 
 
@@ -214,6 +280,27 @@ def test_a_node_is_the_sum_of_what_arrives():
     before, previous = torch.randn(2, 2, 4, 5, 5)
     first, second = cell.align([before, previous])
     assert torch.allclose(cell(before, previous), first + second + first)
+
+
+def test_a_fixed_operation_on_an_edge_is_an_addend_of_its_target():
+    """Whether or not a searched operation stands on that edge too."""
+    searched = (("skip_connect", 0, 2), ("skip_connect", 1, 3))
+    described = Genotype((searched,), (0,), (), (2, 3), fixed=(("skip_connect", 0, 0, 2), ("skip_connect", 0, 2, 3)))
+    cell = FixedCell(CellShape(4, 4, 4, False, False), described.whole_cell(0), (2, 3)).eval()
+    before, previous = torch.randn(2, 2, 4, 5, 5)
+    first, second = cell.align([before, previous])
+    assert torch.allclose(cell(before, previous), torch.cat([2 * first, 2 * first + second], dim=1))
+
+
+def test_the_operations_behind_a_cell_run_in_their_order():
+    fixed = (("squeeze_excitation",), ("max_pool_3x3",))
+    described = Genotype(((("skip_connect", 0, 2),),), (0, 0), (1,), (2,), fixed=fixed)
+    network = Network.from_genotype(described, channels=4)
+    assert [[type(part) for part in cell.after] for cell in network.cells] == [[SqueezeExcitation, nn.MaxPool2d]] * 2
+    plain = FixedCell(CellShape(12, 12, 4, False, False), described.cells[0], (2,))
+    plain.load_state_dict(network.cells[0].state_dict(), strict=False)
+    inputs = torch.randn(2, 2, 12, 5, 5)
+    assert torch.equal(network.cells[0](*inputs), network.cells[0].after(plain(*inputs)))
 
 
 def test_a_node_reads_the_nodes_before_it():

@@ -13,6 +13,7 @@ from nas_plugins import plugins
 from nas_plugins.cli import main
 from nas_plugins.errors import InputError
 from search_spaces.darts import DartsSpace
+from search_spaces.fine_tuned import FineTunedDartsSpace
 from strategies.edas import EDAS
 
 MODULE = '''
@@ -118,8 +119,8 @@ def search(folder: Path, *arguments: str) -> Path:
 
 class TestOurs:
     def test_are_registered_like_everybody_elses(self):
-        assert "DartsSpace" in plugins.registered("space")
-        assert {"DARTS", "EDAS"} <= set(plugins.registered("strategy"))
+        assert {"DDartsSpace", "DartsSpace", "FineTunedDartsSpace"} <= set(plugins.registered("space"))
+        assert {"DARTS", "DDARTS", "EDAS", "FairDARTS"} <= set(plugins.registered("strategy"))
 
     def test_every_registered_name_can_be_found(self):
         for kind in plugins.GROUPS:
@@ -128,6 +129,7 @@ class TestOurs:
 
     def test_by_name(self):
         assert plugins.find("space", "DartsSpace") is DartsSpace
+        assert plugins.find("space", "FineTunedDartsSpace") is FineTunedDartsSpace
         assert plugins.find("strategy", "EDAS") is EDAS
 
     def test_by_importable_name(self):

@@ -1,5 +1,6 @@
 """Relaxations: α -> what every edge computes."""
 
+import math
 from collections import Counter
 
 import pytest
@@ -7,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from strategies.relaxation import SingleEdge, Softmax, Step, argmax, sigmoid, softmax
+from strategies.relaxation import SampledEdges, Softmax, Step, argmax, sigmoid, softmax
+from strategies.sampling import SAMPLING, policy
 
 ALPHAS = {"a": torch.tensor([0.1, 0.9, 0.4]), "b": torch.tensor([2.0, -1.0, 0.0, 0.5]), "c": torch.tensor([0.0, 0.0])}
 
@@ -33,38 +35,105 @@ def test_darts_mixes_every_edge_in_every_phase():
     assert all(isinstance(choice, torch.Tensor) for choice in relaxation.evaluation(ALPHAS).values())
 
 
-def test_single_edge_relaxes_one_edge_and_the_same_one_in_both_steps():
-    relaxation = SingleEdge(seed=0)
+def sampled(seed=0, name="uniform", count=1, **settings):
+    return SampledEdges(policy(name, seed, count), **settings)
+
+
+def relaxed_in(plan):
+    return [edge for edge, choice in plan.items() if isinstance(choice, torch.Tensor)]
+
+
+@pytest.mark.parametrize("name", SAMPLING)
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_the_drawn_edges_are_relaxed_and_the_same_ones_in_both_steps(name, count):
+    relaxation = sampled(name=name, count=count)
+    alphas = {edge: alpha.clone() for edge, alpha in ALPHAS.items()}
     for iteration in range(50):
         step = Step(iteration)
-        plans = relaxation.architecture(ALPHAS, step), relaxation.weights(ALPHAS, step)
-        relaxed = [[edge for edge, choice in plan.items() if isinstance(choice, torch.Tensor)] for plan in plans]
-        assert relaxed == [[relaxation.edge(ALPHAS, iteration)]] * 2
+        first = relaxed_in(relaxation.architecture(alphas, step))
+        for edge in first:
+            alphas[edge] += torch.randn_like(alphas[edge])  # as an architecture step does
+        assert sorted(first) == sorted(relaxed_in(relaxation.weights(alphas, step)))
+        assert len(set(first)) == count
+        assert sorted(first) == sorted(relaxation.edges(alphas, iteration))
 
 
-def test_single_edge_draws_every_edge_equally_often():
+def test_all_edges_relaxed_are_darts():
+    step = Step(3)
+    plans = sampled(count=3).architecture(ALPHAS, step), Softmax().architecture(ALPHAS, step)
+    assert all(torch.equal(plans[0][edge], plans[1][edge]) for edge in ALPHAS)
+
+
+def test_uniform_draws_every_edge_equally_often():
     edges = [f"edge {i}" for i in range(28)]
     alphas = {edge: torch.zeros(8) for edge in edges}
-    draws = 28 * 200
-    counts = Counter(SingleEdge(seed=3).edge(alphas, iteration) for iteration in range(draws))
+    draw = policy("uniform", seed=3)
+    counts = Counter(draw(alphas, iteration)[0] for iteration in range(28 * 200))
     chi_square = sum((counts[edge] - 200) ** 2 / 200 for edge in edges)
     assert chi_square < 55.5  # the 99.9th percentile with 27 degrees of freedom
 
 
-@given(st.integers(0, 2**40), st.integers(0, 10**7))
-@settings(max_examples=30, deadline=None)
-def test_single_edge_draws_by_seed_and_iteration_alone(seed, iteration):
-    assert SingleEdge(seed).edge(ALPHAS, iteration) == SingleEdge(seed).edge(dict(ALPHAS), iteration)
+@pytest.mark.parametrize(("count", "iterations"), [(1, 28), (4, 7), (5, 6)])
+def test_cyclic_relaxes_every_edge_in_a_sweep(count, iterations):
+    alphas = {f"edge {i}": torch.zeros(2) for i in range(28)}
+    draw = policy("cyclic", seed=0, count=count)
+    for sweep in range(3):
+        drawn = [edge for i in range(iterations) for edge in draw(alphas, sweep * iterations + i)]
+        assert set(drawn) == set(alphas)
+        assert len(drawn) == count * iterations
+
+
+def test_cyclic_meets_both_signs_of_a_warm_up_on_every_edge():
+    alphas = {f"edge {i}": torch.zeros(2) for i in range(28)}
+    draw = policy("cyclic", seed=0)
+    flipped = [draw(alphas, iteration)[0] for iteration in range(1, 28 * 12, 2)]
+    assert set(flipped) == set(alphas)
+
+
+def test_entropy_draws_an_edge_in_proportion_to_how_open_it_is():
+    open_, decided = torch.zeros(4), torch.tensor([2.0, 0.0])
+    weights = torch.softmax(decided, 0)
+    openness = float(-(weights * weights.log()).sum()) / math.log(2)
+    draw = policy("entropy", seed=0)
+    draws = 4000
+    counts = Counter(draw({"open": open_, "decided": decided}, i)[0] for i in range(draws))
+    assert counts["decided"] / draws == pytest.approx(openness / (1 + openness), abs=0.03)
+
+
+def test_entropy_still_draws_when_every_edge_has_decided():
+    alphas = {"a": torch.tensor([900.0, 0.0]), "b": torch.tensor([0.0])}
+    assert policy("entropy", seed=0, count=2)(alphas, 0) in (["a", "b"], ["b", "a"])
+
+
+@given(st.sampled_from(list(SAMPLING)), st.integers(0, 2**64 - 1), st.integers(0, 10**7), st.integers(1, 3))
+@settings(max_examples=60, deadline=None)
+def test_a_draw_is_a_function_of_seed_iteration_and_alpha(name, seed, iteration, count):
+    """So a resumed search, and every process of a distributed one, draws the same."""
+    assert policy(name, seed, count)(ALPHAS, iteration) == policy(name, seed, count)(dict(ALPHAS), iteration)
+
+
+@pytest.mark.parametrize(
+    ("settings_", "message"),
+    [
+        ({"name": "random"}, "sampling: 'random' should be one of uniform, cyclic, entropy"),
+        ({"count": 0}, "relaxed_edges: 0 should be at least 1"),
+        ({"count": 4}, "relaxed_edges: 4 should be at most 3, the edges of the space"),
+    ],
+    ids=str,
+)
+def test_bad_settings_are_named(settings_, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        sampled(**settings_).architecture(ALPHAS, Step())
 
 
 def test_warm_up_sees_the_opposite_sign_at_every_second_iteration_of_its_epochs():
-    relaxation = SingleEdge(seed=0, warmup_epochs=2)
+    relaxation = sampled(warmup_epochs=2)
     for epoch in range(4):
         for iteration in range(4):
             plan = relaxation.architecture(ALPHAS, Step(iteration, epoch))
             flipped = epoch < 2 and iteration % 2 == 1
             seen = {edge: -alpha for edge, alpha in ALPHAS.items()} if flipped else ALPHAS
-            relaxed = relaxation.edge(ALPHAS, iteration)
+            (relaxed,) = relaxation.edges(ALPHAS, iteration)
             assert torch.equal(plan[relaxed], torch.softmax(seen[relaxed], 0))
             for edge in set(ALPHAS) - {relaxed}:
                 assert plan[edge] == (int(seen[edge].argmax()),)
@@ -73,7 +142,7 @@ def test_warm_up_sees_the_opposite_sign_at_every_second_iteration_of_its_epochs(
 def test_the_gradient_in_a_flipped_iteration_is_that_of_equation_3():
     alpha = torch.tensor([0.3, -0.2, 0.5], dtype=torch.float64, requires_grad=True)
     outputs = torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64)
-    plan = SingleEdge(seed=0, warmup_epochs=1).architecture({"only": alpha}, Step(1, 0))
+    plan = sampled(warmup_epochs=1).architecture({"only": alpha}, Step(1, 0))
     (plan["only"] * outputs).sum().backward()
     weights = torch.softmax(-alpha.detach(), 0)
     by_hand = -weights * (outputs - (weights * outputs).sum())
@@ -81,13 +150,13 @@ def test_the_gradient_in_a_flipped_iteration_is_that_of_equation_3():
 
 
 def test_alpha_max_relaxes_no_edge_for_the_weights():
-    relaxation = SingleEdge(seed=0, relax_weights=False)
+    relaxation = sampled(relax_weights=False)
     assert relaxation.weights(ALPHAS, Step(5)) == argmax(ALPHAS)
     assert any(isinstance(c, torch.Tensor) for c in relaxation.architecture(ALPHAS, Step(5)).values())
 
 
 def test_the_path_network_is_validated_without_the_sign_of_the_warm_up():
-    assert SingleEdge(seed=0, warmup_epochs=10).evaluation(ALPHAS) == argmax(ALPHAS)
+    assert sampled(warmup_epochs=10).evaluation(ALPHAS) == argmax(ALPHAS)
 
 
 @pytest.mark.parametrize("relax", [softmax, sigmoid])

@@ -16,6 +16,7 @@ import yaml
 
 from nas_plugins.cell_drawings import cell_titles, draw_cells
 from nas_plugins.cli import main
+from nas_plugins.data import DATASETS
 from nas_plugins.errors import InputError
 from nas_plugins.pictures import (
     architecture_weights,
@@ -24,6 +25,7 @@ from nas_plugins.pictures import (
     plot_heatmap,
     plot_progress,
 )
+from nas_plugins.published_results import read_published
 from nas_plugins.report import write_report
 from nas_plugins.results import results, results_text, summary, summary_text
 from search_spaces.genotype import Genotype
@@ -413,6 +415,64 @@ def test_no_results_without_both_search_and_retraining(tmp_path, make, capsys):
     assert "<h3>Results</h3>" not in write_report([run]).read_text(encoding="utf-8")
     assert main(["report", str(run)]) == 0
     assert "retrained on" not in capsys.readouterr().out
+
+
+# Published results
+
+
+def test_published_rows_follow_those_of_the_runs(tmp_path):
+    table = summary([make_search(tmp_path / "s"), make_retrain(tmp_path / "r")], compare="cifar10")
+    assert list(table["kind"][:3]) == ["search", "retrain", "published"] and len(table) == 2 + 16
+    ours = table.set_index("run").loc["Fine-Tuning DARTS + cutout"]
+    assert (ours["test_acc"], ours["parameters"], ours["gpu_days"]) == pytest.approx((0.9752, 3.9e6, 1))
+    darts = table.set_index("run").loc["DARTS (2nd order) + cutout [4]"]
+    assert (darts["test_acc"], darts["test_acc_std"]) == pytest.approx((0.9724, 0.0009))
+    assert darts["dataset"] == "cifar10" and darts["method"] == "gradient-based" and pd.isna(darts["seed"])
+
+
+@pytest.mark.parametrize(
+    ("table", "rows", "best"),
+    [
+        ("cifar10", 16, 0.9787),
+        ("cifar100", 11, 0.8433),
+        ("fashion_mnist", 8, 0.9691),
+        ("compcars", 14, 0.992),
+        ("miotcd", 8, 0.9834),
+    ],
+)
+def test_the_five_tables_of_the_paper(table, rows, best):
+    published = read_published(table)
+    assert len(published) == rows and published["test_acc"].max() == pytest.approx(best)
+    assert published["test_acc"].between(0.8, 1).all() and published["parameters"].dropna().between(4e5, 4e7).all()
+    assert set(published["dataset"]) <= set(DATASETS)
+
+
+def test_compcars_has_both_natures(tmp_path):
+    table = summary([make_retrain(tmp_path / "r")], compare="compcars")
+    assert list(table["dataset"][1:].unique()) == ["compcars_web", "compcars_surveillance"]
+
+
+def test_page_and_command_line_show_published_rows_and_their_source(tmp_path, capsys):
+    runs = [make_search(tmp_path / "s"), make_retrain(tmp_path / "r")]
+    out = tmp_path / "out"
+    assert main(["report", *map(str, runs), "--output", str(out), "--compare", "cifar10"]) == 0
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert page.count('<tr class="published">') == 16 and page.count('href="#run-') == 2
+    assert "97.24 ± 0.09%" in page and "Table I of Tanveer, Khan and Kyung" in page and "GPU days" in page
+    text = capsys.readouterr().out
+    assert "97.24 ± 0.09%" in text and "published: Table I of Tanveer" in text
+    assert max(map(len, text.splitlines()[:-1])) <= 120
+
+
+def test_without_a_comparison_there_are_no_published_rows(tmp_path):
+    page = write_report([make_retrain(tmp_path / "r")]).read_text(encoding="utf-8")
+    assert 'class="published"' not in page and "GPU days" not in page and "Grey:" not in page
+
+
+def test_an_unknown_table_is_named_before_anything_is_written(tmp_path):
+    with pytest.raises(InputError, match=r"--compare: 'imagenet' should be one of cifar10, cifar100, .*miotcd"):
+        write_report([make_retrain(tmp_path / "r")], tmp_path / "out", compare="imagenet")
+    assert not (tmp_path / "out").exists()
 
 
 # The page

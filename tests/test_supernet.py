@@ -14,8 +14,9 @@ from torch.nn import functional
 from nas_plugins import DARTS, EDAS, DartsSpace
 from strategies.bilevel import Problem, constant, first_order
 from strategies.candidates import weigh_norm, weighted
+from strategies.mixed_cell import MixedCell
 from strategies.relaxation import argmax, softmax
-from strategies.supernet import Mixed, MixedCell
+from strategies.supernet import Mixed
 
 
 def supernet(space=None, strategy=None):
@@ -301,16 +302,6 @@ def test_a_label_shared_by_different_candidates_is_refused():
     _, architecture = supernet(Choices())
     with pytest.raises(ValueError, match=r"shared\.label"):
         architecture.add_edge("shared.label", ("wide", "narrow"))
-
-
-def test_a_choice_that_cannot_be_relaxed_is_refused_by_name():
-    class Values(nas.ModelSpace):
-        def __init__(self):
-            super().__init__()
-            self.conv = nas.MutableConv2d(3, nas.ValueChoice([4, 8], label="width"), 1)
-
-    with pytest.raises(TypeError, match="conv"):
-        supernet(Values())
 
 
 def test_a_supernet_cannot_be_frozen_in_place_where_it_would_lose_its_weights_silently():

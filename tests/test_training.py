@@ -248,6 +248,36 @@ class TestLossThatIsLost:
             resume(tmp_path / "run")
 
 
+def cosine(share: float) -> float:
+    """From 0.1 to 0.02."""
+    return 0.02 + 0.08 * (1 + np.cos(np.pi * share)) / 2
+
+
+def rates_of(config_file: Path, run: Path, overrides: dict[str, object] | None = None) -> list[float]:
+    """The learning rate of every epoch, and that after the last."""
+    given = {"--training.learning_rate": 0.1, "--training.min_learning_rate": 0.02, **(overrides or {})}
+    config = read_retrain(config_file, [str(part) for item in given.items() for part in item])
+    rates = []
+
+    class Watch(pl.Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    module = ImageClassification(10, config.training)
+    module.set_model(Network.from_genotype(GENOTYPE, channels=4, image_channels=1))
+    trainer = make_trainer(config, run, [Watch()])
+    trainer.fit(module, datamodule=config.data())
+    return [*rates, trainer.optimizers[0].param_groups[0]["lr"]]
+
+
+def go_on(run: Path, epochs: int) -> None:
+    """Make a finished run one that was stopped on its way to more epochs, and resume it."""
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["training"]["epochs"] = epochs
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    resume(run)
+
+
 class TestImageClassification:
     def test_drop_path_grows_linearly(self, config_file, tmp_path):
         seen: dict[int, list[float]] = {}
@@ -263,20 +293,45 @@ class TestImageClassification:
         assert seen == {epoch: pytest.approx([0.1 * epoch] * 3) for epoch in range(4)}
 
     def test_the_learning_rate_falls_along_a_cosine_to_its_least(self, config_file, tmp_path):
-        config = read_retrain(config_file, ["--training.learning_rate", "0.1", "--training.min_learning_rate", "0.02"])
-        rates = []
+        rates = rates_of(config_file, tmp_path / "run")
+        assert rates == pytest.approx([cosine(epoch / 3) for epoch in range(4)])
 
-        class Watch(pl.Callback):
-            def on_train_epoch_start(self, trainer, pl_module):
-                rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+    def test_the_learning_rate_restarts_after_each_period(self, config_file, tmp_path):
+        """SGDR, Eq. 5: periods of 2 and 4 epochs, then one that is cut off."""
+        restarts = {"--training.epochs": 7, "--training.restart_epochs": 2, "--training.restart_factor": 2}
+        rates = rates_of(config_file, tmp_path / "run", restarts)
+        periods = [cosine(epoch / 2) for epoch in range(2)] + [cosine(epoch / 4) for epoch in range(4)]
+        assert rates == pytest.approx([*periods, cosine(0), cosine(1 / 8)])
 
-        module = ImageClassification(10, config.training)
-        module.set_model(Network.from_genotype(GENOTYPE, channels=4, image_channels=1))
-        trainer = make_trainer(config, tmp_path / "run", [Watch()])
-        trainer.fit(module, datamodule=config.data())
-        rates.append(trainer.optimizers[0].param_groups[0]["lr"])
-        cosine = [0.02 + 0.08 * (1 + np.cos(np.pi * epoch / 3)) / 2 for epoch in range(4)]
-        assert rates == pytest.approx(cosine)
+    def test_periods_have_one_length_unless_said_otherwise(self, config_file, tmp_path):
+        rates = rates_of(config_file, tmp_path / "run", {"--training.epochs": 4, "--training.restart_epochs": 2})
+        assert rates == pytest.approx([cosine(0), cosine(0.5), cosine(0), cosine(0.5), cosine(0)])
+
+    @pytest.mark.parametrize("stop", (1, 2, 3, 5))
+    def test_a_resume_goes_on_in_the_middle_of_a_period(self, config_file, tmp_path, stop):
+        restarts = ["--training.restart_epochs", "2", "--training.restart_factor", "2"]
+        GENOTYPE.save(tmp_path / "g.json")
+        whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+        retrain(tmp_path / "g.json", config_file, whole, [*restarts, "--training.epochs", "6"])
+        retrain(tmp_path / "g.json", config_file, stopped, [*restarts, "--training.epochs", str(stop)])
+        (stopped / "weights.pt").unlink()
+        go_on(stopped, epochs=6)
+        weights, others = (load_tensors(run / "weights.pt") for run in (whole, stopped))
+        assert all(torch.equal(weights[name], others[name]) for name in weights)
+
+    def test_so_does_a_search(self, tmp_path):
+        restarts = {"restart_epochs": 2, "restart_factor": 2}
+        data = {**BASE["data"], "train_images": 64}
+        space = {"channels": 2, "layers": 3, "nodes": 2}
+        config = {**BASE, "data": data, "space": space, "training": {"epochs": 5, **restarts}}
+        (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
+        whole = search(tmp_path / "c.yaml", tmp_path / "whole")
+        stopped = search(tmp_path / "c.yaml", tmp_path / "stopped", ["--training.epochs", "3"])
+        (stopped / "genotype.json").unlink()
+        go_on(stopped, epochs=5)
+        assert (whole / "alphas.csv").read_bytes() == (stopped / "alphas.csv").read_bytes()
+        rates = [load_tensors(run / "checkpoints/last.ckpt")["lr_schedulers"] for run in (whole, stopped)]
+        assert rates[0] == rates[1] and rates[0][0]["T_cur"] == 3
 
     def test_the_auxiliary_loss_has_its_weight(self):
         torch.manual_seed(0)

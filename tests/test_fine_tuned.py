@@ -1,0 +1,382 @@
+"""Fine-Tuning DARTS: fixed operations in the space, in every search, in the derived network; the extended α."""
+
+import copy
+import re
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
+from nni.nas.space import model_context
+from nni.nas.strategy import DARTS as NniDarts
+from nni.nas.strategy import GumbelDARTS, Proxyless, RandomOneShot
+from numpy.random import RandomState
+from pytorch_lightning.callbacks import Callback
+from torch import nn
+from torch.nn import functional
+from torchvision.ops import SqueezeExcitation
+
+from nas_plugins import DARTS, EDAS, DartsSpace, FineTunedDartsSpace, Genotype, extended_alpha
+from nas_plugins.cell_drawings import draw_cells
+from nas_plugins.describe import describe
+from nas_plugins.errors import InputError
+from search_spaces.cell import NodeByNodeCell
+from search_spaces.fine_tuned import ATTENTION
+from search_spaces.fixed import parse_fixed
+from search_spaces.network import STEMS, Network, count_parameters
+from search_spaces.operations import DARTS_OPERATIONS, FIXED_OPERATIONS
+from strategies.relaxation import softmax
+
+EVERYWHERE = ("squeeze_excitation", "sep_conv_3x3 normal/0->3", "squeeze_excitation reduce/0->2")
+"""Fixed operations of each place: behind the cells, on an edge, and on one of stride 2."""
+
+FEW = ("skip_connect", "sep_conv_3x3")
+"""Candidates enough for a search that is only to be seen to work."""
+
+NNI = [NniDarts, GumbelDARTS, RandomOneShot]
+STRATEGIES = {"DARTS": lambda: DARTS("second"), "EDAS": EDAS, **{f"NNI's {kind.__name__}": kind for kind in NNI}}
+
+
+def small_space(**arguments) -> FineTunedDartsSpace:
+    return FineTunedDartsSpace(**{"channels": 2, "layers": 3, **arguments})
+
+
+def sample_of(space: DartsSpace) -> dict:
+    """A random sample, as NNI's strategies draw it."""
+    sample: dict = {}
+    for mutable in space.simplify().values():
+        mutable.random(sample, RandomState(len(sample)))
+    return sample
+
+
+def attentions(model: nn.Module) -> list[SqueezeExcitation]:
+    return [part for part in model.modules() if isinstance(part, SqueezeExcitation)]
+
+
+def fixed_operations(model: nn.Module) -> list[nn.Module]:
+    """Every fixed operation with weights, wherever a strategy may have moved it."""
+    on_edges = [operation for part in model.modules() if isinstance(part, NodeByNodeCell) for operation in part.fixed]
+    return [operation for operation in {*on_edges, *attentions(model)} if count_parameters(operation)]
+
+
+def weights_of(operations: list[nn.Module]) -> list[nn.Parameter]:
+    return [weight for operation in operations for weight in operation.parameters()]
+
+
+def learned(operation: nn.Module, before: nn.Module) -> bool:
+    """Not all of its weights must: the one hidden unit of a small attention may be off for all images."""
+    pairs = zip(operation.parameters(), before.parameters(), strict=True)
+    return any(not torch.equal(weight, start) for weight, start in pairs)
+
+
+# The attention module
+
+
+@pytest.mark.parametrize(("channels", "hidden"), [(64, 4), (144, 9), (40, 2), (16, 1), (8, 1), (1, 1)])
+def test_attention_is_that_of_figure_3(channels, hidden):
+    """Pooling, FC, ReLU, FC, sigmoid, scaling; r = 16, and one hidden unit where that leaves less."""
+    attention = FIXED_OPERATIONS["squeeze_excitation"](channels, 1, True)
+    assert attention.fc1.out_channels == hidden
+    x = torch.randn(2, channels, 5, 7)
+    first, second = attention.fc1.weight.flatten(1), attention.fc2.weight.flatten(1)
+    excited = functional.relu(functional.linear(x.mean(dim=(2, 3)), first, attention.fc1.bias))
+    scale = functional.linear(excited, second, attention.fc2.bias).sigmoid()
+    assert torch.allclose(attention(x), x * scale[:, :, None, None], atol=1e-6)
+
+
+@pytest.mark.parametrize("size", [8, 7])
+def test_with_a_stride_attention_follows_the_strided_skip_connection(size):
+    out = FIXED_OPERATIONS["squeeze_excitation"](16, 2, True)(torch.randn(2, 16, size, size))
+    assert out.shape == (2, 16, 4, 4)
+
+
+# The space
+
+
+def test_the_space_of_the_paper_has_attention_behind_each_cell():
+    """Figure 2."""
+    space = FineTunedDartsSpace()
+    assert [part.fc1.in_channels for part in attentions(space)] == [64] * 2 + [128] * 3 + [256] * 3
+
+
+def test_it_is_the_space_of_darts_but_for_that():
+    space, plain = small_space(), DartsSpace(channels=2, layers=3)
+    added = sum(count_parameters(part) for part in attentions(space))
+    assert count_parameters(space) == count_parameters(plain) + added
+    assert list(space.simplify()) == list(plain.simplify())
+    assert str(small_space(fixed=())) == str(plain).replace("DartsSpace", "FineTunedDartsSpace")
+    assert str(space) == str(DartsSpace(channels=2, layers=3, fixed=ATTENTION)).replace(
+        "DartsSpace", "FineTunedDartsSpace"
+    )
+
+
+@pytest.mark.parametrize("arguments", [{}, {"fixed": EVERYWHERE}, {"fixed": ()}, {"stem": "dual_cifar"}], ids=str)
+def test_every_way_of_freezing_makes_the_same_network(arguments):
+    space = small_space(**arguments)
+    sample = sample_of(space)
+    with model_context(sample):
+        within = small_space(**arguments)
+    mutated = NniDarts().mutate_model(small_space(**arguments))
+    built = Network.from_genotype(space.genotype(sample), channels=2, stem=arguments.get("stem", "cifar"))
+    assert str(within) == str(space.freeze(sample)) == str(mutated.freeze(sample)) == str(built)
+    assert built(torch.randn(2, 3, 8, 8)).shape == (2, 10)
+
+
+def test_positional_arguments_are_kept_in_freezing():
+    space = FineTunedDartsSpace(7, 2, 5, 1)
+    frozen = space.freeze(sample_of(space))
+    assert frozen(torch.randn(2, 1, 8, 8)).shape == (2, 7)
+    assert len(attentions(frozen)) == len(frozen.cells) == 5
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "fixed: '' should be OPERATION, which follows every cell, or OPERATION CELL/FROM->TO"),
+        ("skip_connect 0->2", "fixed: 'skip_connect 0->2' should be OPERATION"),
+        ("skip_connect cell_1/0->2", "should be OPERATION"),
+        (3, "fixed: 3 should be OPERATION"),
+        ("attention", "fixed: unknown operation 'attention'; known are max_pool_3x3"),
+        ("none", "fixed: unknown operation 'none'"),
+        ("skip_connect normal/2->2", "should lead from a lower node to one of 2 to 5"),
+        ("skip_connect normal/0->1", "should lead from a lower node to one of 2 to 5"),
+        ("skip_connect reduce/3->6", "should lead from a lower node to one of 2 to 5"),
+    ],
+)
+def test_a_fixed_operation_without_a_place_is_refused(text, message):
+    with pytest.raises(ValueError, match=re.escape(message)):
+        small_space(fixed=(text,))
+    with model_context(sample_of(small_space())), pytest.raises(ValueError, match=re.escape(message)):
+        small_space(fixed=(text,))
+
+
+def test_one_text_in_place_of_a_list_is_refused():
+    with pytest.raises(ValueError, match="fixed: 'squeeze_excitation' should be a list of fixed operations"):
+        small_space(fixed="squeeze_excitation")
+
+
+# In a supernet
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("fixed", [ATTENTION, EVERYWHERE], ids=["behind", "everywhere"])
+def test_every_strategy_searches_and_trains_what_is_fixed(run_search, strategy, fixed):
+    space = small_space(fixed=fixed, operations=FEW)
+    operations = fixed_operations(space)
+    before = copy.deepcopy(operations)
+    (sample,) = run_search(space, STRATEGIES[strategy](), batch_size=16).export_top_models(formatter="dict")
+    # The very operations that the space began with stand in the supernet, and each has learned.
+    assert set(fixed_operations(space)) == set(operations)
+    assert all(map(learned, operations, before))
+    genotype = small_space(fixed=fixed, operations=FEW).genotype(sample)
+    assert genotype.fixed == parse_fixed(fixed, nodes=4)
+    network = Network.from_genotype(genotype, channels=2)
+    assert len(attentions(network)) == len(attentions(space))
+    assert network(torch.randn(2, 3, 8, 8)).shape == (2, 10)
+
+
+def searched(space: DartsSpace, strategy, sample: dict) -> DartsSpace:
+    """The supernet with the same α on every edge, or with that sample where it has no α."""
+    strategy.mutate_model(space)
+    architecture = getattr(strategy, "architecture", None)
+    alphas = nnis_alphas(space) if architecture is None else architecture.alphas.values()
+    for alpha in alphas:
+        alpha.data.copy_(torch.linspace(0, 1, len(alpha)))
+    if architecture is not None:
+        architecture.plan = softmax(architecture.alphas)
+    for part in space.modules():
+        if isinstance(part, BaseSuperNetModule):
+            part.resample(sample)
+    return space.eval()
+
+
+def nnis_alphas(space: DartsSpace) -> list[nn.Parameter]:
+    """α of NNI's strategies, which stand among the weights."""
+    return [alpha for part in space.modules() for alpha in getattr(part, "_arch_alpha", {}).values()]
+
+
+@pytest.mark.parametrize("strategy", [DARTS, NniDarts, RandomOneShot], ids=["ours", "NNI's DARTS", "RandomOneShot"])
+def test_a_fixed_operation_on_an_edge_is_an_addend_of_its_target(strategy):
+    space = small_space(fixed=("skip_connect normal/1->3", "skip_connect normal/3->5"))
+    cell = searched(space, strategy(), sample_of(small_space())).network.cells[0]
+    assert isinstance(cell, NodeByNodeCell)
+    seen = []
+    for node in cell.nodes:
+        node.register_forward_hook(lambda _node, inputs, out: seen.append((list(inputs[0]), out)))
+    out = cell(*torch.randn(2, 2, 6, 5, 5)).chunk(4, dim=1)
+    (first, _), (_, third), (states, _), (_, fifth) = seen
+    assert torch.equal(out[1], third + first[1])
+    assert torch.equal(out[3], fifth + out[1])
+    assert torch.equal(states[3], out[1])  # what later nodes read
+
+
+@pytest.mark.parametrize("strategy", [DARTS, NniDarts, RandomOneShot], ids=["ours", "NNI's DARTS", "RandomOneShot"])
+def test_with_a_fixed_operation_that_computes_nothing_a_cell_is_nnis_own(strategy):
+    """One cell of NNI's a node, with the α and the candidates of one cell of all nodes."""
+    sample, x = sample_of(small_space()), torch.randn(2, 3, 8, 8)
+    plain, fixed = (
+        searched(DartsSpace(channels=2, layers=3, fixed=texts), strategy(), sample)
+        for texts in ((), ("simple_conv_1x1 normal/0->2", "simple_conv_1x1 reduce/1->4"))
+    )
+    silent = weights_of(fixed_operations(fixed))
+    for weight in silent:
+        nn.init.zeros_(weight)
+    theirs, ours = (
+        [weight for weight in space.parameters() if not any(weight is other for other in others)]
+        for space, others in ((plain, nnis_alphas(plain)), (fixed, [*nnis_alphas(fixed), *silent]))
+    )
+    with torch.no_grad():
+        for mine, their in zip(ours, theirs, strict=True):
+            mine.copy_(their)
+    assert torch.allclose(fixed(x), plain(x), atol=1e-5)
+
+
+def test_nnis_proxyless_is_refused_before_the_search(run_search):
+    """It fails on every reduction cell, the hub's included: the inputs of a node differ in size there."""
+    with pytest.raises(ValueError, match="NNI's Proxyless cannot search reduction cells"):
+        run_search(small_space(), Proxyless())
+
+
+# The extended α
+
+
+class Rows(Callback):
+    """α, α_F and the attention modules, as training begins and as it ends."""
+
+    def __init__(self, strategy):
+        self.strategy, self.tables, self.operations = strategy, [], []
+
+    def note(self, trainer, module):
+        self.tables.append(extended_alpha(self.strategy.alphas()))
+        self.operations.append(copy.deepcopy(attentions(module.model)))
+
+    on_train_start = on_train_end = note
+
+
+@pytest.mark.parametrize("strategy", [DARTS("second"), EDAS()], ids=["DARTS", "EDAS"])
+def test_a_search_moves_alpha_and_leaves_alpha_f_bit_for_bit(run_search, strategy):
+    """Eq. 5."""
+    rows = Rows(strategy)
+    run_search(small_space(operations=FEW), strategy, callbacks=[rows])
+    before, after = rows.tables
+    assert not before.loc["searched"].equals(after.loc["searched"])
+    assert before.loc["fixed"].equals(after.loc["fixed"])
+    assert set(strategy.architecture.candidates) == {
+        f"{kind}/{source}->{target}"
+        for kind in ("normal", "reduce")
+        for target in range(2, 6)
+        for source in range(target)
+    }
+    assert all(map(learned, *rows.operations))
+
+
+def alphas_of_darts(none: bool = True) -> dict[str, dict[str, float]]:
+    strategy = DARTS(none=none)
+    strategy.mutate_model(small_space())
+    return strategy.alphas()
+
+
+def test_in_the_paper_it_is_17_by_11():
+    """Section III.C: 14 edges and 8 operations, and 3 connections and 3 operations of the attention module."""
+    alphas = alphas_of_darts()
+    table = extended_alpha(alphas)
+    assert table.shape == (17, 11)
+    assert list(table.columns) == [
+        *DARTS_OPERATIONS, "none", "global_average_pooling", "excitation", "channel_scaling"
+    ]  # fmt: skip
+    own, fixed = table.loc["searched"], table.loc["fixed"]
+    assert list(own.index) == [f"{source}->{target}" for target in range(2, 6) for source in range(target)]
+    assert list(fixed.index) == ["cell->F1", "F1->F2", "F2->output"]
+    assert (own.iloc[:, 8:] == 0).all().all() and (fixed.iloc[:, :8] == 0).all().all()
+    assert own.loc["1->4", "dil_conv_3x3"] == alphas["normal/1->4"]["dil_conv_3x3"]
+    assert (fixed.iloc[:, 8:].to_numpy() == torch.eye(3).numpy()).all()
+
+
+def test_it_takes_the_alpha_of_one_cell_too():
+    alphas = alphas_of_darts()
+    cell = {
+        tuple(int(node) for node in edge.removeprefix("reduce/").split("->")): row
+        for edge, row in alphas.items()
+        if edge.startswith("reduce/")
+    }
+    assert extended_alpha(cell, cell="reduce").equals(extended_alpha(alphas, cell="reduce"))
+
+
+ALPHAS = {none: alphas_of_darts(none) for none in (True, False)}
+places = st.one_of(
+    st.just(""),
+    st.sampled_from([f" {kind}/{s}->{t}" for kind in ("normal", "reduce") for s, t in ((0, 2), (1, 5), (3, 4))]),
+)
+
+
+@given(st.booleans(), st.lists(st.tuples(st.sampled_from(list(FIXED_OPERATIONS)), places), max_size=5))
+@settings(deadline=None)
+def test_it_has_a_column_for_each_operation_that_is_no_candidate(none, fixed):
+    """Eq. 4: N' = N + |O(α_F) − O(α)|; and M' = M + the connections of what is fixed."""
+    table = extended_alpha(ALPHAS[none], [name + place for name, place in fixed])
+    here = [name for name, place in fixed if "reduce" not in place]
+    parts = [part for name in here for part in ("g", "e", "s") if name == "squeeze_excitation" or part == "g"]
+    new = {name for name in here if name not in DARTS_OPERATIONS and name != "squeeze_excitation"}
+    columns = 7 + none + len(new) + 3 * ("squeeze_excitation" in here)
+    assert table.shape == (14 + len(parts), columns)
+    if here:
+        assert (table.loc["fixed"].sum(axis=1) == 1).all() and table.loc["fixed"].isin([0, 1]).all().all()
+    assert table.loc["searched"].notna().all().all()
+
+
+@pytest.mark.parametrize(("alphas", "cell"), [(ALPHAS[True], "cell_0"), ({}, "normal"), ({"layer1": {}}, "normal")])
+def test_without_the_alpha_of_that_cell_it_says_so(alphas, cell):
+    with pytest.raises(ValueError, match=f"cell: '{cell}' should be one of normal, reduce"):
+        extended_alpha(alphas, cell=cell)
+
+
+# Around it
+
+
+@pytest.mark.parametrize("stem", ["dual_cifar", "dual_tiny_imagenet", "dual_imagenet"])
+def test_it_is_searched_with_two_stems(run_search, stem):
+    space = small_space(stem=stem, operations=FEW)
+    starts = [weight.detach().clone() for weight in space.network.stem.parameters()]
+    (sample,) = run_search(space, DARTS(), batch_size=16).export_top_models(formatter="dict")
+    assert not any(
+        torch.equal(weight, start) for weight, start in zip(space.network.stem.parameters(), starts, strict=True)
+    )
+    assert small_space(stem=stem, operations=FEW).freeze(sample)(torch.randn(2, 3, 16, 16)).shape == (2, 10)
+
+
+@pytest.fixture
+def genotype_file(tmp_path):
+    space = small_space(fixed=EVERYWHERE)
+    space.genotype(sample_of(space)).save(tmp_path / "genotype.json")
+    return tmp_path / "genotype.json"
+
+
+def test_a_file_makes_the_network_with_its_fixed_operations(genotype_file):
+    genotype = Genotype.load(genotype_file)
+    assert genotype.fixed == parse_fixed(EVERYWHERE, nodes=4)
+    # Behind each of 8 cells, and one in each of 2 reduction cells.
+    assert len(attentions(Network.from_genotype(genotype.deepen(8), channels=2))) == 10
+
+
+@pytest.mark.parametrize("stem", STEMS)
+def test_a_description_follows_the_stem_and_counts_what_is_fixed(genotype_file, stem):
+    facts = describe(genotype_file, channels=2, layers=8, num_classes=10, stem=stem)
+    assert facts["image_size"] == STEMS[stem].image_size
+    assert facts["operations"]["squeeze_excitation"] == 10
+    assert facts["parameters"] == count_parameters(
+        Network.from_genotype(Genotype.load(genotype_file).deepen(8), channels=2, stem=stem)
+    )
+
+
+def test_an_unknown_stem_is_one_line_with_all_that_there_are(genotype_file):
+    with pytest.raises(InputError, match="^--stem: 'mnist' should be one of cifar, imagenet, tiny_imagenet, dual_"):
+        describe(genotype_file, 2, 8, 10, stem="mnist")
+
+
+def test_a_drawing_marks_what_is_fixed(genotype_file, tmp_path):
+    svg, png = draw_cells(Genotype.load(genotype_file), tmp_path / "cells")
+    text = svg.read_text(encoding="utf-8")
+    assert text.count("squeeze_excitation (fixed)") == 3  # behind both cells, and on an edge of one
+    assert text.count("sep_conv_3x3 (fixed)") == 1
+    assert png.stat().st_size > 0
