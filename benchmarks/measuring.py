@@ -33,6 +33,7 @@ class Setting:
         batch, image: images in a batch, pixels a side.
         steps: counted steps; one before them is not counted.
         threads: of PyTorch; None for its own.
+        space: one of nas_plugins.
     """
 
     what: str
@@ -42,6 +43,7 @@ class Setting:
     image: int = 32
     steps: int = 3
     threads: int | None = None
+    space: str = "DartsSpace"
 
 
 def measure_apart(setting: Setting) -> dict[str, Any]:
@@ -117,9 +119,9 @@ def _strategy(name: str) -> Any:
 
 
 def _space(setting: Setting) -> Any:
-    from nas_plugins import DartsSpace
+    import nas_plugins
 
-    return DartsSpace(channels=setting.channels, layers=setting.cells)
+    return getattr(nas_plugins, setting.space)(channels=setting.channels, layers=setting.cells)
 
 
 def _set_alphas(alphas: dict[str, Any]) -> None:

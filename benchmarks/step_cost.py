@@ -1,6 +1,6 @@
 """What a search step costs: NNI's DARTS, our DARTS of each order and our EDAS, on one space, in one run.
 
-    python benchmarks/step_cost.py [--small] [--rounds N] [--strategies NAME ...] [--output step_cost.csv]
+    python benchmarks/step_cost.py [--small] [--rounds N] [--strategies NAME ...] [--spaces NAME ...] [--output F]
 
 A step is an architecture step and a weight step, through NNI's experiment and Lightning; "EDAS, bare
 loop" is EDAS without the two. The strategies alternate, so that a machine that slows down slows all of
@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
@@ -34,18 +35,20 @@ def main() -> None:
     parser.add_argument(
         "--strategies", nargs="+", default=STRATEGIES, choices=KNOWN, metavar="NAME", help=", ".join(KNOWN)
     )
+    parser.add_argument("--spaces", nargs="+", default=["DartsSpace"], metavar="NAME", help="spaces of nas_plugins")
     parser.add_argument("--output", type=Path, help="CSV file with every measurement")
     options = parser.parse_args()
     size = SMALL if options.small else {}
     size |= {"cells": options.cells} if options.cells else {}
 
     rows = []
-    jobs = [(number, name) for number in range(options.rounds) for name in options.strategies]
-    for number, name in tqdm(jobs, desc="measuring", unit="process"):
-        setting = Setting(name, steps=options.steps, threads=options.threads, **size)
+    jobs = list(product(range(options.rounds), options.spaces, options.strategies))
+    for number, space, name in tqdm(jobs, desc="measuring", unit="process"):
+        setting = Setting(name, steps=options.steps, threads=options.threads, space=space, **size)
         found = measure_apart(setting)
         middle = {key: statistics.median(found[key]) for key in ("seconds", "cpu_seconds")}
-        rows.append({"round": number, "strategy": name, **middle, "memory_mb": found["memory_mb"]})
+        shown = name if len(options.spaces) == 1 else f"{name} on {space}"
+        rows.append({"round": number, "strategy": shown, **middle, "memory_mb": found["memory_mb"]})
     table = pd.DataFrame(rows)
     if options.output:
         options.output.parent.mkdir(parents=True, exist_ok=True)

@@ -81,8 +81,7 @@ class ImageData(pl.LightningDataModule):
         random_erasing: probability from 0 (none) to 1 that a rectangle of a training image, a 50th to a
             third of its area, is replaced by noise (Zhong et al., 2017, with random values).
         workers: processes that load images, 0 or more; 0 loads in the main process.
-        seed: seed of the split (of miotcd also that of the test images) and of the subsets, 0 to
-            2**32 - 1; it drives nothing else.
+        seed: seed of the split and of the subsets, 0 to 2**32 - 1; it drives nothing else.
     """
 
     classes: list[str]
@@ -158,7 +157,7 @@ class ImageData(pl.LightningDataModule):
         if self._prepared:
             return
         if self.dataset in vehicles.DATASETS:
-            loaded = vehicles.load(self.dataset, self.root, self.seed)
+            loaded = vehicles.load(self.dataset, self.root)
         else:
             loaded = load(self.dataset, self.root, self.download)
         self._train, self._test, self.classes = loaded

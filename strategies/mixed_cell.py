@@ -130,7 +130,7 @@ class MixedCell(Mixed):
         alphas, derive = self.cell_alphas(), self.derivation
         chosen = derive(alphas)
         if not connected(chosen, min(target for _, target in alphas)):
-            warnings.warn(f"{self.label}: the derivation keeps no operation; it is derived as 'darts'", stacklevel=2)
+            warnings.warn(f"{self.label}: the derivation keeps no operation; it is derived as 'darts'", stacklevel=1)
             derive, chosen = darts, darts(alphas)
         sample: dict[str, Any] = {}
         for target in self.nodes:

@@ -64,20 +64,13 @@ def main() -> None:
         output = options.output / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}"
         return read_run(searched(output, HERE / "evidence.yaml", seed, [*root, *length, *warm, *settings]))
 
-    def retrain(run: Run, genotype: Path, name: str) -> Run:
-        seed = run.config["seed"]
+    def retrain(genotype: Path, name: str, seed: int) -> Run:
         return read_run(retrained(options.output / name, genotype, HERE / "evidence_retrain.yaml", seed, root))
 
     names = {**METHODS, **{name: settings for name, settings in DRAWS.items() if name != "uniform"}}
     seeds = sorted(set(options.seeds))
-    jobs = [(name, seed) for seed in seeds for name in names]
+    jobs = sorted(((name, seed) for seed in seeds for name in names), key=lambda job: job[0] == "DARTS" and job[1])
     runs = dict(zip(jobs, in_parallel(options.jobs, [partial(search, n, names[n], s) for n, s in jobs]), strict=True))
-    last = {job: run for job, run in runs.items() if job[0] in METHODS}
-    again = in_parallel(
-        options.jobs,
-        [partial(retrain, run, run.path / "genotype.json", f"{run.name}-retrained") for run in last.values()],
-    )
-    tested = dict(zip(last, again, strict=True))
 
     watched = runs["EDAS-inv", seeds[0]]
     epochs = sorted({round(i * (options.epochs - 1) / (CELLS - 1)) for i in range(CELLS)})
@@ -85,14 +78,14 @@ def main() -> None:
     for epoch, genotype in genotypes.items():
         derive(watched.path, genotype, epoch=epoch)
     at_epochs = in_parallel(
-        options.jobs, [partial(retrain, watched, g, f"cell-{epoch}-retrained") for epoch, g in genotypes.items()]
+        options.jobs, [partial(retrain, g, f"cell-{epoch}-retrained", seeds[0]) for epoch, g in genotypes.items()]
     )
 
     histories = {m: [runs[m, s] for s in seeds] for m in METHODS}
     drawn = {d: [runs["EDAS-inv" if d == "uniform" else d, s] for s in seeds] for d in DRAWS}
     budget = min(seconds_at(group).iloc[-1] for group in drawn.values())
     tables = {
-        "methods": pd.DataFrame([method_row(m, histories[m], [tested[m, s] for s in seeds]) for m in METHODS]),
+        "methods": pd.DataFrame([method_row(m, histories[m]) for m in METHODS]),
         "cells": pd.DataFrame(
             [
                 {
@@ -143,7 +136,7 @@ def top_changes(run: Run) -> int:
     return int((by_edge.shift() != tops)[by_edge.cumcount() > 0].sum())
 
 
-def method_row(name: str, runs: list[Run], tested: list[Run]) -> dict[str, object]:
+def method_row(name: str, runs: list[Run]) -> dict[str, object]:
     """A row of the table of methods: mean ± standard deviation over the seeds."""
     last = [run.metrics.iloc[-1] for run in runs]
     return {
@@ -151,8 +144,6 @@ def method_row(name: str, runs: list[Run], tested: list[Run]) -> dict[str, objec
         "supernet or path, val (%)": spread([100 * row["val_acc"] for row in last]),
         "derived, val (%)": spread([100 * row["derived_val_acc"] for row in last]),
         "top changes": spread([top_changes(run) for run in runs], 0),
-        "parameters (M)": spread([run.network["parameters"] / 1e6 for run in tested], 3),
-        "retrained, test (%)": spread([100 * run.test["test_acc"] for run in tested]),
         "s/iteration": f"{fastest(runs):.3f}",
     }
 
