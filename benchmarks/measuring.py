@@ -17,6 +17,8 @@ from functools import partial
 from typing import Any
 
 STRATEGIES = ("NNI DARTS", "DARTS", "DARTS one-level", "DARTS second order", "EDAS")
+SPARING = ("DARTS recomputing", "EDAS recomputing")
+"""With ``recompute``."""
 BARE_LOOP = "EDAS, bare loop"
 """The steps of EDAS on the same supernet, without NNI's experiment and Lightning."""
 DERIVED = "derived network"
@@ -28,7 +30,7 @@ class Setting:
     """What is measured.
 
     Args:
-        what: one of STRATEGIES, BARE_LOOP or DERIVED.
+        what: one of STRATEGIES, SPARING, BARE_LOOP or DERIVED.
         cells, channels: of the network.
         batch, image: images in a batch, pixels a side.
         steps: counted steps; one before them is not counted.
@@ -115,6 +117,8 @@ def _strategy(name: str) -> Any:
         "DARTS one-level": partial(DARTS, order="one-level"),
         "DARTS second order": partial(DARTS, order="second"),
         "EDAS": partial(EDAS, seed=0),
+        "DARTS recomputing": partial(DARTS, recompute=True),
+        "EDAS recomputing": partial(EDAS, seed=0, recompute=True),
     }[name]()
 
 

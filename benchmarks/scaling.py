@@ -22,7 +22,7 @@ from matplotlib.axes import Axes
 from measuring import DERIVED, Setting, measure_apart
 from tqdm import tqdm
 
-WHAT = {"DARTS": ("#64748b", 1), "EDAS": ("#ea580c", 10), DERIVED: ("#2563eb", 6)}
+WHAT = {"DARTS": ("#64748b", 1), "EDAS": ("#ea580c", 10), "EDAS recomputing": ("#16a34a", 10), DERIVED: ("#2563eb", 6)}
 """What is measured -> its colour, and its steps; EDAS relaxes another edge in each."""
 KEYS = ["round", "what", "cells", "batch"]
 

@@ -98,6 +98,8 @@ class DifferentiableStrategy(OneShotStrategy):
         alpha_scale: standard deviation of the normal distribution that α starts from; 0 for zeros.
         weights_first: epochs in which weights alone are trained.
         gradient_clip_val: the largest norm of the gradient of the weights; None for no limit.
+        recompute: keep nothing of the relaxed edges of cells for the backward pass, which computes them again:
+            less memory for more time.
     """
 
     def __init__(
@@ -113,6 +115,7 @@ class DifferentiableStrategy(OneShotStrategy):
         alpha_scale: float = 1e-3,
         weights_first: int = 0,
         gradient_clip_val: float | None = 5.0,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
         if gradient_clip_val is not None and not gradient_clip_val > 0:
@@ -132,12 +135,13 @@ class DifferentiableStrategy(OneShotStrategy):
         self.alpha_scale = alpha_scale
         self.weights_first = weights_first
         self.gradient_clip_val = gradient_clip_val
-        self.architecture = Architecture(none, alpha_scale)
+        self.recompute = recompute
+        self.architecture = Architecture(none, alpha_scale, recompute)
         self._architecture_loader: Callable[[], Any] | None = None
 
     def mutate_model(self, model: ModelSpace) -> ModelSpace:
         """Make the model space a supernet, in place."""
-        self.architecture = Architecture(self.none, self.alpha_scale)
+        self.architecture = Architecture(self.none, self.alpha_scale, self.recompute)
         return super().mutate_model(model)
 
     def alphas(self) -> dict[str, dict[Any, float]]:

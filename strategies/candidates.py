@@ -4,9 +4,11 @@ normalization."""
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, TypeGuard
 
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def take_relu(candidate: nn.Module) -> bool:
@@ -58,6 +60,20 @@ def weighted(candidate: nn.Module, weight: Tensor, x: Tensor) -> Tensor:
         return candidate(x)
     finally:
         norm.weight = None
+
+
+@contextmanager
+def uncounted(candidates: nn.Module) -> Iterator[None]:
+    """A second pass over a batch that batch normalizations have counted in their statistics, which this does not."""
+    norms = [norm for norm in candidates.modules() if isinstance(norm, _BatchNorm) and norm.running_mean is not None]
+    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
+    for norm in norms:
+        norm.momentum, norm.num_batches_tracked = 0.0, None
+    try:
+        yield
+    finally:
+        for norm, (momentum, count) in zip(norms, before, strict=True):
+            norm.momentum, norm.num_batches_tracked = momentum, count
 
 
 def _endings(module: nn.Module) -> Iterator[Any]:

@@ -31,6 +31,7 @@ class DARTS(DifferentiableStrategy):
         alpha_scale: standard deviation of the normal distribution that α starts from; 0 for zeros.
         warmup_epochs: epochs in which weights alone are trained.
         gradient_clip_val: the largest norm of the gradient of the weights; None for no limit.
+        recompute: compute relaxed edges again in the backward pass: less memory for more time.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class DARTS(DifferentiableStrategy):
         alpha_scale: float = 1e-3,
         warmup_epochs: int = 0,
         gradient_clip_val: float | None = 5.0,
+        recompute: bool = False,
     ) -> None:
         super().__init__(
             relaxation=Softmax(),
@@ -54,6 +56,7 @@ class DARTS(DifferentiableStrategy):
             alpha_scale=alpha_scale,
             weights_first=warmup_epochs,
             gradient_clip_val=gradient_clip_val,
+            recompute=recompute,
         )
 
 

@@ -30,6 +30,7 @@ class EDAS(DifferentiableStrategy):
         relaxed_edges: edges that are relaxed in an iteration; 1 is the paper's.
         none: add the candidate ``none`` to the edges of cells.
         gradient_clip_val: the largest norm of the gradient of the weights; None for no limit.
+        recompute: compute relaxed edges again in the backward pass: less memory for more time.
         seed: of the draws; None for the seed that PyTorch has when the strategy is made.
     """
 
@@ -44,6 +45,7 @@ class EDAS(DifferentiableStrategy):
         relaxed_edges: int = 1,
         none: bool = True,
         gradient_clip_val: float | None = 5.0,
+        recompute: bool = False,
         seed: int | None = None,
     ) -> None:
         if warmup_epochs < 0:
@@ -59,4 +61,5 @@ class EDAS(DifferentiableStrategy):
             optimizer=adam(learning_rate, weight_decay, betas),
             none=none,
             gradient_clip_val=gradient_clip_val,
+            recompute=recompute,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from functools import partial
 from itertools import count
 from typing import Any
@@ -15,9 +16,10 @@ from nni.nas.nn.pytorch import Cell
 from nni.nas.nn.pytorch.cell import create_cell_op_candidates, preprocess_cell_inputs
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from search_spaces.genotype import sample_of_node
-from strategies.candidates import take_relu, weigh_norm, weighted
+from strategies.candidates import take_relu, uncounted, weigh_norm, weighted
 from strategies.derivation import NONE, CellAlphas, Chosen, connected, darts
 from strategies.relaxation import Choice
 from strategies.supernet import Architecture, Mixed, add, mix
@@ -71,21 +73,18 @@ class MixedCell(Mixed):
         states = list(self.preprocessor(inputs_list))
         activated: dict[int, Tensor] = {}
 
-        def output(source: int, target: int, index: int, weight: Tensor | None) -> Tensor:
-            x, key = states[source], f"{source}->{target}"
-            if self.after_relu[key][index]:
-                # One ReLU a node serves all candidates of all edges that leave it.
-                if source not in activated:
-                    activated[source] = functional.relu(x)
-                x = activated[source]
-            operation = self.operations[key][index]
-            return operation(x) if weight is None else weighted(operation, weight, x)
+        def seen(source: int, key: str) -> tuple[Tensor, Tensor | None]:
+            """The state of a node and, where a candidate of the edge begins with one, its ReLU."""
+            # One ReLU a node serves all candidates of all edges that leave it.
+            if any(self.after_relu[key]) and source not in activated:
+                activated[source] = functional.relu(states[source])
+            return states[source], activated.get(source)
 
         for target in self.nodes:
             total = None
             for source in range(target):
-                choice = plan[self.edge(source, target)]
-                total = add(total, mix(choice, len(self.op_names), partial(output, source, target)))
+                key = f"{source}->{target}"
+                total = add(total, self._edge(key, plan[self.edge(source, target)], *seen(source, key)))
             if total is None:
                 total = self._nothing(states, target)
             elif total.requires_grad:
@@ -94,6 +93,27 @@ class MixedCell(Mixed):
             states.append(total)
         out = torch.cat(states[self.num_predecessors :], self.concat_dim)
         return self.postprocessor(out, inputs_list)
+
+    def _edge(self, key: str, choice: Choice, x: Tensor, activated: Tensor | None) -> Tensor | None:
+        if isinstance(choice, Tensor) and self.architecture.recompute and torch.is_grad_enabled():
+            operations = self.operations[key]
+            return checkpoint(
+                partial(self._mix, key),
+                choice,
+                x,
+                activated,
+                use_reentrant=False,
+                context_fn=lambda: (nullcontext(), uncounted(operations)),
+            )
+        return self._mix(key, choice, x, activated)
+
+    def _mix(self, key: str, choice: Choice, x: Tensor, activated: Tensor | None) -> Tensor | None:
+        def output(index: int, weight: Tensor | None) -> Tensor:
+            operation, after_relu = self.operations[key][index], self.after_relu[key][index]
+            given = activated if activated is not None and after_relu else x
+            return operation(given) if weight is None else weighted(operation, weight, given)
+
+        return mix(choice, len(self.op_names), output)
 
     def _nothing(self, states: list[Tensor], target: int) -> Tensor:
         """The output of a node that only ``none`` reaches: zeros of the shape of any candidate's output."""

@@ -23,16 +23,18 @@ class Architecture(nn.Module):
     Args:
         none: add the candidate ``none`` to the edges of cells.
         scale: standard deviation of the normal distribution that α starts from.
+        recompute: keep nothing of a relaxed edge of a cell for the backward pass, which computes it again.
 
     Attributes:
         candidates: edge -> the names of its candidates, in the order of α.
         plan: edge -> what it computes in a forward pass.
     """
 
-    def __init__(self, none: bool = True, scale: float = 1e-3) -> None:
+    def __init__(self, none: bool = True, scale: float = 1e-3, recompute: bool = False) -> None:
         super().__init__()
         self.none = none
         self.scale = scale
+        self.recompute = recompute
         self._parameters_by_edge = nn.ParameterDict()
         self.candidates: dict[str, tuple[Any, ...]] = {}
         self.plan: Plan = {}

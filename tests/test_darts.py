@@ -44,6 +44,17 @@ def test_it_searches_and_its_sample_freezes_the_space(run_search, space, order):
     assert Genotype.from_sample(sample, layers=3).to_sample() == sample
 
 
+@pytest.mark.parametrize("order", ["one-level", "first", "second"])
+def test_recomputing_finds_the_same_bit_for_bit(run_search, order):
+    found = []
+    for recompute in (False, True):
+        torch.manual_seed(3)
+        strategy = DARTS(order, recompute=recompute)
+        run_search(small_space(), strategy)
+        found.append(strategy.architecture.alphas)
+    assert all(torch.equal(found[0][edge], found[1][edge]) for edge in found[0])
+
+
 def test_it_has_the_settings_of_the_paper():
     strategy = DARTS()
     optimizer = strategy.optimizer([torch.zeros(1, requires_grad=True)])

@@ -22,7 +22,7 @@ def small_space():
 )
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"warmup_epochs": 0}, {"alpha_max": True}, {"sampling": "entropy", "relaxed_edges": 3}],
+    [{}, {"warmup_epochs": 0, "recompute": True}, {"alpha_max": True}, {"sampling": "entropy", "relaxed_edges": 3}],
     ids=str,
 )
 def test_it_searches_and_its_sample_freezes_the_space(run_search, space, settings):

@@ -88,6 +88,45 @@ def test_the_first_order_gradient_agrees_with_finite_differences(batch):
             assert gradients[edge][index].item() == pytest.approx(numeric, rel=1e-5, abs=1e-9)
 
 
+@pytest.mark.parametrize(
+    "plan", [softmax, lambda alphas: {**argmax(alphas), **softmax({"normal/0->3": alphas["normal/0->3"]})}]
+)
+def test_recomputing_changes_no_gradient_and_no_statistic(batch, plan):
+    images, labels = batch
+    model, architecture = supernet()
+    start = copy.deepcopy(model.state_dict())
+    found = []
+    for architecture.recompute in (False, True):
+        model.load_state_dict(start)
+        model.zero_grad()
+        for alpha in architecture.alphas.values():
+            alpha.grad = None
+        architecture.plan = plan(architecture.alphas)
+        functional.cross_entropy(model(images), labels).backward()
+        gradients = [p.grad for p in (*model.parameters(), *architecture.alphas.values())]
+        found.append([t.clone() for t in (*gradients, *model.buffers()) if t is not None])
+    assert len(found[0]) == len(found[1])
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+
+
+def test_recomputing_keeps_less(batch):
+    images, _ = batch
+    model, architecture = supernet()
+    kept = []
+    for architecture.recompute in (False, True):
+        architecture.plan = softmax(architecture.alphas)
+        storages = {}
+
+        def keep(tensor, storages=storages):
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            model(images)
+        kept.append(sum(storages.values()))
+    assert kept[1] < 0.5 * kept[0]
+
+
 def test_the_gradient_of_weights_that_are_constant_is_never_computed(batch):
     model, _ = supernet()
     with pytest.raises(RuntimeError, match="stop"), constant(model.parameters()):
