@@ -11,9 +11,10 @@ from nni.nas.oneshot.pytorch.strategy import OneShotStrategy
 from torch import Tensor, nn
 
 from search_spaces.cell import CellShape, refuse_proxyless, searchable_cell
+from search_spaces.darts import check_space
 from search_spaces.genotype import Genotype, GenotypeError, default_reductions
 from search_spaces.network import Network, Stem
-from search_spaces.operations import DARTS_OPERATIONS, OPERATIONS
+from search_spaces.operations import DARTS_OPERATIONS
 
 
 class DDartsSpace(ModelSpace):
@@ -48,7 +49,7 @@ class DDartsSpace(ModelSpace):
         operations: Sequence[str] = DARTS_OPERATIONS,
     ) -> None:
         super().__init__()
-        _check(layers, nodes, operations)
+        check_space(layers, nodes, operations)
         self.layers, self.nodes, self.operations = layers, nodes, tuple(operations)
 
         def make_cell(layer: int, shape: CellShape) -> tuple[nn.Module, int]:
@@ -90,7 +91,7 @@ class DDartsSpace(ModelSpace):
         operations: Sequence[str] = DARTS_OPERATIONS,
     ) -> Network:
         """The derived network of a sample, with new weights: what NNI makes inside a ``model_context``."""
-        _check(layers, nodes, operations)
+        check_space(layers, nodes, operations)
         return Network.from_genotype(
             _genotype(sample, layers, nodes, operations), num_classes, channels, image_channels, stem
         )
@@ -126,15 +127,3 @@ def _genotype(sample: Mapping[str, Any], layers: int, nodes: int, operations: Se
         if edge.operation not in operations:
             raise GenotypeError(f"sample: {edge.operation} is no candidate of the space: {', '.join(operations)}")
     return genotype
-
-
-def _check(layers: int, nodes: int, operations: Sequence[str]) -> None:
-    for name in operations:
-        if name not in OPERATIONS:
-            raise ValueError(f"operations: unknown operation {name!r}; known are {', '.join(OPERATIONS)}")
-    if len(operations) < 2 or len(set(operations)) < len(operations):
-        raise ValueError(f"operations: {list(operations)} should be at least two different operations")
-    if nodes < 1:
-        raise ValueError(f"nodes: {nodes} should be at least 1")
-    if layers < 3:
-        raise ValueError(f"layers: {layers} should be at least 3, for a normal cell and two reductions")

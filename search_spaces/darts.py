@@ -58,7 +58,7 @@ class DartsSpace(ModelSpace):
         fixed: Sequence[str] = (),
     ) -> None:
         super().__init__()
-        _check(layers, nodes, operations)
+        check_space(layers, nodes, operations)
         self.layers = layers
         self.fixed = parse_fixed(fixed, nodes)
         after = after_cells(self.fixed)
@@ -109,7 +109,7 @@ class DartsSpace(ModelSpace):
         fixed: Sequence[str] = (),
     ) -> Network:
         """The derived network of a sample, with new weights: what NNI makes inside a ``model_context``."""
-        _check(layers, nodes, operations)
+        check_space(layers, nodes, operations)
         genotype = replace(Genotype.from_sample(sample, layers), fixed=parse_fixed(fixed, nodes))
         if len(genotype.concat) != nodes:
             raise GenotypeError(f"sample: it has {len(genotype.concat)} nodes a cell, the space {nodes}")
@@ -129,7 +129,12 @@ class DartsSpace(ModelSpace):
         return replace(Genotype.from_sample(sample, self.layers), fixed=self.fixed)
 
 
-def _check(layers: int, nodes: int, operations: Sequence[str]) -> None:
+def check_space(layers: int, nodes: int, operations: Sequence[str]) -> None:
+    """What every space of cells asks of its arguments.
+
+    Raises:
+        ValueError: an argument is out of range, or an operation unknown.
+    """
     for name in operations:
         if name not in OPERATIONS:
             raise ValueError(f"operations: unknown operation {name!r}; known are {', '.join(OPERATIONS)}")

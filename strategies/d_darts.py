@@ -8,8 +8,8 @@ from nni.nas.nn.pytorch import ModelSpace
 from strategies.base import DifferentiableStrategy, adam, cosine
 from strategies.contributions import CellChain
 from strategies.derivation import Method, by_method
-from strategies.fair_darts import Sigmoid
 from strategies.objective import Ablation, Absent, by_cell, evaluator_loss, total, zero_one
+from strategies.relaxation import EveryEdge, sigmoid
 
 
 class DDARTS(DifferentiableStrategy):
@@ -61,7 +61,7 @@ class DDARTS(DifferentiableStrategy):
         ablation = Ablation(w_abl, absent, ablation_gradient, torch.initial_seed() if seed is None else seed)
         self.w_abl = w_abl
         super().__init__(
-            relaxation=Sigmoid(),
+            relaxation=EveryEdge(sigmoid),
             optimizer=adam(learning_rate, weight_decay, betas),
             objective=total(ablation if w_abl > 0 else evaluator_loss, zero_one(w_01, by_cell)),
             grouping=by_cell,

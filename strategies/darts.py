@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from strategies.base import DifferentiableStrategy, adam
 from strategies.bilevel import Gradient, first_order, second_order
-from strategies.relaxation import Softmax
+from strategies.relaxation import EveryEdge, softmax
 
 Order = Literal["one-level", "first", "second"]
 
@@ -49,7 +49,7 @@ class DARTS(DifferentiableStrategy):
         recompute: bool = False,
     ) -> None:
         super().__init__(
-            relaxation=Softmax(),
+            relaxation=EveryEdge(softmax),
             optimizer=adam(learning_rate, weight_decay, betas),
             gradient=_gradient(order, xi, epsilon),
             none=none,

@@ -5,23 +5,7 @@ from __future__ import annotations
 from strategies.base import DifferentiableStrategy, adam
 from strategies.derivation import Method, by_method
 from strategies.objective import evaluator_loss, total, zero_one
-from strategies.relaxation import Alphas, Plan, Step, sigmoid
-
-
-class Sigmoid:
-    """Every operation of an edge has a weight of its own, the sigmoid of its α: they do not compete."""
-
-    def architecture(self, alphas: Alphas, step: Step) -> Plan:
-        """The plan of an architecture step; the gradient of α flows through it."""
-        return sigmoid(alphas)
-
-    def weights(self, alphas: Alphas, step: Step) -> Plan:
-        """The plan of a weight step."""
-        return sigmoid(alphas)
-
-    def evaluation(self, alphas: Alphas) -> Plan:
-        """The plan by which the supernet is validated."""
-        return sigmoid(alphas)
+from strategies.relaxation import EveryEdge, sigmoid
 
 
 class FairDARTS(DifferentiableStrategy):
@@ -57,7 +41,7 @@ class FairDARTS(DifferentiableStrategy):
         gradient_clip_val: float | None = 5.0,
     ) -> None:
         super().__init__(
-            relaxation=Sigmoid(),
+            relaxation=EveryEdge(sigmoid),
             optimizer=adam(learning_rate, weight_decay, betas),
             objective=total(evaluator_loss, zero_one(w_01)),
             derivation=by_method(derivation, threshold),

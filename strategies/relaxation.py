@@ -57,24 +57,30 @@ def sigmoid(alphas: Alphas) -> Plan:
     return {edge: torch.sigmoid(alpha) for edge, alpha in alphas.items()}
 
 
-class Softmax:
-    """The relaxation of DARTS: every edge is mixed, in both steps and in validation.
+class EveryEdge:
+    """Every edge is relaxed, in both steps and in validation.
 
     It is also what a relaxation of your own looks like: three plans. A plan may keep the graph
     of α in any phase; the weight step never asks for its gradient.
+
+    Args:
+        relax: :func:`softmax` (DARTS) or :func:`sigmoid` (FairDARTS).
     """
+
+    def __init__(self, relax: Callable[[Alphas], Plan]) -> None:
+        self.relax = relax
 
     def architecture(self, alphas: Alphas, step: Step) -> Plan:
         """The plan of an architecture step; the gradient of α flows through it."""
-        return softmax(alphas)
+        return self.relax(alphas)
 
     def weights(self, alphas: Alphas, step: Step) -> Plan:
         """The plan of a weight step."""
-        return softmax(alphas)
+        return self.relax(alphas)
 
     def evaluation(self, alphas: Alphas) -> Plan:
         """The plan by which the supernet is validated."""
-        return softmax(alphas)
+        return self.relax(alphas)
 
 
 class SampledEdges:

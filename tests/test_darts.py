@@ -18,7 +18,7 @@ from nas_plugins import DARTS, DartsSpace, Genotype
 from strategies.base import DifferentiableStrategy
 from strategies.bilevel import first_order, second_order
 from strategies.calibration import normalized_by
-from strategies.relaxation import Softmax, softmax
+from strategies.relaxation import EveryEdge, softmax
 
 
 def small_space():
@@ -126,7 +126,7 @@ def test_one_step_is_the_equation_computed_by_hand(run_search, images):
 def plain_descent(gradient):
     """α by plain gradient descent: unlike those of Adam, its steps show how large a gradient is."""
     return DifferentiableStrategy(
-        Softmax(), partial(torch.optim.SGD, lr=50.0), gradient=gradient, gradient_clip_val=None
+        EveryEdge(softmax), partial(torch.optim.SGD, lr=50.0), gradient=gradient, gradient_clip_val=None
     )
 
 

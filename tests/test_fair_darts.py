@@ -14,10 +14,9 @@ from search_spaces.genotype import Edge
 from strategies.base import DifferentiableStrategy
 from strategies.derivation import by_method, connected
 from strategies.derivation import derive as derive_cell
-from strategies.fair_darts import Sigmoid
 from strategies.mixed_cell import MixedCell
 from strategies.objective import evaluator_loss, total, zero_one
-from strategies.relaxation import sigmoid
+from strategies.relaxation import EveryEdge, sigmoid
 
 
 def small_space():
@@ -67,7 +66,7 @@ def test_settings_out_of_range_are_named(settings, message):
 def test_one_step_is_the_loss_of_equation_4_by_hand(run_search, images):
     def descent(w_01):
         return DifferentiableStrategy(
-            Sigmoid(),
+            EveryEdge(sigmoid),
             partial(torch.optim.SGD, lr=1.0),
             total(evaluator_loss, zero_one(w_01)),
             none=False,

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from strategies.relaxation import SampledEdges, Softmax, Step, argmax, sigmoid, softmax
+from strategies.relaxation import EveryEdge, SampledEdges, Step, argmax, sigmoid, softmax
 from strategies.sampling import SAMPLING, policy
 
 ALPHAS = {"a": torch.tensor([0.1, 0.9, 0.4]), "b": torch.tensor([2.0, -1.0, 0.0, 0.5]), "c": torch.tensor([0.0, 0.0])}
@@ -29,7 +29,7 @@ def test_argmax_runs_the_strongest_candidate_and_of_equal_ones_the_first():
 
 
 def test_darts_mixes_every_edge_in_every_phase():
-    relaxation = Softmax()
+    relaxation = EveryEdge(softmax)
     for plan in (relaxation.architecture(ALPHAS, Step()), relaxation.weights(ALPHAS, Step())):
         assert all(isinstance(choice, torch.Tensor) for choice in plan.values())
     assert all(isinstance(choice, torch.Tensor) for choice in relaxation.evaluation(ALPHAS).values())
@@ -60,7 +60,7 @@ def test_the_drawn_edges_are_relaxed_and_the_same_ones_in_both_steps(name, count
 
 def test_all_edges_relaxed_are_darts():
     step = Step(3)
-    plans = sampled(count=3).architecture(ALPHAS, step), Softmax().architecture(ALPHAS, step)
+    plans = sampled(count=3).architecture(ALPHAS, step), EveryEdge(softmax).architecture(ALPHAS, step)
     assert all(torch.equal(plans[0][edge], plans[1][edge]) for edge in ALPHAS)
 
 
