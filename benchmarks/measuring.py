@@ -191,13 +191,16 @@ def _bare_loop(setting: Setting, data: Any) -> _Clock:
     from strategies.relaxation import Step
 
     strategy, clock = _strategy("EDAS"), _Clock()
-    model = strategy.mutate_model(_space(setting)).to(memory_format=torch.channels_last)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = strategy.mutate_model(_space(setting)).to(device, memory_format=torch.channels_last)
+    strategy.architecture.to(device)
     architecture, relaxation = strategy.architecture, strategy.relaxation
     alphas = architecture.alphas
     _set_alphas(alphas)
     weights = list(model.parameters())
     weight_optimizer, alpha_optimizer = _sgd(weights), strategy.optimizer(list(alphas.values()))
     for iteration, (images, labels) in enumerate(torch.utils.data.DataLoader(data, setting.batch)):
+        images, labels = images.to(device), labels.to(device)
         clock.start()
         step = Step(iteration)
         with constant(weights):
@@ -228,10 +231,12 @@ def _derived(setting: Setting, data: Any) -> _Clock:
         if hasattr(module, "export"):
             sample |= module.export(sample)
     del supernet
-    model = space.freeze(sample).to(memory_format=torch.channels_last)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = space.freeze(sample).to(device, memory_format=torch.channels_last)
     weights = list(model.parameters())
     optimizer = _sgd(weights)
     for images, labels in torch.utils.data.DataLoader(data, setting.batch):
+        images, labels = images.to(device), labels.to(device)
         clock.start()
         optimizer.zero_grad()
         cross_entropy(model(images), labels).backward()

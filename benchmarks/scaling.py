@@ -2,7 +2,7 @@
 
     python benchmarks/scaling.py OUTPUT [--small] [--rounds N] [--what NAME ...] [--threads N]
 
-OUTPUT gets scaling.csv, a row a measurement, and scaling.png. On a CPU the seconds are those of the processor, on
+OUTPUT gets a CSV file, a row a measurement, and a picture of it. On a CPU the seconds are those of the processor, on
 one thread unless told otherwise, which other work on the machine changes little. Beside the two stands the network
 that is derived from the same α. A training step of it is one forward and backward pass, a search step has two, so its
 slope is compared twice: as it is, and for two passes. A measurement that is in the CSV already is not made again.
@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 WHAT = {"DARTS": ("#64748b", 1), "EDAS": ("#ea580c", 10), "EDAS recomputing": ("#16a34a", 10), DERIVED: ("#2563eb", 6)}
 """What is measured -> its colour, and its steps; EDAS relaxes another edge in each."""
+UNITS = {"seconds": "s", "memory_mb": "MB"}
 KEYS = ["round", "what", "cells", "batch"]
 
 
@@ -43,7 +44,8 @@ def main() -> None:
     sizes = [(n, usual) for n in cells] + [(8, batch) for batch in batches if batch != usual]
 
     options.output.mkdir(parents=True, exist_ok=True)
-    path = options.output / "scaling.csv"
+    name = f"scaling{'-small' if options.small else ''}-{options.threads}-threads"  # what must not be mixed
+    path = options.output / f"{name}.csv"
     table = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=[*KEYS, "seconds", "memory_mb"])
     jobs = [(number, what, *size_) for number in range(options.rounds) for size_ in sizes for what in options.what]
     known = set(table[KEYS].itertuples(index=False, name=None))
@@ -55,21 +57,24 @@ def main() -> None:
     table = table.groupby(KEYS[1:], as_index=False)[["seconds", "memory_mb"]].min()
     print(table.to_string(index=False))
     print(slopes(table[table["batch"] == usual]).to_string(index=False))
-    draw(table, usual, options.output / "scaling.png")
+    draw(table, usual, path.with_suffix(".png"))
 
 
 def slopes(table: pd.DataFrame) -> pd.DataFrame:
     """A row a method: the line through its sizes, how much of the variance that explains, its slope to the others'."""
     rows = []
-    fits = {(what, key): _line(table[table["what"] == what], key) for what in WHAT for key in ("seconds", "memory_mb")}
-    for what in WHAT:
+    measured = [what for what in WHAT if (table["what"] == what).any()]
+    fits = {(what, key): _line(table[table["what"] == what], key) for what in measured for key in UNITS}
+    for what in measured:
         row: dict[str, object] = {"what": what}
-        for key, unit in (("seconds", "s"), ("memory_mb", "MB")):
+        for key, unit in UNITS.items():
             slope, _, explained = fits[what, key]
             row[f"{unit} a cell"] = f"{slope:.3g}"
             row[f"R² {unit}"] = f"{explained:.4f}"
-            row[f"{unit} to derived"] = f"{slope / fits[DERIVED, key][0]:.2f}"
-        row["s to two passes"] = f"{fits[what, 'seconds'][0] / fits[DERIVED, 'seconds'][0] / 2:.2f}"
+            if DERIVED in measured:
+                row[f"{unit} to derived"] = f"{slope / fits[DERIVED, key][0]:.2f}"
+        if DERIVED in measured:
+            row["s to two passes"] = f"{fits[what, 'seconds'][0] / fits[DERIVED, 'seconds'][0] / 2:.2f}"
         rows.append(row)
     return pd.DataFrame(rows)
 

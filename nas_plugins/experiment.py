@@ -28,6 +28,7 @@ from strategies.base import DifferentiableStrategy
 from strategies.bilevel import draws_undone
 from strategies.derivation import CellAlphas, Method
 from strategies.derivation import derive as derive_cell
+from strategies.relaxation import Plan, Step, softmax
 
 PathLike = str | os.PathLike[str]
 
@@ -95,6 +96,8 @@ def derive(
     _, is_search = runs.read_config(run)
     if not is_search or not (run / "alphas.csv").exists():
         raise InputError(f"{run}: no search with α to derive from: it has no alphas.csv")
+    if (run / runs.SAMPLE).exists():
+        raise InputError(f"{run}: its space has no cells: what was found stands in {run / runs.SAMPLE}")
     if not (run / runs.GENOTYPE).exists():
         raise InputError(f"{run}: the search is not finished: nas-plugins resume {run}")
     searched = Genotype.load(run / runs.GENOTYPE)
@@ -151,11 +154,14 @@ class _Search:
     def _try_strategy(self) -> None:
         """Make a supernet of other instances of both: what cannot be searched is said before any long work."""
         with draws_undone():
+            pair = f"{type(self.strategy).__name__} cannot search {type(self.space).__name__}"
+            strategy = self.config.build("strategy")
             try:
-                self.config.build("strategy").mutate_model(self._build_space())
+                supernet = strategy.mutate_model(self._build_space())
             except (TypeError, ValueError, KeyError, NotImplementedError) as error:
-                pair = f"{type(self.strategy).__name__} cannot search {type(self.space).__name__}"
                 raise InputError(f"strategy.name: {pair}: {one_line(error)}") from None
+            if isinstance(strategy, DifferentiableStrategy):
+                _try_plans(strategy, supernet, self.data, pair)
 
     def run(self, run: Path) -> Path:
         """Search, from the checkpoint of the run where there is one, and write the genotype."""
@@ -208,6 +214,37 @@ def _try_out(space: ModelSpace, data: ImageData) -> None:
         raise InputError(
             f"space: {name} should give (2, {data.num_classes}) for 2 images of {data.num_classes} classes, not {got}"
         )
+
+
+def _try_plans(strategy: DifferentiableStrategy, supernet: ModelSpace, data: ImageData, pair: str) -> None:
+    """Two blank images by all plans that a search can come to, each kind once."""
+    architecture = strategy.architecture
+    for edge, candidates in architecture.candidates.items():
+        for name in {str(candidate) for candidate in candidates} & set(ALPHA_KEYS):
+            raise InputError(f"space.name: {edge!r} has a candidate {name!r}, which alphas.csv has as another column")
+    alphas = architecture.alphas
+    images = torch.zeros(2, data.image_channels, data.image_size, data.image_size)
+
+    def run(plan: Plan) -> None:
+        architecture.plan = plan
+        with torch.no_grad():
+            supernet(images)
+
+    first = {edge: (0,) for edge in alphas}
+    try:
+        strategy.relaxation.architecture(alphas, Step())
+        run(first)
+        run({edge: (len(alpha) - 1,) for edge, alpha in alphas.items()})
+        run(softmax(alphas))
+    except (RuntimeError, ValueError, TypeError) as error:
+        where = ""
+        for edge in alphas:  # which one it is, is worth the time now
+            try:
+                run({**first, **softmax({edge: alphas[edge]})})
+            except (RuntimeError, ValueError, TypeError):
+                where = f" at {edge!r}"
+                break
+        raise InputError(f"strategy: {pair}{where}: {one_line(error)}") from None
 
 
 def _genotype(space: ModelSpace, sample: Mapping[str, Any]) -> Genotype | None:

@@ -10,11 +10,12 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TypeVar
 
 from nas_plugins import run
+from search_spaces.genotype import Genotype
 
 T = TypeVar("T")
 PathLike = str | os.PathLike[str]
@@ -39,6 +40,9 @@ def retrained(
     output: PathLike, genotype: PathLike, config: PathLike, seed: int, overrides: Sequence[object] = ()
 ) -> Path:
     """The finished and evaluated retraining in this directory; arguments as for :func:`searched`."""
+    begun = Path(output) / run.GENOTYPE
+    if begun.exists() and Genotype.load(begun) != Genotype.load(genotype):
+        raise SystemExit(f"{output}: is a retraining of another genotype than {genotype}; give another folder")
     trained = _finished(output, "retrain", "--genotype", genotype, "--config", config, "--seed", seed, *overrides)
     if not (trained / "test.json").exists():
         command("evaluate", trained)
@@ -67,10 +71,11 @@ def in_parallel(jobs: int, calls: Iterable[Callable[[], T]]) -> list[T]:
     with ThreadPoolExecutor(max(1, jobs)) as pool:
         running = [pool.submit(call) for call in calls]
         try:
-            return [one.result() for one in running]
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+            wait(running, return_when=FIRST_EXCEPTION)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # those that have not begun when one failed
+        failed = [one for one in running if not one.cancelled() and one.done() and one.exception()]
+        return [one.result() for one in failed or running]
 
 
 def _finished(output: PathLike, *arguments: object) -> Path:

@@ -12,6 +12,7 @@ import torch
 from nni.nas.evaluator.pytorch import Lightning
 from nni.nas.nn.pytorch import ModelSpace
 from nni.nas.oneshot.pytorch.strategy import OneShotStrategy, no_default_hook
+from nni.nas.oneshot.pytorch.supermodule.operation import MixedOperation
 from pytorch_lightning.utilities.combined_loader import CombinedLoader
 from torch import nn
 from torch.optim import Optimizer
@@ -19,6 +20,7 @@ from torch.optim import Optimizer
 from strategies.bilevel import Gradient, first_order
 from strategies.derivation import darts
 from strategies.mixed_cell import Derivation
+from strategies.mixed_value import FollowPlan
 from strategies.mutation import replace_choice
 from strategies.objective import Grouping, Objective, evaluator_loss, one_group
 from strategies.relaxation import Alphas, Plan, Step
@@ -155,6 +157,14 @@ class DifferentiableStrategy(OneShotStrategy):
             return replace_choice(module, name, self.architecture, self.derivation)
 
         return [replace, no_default_hook]
+
+    def run_hook(self, hook: Any, name: str, module: nn.Module, memo: dict[str, Any]) -> Any:
+        """As NNI runs a hook; those that a space brings may make super-kernels, which then follow the plan."""
+
+        def policy(operation: MixedOperation, *_: Any) -> FollowPlan:
+            return FollowPlan(operation, self.architecture)
+
+        return hook(module, name, memo, {"mixed_op_sampling": policy})
 
     def configure_oneshot_module(self, training_module: pl.LightningModule) -> SearchModule:
         """The Lightning module of the search."""

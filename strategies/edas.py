@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from nni.nas.nn.pytorch import ModelSpace
 
 from strategies.base import DifferentiableStrategy, adam
 from strategies.relaxation import SampledEdges
@@ -63,3 +64,17 @@ class EDAS(DifferentiableStrategy):
             gradient_clip_val=gradient_clip_val,
             recompute=recompute,
         )
+
+    def mutate_model(self, model: ModelSpace) -> ModelSpace:
+        """Make the model space a supernet, in place.
+
+        Raises:
+            TypeError: an input choice takes more than one input.
+        """
+        model = super().mutate_model(model)
+        for label in sorted(self.architecture.several):
+            raise TypeError(
+                f"the input choice {label!r} takes more than one input, and a path of EDAS runs one candidate an edge: "
+                "n_chosen should be 1"
+            )
+        return model

@@ -184,5 +184,6 @@ def _cell_candidates(cell: Cell, target: int, source: int) -> dict[str, nn.Modul
     factories = cell.op_candidates_factory
     if factories is None:  # the cell was given modules: NNI's cell copies them
         factories = cell.ops[0][0].candidates
-    candidates, _ = create_cell_op_candidates(factories, target, 0, source)
+    with label_scope(cell.label):  # for choices inside a candidate
+        candidates, _ = create_cell_op_candidates(factories, target, 0, source)
     return candidates

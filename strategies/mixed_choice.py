@@ -31,7 +31,9 @@ class MixedLayer(Mixed):
 
         def output(index: int, weight: Tensor | None) -> Any:
             out = self.candidates[index](*args, **kwargs)
-            return out if weight is None else weight * out
+            if weight is None:
+                return out
+            return weight * out if isinstance(out, Tensor) else weighted_sum([out], [weight])
 
         return mix(self.architecture.plan[self.label], len(self.candidates), output)
 
@@ -50,6 +52,8 @@ class MixedInput(Mixed):
         self.n_chosen = choice.n_chosen or 1
         self.mean = choice.reduction == "mean"
         architecture.add_edge(self.label, range(choice.n_candidates))
+        if self.n_chosen > 1:
+            architecture.several.add(self.label)
         self.add_mutable(choice.choice)
 
     def edges(self) -> Iterable[str]:
@@ -65,8 +69,9 @@ class MixedInput(Mixed):
         """The inputs with the highest α, in order."""
         if self.label in memo:
             return {}
-        best = self.architecture.alphas[self.label].argsort(descending=True)[: self.n_chosen]
-        return {self.label: sorted(best.tolist())}
+        alpha = self.architecture.alphas[self.label].tolist()
+        best = sorted(range(len(alpha)), key=lambda index: -alpha[index])[: self.n_chosen]  # of equal ones the first
+        return {self.label: sorted(best)}
 
 
 class MixedRepeat(Mixed):

@@ -40,7 +40,8 @@ def replace_choice(
         return MixedLayer(module, architecture)
     if type(module) is InputChoice:
         return MixedInput(module, architecture)
-    if isinstance(module, Repeat) and isinstance(module.depth_choice, MutableExpression):
+    plain = isinstance(module, Repeat) and type(module).forward is Repeat.forward
+    if plain and isinstance(module.depth_choice, MutableExpression):
         return MixedRepeat(module, architecture)
     if not isinstance(module, MutableModule) or isinstance(module, BaseSuperNetModule) or not module.mutables:
         return None

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
+from nni.nas.oneshot.pytorch.supermodule._expression_utils import weighted_sum
 from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
 from torch import Tensor, nn
 
@@ -28,6 +29,7 @@ class Architecture(nn.Module):
     Attributes:
         candidates: edge -> the names of its candidates, in the order of α.
         plan: edge -> what it computes in a forward pass.
+        several: the labels of choices that take more than one candidate.
     """
 
     def __init__(self, none: bool = True, scale: float = 1e-3, recompute: bool = False) -> None:
@@ -38,6 +40,7 @@ class Architecture(nn.Module):
         self._parameters_by_edge = nn.ParameterDict()
         self.candidates: dict[str, tuple[Any, ...]] = {}
         self.plan: Plan = {}
+        self.several: set[str] = set()
 
     @property
     def alphas(self) -> dict[str, nn.Parameter]:
@@ -85,7 +88,8 @@ class Architecture(nn.Module):
 
 
 def _parameter_name(edge: str) -> str:
-    return edge.replace("%", "%25").replace(".", "%2E")  # a dot would end the name of a parameter
+    # A dot would end the name of a parameter, and some names are those of the dictionary itself.
+    return "edge " + edge.replace("%", "%25").replace(".", "%2E")
 
 
 def mix(choice: Choice, count: int, output: Callable[[int, Tensor | None], Any]) -> Any:
@@ -104,12 +108,16 @@ def mix(choice: Choice, count: int, output: Callable[[int, Tensor | None], Any])
     if isinstance(choice, Tensor):
         for index, weight in zip(range(count), choice.unbind(), strict=False):
             out = output(index, weight)
-            total = out if total is None else total.add_(out)
+            total = out if total is None else _accumulated(total, out)
     else:
         for index in choice:
             if index < count:
                 total = add(total, output(index, None))
     return total
+
+
+def _accumulated(total: Any, out: Any) -> Any:
+    return total.add_(out) if isinstance(total, Tensor) else weighted_sum([total, out])
 
 
 def add(total: Any, out: Any) -> Any:

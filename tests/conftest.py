@@ -34,11 +34,12 @@ def run_search(images, tmp_path):
     for name in ("nni", "pytorch_lightning"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
-    def run(space, strategy, *, epochs=1, batch_size=8, callbacks=(), precision="32-true"):
+    def run(space, strategy, *, epochs=1, batch_size=8, callbacks=(), precision="32-true", weight_decay=0.0):
         evaluator = Classification(
             num_classes=10,
             optimizer=torch.optim.SGD,
             learning_rate=0.05,
+            weight_decay=weight_decay,
             train_dataloaders=DataLoader(images, batch_size=batch_size),
             val_dataloaders=DataLoader(images, batch_size=batch_size),
             max_epochs=epochs,

@@ -11,6 +11,7 @@ from torch import nn
 
 from nas_plugins import EDAS, DartsSpace
 from strategies.mixed_cell import MixedCell
+from strategies.relaxation import argmax, softmax
 
 
 def small_space():
@@ -57,6 +58,68 @@ class Branches(nas.ModelSpace):
 def test_it_searches_layer_and_input_choices(run_search):
     (sample,) = run_search(Branches(), EDAS(), epochs=4).export_top_models(formatter="dict")
     assert Branches().freeze(sample)(torch.randn(2, 3, 8, 8)).shape == (2, 10)
+
+
+def test_an_input_choice_of_several_inputs_is_refused_since_a_path_has_one():
+    class Two(nas.ModelSpace):
+        def __init__(self):
+            super().__init__()
+            self.take = nas.InputChoice(3, n_chosen=2, label="take")
+
+    with pytest.raises(TypeError, match="'take'.*n_chosen should be 1"):
+        EDAS().mutate_model(Two())
+
+
+class Inner(nas.ModelSpace):
+    """A cell with a choice inside one of its candidates."""
+
+    def __init__(self):
+        super().__init__()
+        inner = {
+            "conv": lambda *_: nas.LayerChoice([nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 3, padding=1)], label="inner"),
+            "pool": lambda *_: nn.AvgPool2d(3, 1, 1),
+        }
+        self.cell = nas.Cell(inner, num_nodes=2, num_ops_per_node=1, num_predecessors=1, label="cell")
+        self.head = nn.Linear(6, 10)
+
+    def forward(self, x):
+        return self.head(self.cell([x]).mean((2, 3)))
+
+
+def test_a_choice_inside_a_candidate_of_a_cell_is_searched_and_its_sample_freezes_the_space(run_search):
+    (sample,) = run_search(Inner(), EDAS(none=False)).export_top_models(formatter="dict")
+    assert "cell/inner" in sample
+    assert Inner().contains(sample)
+    assert Inner().freeze(sample)(torch.randn(2, 3, 8, 8)).shape == (2, 10)
+
+
+@pytest.mark.parametrize("label", ["type", "training", "keys", "a.b", "%"])
+def test_any_label_will_do(label):
+    class Space(nas.ModelSpace):
+        def __init__(self):
+            super().__init__()
+            self.choice = nas.LayerChoice([nn.Identity(), nn.ReLU()], label=label)
+
+    strategy = EDAS()
+    strategy.mutate_model(Space())
+    assert list(strategy.architecture.alphas) == [label]
+
+
+def test_candidates_may_give_several_tensors():
+    class Pairs(nas.ModelSpace):
+        def __init__(self):
+            super().__init__()
+            self.choice = nas.LayerChoice([nn.LSTM(3, 4), nn.LSTM(3, 4)], label="lstm")
+
+        def forward(self, x):
+            out, (hidden, _) = self.choice(x)
+            return out.mean(0) + hidden[0]
+
+    strategy = EDAS()
+    model = strategy.mutate_model(Pairs())
+    strategy.architecture.plan = softmax(strategy.architecture.alphas)
+    model(torch.randn(5, 2, 3)).sum().backward()
+    assert strategy.architecture.alphas["lstm"].grad is not None
 
 
 class Watch(Callback):
@@ -132,7 +195,7 @@ def test_alpha_max_trains_weights_on_the_path_alone(run_search):
 
 
 def test_weights_of_operations_that_did_not_run_are_left_alone(run_search):
-    """Neither the weight decay nor the momentum of the evaluator's optimizer reaches them."""
+    """The weight decay of the evaluator's optimizer does not reach them either."""
 
     class Weights(Callback):
         def on_train_batch_start(self, trainer, module, batch, batch_idx):
@@ -143,19 +206,20 @@ def test_weights_of_operations_that_did_not_run_are_left_alone(run_search):
             self.share = len(same) / len([n for n in self.before if ".operations." in n])
 
     weights = Weights()
-    run_search(small_space(), EDAS(seed=1), epochs=2, callbacks=[weights])
+    run_search(small_space(), EDAS(seed=1), epochs=2, callbacks=[weights], weight_decay=0.1)
     assert weights.share > 0.7
 
 
 def test_the_supernet_is_validated_as_the_path_network(run_search):
     class Plans(Callback):
-        def on_validation_batch_end(self, trainer, module, *_):
-            self.plan = module.strategy.relaxation.evaluation(module.architecture.alphas)
+        def on_validation_batch_end(self, trainer, module, outputs, batch, batch_idx, dataloader_idx=0):
+            if dataloader_idx == 0:
+                self.plan, self.best = module.architecture.plan, argmax(module.architecture.alphas)
             self.metrics = set(trainer.callback_metrics)
 
     plans = Plans()
     run_search(small_space(), EDAS(), epochs=2, callbacks=[plans])
-    assert all(len(choice) == 1 for choice in plans.plan.values())
+    assert plans.plan == plans.best
     assert {"val_acc", "derived_val_acc"} <= plans.metrics
 
 

@@ -12,12 +12,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import nni
+import nni.nas.nn.pytorch as nas
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 import yaml
 from PIL import Image
+from torch import nn
 
 from nas_plugins.errors import InputError
 from nas_plugins.experiment import derive, resume, search
@@ -68,6 +71,29 @@ OPERATIONS = [
 ]
 CELL = (("sep_conv_3x3", 0, 2), ("skip_connect", 1, 2), ("dil_conv_3x3", 0, 3), ("max_pool_3x3", 2, 3))
 GENOTYPE = Genotype(cells=(CELL, CELL[:3]), layout=(0, 1, 1), reductions=(1, 2), concat=(2, 3))
+
+
+class Strides(nas.ModelSpace):
+    """Two strides: the super-kernel of NNI runs each, and cannot mix them."""
+
+    def __init__(self, image_channels=1, num_classes=10):
+        super().__init__()
+        self.conv = nas.MutableConv2d(image_channels, num_classes, 3, stride=nni.choice("stride", [1, 2]))
+
+    def forward(self, x):
+        return self.conv(x).mean((2, 3))
+
+
+class Columns(nas.ModelSpace):
+    """A candidate that is called like a column of alphas.csv."""
+
+    def __init__(self, image_channels=1, num_classes=10):
+        super().__init__()
+        candidates = {name: nn.Conv2d(image_channels, num_classes, 3) for name in ("epoch", "other")}
+        self.layer = nas.LayerChoice(candidates, label="layer")
+
+    def forward(self, x):
+        return self.layer(x).mean((2, 3))
 
 
 @pytest.fixture(scope="module")
@@ -359,9 +385,19 @@ class TestDerive:
         assert contents(searched) == before
 
 
-def test_a_pair_that_does_not_fit_is_refused_before_anything_is_written(files, tmp_path):
-    with pytest.raises(InputError, match="^strategy.name: Proxyless cannot search DartsSpace: "):
-        search(files / "search.yaml", tmp_path / "run", ["--strategy", "{name: nni.nas.strategy.Proxyless}"])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--strategy", "{name: nni.nas.strategy.Proxyless}"], "strategy.name: Proxyless cannot search DartsSpace: "),
+        (["--strategy.relaxed_edges", "99"], "strategy: EDAS cannot search DartsSpace: relaxed_edges: 99 should be"),
+        (["--space", f"{{name: {__name__}.Strides}}"], "strategy: EDAS cannot search Strides at 'stride': "),
+        (["--space", f"{{name: {__name__}.Columns}}"], "space.name: 'layer' has a candidate 'epoch', "),
+    ],
+    ids=["Proxyless", "relaxed_edges", "stride", "candidate"],
+)
+def test_what_cannot_be_searched_is_refused_before_anything_is_written(files, tmp_path, options, message):
+    with pytest.raises(InputError, match=f"^{message}"):
+        search(files / "search.yaml", tmp_path / "run", options)
     assert not (tmp_path / "run").exists()
 
 

@@ -42,6 +42,7 @@ SPACES = {
 @pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
 def test_it_is_searched_and_its_sample_freezes_it(run_search, space, strategy):
     (sample,) = run_search(space(), strategy(), batch_size=16).export_top_models(formatter="dict")
+    assert space().contains(sample)
     assert space().freeze(sample)(torch.randn(2, 3, 32, 32)).shape == (2, 10)
 
 

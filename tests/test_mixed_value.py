@@ -68,7 +68,7 @@ class Wide(nas.ModelSpace):
     def __init__(self):
         super().__init__()
         self.width = nni.choice("width", [2, 4]) * nni.choice("ratio", [1, 2])
-        self.first = nas.MutableConv2d(3, self.width, nni.choice("kernel", [1, 3]), padding="same", bias=False)
+        self.first = nas.MutableConv2d(3, self.width, 1, bias=False)
         self.norm = nas.MutableBatchNorm2d(self.width)
         self.second = nas.MutableConv2d(self.width, 5, 1)
 
@@ -137,6 +137,28 @@ def test_the_gradient_of_a_value_choice_agrees_with_finite_differences():
                 below = loss()
                 alpha[index] += 1e-6
             assert alpha.grad[index] == pytest.approx(float(above - below) / 2e-6, rel=1e-5, abs=1e-9)
+
+
+def test_all_values_of_a_width_run_relaxed_and_by_themselves():
+    model, architecture = supernet(Wide())
+    x = torch.randn(2, 3, 6, 6).double()
+    for plan in (softmax(architecture.alphas), argmax(architecture.alphas)):
+        architecture.plan = plan
+        assert model(x).shape == (2, 5)
+
+
+def test_a_repeat_with_a_way_of_its_own_is_refused():
+    class Backwards(nas.Repeat):
+        def forward(self, x):
+            return super().forward(-x)
+
+    class Space(nas.ModelSpace):
+        def __init__(self):
+            super().__init__()
+            self.blocks = Backwards(Scale(2.0), (1, 2), label="depth")
+
+    with pytest.raises(TypeError, match="blocks .*'depth'"):
+        supernet(Space())
 
 
 def test_the_derived_values_are_those_of_the_highest_alpha():

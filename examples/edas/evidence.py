@@ -18,6 +18,7 @@ import jinja2
 import matplotlib.pyplot as plt
 import pandas as pd
 
+from nas_plugins import Genotype
 from nas_plugins.cell_drawings import draw_cells
 from nas_plugins.experiment import derive
 from nas_plugins.pictures import STYLE, operation_colours, operations_of
@@ -56,6 +57,8 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=12, help="of a search; two fifths are EDAS-inv's warm-up")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time; each takes one core")
     options = parser.parse_args()
+    if options.epochs < 5:
+        parser.error(f"--epochs: {options.epochs} should be at least 5, of which two are EDAS-inv's warm-up")
     root = ["--data.root", options.images]
     length = ["--training.epochs", options.epochs]
 
@@ -69,35 +72,40 @@ def main() -> None:
 
     names = {**METHODS, **{name: settings for name, settings in DRAWS.items() if name != "uniform"}}
     seeds = sorted(set(options.seeds))
-    jobs = sorted(((name, seed) for seed in seeds for name in names), key=lambda job: job[0] == "DARTS" and job[1])
+    # The first seed's whole picture first, and the other long runs last.
+    jobs = sorted(((n, s) for s in seeds for n in names), key=lambda job: job[0] == "DARTS" and job[1] != seeds[0])
     runs = dict(zip(jobs, in_parallel(options.jobs, [partial(search, n, names[n], s) for n, s in jobs]), strict=True))
 
     watched = runs["EDAS-inv", seeds[0]]
     epochs = sorted({round(i * (options.epochs - 1) / (CELLS - 1)) for i in range(CELLS)})
-    genotypes = {epoch: options.output / f"cell-{epoch}.json" for epoch in epochs}
+    genotypes = {epoch: options.output / f"cell-{epoch}-{seeds[0]}.json" for epoch in epochs}
     for epoch, genotype in genotypes.items():
         derive(watched.path, genotype, epoch=epoch)
     at_epochs = in_parallel(
-        options.jobs, [partial(retrain, g, f"cell-{epoch}-retrained", seeds[0]) for epoch, g in genotypes.items()]
+        options.jobs,
+        [partial(retrain, g, f"cell-{epoch}-{seeds[0]}-retrained", seeds[0]) for epoch, g in genotypes.items()],
     )
 
     histories = {m: [runs[m, s] for s in seeds] for m in METHODS}
     drawn = {d: [runs["EDAS-inv" if d == "uniform" else d, s] for s in seeds] for d in DRAWS}
-    budget = min(seconds_at(group).iloc[-1] for group in drawn.values())
+    one_edge = [run for draw, group in drawn.items() if "edges" not in draw for run in group]
+    # What draws that relax as many edges cost must not differ by chance.
+    costs = {draw: seconds_an_iteration(group if "edges" in draw else one_edge) for draw, group in drawn.items()}
+    budget = min(costs.values()) * iterations(one_edge[0]) * options.epochs
     tables = {
         "methods": pd.DataFrame([method_row(m, histories[m]) for m in METHODS]),
         "cells": pd.DataFrame(
             [
                 {
                     "cell": f"({chr(97 + i)})",
-                    "epoch": epoch,
+                    "epochs": epoch + 1,
                     "parameters (M)": f"{run.network['parameters'] / 1e6:.3f}",
                     "test accuracy (%)": f"{100 * run.test['test_acc']:.2f}",
                 }
                 for i, (epoch, run) in enumerate(zip(epochs, at_epochs, strict=True))
             ]
         ),
-        "draws": pd.DataFrame([draw_row(d, drawn[d], budget) for d in DRAWS]),
+        "draws": pd.DataFrame([draw_row(d, drawn[d], costs[d], budget) for d in DRAWS]),
     }
     for name, table in tables.items():
         write_text_whole(options.output / f"{name}.csv", table.to_csv(index=False))
@@ -108,21 +116,14 @@ def main() -> None:
             "figure_5": alphas_over_epochs(
                 {m: histories[m][0] for m in METHODS if m != "DARTS"}, options.output / "figure_5.png"
             ),
-            "draws": accuracy_over_seconds(drawn, budget, options.output / "draws.png"),
+            "draws": accuracy_over_seconds(drawn, costs, budget, options.output / "draws.png"),
         }
     cells = {
-        f"({chr(97 + i)}) after epoch {epoch}": draw_cells(read_genotype(genotype), options.output / f"cell-{epoch}")[1]
+        f"({chr(97 + i)}) after {epoch + 1} epochs": draw_cells(Genotype.load(genotype), genotype.with_suffix(""))[1]
         for i, (epoch, genotype) in enumerate(genotypes.items())
     }
     write_page(options.output / "evidence.html", tables, pictures, cells, watched, budget)
     print(f"page: {options.output / 'evidence.html'}")
-
-
-def read_genotype(path: Path):
-    """Of a file that derive wrote."""
-    from nas_plugins import Genotype
-
-    return Genotype.load(path)
 
 
 # The numbers
@@ -144,13 +145,13 @@ def method_row(name: str, runs: list[Run]) -> dict[str, object]:
         "supernet or path, val (%)": spread([100 * row["val_acc"] for row in last]),
         "derived, val (%)": spread([100 * row["derived_val_acc"] for row in last]),
         "top changes": spread([top_changes(run) for run in runs], 0),
-        "s/iteration": f"{fastest(runs):.3f}",
+        "s/iteration": f"{seconds_an_iteration(runs):.3f}",
     }
 
 
-def draw_row(name: str, runs: list[Run], budget: float) -> dict[str, object]:
+def draw_row(name: str, runs: list[Run], cost: float, budget: float) -> dict[str, object]:
     """A row of the table of draws; "then" is after as many seconds as the cheapest draw takes for all epochs."""
-    at = [run.metrics[seconds_at(runs) <= budget * 1.001].iloc[-1] for run in runs]
+    at = [run.metrics[seconds_at(run, cost) <= budget * 1.001].iloc[-1] for run in runs]
     last = [run.metrics.iloc[-1] for run in runs]
     return {
         "draw": name,
@@ -159,23 +160,24 @@ def draw_row(name: str, runs: list[Run], budget: float) -> dict[str, object]:
         "derived, val, then (%)": spread([100 * epoch["derived_val_acc"] for epoch in at]),
         "derived, val, at the end (%)": spread([100 * epoch["derived_val_acc"] for epoch in last]),
         "top changes": spread([top_changes(run) for run in runs], 0),
-        "s/iteration": f"{fastest(runs):.3f}",
+        "s/iteration": f"{cost:.3f}",
     }
 
 
-def fastest(runs: list[Run]) -> float:
-    """Seconds of an iteration in the epoch that other work on the machine disturbed least."""
-    return float(min(run.metrics["seconds_per_iteration"].min() for run in runs))
+def seconds_an_iteration(runs: list[Run]) -> float:
+    """Of the epoch of each run that other work on the machine disturbed least, the median over the runs."""
+    return float(pd.Series([run.metrics["seconds_per_iteration"].min() for run in runs]).median())
 
 
 def iterations(run: Run) -> int:
-    """Of an epoch: a half of the images trains the weights."""
-    return run.config["data"]["train_images"] // 2 // run.config["data"]["batch_size"]
+    """Of an epoch: what is not held out trains the weights."""
+    data = run.config["data"]
+    return round((1 - data["held_out"]) * data["train_images"]) // data["batch_size"]
 
 
-def seconds_at(runs: list[Run]) -> pd.Series:
-    """The time of the search at the end of each epoch, validation aside."""
-    return (runs[0].metrics["epoch"] + 1) * iterations(runs[0]) * fastest(runs)
+def seconds_at(run: Run, cost: float) -> pd.Series:
+    """The time of the search at the end of each epoch, at so many seconds an iteration, validation aside."""
+    return (run.metrics["epoch"] + 1) * iterations(run) * cost
 
 
 def spread(values: list[float], digits: int = 1) -> str:
@@ -236,16 +238,16 @@ def alphas_over_epochs(runs: dict[str, Run], path: Path) -> Path:
     return path
 
 
-def accuracy_over_seconds(drawn: dict[str, list[Run]], budget: float, path: Path) -> Path:
+def accuracy_over_seconds(drawn: dict[str, list[Run]], costs: dict[str, float], budget: float, path: Path) -> Path:
     """The derived network against the time of the search, for each way to draw the relaxed edges."""
     figure, axis = plt.subplots(figsize=(10.5, 3.9), layout="constrained")
     for colour, (name, runs) in zip(COLOURS, drawn.items(), strict=True):
-        seconds = seconds_at(runs)
+        seconds = seconds_at(runs[0], costs[name])
         values = 100 * pd.concat([run.metrics["derived_val_acc"] for run in runs], axis=1)
         axis.plot(seconds, values.mean(axis=1), color=colour, label=name)
         axis.fill_between(seconds, values.min(axis=1), values.max(axis=1), color=colour, alpha=0.1, linewidth=0)
     axis.axvline(budget, color="#94a3b8", linestyle=":", linewidth=1)
-    axis.set(xlabel="seconds of search", ylabel="derived network, validation (%)")
+    axis.set(xlabel="iterations × seconds an iteration", ylabel="derived network, validation (%)")
     axis.tick_params(length=0)
     axis.legend()
     figure.savefig(path, dpi=160)
