@@ -546,7 +546,12 @@ class TestProcesses:
     def test_an_interrupt_says_how_to_go_on(self, command, here, tmp_path):
         arguments = searching(tmp_path / "run", here / "search.yaml", "--training.epochs", 500)
         process = subprocess.Popen(
-            [*command, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            [*command, *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            # What a shell runs in the background ignores the signal, and so would its children.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
         end = time.monotonic() + 240
         while not (tmp_path / "run" / "metrics.csv").exists() and time.monotonic() < end:

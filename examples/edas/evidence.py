@@ -233,7 +233,7 @@ def alphas_over_epochs(runs: dict[str, Run], path: Path) -> Path:
         row[0].set_ylabel("α")
     for axis in axes[-1]:
         axis.set_xlabel("epoch")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(names))
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     figure.savefig(path, dpi=160)
     return path
 
@@ -241,7 +241,7 @@ def alphas_over_epochs(runs: dict[str, Run], path: Path) -> Path:
 def accuracy_over_seconds(drawn: dict[str, list[Run]], costs: dict[str, float], budget: float, path: Path) -> Path:
     """The derived network against the time of the search, for each way to draw the relaxed edges."""
     figure, axis = plt.subplots(figsize=(10.5, 3.9), layout="constrained")
-    for colour, (name, runs) in zip(COLOURS, drawn.items(), strict=True):
+    for colour, (name, runs) in zip(COLOURS, drawn.items(), strict=False):
         seconds = seconds_at(runs[0], costs[name])
         values = 100 * pd.concat([run.metrics["derived_val_acc"] for run in runs], axis=1)
         axis.plot(seconds, values.mean(axis=1), color=colour, label=name)
