@@ -545,14 +545,12 @@ class TestProcesses:
     @pytest.mark.slow
     def test_an_interrupt_says_how_to_go_on(self, command, here, tmp_path):
         arguments = searching(tmp_path / "run", here / "search.yaml", "--training.epochs", 500)
+        # What a shell runs in the background ignores the signal, and so would what it starts.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
         process = subprocess.Popen(
-            [*command, *map(str, arguments)],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            # What a shell runs in the background ignores the signal, and so would its children.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+            [*command, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
+        signal.signal(signal.SIGINT, before)
         end = time.monotonic() + 240
         while not (tmp_path / "run" / "metrics.csv").exists() and time.monotonic() < end:
             time.sleep(0.05)
