@@ -17,7 +17,7 @@ from nni.nas.hub.pytorch import (
     ShuffleNetSpace,
 )
 
-from nas_plugins import DARTS, EDAS
+from nas_plugins import DARTS, EDAS, FairDARTS
 
 SMALL_CELLS = {"width": 2, "num_cells": 3, "dataset": "cifar"}
 WIDTHS = (16, 8, 8, 8, 16, 16, 16, 16, 16)
@@ -38,7 +38,7 @@ SPACES = {
 }
 
 
-@pytest.mark.parametrize("strategy", [EDAS, DARTS])
+@pytest.mark.parametrize("strategy", [EDAS, DARTS, FairDARTS])
 @pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
 def test_it_is_searched_and_its_sample_freezes_it(run_search, space, strategy):
     (sample,) = run_search(space(), strategy(), batch_size=16).export_top_models(formatter="dict")
