@@ -9,6 +9,7 @@ from nni.nas.hub.pytorch import (
     ENAS,
     PNAS,
     AmoebaNet,
+    AutoFormer,
     MobileNetV3Space,
     NasBench101,
     NasBench201,
@@ -18,6 +19,7 @@ from nni.nas.hub.pytorch import (
 )
 
 from nas_plugins import DARTS, EDAS, FairDARTS
+from strategies.relaxation import argmax, softmax
 
 SMALL_CELLS = {"width": 2, "num_cells": 3, "dataset": "cifar"}
 WIDTHS = (16, 8, 8, 8, 16, 16, 16, 16, 16)
@@ -44,6 +46,18 @@ def test_it_is_searched_and_its_sample_freezes_it(run_search, space, strategy):
     (sample,) = run_search(space(), strategy(), batch_size=16).export_top_models(formatter="dict")
     assert space().contains(sample)
     assert space().freeze(sample)(torch.randn(2, 3, 32, 32)).shape == (2, 10)
+
+
+@pytest.mark.parametrize("relax", [softmax, argmax])
+def test_the_super_kernels_that_a_space_brings_follow_the_plan(relax):
+    """AutoFormer has its own, which NNI makes through a hook of the space."""
+    strategy = EDAS()
+    small = {"img_size": 32, "patch_size": 8, "num_labels": 10, "search_depth": (1, 2)}
+    space = AutoFormer(search_embed_dim=(24, 32), search_mlp_ratio=(2.0, 3.0), search_num_heads=(2, 4), **small)
+    model = strategy.mutate_model(space)
+    strategy.architecture.plan = relax(strategy.architecture.alphas)
+    assert {"embed_dim", "depth", "num_head_0", "mlp_ratio_1"} <= set(strategy.architecture.alphas)
+    assert model(torch.randn(2, 3, 32, 32)).shape == (2, 10)
 
 
 def test_a_space_with_choices_of_its_own_kind_is_refused_by_name():
