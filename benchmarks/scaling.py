@@ -103,7 +103,8 @@ def draw(table: pd.DataFrame, usual: int, path: Path) -> None:
 def _panel(axis: Axes, table: pd.DataFrame, x: str, y: str, factor: float) -> None:
     for what, (colour, _) in WHAT.items():
         rows = table[table["what"] == what].sort_values(x)
-        axis.plot(rows[x], factor * rows[y], "o-", color=colour, label=what, markersize=4)
+        if len(rows):
+            axis.plot(rows[x], factor * rows[y], "o-", color=colour, label=what, markersize=4)
     axis.set_ylim(bottom=0)
     axis.set_xticks(sorted(table[x].unique()))
     axis.spines[["top", "right"]].set_visible(False)
