@@ -41,7 +41,7 @@ def retrained(
 ) -> Path:
     """The finished and evaluated retraining in this directory; arguments as for :func:`searched`."""
     begun = Path(output) / run.GENOTYPE
-    if begun.exists() and Genotype.load(begun) != Genotype.load(genotype):
+    if begun.exists() and Genotype.load(begun).cells != Genotype.load(genotype).cells:  # the depth may be another
         raise SystemExit(f"{output}: is a retraining of another genotype than {genotype}; give another folder")
     trained = _finished(output, "retrain", "--genotype", genotype, "--config", config, "--seed", seed, *overrides)
     if not (trained / "test.json").exists():

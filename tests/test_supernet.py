@@ -11,7 +11,7 @@ from nni.nas.hub.pytorch import DARTS as HubDarts
 from torch import nn
 from torch.nn import functional
 
-from nas_plugins import DARTS, EDAS, DartsSpace
+from nas_plugins import DARTS, DartsSpace
 from strategies.bilevel import Problem, constant, first_order
 from strategies.candidates import weigh_norm, weighted
 from strategies.mixed_cell import MixedCell
@@ -266,7 +266,7 @@ def test_a_node_without_operations_leaves_every_statistic_alone(batch):
 
 def test_an_edge_where_no_path_leads_has_no_gradient(batch):
     images, _ = batch
-    model, architecture = supernet(Choices(), EDAS())
+    model, architecture = supernet(Choices())
     plan = argmax(architecture.alphas)
     alphas = architecture.alphas
     architecture.plan = {**plan, "skip": (0, 0), **softmax({"shared.label": alphas["shared.label"]})}
