@@ -119,7 +119,7 @@ def main() -> None:
             "draws": accuracy_over_seconds(drawn, costs, budget, options.output / "draws.png"),
         }
     cells = {
-        f"({chr(97 + i)}) after {epoch + 1} epochs": draw_cells(Genotype.load(genotype), genotype.with_suffix(""))[1]
+        f"({chr(97 + i)}) epochs: {epoch + 1}": draw_cells(Genotype.load(genotype), genotype.with_suffix(""))[1]
         for i, (epoch, genotype) in enumerate(genotypes.items())
     }
     write_page(options.output / "evidence.html", tables, pictures, cells, watched, budget)
@@ -268,7 +268,7 @@ img { max-width: 100%; } table { border-collapse: collapse; font-size: 13px; wid
 th, td { padding: 6px 8px; text-align: right; border-bottom: 1px solid #f1f5f9; white-space: nowrap; }
 th { color: #64748b; border-color: #cbd5e1; white-space: normal; vertical-align: bottom; }
 th:first-child, td:first-child { text-align: left; }
-.cells { display: grid; grid-template-columns: 1fr 1fr; gap: 12px 24px; } figure { margin: 0; }
+.cells { display: grid; gap: 20px; } figure { margin: 0; }
 figcaption { font-size: 13px; color: #64748b; }
 </style></head><body><main>
 <h1>The evidence of EDAS</h1><p>{{ about }}</p>
