@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import count, pairwise
 from typing import Any
@@ -12,7 +11,7 @@ import pandas as pd
 from search_spaces.darts import DartsSpace
 from search_spaces.fixed import KINDS, parse_fixed
 from search_spaces.genotype import INPUTS, Fixed
-from search_spaces.network import Network, Stem
+from search_spaces.network import Stem
 from search_spaces.operations import DARTS_OPERATIONS
 
 ATTENTION = ("squeeze_excitation",)
@@ -50,13 +49,6 @@ class FineTunedDartsSpace(DartsSpace):
         super().__init__(
             num_classes, channels, layers, image_channels, stem, nodes, operations, mlp_width, image_size, fixed
         )
-
-    @classmethod
-    def create_fixed_module(cls, sample: Mapping[str, Any], *args: Any, **kwargs: Any) -> Network:
-        """The derived network of a sample, with new weights: what NNI makes inside a ``model_context``."""
-        given = inspect.signature(super().create_fixed_module).bind(sample, *args, **kwargs)
-        given.arguments.setdefault("fixed", ATTENTION)
-        return super().create_fixed_module(*given.args, **given.kwargs)
 
 
 def extended_alpha(alphas: Alphas, fixed: Sequence[str] = ATTENTION, cell: str = "normal") -> pd.DataFrame:

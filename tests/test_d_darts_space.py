@@ -15,7 +15,7 @@ from nni.nas.strategy import Proxyless, RandomOneShot
 from numpy.random import RandomState
 
 from nas_plugins import DARTS, EDAS, DDartsSpace, FairDARTS, Genotype
-from search_spaces.genotype import GenotypeError
+from search_spaces.genotype import Fixed, GenotypeError
 from search_spaces.network import Network
 from search_spaces.operations import DARTS_OPERATIONS
 
@@ -136,7 +136,7 @@ def test_nnis_proxyless_is_refused():
         ({"cell_1/input_2_0": [2]}, "cycle"),
         ({"cell_1/input_2_0": []}, "cell_1/input_2_0 should be one node"),
         ({f"cell_2/op_{node}_{slot}": "none" for node in (2, 3) for slot in (0, 1)}, "cell 2: no operation reaches"),
-        ({"cell_4/op_2_0": "skip_connect", "cell_4/input_2_0": [0]}, "cell_0 to cell_3"),
+        ({"cell_4/op_2_0": "skip_connect", "cell_4/input_2_0": [0]}, "cell_0, cell_1, cell_2, cell_3"),
         ({"cell_2/op_5_0": "skip_connect", "cell_2/input_5_0": [0]}, "cell_2 cell lacks a key"),
     ],
 )
@@ -155,7 +155,7 @@ def test_a_sample_that_lacks_a_cell_a_node_or_a_key_is_refused():
 
 
 def test_a_sample_of_shared_cells_is_refused():
-    with pytest.raises(GenotypeError, match="cell_0 to cell_3"):
+    with pytest.raises(GenotypeError, match="cell_0, cell_1, cell_2, cell_3"):
         space().freeze({f"{kind}/{key.partition('/')[2]}": v for kind in ("normal", "reduce")
                         for key, v in sample_of(space()).items()})  # fmt: skip
 
@@ -185,3 +185,15 @@ def test_its_arguments_reach_the_derived_network(arguments):
     frozen = searched.freeze(sample_of(searched))
     images = torch.randn(2, arguments.get("image_channels", 3), 16, 16)
     assert frozen(images).shape == searched(images).shape == (2, arguments.get("num_classes", 10))
+
+
+def test_fixed_operations_stand_behind_every_cell_and_on_an_edge_of_the_cell_they_name():
+    fixed = ("squeeze_excitation", "skip_connect cell_1/0->2")
+    sample = sample_of(space(fixed=fixed))
+    genotype = space(fixed=fixed).genotype(sample)
+    assert genotype.fixed == (Fixed("squeeze_excitation"), Fixed("skip_connect", 1, 0, 2))
+    plain, fine_tuned = space().freeze(sample), space(fixed=fixed).freeze(sample)
+    extra = [len(fine_tuned.cells[i].operations) - len(plain.cells[i].operations) for i in range(4)]
+    assert extra == [0, 1, 0, 0]
+    with pytest.raises(ValueError, match="cell_4/0->2' should name one of the cells cell_0, cell_1"):
+        space(fixed=("skip_connect cell_4/0->2",))

@@ -135,7 +135,7 @@ def test_positional_arguments_are_kept_in_freezing():
     [
         ("", "fixed: '' should be OPERATION, which follows every cell, or OPERATION CELL/FROM->TO"),
         ("skip_connect 0->2", "fixed: 'skip_connect 0->2' should be OPERATION"),
-        ("skip_connect cell_1/0->2", "should be OPERATION"),
+        ("skip_connect cell_1/0->2", "should name one of the cells normal, reduce"),
         (3, "fixed: 3 should be OPERATION"),
         ("attention", "fixed: unknown operation 'attention'; known are max_pool_3x3"),
         ("none", "fixed: unknown operation 'none'"),

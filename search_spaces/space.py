@@ -1,0 +1,152 @@
+"""What our spaces have in common: they are stacks of searchable cells."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import nni.nas.nn.pytorch as nas
+from nni.mutable.exception import SampleValidationError
+from nni.nas.oneshot.pytorch.strategy import OneShotStrategy
+from nni.nas.space import current_model
+from torch import Tensor, nn
+
+from search_spaces.cell import CellShape, refuse_proxyless, searchable_cell
+from search_spaces.fixed import parse_fixed
+from search_spaces.genotype import Fixed, Genotype, GenotypeError, after_cells, fixed_edges
+from search_spaces.network import Network
+from search_spaces.operations import OPERATIONS
+
+
+@dataclass(frozen=True)
+class CellStack:
+    """Which cell every layer of a space has, and what the cells are made of.
+
+    Args:
+        labels: of the different cells, in the order of a genotype's: layers with one label share α.
+        layout: for each layer the index of its cell.
+        reductions: the layers that halve the resolution.
+        nodes: intermediate nodes of a cell.
+        operations: the candidates of every edge.
+        fixed: operations that nobody searches: see :func:`~search_spaces.fixed.parse_fixed`.
+
+    Raises:
+        ValueError: one is out of range, or an operation unknown.
+    """
+
+    labels: Sequence[str]
+    layout: Sequence[int]
+    reductions: Sequence[int]
+    nodes: int
+    operations: Sequence[str]
+    fixed: Sequence[str] = ()
+
+    def __post_init__(self) -> None:
+        for name in self.operations:
+            if name not in OPERATIONS:
+                raise ValueError(f"operations: unknown operation {name!r}; known are {', '.join(OPERATIONS)}")
+        if len(self.operations) < 2 or len(set(self.operations)) < len(self.operations):
+            raise ValueError(f"operations: {list(self.operations)} should be at least two different operations")
+        if self.nodes < 1:
+            raise ValueError(f"nodes: {self.nodes} should be at least 1")
+        parse_fixed(self.fixed, self.nodes, self.labels)
+
+    @property
+    def fixed_operations(self) -> tuple[Fixed, ...]:
+        """The fixed operations, as a genotype has them."""
+        return parse_fixed(self.fixed, self.nodes, self.labels)
+
+    def cell(self, layer: int, shape: CellShape) -> tuple[nn.Module, int]:
+        """The searchable cell of a layer, and the channels of its output."""
+        fixed, index = self.fixed_operations, self.layout[layer]
+        edges, after = fixed_edges(fixed, index), after_cells(fixed)
+        cell = searchable_cell(shape, self.operations, self.nodes, self.labels[index], edges, after)
+        return cell, shape.channels * self.nodes
+
+    def genotype(self, sample: Mapping[str, Any]) -> Genotype:
+        """The genotype of a sample.
+
+        Raises:
+            GenotypeError: the sample is no point of the space.
+        """
+        found = {str(key).partition("/")[0] for key in sample if "/op_" in str(key)}
+        if found != set(self.labels):
+            raise GenotypeError(f"sample: it should have the cells {', '.join(self.labels)}, not {sorted(found)}")
+        genotype = Genotype.from_sample(sample, len(self.layout))
+        if len(genotype.concat) != self.nodes:
+            raise GenotypeError(f"sample: it has {len(genotype.concat)} nodes a cell, the space {self.nodes}")
+        for edge in (edge for cell in genotype.cells for edge in cell):
+            if edge.operation not in self.operations:
+                raise GenotypeError(
+                    f"sample: {edge.operation} is no candidate of the space: {', '.join(self.operations)}"
+                )
+        return replace(
+            genotype, layout=tuple(self.layout), reductions=tuple(self.reductions), fixed=self.fixed_operations
+        )
+
+
+class StackedSpace(nas.ModelSpace):
+    """An NNI model space that is a stack of cells.
+
+    Args:
+        cells: the cells.
+        of_network: the other arguments of :class:`~search_spaces.network.Network`.
+
+    Raises:
+        ValueError: one of them is out of range.
+    """
+
+    def __init__(self, cells: CellStack, **of_network: Any) -> None:
+        super().__init__()
+        self.cells = cells
+        self._of_network = of_network
+        sample = current_model()
+        if sample is None:
+            self.network = Network(cells.cell, len(cells.layout), cells.reductions, **of_network)
+        else:  # inside a model_context
+            self.network = self.freeze(sample)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, image channels, height, width) -> logits (batch, classes)."""
+        return self.network(x)
+
+    def extra_oneshot_hooks(self, strategy: OneShotStrategy) -> list[Any]:
+        """None; NNI asks for them before a one-shot strategy makes the space a supernet.
+
+        Raises:
+            ValueError: it is NNI's Proxyless, which cannot.
+        """
+        refuse_proxyless(strategy)
+        return []
+
+    @classmethod
+    def create_fixed_module(cls, sample: Mapping[str, Any], *args: Any, **kwargs: Any) -> Network:
+        """What NNI makes in place of this space inside a ``model_context``: the derived network of the sample."""
+        space = object.__new__(cls)
+        space.__init__(*args, **kwargs)  # type: ignore[misc]
+        return space.network
+
+    def freeze(self, sample: Mapping[str, Any]) -> Network:
+        """The derived network of a sample, with new weights, also after a strategy has made this a supernet.
+
+        Raises:
+            GenotypeError: the sample is no point of this space.
+        """
+        return Network.from_genotype(self.genotype(sample), **self._of_network)
+
+    def check_contains(self, sample: Mapping[str, Any]) -> SampleValidationError | None:
+        """What is wrong with a sample, if anything."""
+        try:
+            self.genotype(sample)
+        except GenotypeError as error:
+            return SampleValidationError(str(error))
+        return None
+
+    def genotype(self, sample: Mapping[str, Any]) -> Genotype:
+        """The genotype of a sample, with the layout and the fixed operations of this space.
+
+        Raises:
+            GenotypeError: the sample is no point of this space.
+        """
+        return self.cells.genotype(sample)
