@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from search_spaces.d_darts import DDartsSpace
+    from search_spaces.dartopti import DartOptiSpace
     from search_spaces.darts import DartsSpace
     from search_spaces.fine_tuned import FineTunedDartsSpace, extended_alpha
     from search_spaces.genotype import Genotype
@@ -20,6 +21,7 @@ __all__ = [
     "DDARTS",
     "EDAS",
     "DDartsSpace",
+    "DartOptiSpace",
     "DartsSpace",
     "FairDARTS",
     "FineTunedDartsSpace",
@@ -32,6 +34,7 @@ _HOME = {
     "DDARTS": "strategies.d_darts",
     "EDAS": "strategies.edas",
     "DDartsSpace": "search_spaces.d_darts",
+    "DartOptiSpace": "search_spaces.dartopti",
     "DartsSpace": "search_spaces.darts",
     "FairDARTS": "strategies.fair_darts",
     "FineTunedDartsSpace": "search_spaces.fine_tuned",

@@ -142,9 +142,14 @@ class DifferentiableStrategy(OneShotStrategy):
         self._architecture_loader: Callable[[], Any] | None = None
 
     def mutate_model(self, model: ModelSpace) -> ModelSpace:
-        """Make the model space a supernet, in place."""
+        """Make the model space a supernet, in place.
+
+        A space may have ``initial_alphas``, edge -> candidate -> α, where it wants a search to start.
+        """
         self.architecture = Architecture(self.none, self.alpha_scale, self.recompute)
-        return super().mutate_model(model)
+        model = super().mutate_model(model)
+        self.architecture.start(getattr(model, "initial_alphas", {}))
+        return model
 
     def alphas(self) -> dict[str, dict[Any, float]]:
         """edge -> candidate -> α, at this moment."""

@@ -61,6 +61,17 @@ class Architecture(nn.Module):
         elif self.candidates[edge] != names:
             raise ValueError(f"the label {edge!r} is shared by choices with different candidates")
 
+    def start(self, values: Mapping[str, Mapping[Any, float]]) -> None:
+        """Set the α that are named.
+
+        Args:
+            values: edge -> candidate -> α.
+        """
+        for edge, named in values.items():
+            with torch.no_grad():
+                for candidate, value in named.items():
+                    self.alphas[edge][self.candidates[edge].index(candidate)] = value
+
     def table(self) -> dict[str, dict[Any, float]]:
         """edge -> candidate -> α, as plain numbers."""
         return {

@@ -1,0 +1,104 @@
+"""Handcrafted networks as genotypes: what DARTOpti starts from (D-DARTS, section 4.4 (i)).
+
+They have the wiring of the networks that they are named after, in cells that see the two layers
+before them; the encodings are those of the paper's authors.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import replace
+from itertools import pairwise
+
+from search_spaces.genotype import Cell, Edge, Genotype, GenotypeError, fixed_edges
+
+
+def _chain(operation: str, *nodes: int) -> Cell:
+    return tuple(Edge(operation, *ends) for ends in pairwise(nodes))
+
+
+def _bottlenecks(count: int) -> Cell:
+    """That many residual blocks of ResNet-50, each a bottleneck with a skip connection beside it."""
+    nodes = (0, *range(2, 2 + count))
+    return _chain("bottleneck_1x3x1", *nodes) + _chain("skip_connect", *nodes)
+
+
+RESNET_18 = Genotype(
+    # Two residual blocks a cell.
+    cells=(
+        (*_chain("simple_conv_3x3", 0, 2, 3, 4, 5), *_chain("skip_connect", 0, 3, 5)),
+    ),
+    layout=(0, 0, 0, 0),
+    reductions=(1, 2, 3),
+    concat=(2, 3, 4, 5),
+    operations="dartopti",
+)  # fmt: skip
+
+RESNET_50 = Genotype(
+    cells=(_bottlenecks(3), _bottlenecks(4), _bottlenecks(6)),
+    layout=(0, 1, 2, 0),
+    reductions=(1, 2, 3),
+    concat=(2, 3, 4, 5, 6, 7),
+    operations="dartopti",
+)
+
+XCEPTION = Genotype(
+    cells=(
+        (*_chain("sep_conv_3x3", 0, 2, 3), Edge("max_pool_3x3", 3, 4), Edge("simple_conv_1x1", 0, 4)),
+        (*_chain("sep_conv_3x3", 0, 2, 3, 4), Edge("skip_connect", 0, 4)),
+        _chain("sep_conv_3x3", 0, 2, 3),
+    ),
+    layout=(0, 0, 0, *[1] * 8, 0, 2),
+    reductions=(1, 2, 11, 12),
+    concat=(2, 3, 4, 5),
+    operations="dartopti",
+)
+
+BASELINES = {"resnet18": RESNET_18, "resnet50": RESNET_50, "xception": XCEPTION}
+"""The baselines by name."""
+
+
+def find_baseline(name: str | os.PathLike[str]) -> Genotype:
+    """A baseline, each of its different cells once, in the order of the layers.
+
+    Args:
+        name: a key of :data:`BASELINES`, or a genotype file.
+
+    Raises:
+        ValueError: it is neither.
+    """
+    if name in BASELINES:
+        return BASELINES[str(name)]
+    try:
+        return distinct_cells(Genotype.load(name))
+    except OSError as error:
+        raise ValueError(
+            f"baseline: {os.fspath(name)!r} is neither one of {', '.join(BASELINES)} nor a genotype file: "
+            f"{error.strerror}"
+        ) from None
+    except GenotypeError as error:
+        raise ValueError(f"baseline: {error}") from None
+
+
+def distinct_cells(genotype: Genotype) -> Genotype:
+    """The same network with each of its different cells once, in the order in which the layers have them.
+
+    Identical cells of a baseline are to share α and optimizer (D-DARTS, section 4.4 (ii)).
+    """
+    seen: dict[object, int] = {}
+    layout = tuple(seen.setdefault(_content(genotype, index), len(seen)) for index in genotype.layout)
+    first = [genotype.layout[layout.index(cell)] for cell in range(len(seen))]
+    fixed = [one for one in genotype.fixed if one.cell is None]
+    for cell, index in enumerate(first):
+        fixed += [one._replace(cell=cell) for one in genotype.fixed if one.cell == index]
+    return replace(genotype, cells=tuple(genotype.cells[i] for i in first), layout=layout, fixed=tuple(fixed))
+
+
+def _content(genotype: Genotype, index: int) -> object:
+    """What a cell is, whatever the order of its operations."""
+
+    def ordered(edges: Iterable[Edge]) -> tuple[Edge, ...]:
+        return tuple(sorted(edges))
+
+    return ordered(genotype.cells[index]), ordered(fixed_edges(genotype.fixed, index))
