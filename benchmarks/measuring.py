@@ -19,6 +19,8 @@ from typing import Any
 STRATEGIES = ("NNI DARTS", "DARTS", "DARTS one-level", "DARTS second order", "EDAS")
 SPARING = ("DARTS recomputing", "EDAS recomputing")
 """With ``recompute``."""
+CELL_LOSSES = ("FairDARTS", "D-DARTS", "D-DARTS, ablation gradient")
+"""Without and with an ablation loss, and with the gradient of it."""
 BARE_LOOP = "EDAS, bare loop"
 """The steps of EDAS on the same supernet, without NNI's experiment and Lightning."""
 DERIVED = "derived network"
@@ -30,7 +32,7 @@ class Setting:
     """What is measured.
 
     Args:
-        what: one of STRATEGIES, SPARING, BARE_LOOP or DERIVED.
+        what: one of STRATEGIES, SPARING, CELL_LOSSES, BARE_LOOP or DERIVED.
         cells, channels: of the network.
         batch, image: images in a batch, pixels a side.
         steps: counted steps; one before them is not counted.
@@ -109,7 +111,7 @@ class _Clock:
 def _strategy(name: str) -> Any:
     import nni.nas.strategy
 
-    from nas_plugins import DARTS, EDAS
+    from nas_plugins import DARTS, DDARTS, EDAS, FairDARTS
 
     return {
         "NNI DARTS": nni.nas.strategy.DARTS,
@@ -119,6 +121,9 @@ def _strategy(name: str) -> Any:
         "EDAS": partial(EDAS, seed=0),
         "DARTS recomputing": partial(DARTS, recompute=True),
         "EDAS recomputing": partial(EDAS, seed=0, recompute=True),
+        "FairDARTS": FairDARTS,
+        "D-DARTS": partial(DDARTS, seed=0),
+        "D-DARTS, ablation gradient": partial(DDARTS, seed=0, ablation_gradient=True),
     }[name]()
 
 

@@ -17,11 +17,11 @@ from itertools import product
 from pathlib import Path
 
 import pandas as pd
-from measuring import BARE_LOOP, DERIVED, SPARING, STRATEGIES, Setting, measure_apart
+from measuring import BARE_LOOP, CELL_LOSSES, DERIVED, SPARING, STRATEGIES, Setting, measure_apart
 from tqdm import tqdm
 
 SMALL = {"cells": 3, "channels": 8, "batch": 16, "image": 16}
-KNOWN = (*STRATEGIES, *SPARING, BARE_LOOP, DERIVED)
+KNOWN = (*STRATEGIES, *SPARING, *CELL_LOSSES, BARE_LOOP, DERIVED)
 
 
 def main() -> None:

@@ -319,8 +319,11 @@ def _parse(
             raise InputError(f"{key}: {value} should be a finite number")
     if parsed["seed"] >= 2**32:
         raise InputError(f"seed: {parsed['seed']} should be below 2**32")
-    # The config of a run must find its images from whatever folder it is resumed.
+    # The config of a run must find its files from whatever folder it is resumed.
     parsed["data"]["root"] = os.path.abspath(os.path.expanduser(parsed["data"]["root"]))
+    baseline = parsed.get("space", {}).get("baseline")
+    if isinstance(baseline, str) and os.path.isfile(baseline):
+        parsed["space"]["baseline"] = os.path.abspath(baseline)
     return parsed
 
 

@@ -159,6 +159,10 @@ METRICS = ["train_loss", "train_acc", "val_loss", "val_acc", "derived_val_acc"]
 """The columns of metrics.csv that the training logs."""
 
 
+DISTANCES = ["distance", "alpha_distance"]
+"""Its columns of a search that starts from a baseline: operations, and weights, that are no longer the baseline's."""
+
+
 class EpochLines(Callback):
     """A line an epoch, for output that is no terminal: a log gets no progress bars."""
 
@@ -216,6 +220,7 @@ class Recorder(Callback):
             "seconds": round(time.perf_counter() - self._started, 3),
             "peak_memory_mb": round(peak_memory_mb(trainer.strategy.root_device.type == "cuda"), 1),
             "seconds_per_iteration": round(self._per_iteration, 6),
+            **{key: logged[key] for key in DISTANCES if key in logged},
         }
         append_epoch(self.run / "metrics.csv", epoch, [row])
         if self.alphas is not None:

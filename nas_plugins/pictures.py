@@ -271,6 +271,26 @@ def plot_contributions(contributions: pd.DataFrame, path: str | os.PathLike[str]
         return _save(figure, path)
 
 
+def plot_distance(metrics: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
+    """How far a search has moved from its baseline, over the epochs.
+
+    Args:
+        metrics: columns epoch, distance (operations) and alpha_distance (mean change of a weight).
+        path: the PNG to write.
+    """
+    lines = (("distance", "operations that differ", "#ea580c"), ("alpha_distance", "mean change of σ(α)", "#2563eb"))
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(10.5, 2.9), layout="constrained")
+        for axis, (column, what, colour) in zip(figure.subplots(1, 2), lines, strict=True):
+            known = metrics[["epoch", column]].dropna()
+            _line(axis, known["epoch"], known[column], colour, what)
+            axis.set_ylabel(what)
+            axis.set_ylim(bottom=0)
+            axis.yaxis.set_major_locator(MaxNLocator(5, integer=column == "distance"))
+            _epoch_axis(axis, known["epoch"])
+        return _save(figure, path)
+
+
 # Progress
 
 

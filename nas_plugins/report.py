@@ -99,6 +99,8 @@ def _draw(run: Run, folder: Path, prefix: str) -> dict[str, str | Markup]:
     if run.contributions is not None:
         path = f"{start}contributions.png"
         drawn["contributions"] = _embedded(pictures.plot_contributions(run.contributions, path))
+    if run.metrics["distance"].notna().any():
+        drawn["distance"] = _embedded(pictures.plot_distance(run.metrics, f"{start}distance.png"))
     return drawn
 
 

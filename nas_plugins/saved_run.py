@@ -23,8 +23,8 @@ from search_spaces.genotype import Genotype
 METRICS = (
     "epoch", "train_loss", "train_acc", "val_loss", "val_acc", "derived_val_acc", "seconds", "peak_memory_mb",
 )  # fmt: skip
-LATER_METRICS = ("seconds_per_iteration",)
-"""Columns that runs of an earlier version lack."""
+LATER_METRICS = ("seconds_per_iteration", "distance", "alpha_distance")
+"""Columns that not all runs have."""
 SIGMOID_STRATEGIES = ("FairDARTS", "DDARTS")
 """Strategies whose operations do not compete: a weight is the sigmoid of its α."""
 

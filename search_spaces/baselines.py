@@ -1,7 +1,9 @@
 """Handcrafted networks as genotypes: what DARTOpti starts from (D-DARTS, section 4.4 (i)).
 
-They have the wiring of the networks that they are named after, in cells that see the two layers
-before them; the encodings are those of the paper's authors.
+The encodings are those of the paper's authors: the blocks of a network in cells, which begin at node 0.
+That node is the output of the layer before last, so that in a chain of such cells every second layer
+leads nowhere. With ``_chained`` behind its name a baseline begins at node 1 instead, the output of the
+layer before, and uses all its layers, as the network does that it is named after.
 """
 
 from __future__ import annotations
@@ -55,7 +57,14 @@ XCEPTION = Genotype(
     operations="dartopti",
 )
 
-BASELINES = {"resnet18": RESNET_18, "resnet50": RESNET_50, "xception": XCEPTION}
+
+def _chained(genotype: Genotype) -> Genotype:
+    cells = tuple(tuple(edge._replace(source=edge.source or 1) for edge in cell) for cell in genotype.cells)
+    return replace(genotype, cells=cells)
+
+
+_RELEASED = {"resnet18": RESNET_18, "resnet50": RESNET_50, "xception": XCEPTION}
+BASELINES = _RELEASED | {f"{name}_chained": _chained(baseline) for name, baseline in _RELEASED.items()}
 """The baselines by name."""
 
 

@@ -24,7 +24,8 @@ class DartOptiSpace(StackedSpace):
     baseline are strong; NNI's start where they always do.
 
     Args:
-        baseline: "resnet18", "resnet50", "xception" or a genotype file.
+        baseline: a name of :data:`~search_spaces.baselines.BASELINES`, such as "resnet18", "resnet50" or
+            "xception", or a genotype file.
         num_classes: classes of the images.
         channels: channels of a node before the first reduction; they double at each.
         image_channels: 1 for grey images, 3 for colour.

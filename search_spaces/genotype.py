@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -198,6 +199,20 @@ class Genotype:
         if len(normal) > 1 or len(reduce) > 1:
             return None
         return {kind: cell for kind, cells in (("normal", normal), ("reduce", reduce)) for cell in cells}
+
+    def distance(self, other: Genotype) -> int:
+        """How many operations of the different cells one has and the other lacks.
+
+        Args:
+            other: a genotype with the same layout.
+
+        Raises:
+            GenotypeError: its layout is another.
+        """
+        if (self.layout, self.reductions) != (other.layout, other.reductions):
+            raise GenotypeError(f"layout: {list(other.layout)} should be {list(self.layout)}, with the same reductions")
+        pairs = zip(self.cells, other.cells, strict=True)
+        return sum(((Counter(a) - Counter(b)) + (Counter(b) - Counter(a))).total() for a, b in pairs)
 
     def deepen(self, layers: int) -> Genotype:
         """The same cells in a network of another depth.

@@ -102,6 +102,8 @@ class DifferentiableStrategy(OneShotStrategy):
         gradient_clip_val: the largest norm of the gradient of the weights; None for no limit.
         recompute: keep nothing of the relaxed edges of cells for the backward pass, which computes them again:
             less memory for more time.
+        still: end the search after an epoch in which α moved less than this, on the average of the sigmoids of
+            all candidates; None never does.
     """
 
     def __init__(
@@ -118,6 +120,7 @@ class DifferentiableStrategy(OneShotStrategy):
         weights_first: int = 0,
         gradient_clip_val: float | None = 5.0,
         recompute: bool = False,
+        still: float | None = None,
     ) -> None:
         super().__init__()
         if gradient_clip_val is not None and not gradient_clip_val > 0:
@@ -126,6 +129,8 @@ class DifferentiableStrategy(OneShotStrategy):
             raise ValueError(f"alpha_scale: {alpha_scale} should be at least 0")
         if weights_first < 0:
             raise ValueError(f"warmup_epochs: {weights_first} should be at least 0")
+        if still is not None and not still > 0:
+            raise ValueError(f"still: {still} should be above 0, or None for a search of all epochs")
         self.relaxation = relaxation
         self.optimizer = optimizer
         self.objective = objective
@@ -138,6 +143,7 @@ class DifferentiableStrategy(OneShotStrategy):
         self.weights_first = weights_first
         self.gradient_clip_val = gradient_clip_val
         self.recompute = recompute
+        self.still = still
         self.architecture = Architecture(none, alpha_scale, recompute)
         self._architecture_loader: Callable[[], Any] | None = None
 

@@ -22,6 +22,9 @@ class DDARTS(DifferentiableStrategy):
     With no argument it has the settings of section 5 and of the released code. The paper derives by
     "sparse" or "edge"; the default gives a network after any search.
 
+    DARTOpti (section 4.4) is this with ``warmup_epochs=5``, searching
+    :class:`~search_spaces.dartopti.DartOptiSpace`, whose identical cells share α, loss and optimizer.
+
     Args:
         w_abl: weight of the ablation loss (section 5.2.1); 0 leaves it out, as in the paper's searches with
             L_F, and searches any space.
@@ -39,6 +42,8 @@ class DDARTS(DifferentiableStrategy):
         betas: of Adam for α.
         warmup_epochs: epochs in which weights alone are trained.
         gradient_clip_val: the largest norm of the gradient of the weights; None for no limit.
+        still: end the search after an epoch in which the weights of the operations moved less than
+            this on average, from 0 to 1; None never does.
         seed: of the random weights; None for the seed that PyTorch has when the strategy is made.
     """
 
@@ -56,6 +61,7 @@ class DDARTS(DifferentiableStrategy):
         betas: tuple[float, float] = (0.9, 0.999),
         warmup_epochs: int = 0,
         gradient_clip_val: float | None = 5.0,
+        still: float | None = None,
         seed: int | None = None,
     ) -> None:
         ablation = Ablation(w_abl, absent, ablation_gradient, torch.initial_seed() if seed is None else seed)
@@ -71,6 +77,7 @@ class DDARTS(DifferentiableStrategy):
             alpha_scale=0.0,
             weights_first=warmup_epochs,
             gradient_clip_val=gradient_clip_val,
+            still=still,
         )
 
     def mutate_model(self, model: ModelSpace) -> ModelSpace:

@@ -57,6 +57,17 @@ def sigmoid(alphas: Alphas) -> Plan:
     return {edge: torch.sigmoid(alpha) for edge, alpha in alphas.items()}
 
 
+def moved(before: Alphas, now: Alphas) -> float:
+    """How far α has moved: the mean over all candidates of |σ(α) − σ(α before)|, from 0 to 1.
+
+    Args:
+        before: edge -> α at an earlier moment.
+        now: edge -> α, of the same candidates.
+    """
+    weights = [torch.sigmoid(torch.cat([alphas[edge].detach() for edge in now])) for alphas in (before, now)]
+    return float((weights[1] - weights[0]).abs().mean())
+
+
 class EveryEdge:
     """Every edge is relaxed, in both steps and in validation.
 

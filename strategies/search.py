@@ -18,11 +18,12 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import Metric
 
+from search_spaces.dartopti import DartOptiSpace
 from strategies.bilevel import Gradient, Gradients, Problem, one_level
 from strategies.calibration import Statistics, measure, normalized_by
 from strategies.mixed_cell import MixedCell
 from strategies.objective import ArchitectureBatch
-from strategies.relaxation import Plan, Step
+from strategies.relaxation import Plan, Step, moved
 from strategies.supernet import Architecture
 
 if TYPE_CHECKING:
@@ -66,6 +67,10 @@ class SearchModule(BaseOneShotLightningModule):
         self._own_buffers: list[Tensor] = []
         self._recent: deque[Any] = deque(maxlen=CALIBRATION_BATCHES)
         self._validated: dict[str, tuple[Plan, Statistics]] = {}
+        self._alphas_before: dict[str, Tensor] = {}
+        # A buffer, so that a search which ended is not taken up again by a resume.
+        self.register_buffer("ended", torch.tensor(False))
+        self.ended: Tensor
 
     def setup(self, stage: str | None = None) -> None:
         """Prepare the supernet for its device, and see what the evaluator logs."""
@@ -93,6 +98,7 @@ class SearchModule(BaseOneShotLightningModule):
         """Forget the batches of the epoch before: a resumed search does not have them either."""
         super().on_train_epoch_start()
         self._recent.clear()
+        self._alphas_before = {edge: alpha.detach().clone() for edge, alpha in self.architecture.alphas.items()}
         self._reset_copies(ARCHITECTURE)
         # Once an epoch: to find them takes as long as a small part of a step.
         self._own_weights, self._own_buffers = (
@@ -101,6 +107,19 @@ class SearchModule(BaseOneShotLightningModule):
         )
         if self.strategy.schedule is not None:
             self._schedule_alphas(self.strategy.schedule)
+
+    def on_train_start(self) -> None:
+        """Do nothing more where the search has ended: it was resumed from its last checkpoint."""
+        super().on_train_start()
+        self.trainer.should_stop |= bool(self.ended)
+
+    def on_train_epoch_end(self) -> None:
+        """End the search where α stands still."""
+        super().on_train_epoch_end()
+        still = self.strategy.still
+        if still is not None and self.current_epoch >= self.strategy.weights_first:
+            self.ended.fill_(moved(self._alphas_before, self.architecture.alphas) < still)
+            self.trainer.should_stop |= bool(self.ended)
 
     def _schedule_alphas(self, schedule: Schedule) -> None:
         # A function of the epoch: NNI has no schedules for α, and so a resumed search needs no state of one.
@@ -224,9 +243,11 @@ class SearchModule(BaseOneShotLightningModule):
 
     def on_validation_epoch_start(self) -> None:
         """Fix what is validated in this epoch, and measure the batch statistics of each."""
+        sample = self._derived()
+        self._log_distance(sample)
         for prefix, plan in (
             (SUPERNET, self.strategy.relaxation.evaluation(self.architecture.alphas)),
-            (DERIVED, self.derived_plan()),
+            (DERIVED, self._plan_of(sample)),
         ):
             self.architecture.plan = plan
             # Before the first training batch, as in Lightning's sanity check, there is nothing to measure.
@@ -258,11 +279,27 @@ class SearchModule(BaseOneShotLightningModule):
         with self._logged_as(DERIVED):
             self.training_module.on_validation_epoch_end()
 
+    def _log_distance(self, sample: Mapping[str, Any]) -> None:
+        """How far the architecture has moved from the baseline of the space, where it has one."""
+        if not isinstance(self.model, DartOptiSpace):
+            return
+        start = {edge: torch.tensor(list(alphas.values())) for edge, alphas in self.model.initial_alphas.items()}
+        now = {edge: alpha.detach()[: len(start[edge])].cpu() for edge, alpha in self.architecture.alphas.items()}
+        genotype = self.model.genotype(sample)
+        found = {"alpha_distance": moved(start, now), "distance": genotype.distance(self.model.baseline)}
+        for name, value in found.items():
+            self.log(name, float(value), on_step=False, on_epoch=True, batch_size=1)
+
     def derived_plan(self) -> Plan:
         """The plan that makes the supernet compute the derived architecture."""
+        return self._plan_of(self._derived())
+
+    def _derived(self) -> dict[str, Any]:
         with warnings.catch_warnings():  # of cells that are empty yet: the end of the search will tell
             warnings.simplefilter("ignore", UserWarning)
-            sample = self.export()
+            return self.export()
+
+    def _plan_of(self, sample: Mapping[str, Any]) -> Plan:
         plan = self.architecture.path(sample)
         for module in self.supernet_modules():
             if isinstance(module, MixedCell):

@@ -121,7 +121,7 @@ class TestBuild:
         space = config.build("space", num_classes=7, image_channels=1)
         assert isinstance(space, DartsSpace)
         assert space.network.classifier.out_features == 7
-        assert space.layers == 3
+        assert len(space.network.cells) == 3
         assert isinstance(config.build("strategy"), EDAS)
 
     def test_the_defaults_are_those_of_the_class(self, tmp_path):

@@ -1,0 +1,68 @@
+"""What cells of their own, the ablation loss and a handcrafted start bring: searched alike, retrained alike.
+
+    python examples/d_darts/study.py runs/study --images FOLDER [--methods NAME …] [--seeds 0 1 2] [--jobs 1]
+        [--data.train_images 4000 …]
+
+DARTS and FairDARTS in the space of DARTS, D-DARTS without and with the gradient of its ablation loss, DARTOpti from
+ResNet-18, and ResNet-18 itself, which is not searched. FOLDER holds images as FOLDER/train/CLASS/* and
+FOLDER/test/CLASS/*. What is of the form --section.key value holds for searches and retrainings. Started again it goes
+on where it stopped. The last lines are the table; the report shows everything else.
+"""
+
+import argparse
+from functools import partial
+from pathlib import Path
+
+from nas_plugins.report import write_report
+from nas_plugins.results import results, results_text, summary, summary_text
+from nas_plugins.studies import in_parallel, retrained, searched
+from search_spaces.baselines import BASELINES
+
+HERE = Path(__file__).parent
+CONFIG, AGAIN = HERE / "images.yaml", HERE / "images_retrain.yaml"
+BASELINE = "resnet18_chained"
+ONE_CELL_A_KIND = "{name: DartsSpace, channels: 4, layers: 5, nodes: 3}"
+METHODS: dict[str, list[object]] = {
+    "DARTS": ["--space", ONE_CELL_A_KIND, "--strategy", "{name: DARTS, learning_rate: 0.05}"],
+    "FairDARTS": [
+        "--space", ONE_CELL_A_KIND, "--strategy", "{name: FairDARTS, learning_rate: 0.05, derivation: sparse}",
+    ],
+    "D-DARTS": [],
+    "D-DARTS-gradient": ["--strategy.ablation_gradient", "true"],
+    "DARTOpti": [
+        "--space", f"{{name: DartOptiSpace, channels: 4, baseline: {BASELINE}}}",
+        "--strategy.derivation", "edge", "--strategy.warmup_epochs", 2,
+    ],
+}  # fmt: skip
+"""What is searched -> how it differs from the config."""
+
+
+def run(output: Path, method: str, seed: int, of_both: list[object]) -> list[Path]:
+    """Search, retrain and evaluate."""
+    folder = output / f"{method}-{seed}"
+    if method in METHODS:
+        search = searched(folder, CONFIG, seed, [*METHODS[method], *of_both])
+        return [search, retrained(f"{folder}-retrained", search / "genotype.json", AGAIN, seed, of_both)]
+    BASELINES[BASELINE].save(output / "resnet18.json")
+    return [retrained(folder, output / "resnet18.json", AGAIN, seed, of_both)]
+
+
+if __name__ == "__main__":
+    known = [*METHODS, "ResNet-18"]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("output", type=Path, metavar="OUTPUT", help="where the runs and the report go")
+    parser.add_argument("--images", type=Path, required=True, metavar="FOLDER", help="folder of images")
+    parser.add_argument("--methods", nargs="+", default=known, choices=known, metavar="NAME", help=", ".join(known))
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="SEED")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time; each takes one core")
+    options, of_both = parser.parse_known_args()
+    options.output.mkdir(parents=True, exist_ok=True)
+    calls = [
+        partial(run, options.output, method, seed, [*of_both, "--data.root", options.images])
+        for seed in sorted(set(options.seeds))
+        for method in options.methods
+    ]
+    runs = [path for pair in in_parallel(options.jobs, calls) for path in pair]
+    page = write_report(runs, options.output / "report")
+    print(results_text(results(runs)))
+    print(summary_text(summary([run for run in runs if run.name.startswith("ResNet-18")])), f"report: {page}", sep="\n")
