@@ -85,11 +85,15 @@ class Compute:
 
     Args:
         accelerator: as Lightning's Trainer knows it, such as cpu or gpu.
+        devices: how many of them, each with a process and batches of its own; the gradients are averaged.
+        nodes: machines that work together, each with so many devices.
         precision: as Lightning's Trainer knows it.
         threads: of PyTorch on the CPU; null for its default.
     """
 
     accelerator: str = "auto"
+    devices: PositiveInt = 1
+    nodes: PositiveInt = 1
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     threads: PositiveInt | None = None
 

@@ -88,7 +88,9 @@ class ImageClassification(LightningModule):
 
     def _log(self, stage: str, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         for name, value in (("loss", loss.detach()), ("acc", self.accuracy(logits, labels))):
-            self.log(f"{stage}_{name}", value, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(labels))
+            # Over the images of all processes.
+            shown = {"on_step": False, "on_epoch": True, "prog_bar": True, "sync_dist": True}
+            self.log(f"{stage}_{name}", value, batch_size=len(labels), **shown)
 
     def configure_optimizers(self) -> Any:
         """SGD, its learning rate falling, once an epoch, along one cosine or several (SGDR)."""
@@ -301,7 +303,10 @@ def make_trainer(config: Config, run: Path, callbacks: list[Callback], **kwargs:
 def _compute(compute: Compute) -> dict[str, Any]:
     return {
         "accelerator": compute.accelerator,
-        "devices": 1,
+        "devices": compute.devices,
+        "num_nodes": compute.nodes,
+        # Not every operation runs in each step of a search, nor leads anywhere in each derived network.
+        "strategy": "auto" if compute.devices == compute.nodes == 1 else "ddp_find_unused_parameters_true",
         "precision": compute.precision,
         "deterministic": "warn" if torch.cuda.is_available() else False,
     }

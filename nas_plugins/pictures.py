@@ -285,7 +285,7 @@ def plot_distance(metrics: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
             known = metrics[["epoch", column]].dropna()
             _line(axis, known["epoch"], known[column], colour, what)
             axis.set_ylabel(what)
-            axis.set_ylim(bottom=0)
+            axis.set_ylim(0, 1.05 * known[column].max() or 1)  # a search may not have moved
             axis.yaxis.set_major_locator(MaxNLocator(5, integer=column == "distance"))
             _epoch_axis(axis, known["epoch"])
         return _save(figure, path)

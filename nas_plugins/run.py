@@ -1,11 +1,19 @@
-"""Run directories: what a search or a retraining leaves, and how it is found again."""
+"""Run directories: what a search or a retraining leaves, and how it is found again.
+
+On several devices each process runs the same program; the first one alone writes.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
+
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from nas_plugins.config import Config, is_search, read_retrain, read_search
 from nas_plugins.errors import InputError
@@ -29,6 +37,12 @@ def create(output: str | os.PathLike[str], config: Config, genotype: Genotype | 
     """
     run = Path(output)
     check_output(run)
+    _write(run, config, genotype)
+    return run
+
+
+@rank_zero_only
+def _write(run: Path, config: Config, genotype: Genotype | None) -> None:
     try:
         if genotype is not None:
             genotype.save(run / GENOTYPE)
@@ -36,9 +50,9 @@ def create(output: str | os.PathLike[str], config: Config, genotype: Genotype | 
         write_text_whole(run / CONFIG, config.to_yaml())
     except OSError as error:
         raise InputError(f"--output: {run} cannot be written: {error.strerror}") from None
-    return run
 
 
+@rank_zero_only
 def check_output(output: str | os.PathLike[str]) -> None:
     """Raise an InputError where a run directory cannot be made, before any long work."""
     run = Path(output)
@@ -67,6 +81,36 @@ def read_config(run: str | os.PathLike[str]) -> tuple[Config, bool]:
     return (read_search(file) if search else read_retrain(file)), search
 
 
+@contextmanager
+def at_work(run: Path) -> Iterator[None]:
+    """Meanwhile no other process works on this run: a second one would mix its epochs with those of the first.
+
+    Raises:
+        InputError: another one does.
+    """
+    with ExitStack() as held:
+        if getattr(rank_zero_only, "rank", 0) == 0:
+            file = held.enter_context((run / CONFIG).open())
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system unlocks it when the process ends
+            except BlockingIOError:
+                raise InputError(
+                    f"{run}: another process is at work on this run; wait for its end, or stop it"
+                ) from None
+        yield
+
+
+@rank_zero_only
+def write_genotype(file: Path, genotype: Genotype) -> None:
+    """Write a genotype, whole or not at all."""
+    genotype.save(file)
+
+
+@rank_zero_only
 def write_json(file: Path, values: dict[str, Any]) -> None:
     """Write a small JSON file, whole or not at all."""
     write_text_whole(file, json.dumps(values, indent=2) + "\n")
+
+
+say = rank_zero_only(print)
+"""Print, in the first process alone."""

@@ -23,6 +23,11 @@ Gradients = list[Tensor | None]
 """A gradient for each parameter, None where the loss does not depend on it."""
 
 
+def alone(gradients: Gradients) -> Gradients:
+    """The average over one process: the gradients themselves."""
+    return gradients
+
+
 @dataclass(frozen=True)
 class Problem:
     """The bilevel problem as it stands at one iteration.
@@ -34,6 +39,7 @@ class Problem:
         weights: the lower-level variables w; those that need no gradient are constants.
         optimizer: what w takes its steps with.
         buffers: what changes in place when a loss is computed, such as running batch statistics.
+        average: averages gradients over all processes that share the problem, each with images of its own.
     """
 
     train_loss: Loss
@@ -42,6 +48,7 @@ class Problem:
     weights: Sequence[Tensor]
     optimizer: Optimizer
     buffers: Sequence[Tensor] = ()
+    average: Callable[[Gradients], Gradients] = alone
 
 
 Gradient = Callable[[Problem], Gradients]
@@ -73,7 +80,7 @@ def first_order(problem: Problem) -> Gradients:
     never computed, and the inputs of convolutions need not be kept for it.
     """
     with constant(problem.weights):
-        return _differentiate(problem.val_loss(), problem.alphas)
+        return problem.average(_differentiate(problem.val_loss(), problem.alphas))
 
 
 def second_order(problem: Problem, xi: float | None = None, epsilon: float = 0.01) -> Gradients:
@@ -93,10 +100,10 @@ def second_order(problem: Problem, xi: float | None = None, epsilon: float = 0.0
     count, weights = len(problem.alphas), _trained(problem.weights)
     with restored([*weights, *problem.buffers]):
         with constant(problem.alphas), draws_undone():
-            gradients = _differentiate(problem.train_loss(), weights)
+            gradients = problem.average(_differentiate(problem.train_loss(), weights))
         rates = virtual_step(problem.optimizer, weights, gradients, xi)
         with draws_undone():
-            gradients = _differentiate(problem.val_loss(), [*problem.alphas, *weights])
+            gradients = problem.average(_differentiate(problem.val_loss(), [*problem.alphas, *weights]))
     # ξ goes into the direction, since weights may have different learning rates.
     direction = [None if v is None else rate * v for rate, v in zip(rates, gradients[count:], strict=True)]
     correction = mixed_product(problem, direction, epsilon)
@@ -124,7 +131,7 @@ def mixed_product(problem: Problem, direction: Gradients, epsilon: float = 0.01)
             for weight, d in moved:
                 weight += d * (sign * epsilon / norm)
             torch.clear_autocast_cache()  # of the weights as they were
-            sides.append(_differentiate(problem.train_loss(), problem.alphas))
+            sides.append(problem.average(_differentiate(problem.train_loss(), problem.alphas)))
     differences = [_minus(plus, minus) for plus, minus in zip(*sides, strict=True)]
     return [None if d is None else d * (norm / (2 * epsilon)) for d in differences]
 

@@ -7,7 +7,8 @@ import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -21,6 +22,7 @@ from torchmetrics import Metric
 from search_spaces.dartopti import DartOptiSpace
 from strategies.bilevel import Gradient, Gradients, Problem, one_level
 from strategies.calibration import Statistics, measure, normalized_by
+from strategies.devices import average, check_processes
 from strategies.mixed_cell import MixedCell
 from strategies.objective import ArchitectureBatch
 from strategies.relaxation import Plan, Step, moved
@@ -75,6 +77,7 @@ class SearchModule(BaseOneShotLightningModule):
     def setup(self, stage: str | None = None) -> None:
         """Prepare the supernet for its device, and see what the evaluator logs."""
         super().setup(stage)
+        check_processes(self.trainer)
         self.training_module.log = self._log
         self._metric_places = [
             (parent, name)
@@ -163,6 +166,7 @@ class SearchModule(BaseOneShotLightningModule):
             weights=self._own_weights,
             optimizer=self._weight_optimizer().optimizer,
             buffers=self._own_buffers,
+            average=partial(average, trainer=self.trainer),
         )
         self._step_alphas(gradient(problem))
         self._reset_copies(UNLOGGED)
@@ -190,7 +194,8 @@ class SearchModule(BaseOneShotLightningModule):
 
     def _objective(self, batch: Any, batch_idx: int, step: Step, prefix: str = SUPERNET) -> Tensor:
         def log(name: str, value: Tensor) -> None:
-            self.log(name, value, on_step=False, on_epoch=True, batch_size=1)  # every step counts alike
+            # Every step counts alike.
+            self.log(name, value, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
 
         return self.strategy.objective(
             ArchitectureBatch(
@@ -251,8 +256,14 @@ class SearchModule(BaseOneShotLightningModule):
         ):
             self.architecture.plan = plan
             # Before the first training batch, as in Lightning's sanity check, there is nothing to measure.
-            self._validated[prefix] = plan, measure(self.training_module, self._pass_recent) if self._recent else {}
+            self._validated[prefix] = plan, self._statistics() if self._recent else {}
         self.training_module.on_validation_epoch_start()
+
+    def _statistics(self) -> Statistics:
+        """The batch statistics of the plan, on the last training batches of all processes."""
+        found = measure(self.training_module, self._pass_recent)
+        averaged = iter(average([value for values in found.values() for value in values], self.trainer))
+        return {norm: tuple(cast(Tensor, next(averaged)) for _ in values) for norm, values in found.items()}
 
     def _pass_recent(self) -> None:
         for batch in self._recent:
@@ -334,6 +345,7 @@ class SearchModule(BaseOneShotLightningModule):
             kwargs.setdefault("on_step", False)
             kwargs.setdefault("on_epoch", True)
         kwargs["add_dataloader_idx"] = False
+        kwargs.setdefault("sync_dist", True)  # over the images of all processes
         self.log(self._log_prefix + name, value, prog_bar and not self._log_prefix, *args, **kwargs)
 
     def _advance_lr_schedulers_impl(self, batch_idx: int, interval: str) -> None:

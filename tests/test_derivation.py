@@ -62,6 +62,39 @@ def test_edge_keeps_on_every_edge_the_two_best_operations_that_reach_the_thresho
     ]
 
 
+EDGES = [(0, 2), (1, 2), (0, 3), (1, 3), (2, 3)]
+DISTINCT = st.permutations([step**2 / 80 for step in range(len(EDGES) * len(OPERATIONS))])
+"""A different α for every candidate, so that rounding decides nothing."""
+
+
+def of(values, shifts=(0, 0, 0, 0, 0)):
+    rows = zip(*[iter(values)] * len(OPERATIONS), strict=True)
+    return {
+        edge: {name: alpha + shift for name, alpha in zip(OPERATIONS, row, strict=True)}
+        for edge, row, shift in zip(EDGES, rows, shifts, strict=True)
+    }
+
+
+@given(DISTINCT, st.lists(st.integers(-20, 20), min_size=5, max_size=5))
+def test_a_constant_added_to_all_alphas_of_an_edge_changes_nothing_under_the_softmax(values, shifts):
+    assert [chosen[:3] for chosen in derive(of(values, shifts))] == [chosen[:3] for chosen in derive(of(values))]
+
+
+@given(DISTINCT, st.sampled_from(["darts", "sparse", "edge"]), st.randoms())
+def test_the_order_of_edges_and_candidates_changes_nothing(values, method, random):
+    cell = of(values)
+    shuffled = {edge: dict(random.sample(list(cell[edge].items()), 4)) for edge in random.sample(EDGES, 5)}
+    assert {chosen[:3] for chosen in derive(shuffled, method, 0.6)} == {
+        chosen[:3] for chosen in derive(cell, method, 0.6)
+    }
+
+
+@given(DISTINCT, st.sampled_from(["sparse", "edge"]), st.floats(0, 1), st.floats(0, 1))
+def test_a_higher_threshold_keeps_no_operation_that_a_lower_one_drops(values, method, a, b):
+    low, high = ({chosen[:3] for chosen in derive(of(values), method, threshold)} for threshold in sorted((a, b)))
+    assert high <= low
+
+
 @given(st.lists(st.floats(-1e4, 1e4), min_size=20, max_size=20))
 def test_darts_gives_two_distinct_sources_a_node_for_any_alpha(values):
     numbers = iter(values)

@@ -451,6 +451,23 @@ class TestResume:
         resume(run)
         assert_same_search(run, searched)
 
+    @pytest.mark.slow
+    def test_one_that_another_process_is_at_work_on_is_left_to_it(self, files, tmp_path):
+        run = tmp_path / "run"
+        refusals = []
+
+        def refused() -> bool:
+            if (run / "metrics.csv").exists():
+                with pytest.raises(InputError, match=f"^{run}: another process is at work on this run; wait for"):
+                    resume(run)
+                refusals.append(len(pd.read_csv(run / "metrics.csv")))
+            return bool(refusals)
+
+        killed(["search", "--config", str(files / "search.yaml"), *LONG], run, refused)
+        assert refusals[0] < 5
+        resume(run)  # what was killed holds nothing
+        assert (run / "genotype.json").exists()
+
     def test_a_retraining_without_a_checkpoint(self, files, retrained, tmp_path):
         run = tmp_path / "started"
         run.mkdir()

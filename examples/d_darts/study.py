@@ -10,8 +10,13 @@ on where it stopped. The last lines are the table; the report shows everything e
 """
 
 import argparse
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+from matplotlib.ticker import MaxNLocator
 
 from nas_plugins.report import write_report
 from nas_plugins.results import results, results_text, summary, summary_text
@@ -47,6 +52,25 @@ def run(output: Path, method: str, seed: int, of_both: list[object]) -> list[Pat
     return [retrained(folder, output / "resnet18.json", AGAIN, seed, of_both)]
 
 
+def draw_figure_4(output: Path, methods: Sequence[str], seeds: Sequence[int]) -> Path:
+    """The best validation accuracy of the supernet so far, over the epochs: mean and range of the seeds (Fig. 4)."""
+    figure, axis = plt.subplots(figsize=(7, 3.8), layout="constrained")
+    for method in (method for method in methods if method in METHODS):
+        tables = [pd.read_csv(output / f"{method}-{seed}" / "metrics.csv", index_col="epoch") for seed in seeds]
+        best = 100 * pd.concat([table["val_acc"].cummax() for table in tables], axis=1)
+        (line,) = axis.plot(best.index, best.mean(axis=1), marker="o", markersize=3, label=method)
+        axis.fill_between(
+            best.index, best.min(axis=1), best.max(axis=1), color=line.get_color(), alpha=0.15, linewidth=0
+        )
+    axis.set(xlabel="epoch of the search", ylabel="best validation accuracy (%)")
+    axis.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False)
+    path = output / "figure_4.png"
+    figure.savefig(path, dpi=150)
+    return path
+
+
 if __name__ == "__main__":
     known = [*METHODS, "ResNet-18"]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -57,12 +81,14 @@ if __name__ == "__main__":
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time; each takes one core")
     options, of_both = parser.parse_known_args()
     options.output.mkdir(parents=True, exist_ok=True)
+    seeds = sorted(set(options.seeds))
     calls = [
         partial(run, options.output, method, seed, [*of_both, "--data.root", options.images])
-        for seed in sorted(set(options.seeds))
+        for seed in seeds
         for method in options.methods
     ]
     runs = [path for pair in in_parallel(options.jobs, calls) for path in pair]
     page = write_report(runs, options.output / "report")
     print(results_text(results(runs)))
-    print(summary_text(summary([run for run in runs if run.name.startswith("ResNet-18")])), f"report: {page}", sep="\n")
+    print(summary_text(summary([run for run in runs if run.name.startswith("ResNet-18")])), sep="\n")
+    print(f"report: {page}, {draw_figure_4(options.output, options.methods, seeds)}")

@@ -1,0 +1,208 @@
+"""Several devices: processes with images of their own, and one architecture (microsoft/nni issue 5013)."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from threading import Barrier
+
+import pandas as pd
+import pytest
+import torch
+from numpy.random import RandomState
+
+from nas_plugins import DartsSpace
+from nas_plugins.config import Compute
+from nas_plugins.experiment import search
+from nas_plugins.fitting import check_compute
+from nas_plugins.training import evaluate, retrain
+from strategies.bilevel import Problem, alone, first_order, second_order
+
+HERE = Path(__file__).parent
+
+DIGITS = """
+seed: 0
+space: {name: DartsSpace, channels: 2, layers: 3, nodes: 2}
+strategy: {name: EDAS}
+data: {dataset: digits, batch_size: 32, held_out: 0.5, train_images: 256}
+training: {epochs: 2}
+compute: {accelerator: cpu, threads: 1}
+"""
+RETRAIN = """
+seed: 0
+network: {channels: 4, layers: 3, drop_path: 0.2}
+data: {dataset: digits, batch_size: 32, held_out: 0.25, train_images: 256}
+training: {epochs: 2}
+compute: {accelerator: cpu, threads: 1}
+"""
+
+
+def command(*arguments) -> str:
+    call = [sys.executable, "-m", "nas_plugins.cli", *map(str, arguments)]
+    done = subprocess.run(call, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def killed_after_an_epoch(*arguments) -> None:
+    """A command of which all processes are killed once its run has a checkpoint."""
+    call = [sys.executable, "-m", "nas_plugins.cli", *map(str, arguments)]
+    process = subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    while not (arguments[-1] / "checkpoints" / "last.ckpt").exists():
+        assert process.poll() is None
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def together(*arguments: str) -> subprocess.CompletedProcess:
+    """Searches with NNI's own evaluator in two processes."""
+    call = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    script = [str(HERE / "two_processes.py"), *arguments]
+    return subprocess.run([*call, *script], capture_output=True, text=True, check=False, timeout=600)
+
+
+@pytest.fixture(scope="module")
+def seen():
+    """strategy -> what the two processes saw of each other."""
+    done = together()
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "strategy", ["DARTS", "one level", "second order", "EDAS", "FairDARTS", "D-DARTS", "ablation gradient"]
+)
+def test_two_processes_have_the_same_alpha_and_weights_after_every_step(seen, strategy):
+    found = seen[strategy]
+    assert found["apart"] == 0
+    assert min(found["moved"].values()) > 1e-4  # so that it is not for want of steps
+    assert found["same sample"]
+    assert found["same accuracy"]
+    assert (found["steps"], found["images"]) == (4, 12)  # 2 epochs of 12 images, 3 in each process and step
+
+
+def problem_of(rows: slice, average=alone) -> Problem:
+    """A small network with α in it, on some of eight images."""
+    numbers = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(8, 5, dtype=torch.float64, generator=numbers) for _ in range(2))
+    alpha = torch.randn(5, dtype=torch.float64, generator=numbers).requires_grad_()
+    weight = torch.randn(5, 5, dtype=torch.float64, generator=numbers).requires_grad_()
+
+    def loss() -> torch.Tensor:
+        return ((torch.tanh(x[rows] @ weight) * torch.sigmoid(alpha) - y[rows]) ** 2).mean()
+
+    return Problem(loss, loss, [alpha], [weight], torch.optim.SGD([weight], lr=0.1, momentum=0.9), average=average)
+
+
+@pytest.mark.parametrize("gradient", [first_order, second_order])
+def test_averaged_gradients_are_those_of_one_process_with_all_images(gradient):
+    everyone, sent = Barrier(2), [None, None]
+
+    def process(place: int) -> torch.Tensor:
+        def average(gradients):
+            sent[place] = gradients
+            everyone.wait()
+            both = list(zip(*sent, strict=True))
+            everyone.wait()
+            return [None if a is None else (a + b) / 2 for a, b in both]
+
+        (found,) = gradient(problem_of(slice(4 * place, 4 * place + 4), average))
+        return found
+
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(process, range(2))
+    (whole,) = gradient(problem_of(slice(None)))
+    assert torch.equal(first, second)
+    torch.testing.assert_close(first, whole, rtol=1e-6, atol=1e-10)
+
+
+@pytest.mark.slow
+def test_a_search_and_a_retraining_on_two_devices_leave_one_run_directory_each(tmp_path):
+    (tmp_path / "search.yaml").write_text(DIGITS)
+    (tmp_path / "retrain.yaml").write_text(RETRAIN)
+    run, again = tmp_path / "run", tmp_path / "again"
+    out = command("search", "--config", tmp_path / "search.yaml", "--compute.devices", 2, "--output", run)
+    assert out.count("searched") == 1
+    assert list(pd.read_csv(run / "metrics.csv")["epoch"]) == [0, 1]
+    command(
+        "retrain", "--genotype", run / "genotype.json", "--config", tmp_path / "retrain.yaml",
+        "--compute.devices", 2, "--output", again,
+    )  # fmt: skip
+    assert list(pd.read_csv(again / "metrics.csv")["epoch"]) == [0, 1]
+    assert 0 <= evaluate(again)["test_acc"] <= 1
+
+
+@pytest.mark.slow
+def test_a_search_on_two_devices_is_resumed_to_the_same_result(tmp_path):
+    (tmp_path / "search.yaml").write_text(DIGITS)
+    two = ("search", "--config", tmp_path / "search.yaml", "--compute.devices", 2, "--output")
+    command(*two, tmp_path / "whole")
+    killed_after_an_epoch(*two, tmp_path / "killed")
+    command("resume", tmp_path / "killed")
+    for file in ("alphas.csv", "genotype.json"):
+        assert (tmp_path / "killed" / file).read_text() == (tmp_path / "whole" / file).read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--plain-ddp"], "several devices: not every operation runs in each step; give Lightning's Trainer"),
+        (["--other-seeds"], "several devices: their processes have different random seeds; call"),
+    ],
+)
+def test_processes_that_cannot_search_together_say_why(arguments, message):
+    assert message in together("EDAS", *arguments).stderr
+
+
+# Mixed precision
+
+
+def train_loss(run: Path) -> float:
+    return float(pd.read_csv(run / "metrics.csv")["train_loss"].iloc[-1])
+
+
+@pytest.mark.parametrize(
+    "strategy", ["{name: DARTS, order: second}", "{name: EDAS}", "{name: FairDARTS}", "{name: DDARTS}"]
+)
+def test_a_search_in_bf16_has_the_loss_of_one_in_full_precision_but_for_rounding(tmp_path, strategy):
+    (tmp_path / "search.yaml").write_text(DIGITS)
+    full, half = (
+        search(
+            tmp_path / "search.yaml",
+            tmp_path / precision,
+            ["--training.epochs", "1", "--strategy", strategy, "--compute.precision", precision],
+        )
+        for precision in ("32-true", "bf16-mixed")
+    )
+    assert train_loss(half) != train_loss(full)
+    assert train_loss(half) == pytest.approx(train_loss(full), rel=0.05)
+
+
+def test_a_retraining_in_bf16_has_the_loss_of_one_in_full_precision_but_for_rounding(tmp_path):
+    sample: dict = {}
+    space = DartsSpace(layers=3, channels=2, nodes=2)
+    for mutable in space.simplify().values():
+        mutable.random(sample, RandomState(0))
+    space.genotype(sample).save(tmp_path / "genotype.json")
+    (tmp_path / "retrain.yaml").write_text(RETRAIN)
+    full, half = (
+        retrain(
+            tmp_path / "genotype.json", tmp_path / "retrain.yaml", tmp_path / precision,
+            ["--compute.precision", precision],
+        )
+        for precision in ("32-true", "bf16-mixed")
+    )  # fmt: skip
+    assert train_loss(half) != train_loss(full)
+    assert train_loss(half) == pytest.approx(train_loss(full), rel=0.05)
+
+
+def test_more_devices_than_there_are_end_in_one_line():
+    with pytest.raises(Exception, match="compute: cuda"):
+        check_compute(Compute(accelerator="cuda", devices=64))

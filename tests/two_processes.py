@@ -1,0 +1,104 @@
+"""Searches in two processes, through NNI's experiment: run by test_devices.py under torch.distributed.run.
+
+Prints, of the first process, a JSON object: strategy -> what was seen.
+"""
+
+import json
+import os
+import sys
+import tempfile
+import warnings
+from functools import partial
+
+import pytorch_lightning as pl
+import torch
+from nni.nas.evaluator.pytorch import Classification, DataLoader
+from nni.nas.experiment import NasExperiment
+from nni.nas.experiment.config import NasExperimentConfig
+from torch.utils.data import TensorDataset
+
+from nas_plugins import DARTS, DDARTS, EDAS, DartsSpace, FairDARTS
+
+STRATEGIES = {
+    "DARTS": DARTS,
+    "one level": partial(DARTS, order="one-level"),
+    "second order": partial(DARTS, order="second"),
+    "EDAS": EDAS,
+    "FairDARTS": FairDARTS,
+    "D-DARTS": DDARTS,
+    "ablation gradient": partial(DDARTS, ablation_gradient=True, absent="skip"),
+}
+
+
+class Compare(pl.Callback):
+    """How far α and the weights of the processes are apart after each step, and how far they moved at all."""
+
+    def __init__(self, strategy) -> None:
+        self.strategy, self.apart, self.images = strategy, 0.0, set()
+        self.steps = 0
+
+    def on_train_start(self, trainer, pl_module) -> None:
+        self.start = self._parameters(pl_module)
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        mine = self._parameters(pl_module)
+        first = trainer.strategy.broadcast(mine)
+        own = {name: float((mine[name] - first[name]).abs().max()) for name in mine}
+        self.apart = max(self.apart, *own.values())
+        self.moved = {name: float((mine[name] - self.start[name]).abs().max()) for name in mine}
+        images = trainer.strategy.all_gather(batch["train"][0][:, 0, 0, 0])
+        self.images |= set(images.flatten().tolist())
+        self.steps += 1
+
+    def _parameters(self, pl_module) -> dict:
+        alphas = torch.cat([alpha.detach().clone() for alpha in self.strategy.architecture.alphas.values()])
+        weights = torch.cat([weight.detach().flatten().clone() for weight in pl_module.model.parameters()])
+        return {"alphas": alphas, "weights": weights}
+
+
+def run(name: str, plain: bool = False, other_seeds: bool = False) -> dict:
+    """Search, and say what was seen."""
+    pl.seed_everything(int(os.environ["LOCAL_RANK"]) if other_seeds else 0, workers=True, verbose=False)
+    numbers = torch.Generator().manual_seed(7)
+    images, labels = torch.randn(24, 3, 8, 8, generator=numbers), torch.randint(0, 3, (24,), generator=numbers)
+    loaders = [DataLoader(TensorDataset(images[i : i + 12], labels[i : i + 12]), batch_size=3) for i in (0, 12)]
+    strategy = STRATEGIES[name]()
+    compare = Compare(strategy)
+    evaluator = Classification(
+        train_dataloaders=loaders[0], val_dataloaders=loaders[1], num_classes=3, max_epochs=2, learning_rate=0.05,
+        accelerator="cpu", devices=2, strategy="ddp" if plain else "ddp_find_unused_parameters_true",
+        callbacks=[compare],
+        logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )  # fmt: skip
+    space = DartsSpace(num_classes=3, channels=2, layers=3, nodes=2)
+    settings = NasExperimentConfig.default(space, evaluator, strategy)
+    settings.experiment_working_directory = tempfile.mkdtemp()
+    experiment = NasExperiment(space, evaluator, strategy, settings)
+    try:
+        experiment.run()
+        (sample,) = experiment.export_top_models(formatter="dict")
+    finally:
+        experiment.stop()
+    trainer = evaluator.trainer
+    samples = [None, None]
+    torch.distributed.all_gather_object(samples, sample)
+    accuracies = [None, None]
+    torch.distributed.all_gather_object(accuracies, float(trainer.callback_metrics["derived_val_acc"]))
+    return {
+        "apart": compare.apart,
+        "moved": compare.moved,
+        "images": len(compare.images),
+        "steps": compare.steps,
+        "same sample": samples[0] == samples[1],
+        "same accuracy": accuracies[0] == accuracies[1],
+    }
+
+
+if __name__ == "__main__":
+    warnings.filterwarnings("ignore")
+    names = [name for name in sys.argv[1:] if not name.startswith("--")] or STRATEGIES
+    seen = {name: run(name, "--plain-ddp" in sys.argv, "--other-seeds" in sys.argv) for name in names}
+    if torch.distributed.get_rank() == 0:
+        print(json.dumps(seen))
+    torch.distributed.destroy_process_group()
