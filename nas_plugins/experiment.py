@@ -34,13 +34,16 @@ PathLike = str | os.PathLike[str]
 
 
 @quiet()
-def search(config: PathLike, output: PathLike, overrides: Sequence[str] = ()) -> Path:
+def search(
+    config: PathLike, output: PathLike, overrides: Sequence[str] = (), callbacks: Sequence[pl.Callback] = ()
+) -> Path:
     """Search a space with a strategy, as an NNI experiment.
 
     Args:
         config: the config file.
         output: the run directory to make.
         overrides: ``--key value`` pairs that win over the file.
+        callbacks: of Lightning, called after the metrics of an epoch are written.
 
     Returns:
         The run directory, with ``genotype.json``.
@@ -51,14 +54,18 @@ def search(config: PathLike, output: PathLike, overrides: Sequence[str] = ()) ->
     settings = read_search(config, overrides)
     runs.check_output(output)
     experiment = _Search(settings)
-    return experiment.run(runs.create(output, settings))
+    return experiment.run(runs.create(output, settings), callbacks)
 
 
 @quiet()
-def resume(run: PathLike) -> Path:
+def resume(run: PathLike, callbacks: Sequence[pl.Callback] = ()) -> Path:
     """Go on with an interrupted search or retraining from its last complete epoch.
 
     A finished run is left as it is.
+
+    Args:
+        run: the run directory.
+        callbacks: as of :func:`search`.
 
     Raises:
         InputError: the directory is no run, or its checkpoint is damaged.
@@ -68,8 +75,8 @@ def resume(run: PathLike) -> Path:
     if any((run / file).exists() for file in ([runs.GENOTYPE, runs.SAMPLE] if is_search else [runs.WEIGHTS])):
         return run
     if is_search:
-        return _Search(settings).run(run)
-    return Retraining(settings, Genotype.load(run / runs.GENOTYPE)).run(run)
+        return _Search(settings).run(run, callbacks)
+    return Retraining(settings, Genotype.load(run / runs.GENOTYPE)).run(run, callbacks)
 
 
 def derive(
@@ -163,25 +170,25 @@ class _Search:
             if isinstance(strategy, DifferentiableStrategy):
                 _try_plans(strategy, supernet, self.data, pair)
 
-    def run(self, run: Path) -> Path:
+    def run(self, run: Path, callbacks: Sequence[pl.Callback] = ()) -> Path:
         """Search, from the checkpoint of the run where there is one, and write the genotype."""
-        with guarded(run / runs.CHECKPOINT):
-            sample = self._search(run)
+        with runs.at_work(run), guarded(run / runs.CHECKPOINT):
+            sample = self._search(run, callbacks)
         genotype = _genotype(self.space, sample)
         if genotype is None:
             runs.write_json(run / runs.SAMPLE, sample)
         else:
-            genotype.save(run / runs.GENOTYPE)
+            runs.write_genotype(run / runs.GENOTYPE, genotype)
         return run
 
-    def _search(self, run: Path) -> dict[str, Any]:
+    def _search(self, run: Path, callbacks: Sequence[pl.Callback]) -> dict[str, Any]:
         alphas = None
         if isinstance(self.strategy, DifferentiableStrategy):
             alphas = self.strategy.alphas
         checkpoint = run / runs.CHECKPOINT
         evaluator = Lightning(
             ImageClassification(self.data.num_classes, self.config.training),
-            make_trainer(self.config, run, [Recorder(run, alphas)]),
+            make_trainer(self.config, run, [Recorder(run, alphas), *callbacks]),
             datamodule=self.data,
             fit_kwargs={"ckpt_path": str(checkpoint)} if checkpoint.exists() else {},
         )

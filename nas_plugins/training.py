@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -25,7 +26,13 @@ PathLike = str | os.PathLike[str]
 
 
 @quiet()
-def retrain(genotype: PathLike, config: PathLike, output: PathLike, overrides: Sequence[str] = ()) -> Path:
+def retrain(
+    genotype: PathLike,
+    config: PathLike,
+    output: PathLike,
+    overrides: Sequence[str] = (),
+    callbacks: Sequence[pl.Callback] = (),
+) -> Path:
     """Train the network of a genotype from scratch.
 
     Args:
@@ -33,6 +40,7 @@ def retrain(genotype: PathLike, config: PathLike, output: PathLike, overrides: S
         config: the config file.
         output: the run directory to make.
         overrides: ``--key value`` pairs that win over the file.
+        callbacks: of Lightning, called after the metrics of an epoch are written.
 
     Returns:
         The run directory, with ``weights.pt``.
@@ -43,7 +51,7 @@ def retrain(genotype: PathLike, config: PathLike, output: PathLike, overrides: S
     settings = read_retrain(config, overrides)
     runs.check_output(output)
     training = Retraining(settings, Genotype.load(genotype))
-    return training.run(runs.create(output, settings, training.genotype))
+    return training.run(runs.create(output, settings, training.genotype), callbacks)
 
 
 @quiet()
@@ -101,13 +109,15 @@ class Retraining:
         self.module = ImageClassification(self.data.num_classes, config.training, derived)
         self.module.set_model(self.network)
 
-    def run(self, run: Path) -> Path:
+    def run(self, run: Path, callbacks: Sequence[pl.Callback] = ()) -> Path:
         """Train, from the checkpoint of the run where there is one, and write weights and facts of the network."""
         derived = self.config.derived
         assert derived is not None
-        trainer = make_trainer(self.config, run, [Recorder(run)], gradient_clip_val=derived.gradient_clip_val)
+        trainer = make_trainer(
+            self.config, run, [Recorder(run), *callbacks], gradient_clip_val=derived.gradient_clip_val
+        )
         checkpoint = run / runs.CHECKPOINT
-        with guarded(checkpoint):
+        with runs.at_work(run), guarded(checkpoint):
             trainer.fit(self.module, datamodule=self.data, ckpt_path=str(checkpoint) if checkpoint.exists() else None)
         runs.write_json(
             run / "network.json",
@@ -120,12 +130,15 @@ class Retraining:
             },
         )
         weights = {name: tensor.cpu() for name, tensor in self.network.state_dict().items()}
-        write_whole(run / runs.WEIGHTS, lambda file: torch.save(weights, file))
+        if trainer.is_global_zero:
+            write_whole(run / runs.WEIGHTS, lambda file: torch.save(weights, file))
         return run
 
     def test(self, run: Path) -> dict[str, float]:
         """Loss and accuracy on the test images."""
-        trainer = make_trainer(self.config, run, [])
+        # Several processes would count some images twice, to have as many each.
+        single = replace(self.config, compute=replace(self.config.compute, devices=1, nodes=1))
+        trainer = make_trainer(single, run, [])
         (logged,) = trainer.test(self.module, datamodule=self.data, verbose=False)
         return {**logged, "images": self.data.lengths["test"]}
 
