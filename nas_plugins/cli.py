@@ -34,8 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(error))
     except OSError as error:
         return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
-    except KeyboardInterrupt:
-        _fail("interrupted; nas-plugins resume goes on from the last complete epoch")
+    except KeyboardInterrupt as interrupt:
+        _fail(str(interrupt) or "interrupted; nas-plugins resume goes on from the last complete epoch")
         return 130
     return 0
 
@@ -54,29 +54,33 @@ def _list(options: argparse.Namespace, overrides: Sequence[str]) -> None:
         ("strategies", [f"{p.name:<22} {p.value}" for p in plugins.registered("strategy").values()]),
         ("datasets", list(DATASETS)),
         ("example configs", [str(path) for path in example_configs()]),
+        ("NNI experiments", [str(path) for path in example_configs(experiments=True)]),
     ):
         print(f"{title}:", *names, sep="\n  ")
 
 
-def example_configs() -> list[Path]:
-    """The config files that came with the installation, or lie in the checkout."""
+def example_configs(experiments: bool = False) -> list[Path]:
+    """The config files that came with the installation, or lie in the checkout: of runs, or of NNI experiments."""
     package = Path(str(files("nas_plugins")))
     folders = (package / "examples", package.parent / "examples")
-    return sorted(path for folder in folders for path in folder.glob("*/*.yaml"))
+    found = sorted(path for folder in folders for path in folder.glob("*/*.yaml"))
+    return [path for path in found if path.name.startswith("nni") == experiments]
 
 
 def _search(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     from nas_plugins.experiment import search
+    from nas_plugins.run import say
 
     run = search(options.config, options.output, overrides)
     found = next(run / name for name in ("genotype.json", "sample.json") if (run / name).exists())
-    print(f"{run}: searched; {found.stem} in {found}")
+    say(f"{run}: searched; {found.stem} in {found}")
 
 
 def _resume(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     from nas_plugins.experiment import resume
+    from nas_plugins.run import say
 
-    print(f"{resume(options.run_directory)}: finished")
+    say(f"{resume(options.run_directory)}: finished")
 
 
 def _derive(options: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -89,10 +93,11 @@ def _derive(options: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 
 def _retrain(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from nas_plugins.run import say
     from nas_plugins.training import retrain
 
     run = retrain(options.genotype, options.config, options.output, overrides)
-    print(f"{run}: retrained; weights in {run / 'weights.pt'}")
+    say(f"{run}: retrained; weights in {run / 'weights.pt'}")
 
 
 def _evaluate(options: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -120,6 +125,28 @@ def _report(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     if len(found):
         print("", results.results_text(found), "", sep="\n")
     print(f"report: {page}")
+
+
+def _trial(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from nas_plugins.trial import run_trial
+
+    print(f"{run_trial(options.config, overrides, options.genotype, options.output)}: finished")
+
+
+def _launch(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from nas_plugins.launch import launch
+
+    launch(options.config, options.port)
+
+
+def _trials(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from nas_plugins.trials import read_trials, save_genotypes, trials_text
+
+    trials = read_trials(options.experiment)
+    if options.genotypes:
+        print(*save_genotypes(trials, options.best, options.genotypes), sep="\n")
+    else:
+        print(trials_text(trials))
 
 
 def _genotype_import(options: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -212,6 +239,25 @@ def _parser() -> argparse.ArgumentParser:
         metavar="TABLE",
         help="published results to show beside the runs: cifar10, cifar100, fashion_mnist, compcars or miotcd",
     )
+
+    added = command("launch", _launch, "run an NNI experiment, such as of many searches, to its end")
+    added.add_argument("--config", required=True, metavar="FILE", help="NNI's config, as nnictl create takes it")
+    added.add_argument("--port", type=int, default=8080, metavar="P", help="of the web portal; default: 8080")
+
+    added = command("trials", _trials, "the trials of an NNI experiment, the best one first")
+    added.add_argument("experiment", metavar="EXPERIMENT", help="its ID, or its folder")
+    added.add_argument("--genotypes", metavar="FOLDER", help="copy the best genotypes there: 1.json, 2.json, ...")
+    added.add_argument("--best", type=int, default=1, metavar="N", help="how many of them; default: 1")
+
+    added = command(
+        "trial",
+        _trial,
+        "one search or retraining, as the trialCommand of an NNI experiment; --KEY VALUE overrides a key of the config",
+        takes_overrides=True,
+    )
+    added.add_argument("--config", required=True, metavar="FILE", help="config file of a search or a retraining")
+    added.add_argument("--genotype", metavar="FILE", help="what a retraining trains")
+    added.add_argument("--output", metavar="FOLDER", help="for the run directory, EXPERIMENT/TRIAL; default: NNI's")
 
     added = command("genotype", None, "import a published genotype, or describe one")
     actions = added.add_subparsers(dest="action", required=True, metavar="ACTION")
