@@ -20,7 +20,7 @@ from nas_plugins import run as runs
 from nas_plugins.config import Config, read_search
 from nas_plugins.data import ImageData
 from nas_plugins.errors import InputError
-from nas_plugins.fitting import ImageClassification, Recorder, check_compute, guarded, make_trainer, quiet
+from nas_plugins.fitting import ImageClassification, Recorder, check_compute, check_share, guarded, make_trainer, quiet
 from nas_plugins.tables import ALPHA_KEYS, one_line, read_table
 from nas_plugins.training import Retraining
 from search_spaces.genotype import Edge, Genotype, GenotypeError
@@ -139,6 +139,7 @@ class _Search:
         check_compute(config.compute)
         pl.seed_everything(config.seed, workers=True, verbose=False)
         self.data = config.data()
+        check_share(config.compute, self.data)
         if self.data.held_out == 0:
             raise InputError("data.held_out: 0.0 leaves no images for the architecture; 0.5 is what the papers have")
         self.space = self._build_space()

@@ -24,6 +24,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from nas_plugins.checkpoints import WholeCheckpoints
 from nas_plugins.config import Compute, Config, Derived, Training
+from nas_plugins.data import ImageData
 from nas_plugins.errors import InputError
 from nas_plugins.tables import append_epoch, one_line
 from search_spaces.network import Network
@@ -310,6 +311,17 @@ def _compute(compute: Compute) -> dict[str, Any]:
         "precision": compute.precision,
         "deterministic": "warn" if torch.cuda.is_available() else False,
     }
+
+
+def check_share(compute: Compute, data: ImageData) -> None:
+    """Raise an InputError where there are too few training images for a batch of each device: its epochs were empty."""
+    count = compute.devices * compute.nodes
+    share = data.lengths["train"] // count
+    if count > 1 and share < data.batch_size:
+        raise InputError(
+            f"data.batch_size: {data.batch_size} should be at most {share}: {count} devices share "
+            f"{data.lengths['train']} training images"
+        )
 
 
 def check_compute(compute: Compute) -> None:

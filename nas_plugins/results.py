@@ -236,7 +236,7 @@ def _grouped(runs: Sequence[Run], names: Sequence[str]) -> dict[str, list[Run]]:
 
 
 def _cells(run: Run) -> object:
-    return run.genotype and run.genotype.cells
+    return run.genotype and (run.genotype.cells, run.genotype.fixed)
 
 
 def _spread(runs: Sequence[Run], columns: Sequence[str]) -> dict[str, float]:

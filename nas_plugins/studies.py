@@ -41,12 +41,18 @@ def retrained(
 ) -> Path:
     """The finished and evaluated retraining in this directory; arguments as for :func:`searched`."""
     begun = Path(output) / run.GENOTYPE
-    if begun.exists() and Genotype.load(begun).cells != Genotype.load(genotype).cells:  # the depth may be another
+    if begun.exists() and _cells(begun) != _cells(genotype):
         raise SystemExit(f"{output}: is a retraining of another genotype than {genotype}; give another folder")
     trained = _finished(output, "retrain", "--genotype", genotype, "--config", config, "--seed", seed, *overrides)
     if not (trained / "test.json").exists():
         command("evaluate", trained)
     return trained
+
+
+def _cells(file: PathLike) -> object:
+    """What a retraining has in common with its genotype: the depth may be another."""
+    genotype = Genotype.load(file)
+    return genotype.cells, genotype.fixed
 
 
 def command(*arguments: object) -> None:

@@ -16,7 +16,7 @@ from nas_plugins.checkpoints import load_tensors
 from nas_plugins.config import Config, read_retrain
 from nas_plugins.data import ImageData
 from nas_plugins.errors import InputError
-from nas_plugins.fitting import ImageClassification, Recorder, check_compute, guarded, make_trainer, quiet
+from nas_plugins.fitting import ImageClassification, Recorder, check_compute, check_share, guarded, make_trainer, quiet
 from nas_plugins.tables import one_line
 from search_spaces.files import write_whole
 from search_spaces.genotype import Genotype
@@ -92,6 +92,7 @@ class Retraining:
         self.genotype = genotype if derived.layers is None else genotype.deepen(derived.layers)
         pl.seed_everything(config.seed, workers=True, verbose=False)
         self.data = config.data()
+        check_share(config.compute, self.data)
         try:
             self.network = Network.from_genotype(
                 self.genotype,

@@ -77,6 +77,8 @@ def find_baseline(name: str | os.PathLike[str]) -> Genotype:
     Raises:
         ValueError: it is neither.
     """
+    if not isinstance(name, (str, os.PathLike)):
+        raise ValueError(f"baseline: {name!r} should be one of {', '.join(BASELINES)} or a genotype file")
     if name in BASELINES:
         return BASELINES[str(name)]
     try:

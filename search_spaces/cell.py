@@ -10,16 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import nni.nas.nn.pytorch as nas
 import torch
-from nni.nas.oneshot.pytorch.strategy import OneShotStrategy, Proxyless
+
+# Not from nni.nas.oneshot: imported before nni.nas.strategy, that leaves NNI's own strategies without their classes.
+from nni.nas.strategy import Proxyless
 from torch import Tensor, nn
 from torchvision.ops import stochastic_depth
 
 from search_spaces.genotype import INPUTS, Cell, Genotype
 from search_spaces.operations import FIXED_OPERATIONS, FactorizedReduce, relu_conv_bn, searchable
+
+if TYPE_CHECKING:
+    from nni.nas.oneshot.pytorch.strategy import OneShotStrategy
 
 
 class CellShape(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from search_spaces.baselines import find_baseline
@@ -21,7 +22,8 @@ class DartOptiSpace(StackedSpace):
     optimizer: ``cell_0/op_2_0``, … are those of the first layer and of all that are like it.
 
     The strategies of this project start from :attr:`initial_alphas`, where the operations of the
-    baseline are strong; NNI's start where they always do.
+    baseline are strong; NNI's start where they always do. Of the derivations "edge" alone can give every baseline
+    back: "sparse" keeps one operation on an edge, and "darts" gives every node two.
 
     Args:
         baseline: a name of :data:`~search_spaces.baselines.BASELINES`, such as "resnet18", "resnet50" or
@@ -32,7 +34,9 @@ class DartOptiSpace(StackedSpace):
         stem: a name of :data:`~search_spaces.network.STEMS`.
         operations: the candidates of every edge, those of the baseline among them.
         alpha: α of the operations of the baseline.
-        other_alpha: α of all others.
+        other_alpha: α of all others, below it.
+        fixed: operations that nobody searches, besides those of the baseline: see
+            :func:`~search_spaces.fixed.parse_fixed`.
 
     Attributes:
         baseline: the genotype of the baseline, each of its different cells once.
@@ -52,7 +56,10 @@ class DartOptiSpace(StackedSpace):
         operations: Sequence[str] = tuple(OPERATIONS),
         alpha: float = 10.0,
         other_alpha: float = 0.0,
+        fixed: Sequence[str] = (),
     ) -> None:
+        if not -math.inf < other_alpha < alpha < math.inf:
+            raise ValueError(f"alpha: {alpha} should be a number above other_alpha, which is {other_alpha}")
         genotype = find_baseline(baseline)
         labels = [f"cell_{index}" for index in range(len(genotype.cells))]
         nodes = len(genotype.concat)
@@ -63,9 +70,15 @@ class DartOptiSpace(StackedSpace):
             for label, cell in zip(labels, genotype.cells, strict=True)
             for (source, target), alphas in alphas_of(cell, nodes, operations, alpha, other_alpha).items()
         }
-        fixed = [_written(one, labels) for one in genotype.fixed]
         super().__init__(
-            CellStack(labels, genotype.layout, genotype.reductions, nodes, operations, fixed),
+            CellStack(
+                labels,
+                genotype.layout,
+                genotype.reductions,
+                nodes,
+                operations,
+                [*(_written(one, labels) for one in genotype.fixed), *fixed],
+            ),
             num_classes=num_classes,
             channels=channels,
             image_channels=image_channels,
@@ -83,7 +96,8 @@ def alphas_of(
 ) -> CellAlphas:
     """The α that a cell of a genotype stands for (D-DARTS, section 4.4 (i)).
 
-    :func:`strategies.derivation.edge` gives the cell back, at any threshold between the two sigmoids.
+    :func:`strategies.derivation.edge` gives the cell back, at any threshold between the two sigmoids and with as many
+    operations an edge as the cell has on one; "edge" as a method of derivation keeps two.
 
     Args:
         cell: its operations.

@@ -61,7 +61,7 @@ def extended_alpha(alphas: Alphas, fixed: Sequence[str] = ATTENTION, cell: str =
     Args:
         alphas: α of the cell, or of a strategy (``strategy.alphas()``).
         fixed: the fixed operations, as the space takes them.
-        cell: which cell, "normal" or "reduce".
+        cell: which cell, such as "normal" or "cell_0".
 
     Returns:
         M' rows, indexed by part ("searched" or "fixed") and connection, and N' columns, named by
@@ -71,12 +71,13 @@ def extended_alpha(alphas: Alphas, fixed: Sequence[str] = ATTENTION, cell: str =
     Raises:
         ValueError: the cell has no α, or a fixed operation is none.
     """
-    searched = _of_cell(alphas, cell)
+    labels = _labels(alphas)
+    searched = _of_cell(alphas, cell, labels)
     rows = [("searched", edge, candidates) for edge, candidates in searched.items()]
     last = max(int(edge.rpartition(">")[2]) for edge in searched)
     numbers = count(1)
-    for one in parse_fixed(fixed, nodes=last + 1 - INPUTS):
-        if one.cell in (None, KINDS.index(cell)):
+    for one in parse_fixed(fixed, last + 1 - INPUTS, labels):
+        if one.cell in (None, labels.index(cell)):
             rows += _fixed_rows(one, numbers)
     index = pd.MultiIndex.from_tuples([row[:2] for row in rows], names=["part", "connection"])
     return pd.DataFrame([row[2] for row in rows], index).fillna(0.0)
@@ -90,7 +91,13 @@ def _fixed_rows(one: Fixed, numbers: Iterator[int]) -> list[tuple[str, str, Mapp
     return [("fixed", "->".join(ends), {part: 1.0}) for ends, part in zip(pairwise(nodes), parts, strict=True)]
 
 
-def _of_cell(alphas: Alphas, cell: str) -> dict[str, Mapping[str, float]]:
+def _labels(alphas: Alphas) -> list[str]:
+    """The cells of a strategy's α, or those of DARTS for the α of one cell."""
+    found = dict.fromkeys(edge.rpartition("/")[0] for edge in alphas if isinstance(edge, str))
+    return [*found] or [*KINDS]
+
+
+def _of_cell(alphas: Alphas, cell: str, labels: Sequence[str]) -> dict[str, Mapping[str, float]]:
     """Edge, such as 0->2, to candidate to α of one cell."""
     found = {}
     for edge, candidates in alphas.items():
@@ -98,8 +105,6 @@ def _of_cell(alphas: Alphas, cell: str) -> dict[str, Mapping[str, float]]:
             found["->".join(map(str, edge))] = candidates
         elif edge.startswith(f"{cell}/"):
             found[edge.removeprefix(f"{cell}/")] = candidates
-    if cell not in KINDS or not found:
-        raise ValueError(
-            f"cell: {cell!r} should be one of {', '.join(KINDS)}, with α among {', '.join(map(str, alphas))}"
-        )
+    if cell not in labels or not found:
+        raise ValueError(f"cell: {cell!r} should be one of {', '.join(labels)}")
     return found

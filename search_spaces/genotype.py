@@ -204,14 +204,18 @@ class Genotype:
         """How many operations of the different cells one has and the other lacks.
 
         Args:
-            other: a genotype with the same layout.
+            other: a genotype with the same layout and as many cells.
 
         Raises:
-            GenotypeError: its layout is another.
+            GenotypeError: it has others.
         """
-        if (self.layout, self.reductions) != (other.layout, other.reductions):
-            raise GenotypeError(f"layout: {list(other.layout)} should be {list(self.layout)}, with the same reductions")
-        pairs = zip(self.cells, other.cells, strict=True)
+        mine, theirs = ((g.layout, g.reductions, len(g.cells)) for g in (self, other))
+        if mine != theirs:
+            raise GenotypeError(
+                f"layout: {list(other.layout)} should be {list(self.layout)}, with the same reductions and "
+                f"{len(self.cells)} cells"
+            )
+        pairs = ((self.whole_cell(index), other.whole_cell(index)) for index in range(len(self.cells)))
         return sum(((Counter(a) - Counter(b)) + (Counter(b) - Counter(a))).total() for a, b in pairs)
 
     def deepen(self, layers: int) -> Genotype:

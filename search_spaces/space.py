@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import nni.nas.nn.pytorch as nas
 from nni.mutable.exception import SampleValidationError
-from nni.nas.oneshot.pytorch.strategy import OneShotStrategy
 from nni.nas.space import current_model
 from torch import Tensor, nn
 
@@ -17,6 +16,9 @@ from search_spaces.fixed import parse_fixed
 from search_spaces.genotype import Fixed, Genotype, GenotypeError, after_cells, fixed_edges
 from search_spaces.network import Network
 from search_spaces.operations import OPERATIONS
+
+if TYPE_CHECKING:
+    from nni.nas.oneshot.pytorch.strategy import OneShotStrategy
 
 
 @dataclass(frozen=True)

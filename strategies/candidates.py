@@ -4,7 +4,6 @@ normalization."""
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, TypeGuard
 
 from torch import Tensor, nn
@@ -62,17 +61,24 @@ def weighted(candidate: nn.Module, weight: Tensor, x: Tensor) -> Tensor:
         norm.weight = None
 
 
-@contextmanager
-def uncounted(candidates: nn.Module) -> Iterator[None]:
-    """A second pass over a batch that batch normalizations have counted in their statistics, which this does not."""
-    norms = [norm for norm in candidates.modules() if isinstance(norm, _BatchNorm) and norm.running_mean is not None]
-    before = [(norm.momentum, norm.num_batches_tracked) for norm in norms]
-    for norm in norms:
-        norm.momentum, norm.num_batches_tracked = 0.0, None
-    try:
-        yield
-    finally:
-        for norm, (momentum, count) in zip(norms, before, strict=True):
+class Uncounted:
+    """A context: a second pass over a batch that batch normalizations have counted in their statistics.
+
+    This one does not count. It can be entered again, for as many backward passes as the first pass has.
+    """
+
+    def __init__(self, candidates: nn.Module) -> None:
+        self.candidates = candidates
+        self._before: list[tuple[_BatchNorm, Any, Any]] = []
+
+    def __enter__(self) -> None:
+        norms = (m for m in self.candidates.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None)
+        self._before = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
+        for norm, _, _ in self._before:
+            norm.momentum, norm.num_batches_tracked = 0.0, None
+
+    def __exit__(self, *error: object) -> None:
+        for norm, momentum, count in self._before:
             norm.momentum, norm.num_batches_tracked = momentum, count
 
 

@@ -19,7 +19,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from search_spaces.genotype import sample_of_node
-from strategies.candidates import take_relu, uncounted, weigh_norm, weighted
+from strategies.candidates import Uncounted, take_relu, weigh_norm, weighted
 from strategies.derivation import NONE, CellAlphas, Chosen, connected, darts
 from strategies.relaxation import Choice
 from strategies.supernet import Architecture, Mixed, add, mix
@@ -103,7 +103,7 @@ class MixedCell(Mixed):
                 x,
                 activated,
                 use_reentrant=False,
-                context_fn=lambda: (nullcontext(), uncounted(operations)),
+                context_fn=lambda: (nullcontext(), Uncounted(operations)),
             )
         return self._mix(key, choice, x, activated)
 

@@ -128,6 +128,9 @@ class Ablation:
 
     M_i is logged as ``contribution/`` and the label of the cell.
 
+    The gradient for α is exact where it is taken at the present weights (first order and one level); for the weights it
+    is that of L alone, so that a second-order step would leave L_AB out of its correction.
+
     Args:
         weight: w_abl.
         absent: what stands for an absent cell: "random": its operations with random weights from 0 to
@@ -156,7 +159,7 @@ class Ablation:
         relaxed = {edge: weight for edge, weight in batch.architecture.plan.items() if isinstance(weight, Tensor)}
         with untracked(batch.model), draws_undone():
             if self.gradient:
-                without, slopes = self._differentiated(batch, chain, outputs, relaxed)
+                without, slopes, arrived = self._differentiated(batch, chain, outputs, relaxed)
             else:
                 with torch.no_grad():
                     without = [self._without(cell, batch, chain, outputs) for cell in chain.layers]
@@ -166,7 +169,11 @@ class Ablation:
         mean, count = contributions.mean(), len(contributions)
         if not self.gradient or mean == 0:
             return loss  # each L_AB is a constant, and their sum is zero
-        own = dict(zip(relaxed, _gradients([loss], list(relaxed.values()), [None], keep_graph=True), strict=True))
+        weights = list(relaxed.values())
+        own = dict(zip(relaxed, _gradients([loss], weights, [None], keep_graph=True), strict=True))
+        # What arrived where the passes without a cell begin goes through the graph of the pass with all cells.
+        before = _gradients(outputs, weights, arrived, keep_graph=True)
+        slopes = {edge: slope + earlier for (edge, slope), earlier in zip(slopes.items(), before, strict=True)}
         for cell, contribution in zip(chain.layers, contributions.unbind(), strict=True):
             for edge in chain.edges[cell]:
                 if edge in relaxed:
@@ -186,11 +193,11 @@ class Ablation:
 
     def _differentiated(
         self, batch: ArchitectureBatch, chain: CellChain, outputs: Sequence[Tensor], relaxed: Mapping[str, Tensor]
-    ) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """L without each cell, and the gradient of their sum for the weights of every edge.
+    ) -> tuple[list[Tensor], dict[str, Tensor], list[Tensor]]:
+        """L without each cell, and the gradient of their sum for the weights of every edge and for the outputs.
 
         A pass without a cell is differentiated back to where it begins, so that one graph is held at
-        a time. What arrives there goes through the graph of the pass with all cells, once for all.
+        a time.
         """
         weights = list(relaxed.values())
         slopes = [torch.zeros_like(weight) for weight in weights]
@@ -204,9 +211,7 @@ class Ablation:
             for tally, gradient in zip([*arrived[begin:end], *slopes], found, strict=True):
                 tally += gradient
             losses.append(loss.detach())
-        for tally, gradient in zip(slopes, _gradients(outputs, weights, arrived, keep_graph=True), strict=True):
-            tally += gradient
-        return losses, dict(zip(relaxed, slopes, strict=True))
+        return losses, dict(zip(relaxed, slopes, strict=True)), arrived
 
 
 def _gradients(

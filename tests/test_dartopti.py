@@ -172,10 +172,25 @@ def test_layers_with_the_same_cell_share_their_alphas(small):
 
 
 @pytest.mark.parametrize("strategy", [NniDarts, EDAS], ids=["NNI's DARTS", "EDAS"])
-def test_other_strategies_search_the_space_too(small, strategy):
-    space = DartOptiSpace(small, channels=2, operations=FEW)
-    supernet = strategy().mutate_model(space)
-    assert isinstance(supernet, DartOptiSpace)
+def test_other_strategies_search_the_space_too(small, strategy, run_search):
+    def space():
+        return DartOptiSpace(small, channels=2, operations=FEW)
+
+    (sample,) = run_search(space(), strategy(), batch_size=16).export_top_models(formatter="dict")
+    assert space().contains(sample)
+    assert space().freeze(sample)(torch.randn(2, 3, 16, 16)).shape == (2, 10)
+
+
+def test_fixed_operations_stand_beside_those_of_the_baseline(tmp_path):
+    replace(SMALL, fixed=(Fixed("skip_connect", 0, 1, 3),)).save(tmp_path / "baseline.json")
+    space = DartOptiSpace(str(tmp_path / "baseline.json"), operations=FEW, fixed=("squeeze_excitation",))
+    assert space.cells.fixed_operations == (Fixed("skip_connect", 0, 1, 3), Fixed("squeeze_excitation"))
+
+
+@pytest.mark.parametrize("alphas", [{"alpha": -1.0}, {"alpha": float("nan")}, {"other_alpha": float("-inf")}])
+def test_alphas_of_the_baseline_are_above_the_others(alphas):
+    with pytest.raises(ValueError, match=r"^alpha: .* should be a number above other_alpha, which is"):
+        DartOptiSpace(**alphas)
 
 
 def test_a_sample_has_the_layout_of_the_baseline():
@@ -229,6 +244,12 @@ def test_the_distance_counts_the_operations_that_one_has_and_the_other_lacks():
 def test_genotypes_of_other_layouts_have_no_distance():
     with pytest.raises(GenotypeError, match=r"layout: \[0, 0\] should be \[0, 0, 0\]"):
         SMALL.distance(replace(SMALL, layout=(0, 0), reductions=(1,)))
+    with pytest.raises(GenotypeError, match=r"and 1 cells"):
+        SMALL.distance(replace(SMALL, cells=SMALL.cells * 2))
+
+
+def test_the_distance_counts_fixed_operations_on_edges_too():
+    assert SMALL.distance(replace(SMALL, fixed=(Fixed("skip_connect", 0, 1, 3),))) == 1
 
 
 # A search

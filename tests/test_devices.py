@@ -13,13 +13,13 @@ from threading import Barrier
 import pandas as pd
 import pytest
 import torch
-from numpy.random import RandomState
 
-from nas_plugins import DartsSpace
 from nas_plugins.config import Compute
+from nas_plugins.errors import InputError
 from nas_plugins.experiment import search
 from nas_plugins.fitting import check_compute
 from nas_plugins.training import evaluate, retrain
+from search_spaces.genotype import Genotype
 from strategies.bilevel import Problem, alone, first_order, second_order
 
 HERE = Path(__file__).parent
@@ -32,6 +32,13 @@ data: {dataset: digits, batch_size: 32, held_out: 0.5, train_images: 256}
 training: {epochs: 2}
 compute: {accelerator: cpu, threads: 1}
 """
+SAMPLE = {
+    f"{cell}/{what}_{node}_{slot}": value
+    for cell in ("normal", "reduce")
+    for node in (2, 3)
+    for slot in (0, 1)
+    for what, value in (("op", "sep_conv_3x3"), ("input", [slot]))
+}
 RETRAIN = """
 seed: 0
 network: {channels: 4, layers: 3, drop_path: 0.2}
@@ -186,11 +193,7 @@ def test_a_search_in_bf16_has_the_loss_of_one_in_full_precision_but_for_rounding
 
 
 def test_a_retraining_in_bf16_has_the_loss_of_one_in_full_precision_but_for_rounding(tmp_path):
-    sample: dict = {}
-    space = DartsSpace(layers=3, channels=2, nodes=2)
-    for mutable in space.simplify().values():
-        mutable.random(sample, RandomState(0))
-    space.genotype(sample).save(tmp_path / "genotype.json")
+    Genotype.from_sample(SAMPLE, 3).save(tmp_path / "genotype.json")
     (tmp_path / "retrain.yaml").write_text(RETRAIN)
     full, half = (
         retrain(
@@ -201,6 +204,21 @@ def test_a_retraining_in_bf16_has_the_loss_of_one_in_full_precision_but_for_roun
     )  # fmt: skip
     assert train_loss(half) != train_loss(full)
     assert train_loss(half) == pytest.approx(train_loss(full), rel=0.05)
+
+
+@pytest.mark.parametrize("kind", ["search", "retrain"])
+def test_devices_of_which_none_would_get_a_batch_are_refused(tmp_path, kind):
+    Genotype.from_sample(SAMPLE, 3).save(tmp_path / "genotype.json")
+    (tmp_path / "config.yaml").write_text(DIGITS if kind == "search" else RETRAIN)
+    overrides = ["--compute.devices", "2", "--data.batch_size", "100"]
+    with pytest.raises(
+        InputError, match=r"^data.batch_size: 100 should be at most (64|96): 2 devices share (128|192) tr"
+    ):
+        if kind == "search":
+            search(tmp_path / "config.yaml", tmp_path / "run", overrides)
+        else:
+            retrain(tmp_path / "genotype.json", tmp_path / "config.yaml", tmp_path / "run", overrides)
+    assert not (tmp_path / "run").exists()
 
 
 def test_more_devices_than_there_are_end_in_one_line():

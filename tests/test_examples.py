@@ -91,6 +91,30 @@ def test_the_configs_of_fine_tuned_darts_have_the_numbers_of_section_iv(name):
         assert config["strategy"] == {"name": "DARTS", "order": "second", **adam}
 
 
+OF_EACH = {  # stem, auxiliary weight, drop-path, cutout, probability of random erasing, last learning rate
+    "cifar10": ("cifar", 0, 0, 0, 0, 0.001),
+    "fashion_mnist": ("cifar", 0, 0, 0, 0, 0.001),
+    "compcars_web": ("dual_imagenet", 0, 0, 0, 0, 0.001),
+    "compcars_surveillance": ("dual_imagenet", 0, 0, 0, 0, 0.001),
+    "miotcd": ("dual_tiny_imagenet", 0, 0, 0, 0, 0.001),
+    "cifar10_retrain": ("cifar", 0.4, 0.2, 16, 0, 0),
+    "cifar100_retrain": ("cifar", 0.4, 0.2, 16, 0, 0),
+    "fashion_mnist_retrain": ("cifar", 0, 0.2, 16, 0.5, 0),
+    "compcars_web_retrain": ("dual_imagenet", 0, 0, 0, 0, 0),
+    "compcars_surveillance_retrain": ("dual_imagenet", 0, 0, 0, 0, 0),
+    "miotcd_retrain": ("dual_tiny_imagenet", 0, 0, 0, 0, 0),
+}
+
+
+@pytest.mark.parametrize("name", OF_EACH)
+def test_each_data_set_of_fine_tuned_darts_has_its_stem_and_its_regularization(name):
+    config = yaml.safe_load((FINE_TUNED / f"{name}.yaml").read_text(encoding="utf-8"))
+    network, data = config.get("network") or config["space"], config["data"]
+    found = [network.get(key, 0) for key in ("auxiliary_weight", "drop_path")]
+    found += [data.get(key, 0) for key in ("cutout", "random_erasing")]
+    assert (network.get("stem", "cifar"), *found, config["training"]["min_learning_rate"]) == OF_EACH[name]
+
+
 @pytest.fixture(scope="module")
 def output(tmp_path_factory):
     """What the toy problem writes."""

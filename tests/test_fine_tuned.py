@@ -17,7 +17,7 @@ from torch import nn
 from torch.nn import functional
 from torchvision.ops import SqueezeExcitation
 
-from nas_plugins import DARTS, EDAS, DartsSpace, FineTunedDartsSpace, Genotype, extended_alpha
+from nas_plugins import DARTS, EDAS, DartsSpace, DDartsSpace, FineTunedDartsSpace, Genotype, extended_alpha
 from nas_plugins.cell_drawings import draw_cells
 from nas_plugins.describe import describe
 from nas_plugins.errors import InputError
@@ -325,10 +325,25 @@ def test_it_has_a_column_for_each_operation_that_is_no_candidate(none, fixed):
     assert table.loc["searched"].notna().all().all()
 
 
-@pytest.mark.parametrize(("alphas", "cell"), [(ALPHAS[True], "cell_0"), ({}, "normal"), ({"layer1": {}}, "normal")])
-def test_without_the_alpha_of_that_cell_it_says_so(alphas, cell):
-    with pytest.raises(ValueError, match=f"cell: '{cell}' should be one of normal, reduce"):
+@pytest.mark.parametrize(
+    ("alphas", "cell", "known"),
+    [
+        (ALPHAS[True], "cell_0", "normal, reduce"),
+        ({}, "normal", "normal, reduce"),
+        ({"conv/0->2": {}}, "normal", "conv"),
+    ],
+)
+def test_without_the_alpha_of_that_cell_it_says_so(alphas, cell, known):
+    with pytest.raises(ValueError, match=f"cell: '{cell}' should be one of {known}"):
         extended_alpha(alphas, cell=cell)
+
+
+def test_a_space_with_a_cell_for_every_layer_has_an_extended_alpha_for_each():
+    fixed = ("squeeze_excitation", "skip_connect cell_1/0->2")
+    strategy = EDAS()
+    strategy.mutate_model(DDartsSpace(channels=2, layers=3, nodes=2, fixed=fixed))
+    rows = [len(extended_alpha(strategy.alphas(), fixed, cell=f"cell_{layer}")) for layer in range(3)]
+    assert rows == [5 + 3, 5 + 3 + 1, 5 + 3]
 
 
 # Around it

@@ -257,6 +257,19 @@ def test_it_leaves_what_one_pass_leaves(absent, gradient):
     assert not any("forward" in vars(module) for module in supernet.model.modules())
 
 
+@pytest.mark.parametrize("absent", ["random", "skip"])
+def test_relaxed_edges_that_are_computed_again_give_the_same_gradient(absent):
+    supernet, found = Supernet(own_cells()), []
+    for recompute in (False, True):
+        supernet.architecture.recompute = recompute
+        before = {name: buffer.clone() for name, buffer in supernet.model.named_buffers()}
+        loss = supernet.apply(Ablation(0.5, absent, gradient=True))
+        found.append(torch.autograd.grad(loss, list(supernet.alphas.values())))
+        for name, buffer in supernet.model.named_buffers():
+            buffer.copy_(before[name])
+    torch.testing.assert_close(found[1], found[0], rtol=1e-9, atol=1e-12)
+
+
 def test_random_weights_are_a_function_of_the_seed_and_the_iteration():
     found = {}
     for iteration, seed in ((1, 0), (2, 0), (1, 5)):

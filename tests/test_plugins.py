@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import nni.nas.strategy
@@ -160,6 +162,15 @@ class TestNotFound:
 
     def test_nothing(self):
         assert "no strategy is called ''" in message_of("strategy", "")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["DartsSpace", "EDAS"])
+def test_nnis_own_strategies_can_be_used_whatever_is_imported_first(name):
+    """Importing nni.nas.oneshot before nni.nas.strategy would replace them by a class that only fails."""
+    code = f"from nas_plugins import {name}; from nni.nas.strategy import DARTS; print(DARTS.__module__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "nni.nas.oneshot.pytorch.strategy\n"
 
 
 @pytest.mark.usefixtures("acme")

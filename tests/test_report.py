@@ -431,17 +431,19 @@ def test_published_rows_follow_those_of_the_runs(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("table", "rows", "best"),
-    [
-        ("cifar10", 16, 0.9787),
-        ("cifar100", 11, 0.8433),
-        ("fashion_mnist", 8, 0.9691),
-        ("compcars", 14, 0.992),
-        ("miotcd", 8, 0.9834),
+    ("table", "rows", "best", "sums"),
+    [  # and the sums of accuracies in percent, deviations, parameters in millions and GPU days
+        ("cifar10", 16, 0.9787, (1553.54, 0.51, 128.2, 5584.59)),
+        ("cifar100", 11, 0.8433, (912.65, 0, 99.0, 5579.67)),
+        ("fashion_mnist", 8, 0.9691, (764.36, 0.22, 93.3, 0)),
+        ("compcars", 14, 0.992, (1324.10, 0, 0, 0)),
+        ("miotcd", 8, 0.9834, (778.05, 0, 0, 0)),
     ],
 )
-def test_the_five_tables_of_the_paper(table, rows, best):
+def test_the_five_tables_of_the_paper(table, rows, best, sums):
     published = read_published(table)
+    found = published[["test_acc", "test_acc_std", "parameters", "gpu_days"]].sum() * (100, 100, 1e-6, 1)
+    assert tuple(found) == pytest.approx(sums)
     assert len(published) == rows and published["test_acc"].max() == pytest.approx(best)
     assert published["test_acc"].between(0.8, 1).all() and published["parameters"].dropna().between(4e5, 4e7).all()
     assert set(published["dataset"]) <= set(DATASETS)

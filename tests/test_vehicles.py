@@ -42,10 +42,10 @@ def save_image(file: Path) -> None:
     Image.new("RGB", (width, height), tuple(colour)).save(file)
 
 
-def make_compcars(root: Path, dataset: str) -> Path:
-    """Three classes with four training and two test images each, and one image in no list."""
+def make_compcars(root: Path, dataset: str, per_class: int = 4) -> Path:
+    """Three classes with that many training and two test images each, and one image in no list."""
     classes = ["78/1/2014", "78/12/2011", "9/20/2009"] if dataset == "compcars_web" else ["1", "2", "10"]
-    for part, count in (("train", 4), ("test", 2)):
+    for part, count in (("train", per_class), ("test", 2)):
         lines = [f"{name}/{part}{index}.jpg" for name in classes for index in range(count)]
         file = root / LISTS[dataset].format(part)
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -108,14 +108,16 @@ class TestCompCars:
         name = {"compcars_web": "9/20", "compcars_surveillance": "2"}[dataset]
         assert white.tolist() == [label == data.classes.index(name) for label in labels]
 
-    @pytest.mark.parametrize(("held_out", "kept"), [(0.4, 5), (0.3, 4), (0.2, 2)])
-    def test_the_splits_of_the_paper(self, tmp_path, held_out, kept):
-        data = data_of(make_compcars(tmp_path, "compcars_web"), "compcars_web", held_out=held_out)
-        if kept < 3:  # a class of four has no fifth to give
-            assert "data.held_out is 0.2" in message_of(data)
-        else:
-            data.prepare()
-            assert data.lengths == {"train": 12 - kept, "held_out": kept, "test": 6}
+    @pytest.mark.parametrize("dataset", COMPCARS)
+    @pytest.mark.parametrize(("held_out", "kept"), [(0.4, 4), (0.3, 3), (0.2, 2)])
+    def test_the_splits_of_the_paper(self, tmp_path, dataset, held_out, kept):
+        data = data_of(make_compcars(tmp_path, dataset, per_class=10), dataset, held_out=held_out)
+        data.prepare()
+        assert data.lengths == {"train": 30 - 3 * kept, "held_out": 3 * kept, "test": 6}
+
+    def test_a_class_that_is_too_small_for_the_split_is_refused(self, tmp_path):
+        data = data_of(make_compcars(tmp_path, "compcars_web"), "compcars_web", held_out=0.2)
+        assert "data.held_out is 0.2" in message_of(data)
 
     @pytest.mark.parametrize("dataset", COMPCARS)
     def test_images_of_many_sizes_need_one(self, tmp_path, dataset):
