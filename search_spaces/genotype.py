@@ -5,66 +5,44 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from reprlib import repr as shown
-from typing import Any, NamedTuple
+from typing import Any
 
+from search_spaces.edges import (
+    INPUTS,
+    Cell,
+    Edge,
+    Fixed,
+    GenotypeError,
+    after_cells,
+    as_edge,
+    as_fixed,
+    as_integers,
+    fixed_edges,
+    smallest_set,
+)
 from search_spaces.files import write_text_whole
 from search_spaces.operations import FIXED_OPERATIONS, OPERATION_SETS
 from search_spaces.published import read_call
+from search_spaces.samples import read_cells, sample_of_node
+
+__all__ = [
+    "INPUTS",
+    "Cell",
+    "Edge",
+    "Fixed",
+    "Genotype",
+    "GenotypeError",
+    "after_cells",
+    "default_reductions",
+    "fixed_edges",
+]
 
 FORMAT = "nas-plugins/genotype"
 VERSION = 1
-INPUTS = 2
-"""Nodes 0 and 1 of every cell are its inputs: the outputs of the two layers before it."""
-NONE = "none"
-"""In a sample: no operation. A genotype does not have it."""
-
-
-class GenotypeError(ValueError):
-    """A genotype is not what the format allows; the message says where and what would be right."""
-
-
-class Edge(NamedTuple):
-    """One operation, from node ``source`` to node ``target`` of a cell."""
-
-    operation: str
-    source: int
-    target: int
-
-
-Cell = tuple[Edge, ...]
-
-
-class Fixed(NamedTuple):
-    """A fixed operation: no search chose it, and none drops it (Fine-Tuning DARTS, section III.B).
-
-    Args:
-        operation: a name of :data:`~search_spaces.operations.FIXED_OPERATIONS`.
-        cell, source, target: the cell, by its index, and its two nodes between which the operation
-            stands; all None for an operation that follows every cell.
-    """
-
-    operation: str
-    cell: int | None = None
-    source: int | None = None
-    target: int | None = None
-
-
-def fixed_edges(fixed: Iterable[Fixed], cell: int) -> Cell:
-    """The fixed operations that stand on edges of a cell."""
-    return tuple(
-        Edge(one.operation, one.source, one.target)
-        for one in fixed
-        if one.cell == cell and one.source is not None and one.target is not None
-    )
-
-
-def after_cells(fixed: Iterable[Fixed]) -> tuple[str, ...]:
-    """The fixed operations that follow every cell, in the order in which they run."""
-    return tuple(one.operation for one in fixed if one.cell is None)
 
 
 def default_reductions(layers: int) -> tuple[int, ...]:
@@ -107,13 +85,13 @@ class Genotype:
         for i, cell in enumerate(self.cells):
             if not isinstance(cell, (list, tuple)):
                 raise GenotypeError(f"cell {i}: {shown(cell)} should be a list of edges")
-        cells = tuple(tuple(_edge(edge, f"cell {i}") for edge in cell) for i, cell in enumerate(self.cells))
+        cells = tuple(tuple(as_edge(edge, f"cell {i}") for edge in cell) for i, cell in enumerate(self.cells))
         object.__setattr__(self, "cells", cells)
         for name in ("layout", "reductions", "concat"):
-            object.__setattr__(self, name, _integers(getattr(self, name), name))
+            object.__setattr__(self, name, as_integers(getattr(self, name), name))
         if not isinstance(self.fixed, (list, tuple)):
             raise GenotypeError(f"fixed: {shown(self.fixed)} should be a list of fixed operations")
-        object.__setattr__(self, "fixed", tuple(_fixed(one) for one in self.fixed))
+        object.__setattr__(self, "fixed", tuple(as_fixed(one) for one in self.fixed))
         self._check()
 
     def _check(self) -> None:
@@ -264,16 +242,14 @@ class Genotype:
             sample: what ``export_top_models(formatter="dict")`` gives.
             layers: the number of layers of the space; not needed where every layer has its own cell.
         """
-        own = any(str(key).startswith("cell_0/") for key in sample)
-        kinds = tuple(_own_kinds(sample)) if own else ("normal", "reduce")
-        read = [_read_cell(sample, kind) for kind in kinds]
-        cells = tuple(cell for cell, _ in read)
+        read, end = read_cells(sample)
+        cells, own = tuple(read.values()), "normal" not in read
         return cls(
             cells=cells,
             layout=tuple(range(len(cells))) if own else _stacked(layers),
             reductions=default_reductions(len(cells) if own else layers),
-            concat=tuple(range(INPUTS, max(end for _, end in read))),
-            operations=_smallest_set(cells),
+            concat=tuple(range(INPUTS, end)),
+            operations=smallest_set(cells),
         )
 
     def to_sample(self) -> dict[str, Any]:
@@ -394,7 +370,7 @@ class Genotype:
         if name == "Genotype":
             return _from_darts(fields)
         cells = tuple(
-            tuple(_edge((op, source, target), f"genes: cell {i}") for op, target, source in _triples(gene))
+            tuple(as_edge((op, source, target), f"genes: cell {i}") for op, target, source in _triples(gene))
             for i, gene in enumerate(fields["genes"])
         )
         return cls(
@@ -402,7 +378,7 @@ class Genotype:
             layout=tuple(fields.get("seq", range(len(cells)))),
             reductions=tuple(fields["reductions"]),
             concat=tuple(fields["concat"]),
-            operations=_smallest_set(cells),
+            operations=smallest_set(cells),
         )
 
 
@@ -415,103 +391,9 @@ def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return values
 
 
-def _edge(edge: Any, where: str) -> Edge:
-    if not isinstance(edge, (list, tuple)) or len(edge) != 3:
-        raise GenotypeError(f"{where}: {shown(edge)} should be [operation, from node, to node]")
-    operation, source, target = edge
-    if not isinstance(operation, str):
-        raise GenotypeError(f"{where}: {shown(operation)} should be the name of an operation")
-    for node in (source, target):
-        if isinstance(node, bool) or not isinstance(node, int) or node < 0:
-            raise GenotypeError(f"{where}: node {shown(node)} of {shown(operation)} should be an integer from 0 on")
-    return Edge(operation, source, target)
-
-
-def _fixed(values: Any) -> Fixed:
-    if not isinstance(values, (list, tuple)) or len(values) not in (1, 4):
-        raise GenotypeError(f"fixed: {shown(values)} should be [operation] or [operation, cell, from node, to node]")
-    if len(values) == 1 or tuple(values[1:]) == (None, None, None):
-        if not isinstance(values[0], str):
-            raise GenotypeError(f"fixed: {shown(values[0])} should be the name of an operation")
-        return Fixed(values[0])
-    operation, cell, source, target = values
-    if isinstance(cell, bool) or not isinstance(cell, int):
-        raise GenotypeError(f"fixed: cell {shown(cell)} of {shown(operation)} should be an integer from 0 on")
-    operation, source, target = _edge((operation, source, target), "fixed")
-    return Fixed(operation, cell, source, target)
-
-
-def _integers(values: Any, name: str) -> tuple[int, ...]:
-    if not isinstance(values, Iterable) or isinstance(values, (str, bytes, Mapping)):
-        raise GenotypeError(f"{name}: {shown(values)} should be a list of integers")
-    values = tuple(values)
-    for value in values:
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise GenotypeError(f"{name}: {shown(value)} should be an integer")
-    return values
-
-
-def sample_of_node(kind: str, node: int, incoming: Sequence[tuple[str, int]], slots: int = 2) -> dict[str, Any]:
-    """The part of a sample that says what arrives at a node.
-
-    Args:
-        kind: the label of its cell.
-        node: the node.
-        incoming: (operation, source) of what arrives.
-        slots: operations that the space gives every node; those that are missing are ``none``.
-    """
-    sample: dict[str, Any] = {}
-    for slot in range(max(slots, len(incoming))):
-        operation, source = incoming[slot] if slot < len(incoming) else (NONE, 0)
-        sample[f"{kind}/op_{node}_{slot}"] = operation
-        sample[f"{kind}/input_{node}_{slot}"] = [source]
-    return sample
-
-
-def _own_kinds(sample: Mapping[str, Any]) -> list[str]:
-    found = {str(key).partition("/")[0] for key in sample if str(key).startswith("cell_")}
-    kinds = [f"cell_{layer}" for layer in range(len(found))]
-    if set(kinds) != found:
-        raise GenotypeError(f"sample: it should have the cells {kinds[0]} to {kinds[-1]}, not {shown(sorted(found))}")
-    return kinds
-
-
-def _read_cell(sample: Mapping[str, Any], kind: str) -> tuple[Cell, int]:
-    """The operations of a cell in a sample, and the number of its nodes, inputs included."""
-    edges, read = [], 0
-    node, slot = INPUTS, 0
-    while f"{kind}/op_{node}_{slot}" in sample:
-        while (key := f"{kind}/op_{node}_{slot}") in sample:
-            source = sample.get(f"{kind}/input_{node}_{slot}")
-            if isinstance(source, Sequence) and len(source) == 1:
-                source = source[0]
-            if not isinstance(source, int):
-                raise GenotypeError(f"sample: {kind}/input_{node}_{slot} should be one node, not {shown(source)}")
-            edge = _edge((sample[key], source, node), f"sample: {kind} cell")
-            if edge.operation != NONE:
-                edges.append(edge)
-            slot, read = slot + 1, read + 1
-        node, slot = node + 1, 0
-    if not read:
-        raise GenotypeError(f"sample: no key like '{kind}/op_2_0'; it has {', '.join(map(str, sample))}")
-    if sum(str(key).startswith(f"{kind}/") for key in sample) != 2 * read:
-        raise GenotypeError(f"sample: the {kind} cell lacks a key between node 2 and its last node")
-    return tuple(edges), node
-
-
 def _stacked(layers: int) -> tuple[int, ...]:
     reductions = default_reductions(layers)
     return tuple(int(layer in reductions) for layer in range(layers))
-
-
-def _smallest_set(cells: Iterable[Iterable[Edge]]) -> str:
-    used = {edge.operation for cell in cells for edge in cell}
-    for name, operations in OPERATION_SETS.items():
-        if used <= set(operations):
-            return name
-    known = OPERATION_SETS[name]
-    unknown = ", ".join(sorted(shown(operation) for operation in used - set(known)))
-    raise GenotypeError(f"unknown operation {unknown}; known are {', '.join(known)}")
 
 
 def _algorithm_1(cells: int, m: int, m2: int, layers: int) -> list[int]:
@@ -553,18 +435,18 @@ def _triples(gene: Any) -> list[tuple[str, int, int]]:
 
 
 def _from_darts(fields: Mapping[str, Any]) -> Genotype:
-    if _integers(fields["normal_concat"], "normal_concat") != _integers(fields["reduce_concat"], "reduce_concat"):
+    if as_integers(fields["normal_concat"], "normal_concat") != as_integers(fields["reduce_concat"], "reduce_concat"):
         raise GenotypeError("normal_concat and reduce_concat differ; a genotype here has one concat for all cells")
     cells = []
     for kind in ("normal", "reduce"):
         pairs = fields[kind]
         if len(pairs) % 2 or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
             raise GenotypeError(f"{kind}: should hold two (operation, from node) for each node")
-        cells.append(tuple(_edge((op, source, INPUTS + i // 2), kind) for i, (op, source) in enumerate(pairs)))
+        cells.append(tuple(as_edge((op, source, INPUTS + i // 2), kind) for i, (op, source) in enumerate(pairs)))
     return Genotype(
         cells=tuple(cells),
         layout=_stacked(8),
         reductions=default_reductions(8),
         concat=tuple(fields["normal_concat"]),
-        operations=_smallest_set(cells),
+        operations=smallest_set(cells),
     )

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from search_spaces.genotype import sample_of_node
+from search_spaces.samples import sample_of_node
 from strategies.candidates import Uncounted, take_relu, weigh_norm, weighted
 from strategies.derivation import NONE, CellAlphas, Chosen, connected, darts
 from strategies.relaxation import Choice
