@@ -156,32 +156,12 @@ class Ablation:
         chain = CellChain(batch.model)
         with chain.recorded() as outputs:
             loss = batch.loss()
-        relaxed = {edge: weight for edge, weight in batch.architecture.plan.items() if isinstance(weight, Tensor)}
-        with untracked(batch.model), draws_undone():
-            if self.gradient:
-                without, slopes, arrived = self._differentiated(batch, chain, outputs, relaxed)
-            else:
-                with torch.no_grad():
-                    without = [self._without(cell, batch, chain, outputs) for cell in chain.layers]
-        contributions = loss.detach() - torch.stack(without)
-        for cell, contribution in zip(chain.layers, contributions.unbind(), strict=True):
-            batch.log(f"{CONTRIBUTION}{cell}", contribution)
-        mean, count = contributions.mean(), len(contributions)
-        if not self.gradient or mean == 0:
-            return loss  # each L_AB is a constant, and their sum is zero
-        weights = list(relaxed.values())
-        own = dict(zip(relaxed, _gradients([loss], weights, [None], keep_graph=True), strict=True))
-        # What arrived where the passes without a cell begin goes through the graph of the pass with all cells.
-        before = _gradients(outputs, weights, arrived, keep_graph=True)
-        slopes = {edge: slope + earlier for (edge, slope), earlier in zip(slopes.items(), before, strict=True)}
-        for cell, contribution in zip(chain.layers, contributions.unbind(), strict=True):
-            for edge in chain.edges[cell]:
-                if edge in relaxed:
-                    # L without cell i does not depend on α_i: ∂M_i = ∂L, and ∂ mean M = ∂L − ∂(Σ_j L without j) / n.
-                    slope = own[edge] / mean - contribution / mean**2 * (own[edge] - slopes[edge] / count)
-                    # Zero, with that gradient.
-                    loss = loss - self.weight * (slope * (relaxed[edge] - relaxed[edge].detach())).sum()
-        return loss
+        if self.gradient:
+            return self._differentiated(batch, chain, loss, outputs)
+        with untracked(batch.model), draws_undone(), torch.no_grad():
+            without = [self._without(cell, batch, chain, outputs) for cell in chain.layers]
+        _contributions(batch, chain, loss, without)
+        return loss  # each L_AB is a constant, and their sum is zero
 
     def _without(self, cell: str, batch: ArchitectureBatch, chain: CellChain, outputs: Sequence[Tensor]) -> Tensor:
         """L without a cell."""
@@ -192,14 +172,48 @@ class Ablation:
             return batch.again()
 
     def _differentiated(
-        self, batch: ArchitectureBatch, chain: CellChain, outputs: Sequence[Tensor], relaxed: Mapping[str, Tensor]
-    ) -> tuple[list[Tensor], dict[str, Tensor], list[Tensor]]:
-        """L without each cell, and the gradient of their sum for the weights of every edge and for the outputs.
+        self, batch: ArchitectureBatch, chain: CellChain, loss: Tensor, outputs: Sequence[Tensor]
+    ) -> Tensor:
+        """The evaluator's loss, with the gradient of L_T,i for the α of cell i."""
+        relaxed = {edge: weight for edge, weight in batch.architecture.plan.items() if isinstance(weight, Tensor)}
+        weights = list(relaxed.values())
+        # Where the network's own weights are constants, as in a first-order step, nobody needs its graph afterwards. It
+        # goes before the passes without a cell have theirs, and is made once more when they are done.
+        passing = not any(parameter.requires_grad for parameter in batch.model.parameters())
+        own = _gradients([loss], weights, [None], keep_graph=not passing)
+        with untracked(batch.model), draws_undone():
+            without, slopes, arrived = self._each_without(batch, chain, outputs, weights)
+            if passing:
+                with chain.recorded() as outputs:
+                    batch.again()
+                before = _gradients(outputs, weights, arrived, keep_graph=False)
+        if not passing:
+            before = _gradients(outputs, weights, arrived, keep_graph=True)
+        contributions = _contributions(batch, chain, loss, without)
+        mean = contributions.mean()
+        of_edge = {
+            edge: contribution
+            for cell, contribution in zip(chain.layers, contributions.unbind(), strict=True)
+            for edge in chain.edges[cell]
+        }
+        total = loss.detach() if passing else loss
+        for edge, weight, slope, earlier, tally in zip(relaxed, weights, own, before, slopes, strict=True):
+            gradient = slope if passing else torch.zeros_like(slope)
+            if edge in of_edge and mean != 0:
+                # L without cell i does not depend on α_i: ∂M_i = ∂L, and ∂ mean M = ∂L − ∂(Σ_j L without j) / n.
+                of_mean = slope - (earlier + tally) / len(contributions)
+                gradient = gradient - self.weight * (slope / mean - of_edge[edge] / mean**2 * of_mean)
+            total = total + (gradient * (weight - weight.detach())).sum()  # zero, with that gradient
+        return total
+
+    def _each_without(
+        self, batch: ArchitectureBatch, chain: CellChain, outputs: Sequence[Tensor], weights: Sequence[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        """L without each cell, and the gradients of their sum for the weights of every edge and for the outputs.
 
         A pass without a cell is differentiated back to where it begins, so that one graph is held at
         a time.
         """
-        weights = list(relaxed.values())
         slopes = [torch.zeros_like(weight) for weight in weights]
         arrived = [torch.zeros_like(output) for output in outputs]
         losses = []
@@ -211,7 +225,15 @@ class Ablation:
             for tally, gradient in zip([*arrived[begin:end], *slopes], found, strict=True):
                 tally += gradient
             losses.append(loss.detach())
-        return losses, dict(zip(relaxed, slopes, strict=True)), arrived
+        return losses, slopes, arrived
+
+
+def _contributions(batch: ArchitectureBatch, chain: CellChain, loss: Tensor, without: Sequence[Tensor]) -> Tensor:
+    """M of each cell (Eq. 6), logged."""
+    contributions = loss.detach() - torch.stack(list(without))
+    for cell, contribution in zip(chain.layers, contributions.unbind(), strict=True):
+        batch.log(f"{CONTRIBUTION}{cell}", contribution)
+    return contributions
 
 
 def _gradients(

@@ -184,8 +184,10 @@ def test_contributions_are_those_of_whole_passes(space, absent):
 @pytest.mark.parametrize("differentiable", [False, True])
 @pytest.mark.parametrize("absent", ["random", "skip"])
 @pytest.mark.parametrize("space", [own_cells, SPACES["shared cells"]], ids=["a cell a layer", "shared cells"])
-def test_the_loss_of_a_cell_reaches_its_own_alpha_alone(space, absent, differentiable):
+@pytest.mark.parametrize("trained", [True, False], ids=["weights trained", "weights constant"])
+def test_the_loss_of_a_cell_reaches_its_own_alpha_alone(space, absent, differentiable, trained):
     supernet = Supernet(space())
+    supernet.model.requires_grad_(trained)
     objective = total(Ablation(0.5, absent, differentiable), zero_one(7.0, by_cell))
     found = torch.autograd.grad(supernet.apply(objective), list(supernet.alphas.values()))
     expected = supernet.gradient_by_hand(0.5, 7.0, absent, differentiable)
@@ -238,8 +240,10 @@ def test_layers_before_an_absent_cell_are_not_run_again(layers, passes, gradient
 
 @pytest.mark.parametrize("gradient", [False, True])
 @pytest.mark.parametrize("absent", ["random", "skip"])
-def test_it_leaves_what_one_pass_leaves(absent, gradient):
+@pytest.mark.parametrize("trained", [True, False], ids=["weights trained", "weights constant"])
+def test_it_leaves_what_one_pass_leaves(absent, gradient, trained):
     supernet = Supernet(own_cells())
+    supernet.model.requires_grad_(trained)
     before = {name: buffer.clone() for name, buffer in supernet.model.named_buffers()}
     supernet.loss(sigmoid(supernet.alphas))
     after_one = {name: buffer.clone() for name, buffer in supernet.model.named_buffers()}
@@ -258,8 +262,10 @@ def test_it_leaves_what_one_pass_leaves(absent, gradient):
 
 
 @pytest.mark.parametrize("absent", ["random", "skip"])
-def test_relaxed_edges_that_are_computed_again_give_the_same_gradient(absent):
+@pytest.mark.parametrize("trained", [True, False], ids=["weights trained", "weights constant"])
+def test_relaxed_edges_that_are_computed_again_give_the_same_gradient(absent, trained):
     supernet, found = Supernet(own_cells()), []
+    supernet.model.requires_grad_(trained)
     for recompute in (False, True):
         supernet.architecture.recompute = recompute
         before = {name: buffer.clone() for name, buffer in supernet.model.named_buffers()}
