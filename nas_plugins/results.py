@@ -33,11 +33,19 @@ def _differences(runs: Sequence[Run], elsewhere: Collection[str]) -> list[str]:
     settings = [_settings(run) for run in runs]
     for run, own in zip(runs, settings, strict=True):
         others = [other for peer, other in zip(runs, settings, strict=True) if peer.method == run.method]
-        keys = [key for key in own if key not in elsewhere and any(other.get(key) != own[key] for other in others)]
-        keys.sort(key=lambda key: not key.startswith("strategy."))  # what makes the method comes first
+        keys = [key for key in own if key not in elsewhere and any(_differs(key, own, other) for other in others)]
+        # What makes the method comes first, then which space.
+        keys.sort(key=lambda key: (not key.startswith("strategy."), not key.endswith(".name")))
         named = [f"{key.removeprefix('strategy.')}: {own[key]}" for key in keys]
         texts.append(f" ({', '.join(named)})" if named else "")
     return texts
+
+
+def _differs(key: str, own: Mapping[str, str], other: Mapping[str, str]) -> bool:
+    name = f"{key.partition('.')[0]}.name"
+    if key not in other and other.get(name) != own.get(name):
+        return False  # that one is of another space says why it has no such setting
+    return other.get(key) != own[key]
 
 
 def _settings(run: Run) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """A derived network as the backbone of a detector, and the example that trains RetinaNet and Mask R-CNN with it."""
 
 import copy
-import importlib.util
+import importlib
 import json
 import subprocess
 import sys
@@ -305,12 +305,9 @@ def test_a_run_that_is_no_finished_retraining_is_named(run, tmp_path):
 def example() -> Iterator[ModuleType]:
     """The script as a module."""
     pytest.importorskip("pycocotools", reason="the extra detection")
-    spec = importlib.util.spec_from_file_location("detection_example", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module  # where its settings' types are looked up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules[spec.name]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(SCRIPT.parent)
+        yield importlib.import_module("detection")
 
 
 @pytest.fixture(scope="module")
@@ -369,7 +366,7 @@ def test_the_instances_of_cityscapes_are_read_with_tight_boxes(example, tmp_path
 
 def test_a_mirrored_image_has_mirrored_objects(example, made_up):
     source = example.Cityscapes(made_up["cityscapes"], "train")
-    mirrored = example.Augmented(source, mirror=True)
+    mirrored = importlib.import_module("detection_data").Augmented(source, mirror=True)
     image, target = source[0]
     seen = [mirrored[0] for _ in range(20)]
     assert {torch.allclose(moved, image / 255) for moved, _ in seen} == {True, False}

@@ -292,6 +292,16 @@ def test_methods_name_settings_outside_the_strategy_in_full(tmp_path):
     assert list(summary(runs)["method"]) == expected
 
 
+def test_methods_on_other_spaces_name_the_space_but_not_the_settings_that_it_has_alone(tmp_path):
+    first = make_search(tmp_path / "a", space={"name": "DDartsSpace", "channels": 4, "nodes": 3})
+    second = make_search(tmp_path / "b", space={"name": "DartOptiSpace", "channels": 8, "baseline": "resnet18"})
+    expected = [
+        "DARTS (space.name: DDartsSpace, space.channels: 4)",
+        "DARTS (space.name: DartOptiSpace, space.channels: 8)",
+    ]
+    assert list(summary([first, second])["method"]) == expected
+
+
 def test_methods_do_not_name_what_is_a_column_or_changes_no_result(tmp_path):
     plain = make_search(tmp_path / "a")
     other = make_search(

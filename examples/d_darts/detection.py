@@ -10,51 +10,38 @@ The first trains for a few steps on images that are made up, and written to runs
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 import yaml
+from detection_data import Cityscapes, Coco, loader
+from detection_scenes import make_cityscapes, make_coco
 from jsonargparse import ArgumentError, ArgumentParser
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
-from PIL import Image, ImageDraw
 from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.utilities import rank_zero_only
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
 from torchmetrics.detection import MeanAveragePrecision
-from torchvision import datasets, tv_tensors
-from torchvision.ops import box_convert, clip_boxes_to_image, masks_to_boxes
-from torchvision.transforms import v2
 
 from nas_plugins import config
 from nas_plugins.backbone import Backbone, LastLevels, mask_rcnn, retinanet
 from nas_plugins.checkpoints import WholeCheckpoints
 from nas_plugins.errors import InputError
 from nas_plugins.fitting import SeededEpochs, guarded, quiet
-from nas_plugins.images import check_images
 from nas_plugins.run import CHECKPOINT, CONFIG
 from nas_plugins.tables import append_epoch, one_line, read_table
 from search_spaces.baselines import BASELINES
 from search_spaces.files import write_text_whole
 from search_spaces.network import Stem
-
-Sample = tuple[Tensor, dict[str, Any]]
-"""An image of values from 0 to 1, and its objects: boxes, labels, masks, and whether each is a crowd of them."""
-
-
-# Settings
 
 
 @dataclass
@@ -191,234 +178,6 @@ def parser() -> ArgumentParser:
     made.add_argument("--resume", action="store_true", help="go on in that folder, with its settings")
     made.add_class_arguments(Settings)
     return made
-
-
-# Images of COCO and Cityscapes
-
-
-class Coco(Dataset):
-    """The boxes of COCO: ROOT/train2017/*.jpg and ROOT/annotations/instances_train2017.json; val2017 alike.
-
-    Args:
-        root: that folder.
-        part: train or val.
-
-    Attributes:
-        classes: their names; the first has label 1.
-
-    Raises:
-        InputError: a part of it is missing or damaged.
-    """
-
-    iou_types = ("bbox",)
-
-    def __init__(self, root: Path, part: str) -> None:
-        folder, file = root / f"{part}2017", root / "annotations" / f"instances_{part}2017.json"
-        for path, there in ((folder, folder.is_dir()), (file, file.is_file())):
-            if not there:
-                raise InputError(f"data.root: {root} should be a folder of COCO: it has no {path.relative_to(root)}")
-        try:
-            with contextlib.redirect_stdout(io.StringIO()):  # pycocotools tells what it does
-                self.source = datasets.CocoDetection(folder, file)
-            self._check(folder)
-        except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"{file}: no annotations as COCO has them: {one_line(error)}") from None
-        coco = self.source.coco
-        self.labels = {category: label for label, category in enumerate(sorted(coco.cats), start=1)}
-        self.classes = [coco.cats[category]["name"] for category in sorted(coco.cats)]
-        if part == "train":  # images without an object teach little, and a crowd is no object
-            objects = {one["image_id"] for one in coco.anns.values() if not one.get("iscrowd", 0)}
-            self.source.ids = [image for image in self.source.ids if image in objects]
-        self.part = part
-
-    def _check(self, folder: Path) -> None:
-        coco = self.source.coco
-        if not coco.imgs or not coco.anns or not coco.cats:
-            raise ValueError("there should be images, annotations and categories")
-        names = [image["file_name"] for image in coco.imgs.values()]
-        there = {path.name for path in folder.iterdir()}
-        for image, name in zip(coco.imgs, names, strict=True):
-            if name not in there:
-                raise InputError(f"data.root: image {image} has no file {folder / name}")
-        for number, one in coco.anns.items():
-            for key, known in (("image_id", coco.imgs), ("category_id", coco.cats)):
-                if one[key] not in known:
-                    raise ValueError(f"annotation {number} has {key} {one[key]}, which is not there")
-            if len(one["bbox"]) != 4:
-                raise ValueError(f"annotation {number} has the bbox {one['bbox']}, not [x, y, width, height]")
-        check_images([str(folder / name) for name in names], one_size=None)
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, index: int) -> Sample:
-        picture, annotations = self.source[index]
-        image = v2.functional.to_image(picture)
-        annotations = [one for one in annotations if self.part == "val" or not one.get("iscrowd", 0)]
-        boxes = torch.tensor([one["bbox"] for one in annotations], dtype=torch.float32).reshape(-1, 4)
-        target = {
-            "boxes": clip_boxes_to_image(box_convert(boxes, "xywh", "xyxy"), image.shape[-2:]),
-            "labels": torch.tensor([self.labels[one["category_id"]] for one in annotations], dtype=torch.int64),
-            "iscrowd": torch.tensor([one.get("iscrowd", 0) for one in annotations], dtype=torch.int64),
-        }
-        whole = (target["boxes"][:, 2:] > target["boxes"][:, :2]).all(dim=1)
-        return image, {name: values[whole] for name, values in target.items()}
-
-
-class Cityscapes(Dataset):
-    """The instances of Cityscapes: ROOT/leftImg8bit/train/CITY/*.png and ROOT/gtFine/train/CITY/*_instanceIds.png.
-
-    In an instance file a pixel is 1000 · class + number, or, in a group of objects that nobody told
-    apart, the class alone. Arguments and errors as of :class:`Coco`.
-    """
-
-    iou_types = ("bbox", "segm")
-    kinds = tuple(one for one in datasets.Cityscapes.classes if one.has_instances and not one.ignore_in_eval)
-    labels = {kind.id: label for label, kind in enumerate(kinds, start=1)}
-    classes = [kind.name for kind in kinds]
-
-    def __init__(self, root: Path, part: str) -> None:
-        for folder in (Path("leftImg8bit", part), Path("gtFine", part)):
-            if not (root / folder).is_dir():
-                raise InputError(f"data.root: {root} should be a folder of Cityscapes: it has no {folder}")
-        try:
-            self.source = datasets.Cityscapes(str(root), part, "fine", "instance")
-        except OSError as error:
-            raise InputError(f"data.root: {error.filename} should be the folder of a city: {error.strerror}") from None
-        if not len(self.source):
-            raise InputError(f"data.root: {root / 'leftImg8bit' / part} should have images in CITY/*_leftImg8bit.png")
-        for image, (target,) in zip(self.source.images, self.source.targets, strict=True):
-            if not Path(target).is_file():
-                raise InputError(f"data.root: {image} has no file {target}")
-        check_images(self.source.images, one_size=None)
-        self.part = part
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, index: int) -> Sample:
-        picture, instances = self.source[index]
-        pixels = torch.from_numpy(np.array(instances, dtype=np.int64))
-        ids = pixels.unique()
-        crowd = ids < 1000
-        kind = torch.where(crowd, ids, ids // 1000)
-        known = torch.isin(kind, torch.tensor(list(self.labels)))
-        kept = known if self.part == "val" else known & ~crowd
-        masks = pixels == ids[kept][:, None, None]
-        boxes = masks_to_boxes(masks)
-        boxes[:, 2:] += 1  # from the last pixel to its border
-        target = {
-            "boxes": boxes,
-            "labels": torch.tensor([self.labels[int(one)] for one in kind[kept]], dtype=torch.int64),
-            "iscrowd": crowd[kept].long(),
-            "masks": masks.to(torch.uint8),
-        }
-        return v2.functional.to_image(picture), target
-
-
-class Augmented(Dataset):
-    """Images with values from 0 to 1, half of them mirrored for training, their objects with them."""
-
-    def __init__(self, source: Coco | Cityscapes, mirror: bool) -> None:
-        self.source = source
-        self.steps = v2.Compose(
-            [v2.RandomHorizontalFlip(0.5 if mirror else 0.0), v2.ToDtype(torch.float32, scale=True)]
-        )
-
-    def __len__(self) -> int:
-        return len(self.source)
-
-    def __getitem__(self, index: int) -> Sample:
-        image, target = self.source[index]
-        height, width = image.shape[-2:]
-        typed = {"boxes": tv_tensors.BoundingBoxes(target["boxes"], format="XYXY", canvas_size=(height, width))}
-        if "masks" in target:
-            typed["masks"] = tv_tensors.Mask(target["masks"])
-        image, moved = self.steps(image, {**target, **typed})
-        return image.as_subclass(Tensor), {name: values.as_subclass(Tensor) for name, values in moved.items()}
-
-
-def loader(source: Coco | Cityscapes, images: Images, learn: bool) -> DataLoader:
-    """Batches: lists of images and of their targets."""
-    return DataLoader(
-        Augmented(source, mirror=learn),
-        batch_size=images.batch_size,
-        shuffle=learn,
-        num_workers=images.workers,
-        collate_fn=lambda samples: tuple(map(list, zip(*samples, strict=True))),
-    )
-
-
-# Images that are made up
-
-
-def scenes(
-    count: int, seed: int, height: int, width: int
-) -> Iterator[tuple[Image.Image, list[tuple[int, np.ndarray]]]]:
-    """Grey noise with up to three objects: red boards (kind 0) and blue discs (kind 1), each with its mask."""
-    rng = np.random.default_rng(seed)
-    for _ in range(count):
-        picture = Image.fromarray(rng.integers(60, 140, (height, width, 3), dtype=np.uint8))
-        objects: list[tuple[int, np.ndarray]] = []
-        for _ in range(rng.integers(1, 4)):
-            kind, (h, w) = int(rng.integers(2)), rng.integers(24, 56, 2)
-            top, left = rng.integers(0, height - h), rng.integers(0, width - w)
-            mask = Image.new("1", (width, height))
-            draw = ImageDraw.Draw(mask)
-            (draw.ellipse if kind else draw.rectangle)((left, top, left + w, top + h), fill=1)
-            picture.paste((40, 60, 220) if kind else (220, 50, 40), mask=mask)
-            shown = np.array(mask)
-            objects = [(other, seen & ~shown) for other, seen in objects] + [(kind, shown)]
-        yield picture, [(kind, seen) for kind, seen in objects if seen.any()]
-
-
-def make_coco(root: Path, seed: int) -> None:
-    """Write made-up images as COCO has them."""
-    for part, count in (("train", 16), ("val", 8)):
-        content: dict[str, list[dict[str, Any]]] = {
-            "images": [],
-            "annotations": [],
-            "categories": [{"id": 1, "name": "board"}, {"id": 3, "name": "disc"}],  # COCO's numbers have gaps too
-        }
-        folder = root / f"{part}2017"
-        folder.mkdir(parents=True)
-        for number, (picture, objects) in enumerate(scenes(count, seed + (part == "val"), 128, 128), start=1):
-            name = f"{number:012}.jpg"
-            picture.save(folder / name, quality=95)
-            content["images"].append({"id": number, "file_name": name, "height": 128, "width": 128})
-            for kind, mask in objects:
-                left, top, right, bottom = masks_to_boxes(torch.from_numpy(mask)[None])[0].tolist()
-                content["annotations"].append(
-                    {
-                        "id": len(content["annotations"]) + 1,
-                        "image_id": number,
-                        "category_id": (1, 3)[kind],
-                        "bbox": [left, top, right + 1 - left, bottom + 1 - top],
-                        "area": int(mask.sum()),
-                        "iscrowd": 0,
-                    }
-                )
-        write_text_whole(root / "annotations" / f"instances_{part}2017.json", json.dumps(content))
-
-
-def make_cityscapes(root: Path, seed: int) -> None:
-    """Write made-up images as Cityscapes has them: boards are cars, discs are persons."""
-    for part, count in (("train", 16), ("val", 8)):
-        folders = [root / name / part / "madeup" for name in ("leftImg8bit", "gtFine")]
-        for folder in folders:
-            folder.mkdir(parents=True)
-        for number, (picture, objects) in enumerate(scenes(count, seed + (part == "val"), 96, 192)):
-            name = f"madeup_{number:06}_000019"
-            pixels = np.full((96, 192), 7, dtype=np.uint16)  # road
-            for instance, (kind, mask) in enumerate(objects):
-                pixels[mask] = 1000 * (26, 24)[kind] + instance
-            picture.save(folders[0] / f"{name}_leftImg8bit.png")
-            Image.fromarray(pixels).save(folders[1] / f"{name}_gtFine_instanceIds.png")
-
-
-# Training
 
 
 class Detection(pl.LightningModule):
@@ -566,8 +325,8 @@ def train(settings: Settings, output: Path) -> None:
     with guarded(checkpoint):
         trainer.fit(
             Detection(model, training, kind.iou_types, output / "metrics.csv"),
-            loader(learned, images, learn=True),
-            loader(tested, images, learn=False),
+            loader(learned, images.batch_size, images.workers, learn=True),
+            loader(tested, images.batch_size, images.workers, learn=False),
             ckpt_path=checkpoint if checkpoint.exists() else None,
         )
 
