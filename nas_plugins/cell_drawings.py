@@ -16,7 +16,7 @@ from pathlib import Path
 import matplotlib
 import pygraphviz
 
-from nas_plugins.pictures import FAINT, INK, MUTED
+from nas_plugins.style import FAINT, INK, MUTED
 from search_spaces.files import write_whole
 from search_spaces.genotype import Genotype, after_cells
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from nas_plugins import pictures
+from nas_plugins import alpha_pictures, pictures
 from nas_plugins.cell_drawings import draw_cells
 from nas_plugins.errors import InputError
 from nas_plugins.published_results import check_table, source
@@ -94,7 +94,7 @@ def _draw(run: Run, folder: Path, prefix: str) -> dict[str, str | Markup]:
     if len(run.metrics):
         drawn["progress"] = _embedded(pictures.plot_progress(run.metrics, f"{start}progress.png", run.kind))
     if run.alphas is not None:
-        for name, plot in (("alphas", pictures.plot_alphas), ("alphas_heatmap", pictures.plot_heatmap)):
+        for name, plot in (("alphas", alpha_pictures.plot_alphas), ("alphas_heatmap", alpha_pictures.plot_heatmap)):
             drawn[name] = _embedded(plot(run.alphas, run.weights, f"{start}{name}.png"))
     if run.contributions is not None:
         path = f"{start}contributions.png"

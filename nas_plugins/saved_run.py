@@ -15,8 +15,10 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from nas_plugins.alpha_pictures import Weights, operations_of
 from nas_plugins.errors import InputError
-from nas_plugins.pictures import Kind, Weights, operations_of
+from nas_plugins.pictures import Kind
+from nas_plugins.plain_yaml import load_plain
 from nas_plugins.tables import ALPHA_KEYS, one_line, read_table, read_text
 from search_spaces.genotype import Genotype
 
@@ -99,7 +101,7 @@ def read_run(path: str | os.PathLike[str]) -> Run:
 def _read_config(path: Path) -> tuple[str, dict[str, Any]]:
     text = read_text(path)
     try:
-        config = yaml.safe_load(text)
+        config = load_plain(text)
     except yaml.YAMLError as error:
         raise InputError(f"{path}: is no YAML: {one_line(error)}") from None
     if not isinstance(config, dict) or not {"space", "network"} & set(config):

@@ -14,17 +14,12 @@ import pandas as pd
 import pytest
 import yaml
 
+from nas_plugins.alpha_pictures import architecture_weights, plot_alphas, plot_heatmap
 from nas_plugins.cell_drawings import cell_titles, draw_cells
 from nas_plugins.cli import main
 from nas_plugins.data import DATASETS
 from nas_plugins.errors import InputError
-from nas_plugins.pictures import (
-    architecture_weights,
-    plot_alphas,
-    plot_comparison,
-    plot_heatmap,
-    plot_progress,
-)
+from nas_plugins.pictures import plot_comparison, plot_progress
 from nas_plugins.published_results import read_published
 from nas_plugins.report import write_report
 from nas_plugins.results import results, results_text, summary, summary_text
