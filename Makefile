@@ -1,10 +1,11 @@
 # `make help` lists the targets. Everything is installed into .venv, nothing outside this folder.
 #
 # PYTHON is the Python that .venv is made with, as in `make PYTHON=python3.12 install`. A .venv that is there
-# keeps its own; `make distclean` first to change it.
+# keeps its own; `make distclean` first to change it. JOBS is how many processes test, each with some 2 GB.
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
+JOBS ?= 2
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -12,11 +13,14 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -qq
 DEMO := runs/demo
 
+# An idle process takes over tests of a busy one.
+TEST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
+
 # Figures are drawn into files: no display is needed.
 export MPLBACKEND := Agg
 
 .DEFAULT_GOAL := help
-.PHONY: help install test lint demo wheel clean distclean
+.PHONY: help install test coverage lint demo wheel clean distclean
 # Targets given together run one after the other, also with -j: their outputs would mix, and all need .venv.
 .NOTPARALLEL:
 .SUFFIXES:
@@ -53,7 +57,10 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 test: $(STAMP) ## run the tests (PYTEST_ARGS="-m 'not slow'" leaves out the slow ones)
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(TEST)
+
+coverage: $(STAMP) ## run the tests and show which lines they leave out
+	@$(TEST) --cov --cov-report=term-missing:skip-covered
 
 lint: $(STAMP) ## run ruff and mypy
 	$(call show, $(BIN)/ruff check .)
