@@ -3,8 +3,9 @@
     python benchmarks/matrix.py OUTPUT [--spaces NAME ...] [--strategies NAME ...]
 
 A run is an NNI experiment with NNI's own evaluator on a few random images, the export of its best model, a fresh
-instance of the space frozen to it, and a forward pass. It needs the extra rl. OUTPUT gets matrix.csv, a row a pair, and matrix.md, the same as
-a table. The runs of a space have a process of their own; a pair that is in the CSV already does not run again.
+instance of the space frozen to it, and a forward pass. It needs the extra rl. OUTPUT gets matrix.csv, a row a pair, and
+matrix.md, the same as a table. The runs of a space have a process of their own; a pair that is in the CSV already does
+not run again.
 """
 
 from __future__ import annotations

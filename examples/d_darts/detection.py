@@ -322,7 +322,7 @@ def train(settings: Settings, output: Path) -> None:
     iterations = math.ceil(len(learned) / (images.batch_size * settings.compute.devices))
     training = replace(training, warmup=min(training.warmup, iterations))
     checkpoint = output / CHECKPOINT
-    with guarded(checkpoint):
+    with guarded(checkpoint, "the same command with --resume"):
         trainer.fit(
             Detection(model, training, kind.iou_types, output / "metrics.csv"),
             loader(learned, images.batch_size, images.workers, learn=True),

@@ -15,9 +15,10 @@ import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from nas_plugins.alpha_pictures import architecture_weights, operations_of
 from nas_plugins.errors import InputError
-from nas_plugins.pictures import MUTED, SPARE_COLOURS, STYLE, architecture_weights, operations_of
 from nas_plugins.saved_run import Run, get, read_runs
+from nas_plugins.style import MUTED, SPARE_COLOURS, STYLE
 from nas_plugins.trials import read_trials, succeeded
 from search_spaces.files import write_text_whole, write_whole
 

@@ -1,0 +1,41 @@
+"""docs/matrix.md says which pairs of strategy and space work: here those with a strategy or a space of ours run."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmarks.matrix import OURS, SPACES, STRATEGIES, run
+
+ROOT = Path(__file__).parent.parent
+OUR_SPACES = [space for space in SPACES if not space.startswith("hub ")]
+ERRORS = {
+    "[1]": "stride|Sizes of tensors",
+    "[2]": "the ablation loss",
+    "[3]": "as_legacy_dict is not implemented",
+    "[5]": "cannot search",
+}
+"""What the notes of the table stand for."""
+
+
+def table() -> dict[tuple[str, str], str]:
+    """(strategy, space) -> what the table has."""
+    lines = (ROOT / "docs" / "matrix.md").read_text(encoding="utf-8").splitlines()
+    head, _, *rows = [re.split(r"\s*\|\s*", line.strip("| ")) for line in lines if line.startswith("|")]
+    return {(name, space): cell for name, *cells in rows for space, cell in zip(head, cells, strict=True)}
+
+
+def test_the_table_has_every_pair():
+    assert set(table()) == {(strategy, space) for strategy in STRATEGIES for space in SPACES}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("space", SPACES)
+def test_the_table_is_right_where_strategy_or_space_is_ours(space):
+    strategies = STRATEGIES if space in OUR_SPACES else OURS
+    for strategy in strategies:
+        said, result = table()[strategy, space], run(space, strategy)["result"]
+        if said == "ok":
+            assert result == "ok", (strategy, space)
+        else:
+            assert re.search(ERRORS[said], result), (strategy, space, result)
