@@ -115,6 +115,24 @@ def test_each_data_set_of_fine_tuned_darts_has_its_stem_and_its_regularization(n
     assert (network.get("stem", "cifar"), *found, config["training"]["min_learning_rate"]) == OF_EACH[name]
 
 
+SCRIPTS = [
+    path
+    for folder in ("examples", "benchmarks")
+    for path in sorted((EXAMPLES.parent / folder).rglob("*.py"))
+    if "ArgumentParser(" in path.read_text(encoding="utf-8")
+]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_every_script_says_what_it_takes(script, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [str(script), "--help"])
+    monkeypatch.syspath_prepend(script.parent)
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(script), run_name="__main__")
+    assert end.value.code in (0, None)
+    assert capsys.readouterr().out.startswith("usage:")
+
+
 @pytest.fixture(scope="module")
 def output(tmp_path_factory):
     """What the toy problem writes."""

@@ -6,7 +6,7 @@ Minimize L_val = αw − 2α + 1 over α, where w minimizes L_train = w² − 2�
 those of the search itself, strategies.bilevel. Writes table.csv, trajectories.csv and trajectories.png.
 """
 
-import sys
+import argparse
 import time
 from pathlib import Path
 
@@ -99,7 +99,9 @@ def main(output: Path) -> pd.DataFrame:
 
 
 if __name__ == "__main__":
-    folder = Path(sys.argv[1] if len(sys.argv) > 1 else "runs/toy_problem")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("output", type=Path, nargs="?", default=Path("runs/toy_problem"), help="where the files go")
+    folder = parser.parse_args().output
     print(
         main(folder).to_string(index=False, float_format="{:.4g}".format),
         f"figure: {folder}/trajectories.png",

@@ -5,7 +5,7 @@
 The rest of the line overrides keys of the search, such as ``--strategy.warmup_epochs 0``.
 """
 
-import sys
+import argparse
 from pathlib import Path
 
 from nas_plugins.experiment import search
@@ -16,9 +16,11 @@ from nas_plugins.training import evaluate, retrain
 HERE = Path(__file__).parent
 
 if __name__ == "__main__":
-    output, *overrides = sys.argv[1:] or ["runs/digits"]
-    found = search(HERE / "digits.yaml", Path(output, "search"), overrides)
-    trained = retrain(found / "genotype.json", HERE / "digits_retrain.yaml", Path(output, "retrain"))
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("output", type=Path, help="where the runs go")
+    options, overrides = parser.parse_known_args()
+    found = search(HERE / "digits.yaml", options.output / "search", overrides)
+    trained = retrain(found / "genotype.json", HERE / "digits_retrain.yaml", options.output / "retrain")
     evaluate(trained)
-    page = write_report([found, trained], Path(output, "report"))
+    page = write_report([found, trained], options.output / "report")
     print(summary_text(summary([found, trained])), f"report: {page}", sep="\n")
