@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 import importlib
+from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Literal
 
@@ -18,9 +20,56 @@ GROUPS: dict[Kind, str] = {"space": "nas_plugins.search_spaces", "strategy": "na
 _BASES: dict[Kind, type] = {"space": ModelSpace, "strategy": Strategy}
 
 
-def registered(kind: Kind) -> dict[str, EntryPoint]:
-    """name -> entry point of every registered space or strategy."""
-    return {point.name: point for point in sorted(entry_points(group=GROUPS[kind]), key=lambda p: p.name)}
+@dataclass(frozen=True)
+class Plugin:
+    """A space or a strategy that a package has registered; nothing of the package is imported yet.
+
+    Args:
+        kind: which of the two.
+        name: what a config calls it.
+        point: where it is.
+    """
+
+    kind: Kind
+    name: str
+    point: EntryPoint
+
+    def load(self) -> type[Any]:
+        """The class.
+
+        Raises:
+            InputError: it cannot be imported, or is no NNI space or strategy.
+        """
+        return _load(self.point.load, self.kind, self.name)
+
+    @property
+    def value(self) -> str:
+        """Where it is; of one that cannot be used also why, which takes an import to know."""
+        try:
+            self.load()
+        except InputError as error:
+            why = str(error).removeprefix(f"{self.kind}.name: ")
+            return f"{self.point.value}  (broken: {why})"
+        return self.point.value
+
+
+def registered(kind: Kind) -> dict[str, Plugin]:
+    """name -> every registered space or strategy.
+
+    Where packages give a name to different classes it stands for ours, if it is ours, and else for none; the others
+    go by their importable names.
+    """
+    points: dict[str, set[EntryPoint]] = {}
+    for point in entry_points(group=GROUPS[kind]):
+        points.setdefault(point.name, set()).add(point)
+    plugins = {}
+    for name, same in points.items():
+        ours = {point for point in same if point.dist is not None and point.dist.name == "nas-plugins"}
+        owners = same if len(same) == 1 else ours
+        for point in same:
+            own = name if point in owners else f"{point.module}.{point.attr}"
+            plugins[own] = Plugin(kind, own, point)
+    return dict(sorted(plugins.items()))
 
 
 def find(kind: Kind, name: str) -> type[Any]:
@@ -33,27 +82,29 @@ def find(kind: Kind, name: str) -> type[Any]:
     Raises:
         InputError: there is no such class, or it is no NNI space or strategy.
     """
-    points = registered(kind)
-    if name in points:
-        found = _imported(points[name].load, kind, name)
-    elif "." in name:
+    plugins = registered(kind)
+    if name in plugins:
+        return plugins[name].load()
+    if "." in name:
         module, _, attribute = name.rpartition(".")
-        found = _imported(lambda: getattr(importlib.import_module(module), attribute), kind, name)
-    else:
-        close = difflib.get_close_matches(name, points, n=1, cutoff=0.5)
-        hint = f"did you mean {close[0]}? " if close else ""
-        raise InputError(
-            f"{kind}.name: no {kind} is called {name!r}; {hint}There are {', '.join(points)}, "
-            "and any importable class (package.module.Class)"
-        )
-    if not (isinstance(found, type) and issubclass(found, _BASES[kind])):
-        raise InputError(f"{kind}.name: {name} is no {_BASES[kind].__module__}.{_BASES[kind].__name__}")
-    return found
+        return _load(lambda: getattr(importlib.import_module(module), attribute), kind, name)
+    several = [plugin.name for plugin in plugins.values() if plugin.point.name == name]
+    if several:
+        raise InputError(f"{kind}.name: {name!r} is a name of several packages; write {' or '.join(several)}")
+    close = difflib.get_close_matches(name, plugins, n=1, cutoff=0.5)
+    hint = f"did you mean {close[0]}? " if close else ""
+    raise InputError(
+        f"{kind}.name: no {kind} is called {name!r}; {hint}There are {', '.join(plugins)}, "
+        "and any importable class (package.module.Class)"
+    )
 
 
-def _imported(load: Any, kind: Kind, name: str) -> Any:
+def _load(load: Callable[[], Any], kind: Kind, name: str) -> type[Any]:
     try:
-        return load()
+        found = load()
     except (Exception, SystemExit) as error:  # whatever a third party's module raises while it is imported
         reason = " ".join(str(error).split())
         raise InputError(f"{kind}.name: {name!r} cannot be imported: {type(error).__name__}: {reason}") from error
+    if not (isinstance(found, type) and issubclass(found, _BASES[kind])):
+        raise InputError(f"{kind}.name: {name} is no {_BASES[kind].__module__}.{_BASES[kind].__name__}")
+    return found

@@ -13,18 +13,25 @@ import yaml
 
 from nas_plugins import plugins
 from nas_plugins.cli import main
+from nas_plugins.config import read_search
 from nas_plugins.errors import InputError
 from search_spaces.darts import DartsSpace
 from search_spaces.fine_tuned import FineTunedDartsSpace
 from strategies.edas import EDAS
 
 MODULE = '''
+import enum
+
 import torch
 from nni.nas.nn.pytorch import LayerChoice, ModelSpace
 from torch import nn
 
 from search_spaces.darts import DartsSpace
 from strategies.darts import DARTS
+
+
+class Colour(enum.Enum):
+    GREEN = 1
 
 
 class SlowDarts(DARTS):
@@ -51,6 +58,34 @@ class Chain(ModelSpace):
         return self.head(self.body(self.stem(x)).mean(dim=(2, 3)))
 
 
+class Small(DartsSpace):
+    """Ours with one argument alone: what the images decide it does not ask for."""
+
+    def __init__(self, width: int = 4) -> None:
+        super().__init__(image_channels=1, channels=width, layers=3)
+
+
+class UntypedSpace(DartsSpace):
+    """An argument without a type."""
+
+    def __init__(self, width):
+        super().__init__(channels=width)
+
+
+class Named(DartsSpace):
+    """An argument that is called like a key of every space."""
+
+    def __init__(self, name: str = "flat") -> None:
+        super().__init__()
+
+
+class Coloured(DartsSpace):
+    """An argument that YAML cannot write."""
+
+    def __init__(self, colour: Colour = Colour.GREEN) -> None:
+        super().__init__()
+
+
 class Untyped(DARTS):
     """An argument without a type."""
 
@@ -71,6 +106,10 @@ ENTRY_POINTS = """
 [nas_plugins.search_spaces]
 FlatSpace = acme_nas_plugin:FlatSpace
 Chain = acme_nas_plugin:Chain
+Small = acme_nas_plugin:Small
+UntypedSpace = acme_nas_plugin:UntypedSpace
+Named = acme_nas_plugin:Named
+Coloured = acme_nas_plugin:Coloured
 
 [nas_plugins.strategies]
 SlowDarts = acme_nas_plugin:SlowDarts
@@ -82,6 +121,12 @@ Number = acme_nas_plugin:NOT_A_CLASS
 Space = acme_nas_plugin:FlatSpace
 Raises = acme_nas_raises:Strategy
 Exits = acme_nas_exits:Strategy
+EDAS = acme_nas_plugin:SlowDarts
+"""
+ANOTHER = """
+[nas_plugins.search_spaces]
+Chain = acme_nas_plugin:FlatSpace
+Small = acme_nas_plugin:Small
 """
 CONFIG = {
     "space": {"channels": 4, "layers": 3},
@@ -105,6 +150,15 @@ def acme(tmp_path, monkeypatch) -> None:
     monkeypatch.syspath_prepend(str(site))
 
 
+@pytest.fixture
+def another(acme, tmp_path) -> None:
+    """One more, which has names of the first."""
+    information = tmp_path / "site" / "another_nas-1.0.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text("Metadata-Version: 2.1\nName: another-nas\nVersion: 1.0\n")
+    (information / "entry_points.txt").write_text(ANOTHER)
+
+
 def message_of(kind: plugins.Kind, name: str) -> str:
     with pytest.raises(InputError) as caught:
         plugins.find(kind, name)
@@ -126,8 +180,8 @@ class TestOurs:
 
     def test_every_registered_name_can_be_found(self):
         for kind in plugins.GROUPS:
-            for name, point in plugins.registered(kind).items():
-                assert plugins.find(kind, name) is point.load()
+            for name, plugin in plugins.registered(kind).items():
+                assert plugins.find(kind, name) is plugin.load()
 
     def test_by_name(self):
         assert plugins.find("space", "DartsSpace") is DartsSpace
@@ -181,6 +235,36 @@ class TestThirdParties:
         assert "Chain" in spaces
         assert "acme_nas_plugin:SlowDarts" in strategies
 
+    def test_those_that_cannot_be_used_are_listed_with_the_reason(self, capsys):
+        assert main(["list"]) == 0
+        lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines() if line.startswith("  ")}
+        missing = "'NoModule' cannot be imported: ModuleNotFoundError: No module named 'acme_nas_missing'"
+        assert lines["NoModule"].endswith(f"acme_nas_missing:Strategy  (broken: {missing})")
+        assert lines["Exits"].endswith("(broken: 'Exits' cannot be imported: SystemExit: 0)")
+        assert lines["Number"].endswith("(broken: Number is no nni.nas.strategy.base.Strategy)")
+        assert [name for name, line in lines.items() if "broken" in line] == sorted(
+            ["Exits", "NoClass", "NoModule", "Number", "Raises", "Space"]
+        )
+
+    def test_a_name_of_ours_stays_ours_and_theirs_has_its_importable_name(self):
+        assert plugins.find("strategy", "EDAS") is EDAS
+        assert plugins.registered("strategy")["acme_nas_plugin.SlowDarts"].value == "acme_nas_plugin:SlowDarts"
+
+    @pytest.mark.usefixtures("another")
+    def test_a_name_of_two_others_is_neithers(self):
+        names = "acme_nas_plugin.Chain or acme_nas_plugin.FlatSpace"
+        assert message_of("space", "Chain") == f"space.name: 'Chain' is a name of several packages; write {names}"
+        assert plugins.find("space", "acme_nas_plugin.Chain").__name__ == "Chain"
+
+    @pytest.mark.usefixtures("another")
+    def test_the_same_class_registered_twice_keeps_its_name(self):
+        assert plugins.find("space", "Small").__name__ == "Small"
+
+    def test_a_space_without_the_arguments_that_the_images_decide(self, tmp_path):
+        (tmp_path / "c.yaml").write_text("space: {name: Small, width: 2}")
+        space = read_search(tmp_path / "c.yaml").build("space", num_classes=10, image_channels=1, image_size=8)
+        assert type(space).__name__ == "Small"
+
     def test_a_strategy_is_used_with_its_own_keys(self, tmp_path):
         run = search(tmp_path, "--strategy.name", "SlowDarts", "--strategy.step", "0.5")
         assert yaml.safe_load((run / "config.yaml").read_text())["strategy"] == {"name": "SlowDarts", "step": 0.5}
@@ -218,14 +302,23 @@ class TestThirdParties:
     def test_a_broken_one_does_not_break_the_others(self):
         assert plugins.find("strategy", "SlowDarts").__name__ == "SlowDarts"
 
-    @pytest.mark.parametrize("name", ("Asking", "Untyped"))
-    def test_an_argument_that_is_missing_or_has_no_type_is_named(self, tmp_path, capsys, name):
-        (tmp_path / "c.yaml").write_text(yaml.safe_dump(CONFIG))
+    @pytest.mark.parametrize(
+        ("kind", "name", "words"),
+        (
+            ("strategy", "Asking", "strategy.step"),
+            ("strategy", "Untyped", "strategy.name: Untyped has an argument that no config can hold: "),
+            ("space", "UntypedSpace", "Parameter 'width'"),
+            ("space", "Named", "argument '--space.name' already exists"),
+            ("space", "Coloured", "space.colour: <Colour.GREEN: 1> should be what YAML can write: a number, "),
+        ),
+    )
+    def test_an_argument_that_no_config_can_hold_is_named(self, tmp_path, capsys, kind, name, words):
+        (tmp_path / "c.yaml").write_text(yaml.safe_dump({kind: {"name": name}}))
         arguments = ["--config", str(tmp_path / "c.yaml"), "--output", str(tmp_path / "run")]
-        assert main(["search", *arguments, "--strategy.name", name]) == 2
+        assert main(["search", *arguments]) == 2
         error = capsys.readouterr().err
         assert error.startswith("nas-plugins: ")
-        assert "step" in error
+        assert words in error
         assert error.count("\n") == 1
         assert not (tmp_path / "run").exists()
 

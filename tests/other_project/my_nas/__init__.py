@@ -1,0 +1,1 @@
+"""A search space and a strategy for nas-plugins."""
