@@ -1,0 +1,318 @@
+"""One search of NAS-Bench-201's space, in a process of its own, which never sees the benchmark's table.
+
+Every strategy, ours or NNI's, gets the same SGD, schedule, batches, augmentation, epochs, and images, half of them for
+the weights and half for the architecture.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import random
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
+from itertools import islice, product
+from pathlib import Path
+from typing import Any
+
+import nni.nas.strategy as theirs
+import pytorch_lightning as pl
+import torch
+from nasbench201_images import Batch, Half, halves
+from nni.nas.evaluator.pytorch import Lightning, LightningModule, Trainer
+from nni.nas.experiment import NasExperiment
+from nni.nas.experiment.config import NasExperimentConfig
+from nni.nas.hub.pytorch import NasBench201
+from nni.nas.oneshot.pytorch.base_lightning import BaseOneShotLightningModule
+from nni.nas.oneshot.pytorch.strategy import OneShotStrategy
+from pytorch_lightning.callbacks import Callback
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from nas_plugins import DARTS, DDARTS, EDAS, FairDARTS
+from nas_plugins.fitting import quiet
+from search_spaces.files import write_text_whole
+from strategies.calibration import measure, normalized_by
+from strategies.enas import ENAS
+from strategies.search import CALIBRATION_BATCHES, SearchModule
+
+OPERATIONS = {
+    "none": "none",
+    "skip_connect": "skip_connect",
+    "conv_1x1": "nor_conv_1x1",
+    "conv_3x3": "nor_conv_3x3",
+    "avg_pool_3x3": "avg_pool_3x3",
+}
+"""The name of an operation in NNI's space -> in the benchmark."""
+
+EDGES = [(source, target) for target in (1, 2, 3) for source in range(target)]
+"""Of the cell: (from node, to node), in the order of an architecture's string."""
+
+CLIP = 5.0
+"""The largest norm of the gradient of the weights."""
+
+PATHS = 100
+"""Random paths through the supernet of RandomOneShot, of which the best one is its answer (RSPS)."""
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """The network of a search and its training; the defaults are the proxy for two cores.
+
+    Args:
+        modules: searched cells of each of the three stages; with the two reductions 3 × modules + 2 in all.
+        channels: of the first stage.
+        image_size: pixels a side.
+        train_images: half of them for the weights, half for the architecture.
+        batch_size: images in a batch.
+        epochs: of the search.
+    """
+
+    modules: int = 1
+    channels: int = 8
+    image_size: int = 16
+    train_images: int = 10_000
+    batch_size: int = 64
+    epochs: int = 15
+
+
+PROTOCOLS = {
+    "proxy": Protocol(),
+    "full": Protocol(modules=5, channels=16, image_size=32, train_images=50_000, epochs=50),
+}
+"""``full`` is the benchmark's own (Dong and Yang, NAS-Bench-201, ICLR 2020)."""
+
+
+def warmup(epochs: int) -> int:
+    """The warm-up of EDAS in a search of so many epochs: 10 of 25, as in the paper (section 4.1)."""
+    return 2 * epochs // 5
+
+
+STRATEGIES: dict[str, Callable[[int], OneShotStrategy]] = {
+    "EDAS": lambda epochs: EDAS(warmup_epochs=warmup(epochs)),
+    "EDAS, no warm-up": lambda epochs: EDAS(warmup_epochs=0),
+    "EDAS, cyclic": lambda epochs: EDAS(warmup_epochs=warmup(epochs), sampling="cyclic"),
+    "DARTS": lambda epochs: DARTS(),
+    "DARTS, second order": lambda epochs: DARTS(order="second"),
+    "DARTS, one-level": lambda epochs: DARTS(order="one-level"),
+    "FairDARTS": lambda epochs: FairDARTS(),
+    # The ablation loss needs a chain of cells that are each other's inputs; the hub's space is none.
+    "DDARTS, w_abl=0": lambda epochs: DDARTS(w_abl=0.0),
+    "NNI DARTS": lambda epochs: theirs.DARTS(),
+    "NNI GumbelDARTS": lambda epochs: theirs.GumbelDARTS(),
+    # What it exports, in every epoch and at the end, is a draw from the softmax of its α.
+    "NNI Proxyless": lambda epochs: theirs.Proxyless(),
+    "NNI RandomOneShot": lambda epochs: theirs.RandomOneShot(),
+    "NNI ENAS": lambda epochs: ENAS(reward_metric_name="val_acc"),  # NNI's own, with a loader for today's Lightning
+}
+"""Name -> the strategy for a search of so many epochs, with its own defaults for the architecture."""
+
+
+def missing(name: str) -> str | None:
+    """What has to be installed for a strategy to run; None where nothing has."""
+    return "nas-plugins[rl]" if name == "NNI ENAS" and importlib.util.find_spec("tianshou") is None else None
+
+
+def architecture(sample: Mapping[str, Any]) -> str:
+    """The benchmark's string of a sample of NNI's: ``|op~0|+|op~0|op~1|+|op~0|op~1|op~2|``."""
+    nodes: dict[int, list[str]] = {}
+    for source, target in EDGES:
+        nodes.setdefault(target, []).append(f"{OPERATIONS[sample[f'cell/{source}_{target}']]}~{source}")
+    return "|" + "|+|".join("|".join(incoming) for incoming in nodes.values()) + "|"
+
+
+def every_sample() -> list[dict[str, str]]:
+    """The 15,625 architectures of the space, as samples of NNI's."""
+    labels = [f"cell/{source}_{target}" for source, target in EDGES]
+    return [dict(zip(labels, names, strict=True)) for names in product(OPERATIONS, repeat=len(EDGES))]
+
+
+class Recipe(LightningModule):
+    """The benchmark's training: SGD with Nesterov momentum, the learning rate falling along a cosine.
+
+    Args:
+        epochs: of the training.
+    """
+
+    def __init__(self, epochs: int) -> None:
+        super().__init__()
+        self.epochs = epochs
+
+    def forward(self, images: Tensor) -> Tensor:
+        """The logits of the model."""
+        return self.model(images)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """The loss of a batch."""
+        images, labels = batch
+        return cross_entropy(self(images), labels)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Log the accuracy of a batch: the reward of ENAS. No other strategy is validated while it searches."""
+        images, labels = batch
+        self.log("val_acc", (self(images).argmax(1) == labels).float().mean(), on_step=True, on_epoch=False)
+
+    def configure_optimizers(self) -> Any:
+        """The optimizer of the weights and its schedule."""
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.025, momentum=0.9, weight_decay=5e-4, nesterov=True)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=self.epochs, eta_min=0.001)
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
+        """Clip alike for all: NNI's strategies have different settings for it, or none."""
+        nn.utils.clip_grad_norm_([weight for group in optimizer.param_groups for weight in group["params"]], CLIP)
+
+
+class Curve(Callback):
+    """The architecture that the strategy would give after each epoch."""
+
+    def __init__(self) -> None:
+        self.architectures: list[str] = []
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, BaseOneShotLightningModule)
+        self.architectures.append(architecture(pl_module.export()))
+
+
+def make_space(protocol: Protocol, classes: int) -> NasBench201:
+    """NNI's space, in the memory layout that is fast on a CPU."""
+    space = NasBench201(protocol.channels, protocol.modules, num_labels=classes)
+    return space.to(memory_format=torch.channels_last)
+
+
+def make_trainer(epochs: int, **settings: Any) -> Trainer:
+    """Lightning's trainer, which only trains."""
+    return Trainer(
+        max_epochs=epochs, devices=1, limit_val_batches=0, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, **settings,
+    )  # fmt: skip
+
+
+def search(strategy: str, seed: int, protocol: Protocol, images: Path) -> dict[str, Any]:
+    """A search.
+
+    Args:
+        strategy: one of STRATEGIES.
+        seed: of everything but the choice of the images.
+        protocol: of the search.
+        images: file of :func:`nasbench201_images.prepare`.
+
+    Returns:
+        {"strategy", "seed", "settings": the protocol, "architecture": the answer, "curve": epoch -> the answer after
+        it, "supernet_val_acc" and "derived_val_acc": on the images for the architecture, from 0 to 1, or None,
+        "seconds" and "cpu_seconds": of the search}
+    """
+    pl.seed_everything(seed, verbose=False)
+    train, val = halves(images)
+    chosen, curve = STRATEGIES[strategy](protocol.epochs), Curve()
+    sampling = type(chosen) is theirs.RandomOneShot
+    # Its optimization alone is Lightning's automatic one, which asks the strategy's module to clip, not the recipe.
+    clip = {"gradient_clip_val": CLIP} if sampling else {}
+    evaluator = Lightning(
+        Recipe(protocol.epochs),
+        make_trainer(protocol.epochs, callbacks=[] if sampling else [curve], **clip),
+        train_dataloaders=train.loader(protocol.batch_size),
+        val_dataloaders=val.loader(protocol.batch_size),
+    )
+    space = make_space(protocol, int(train.labels.max()) + 1)
+    started = time.perf_counter(), time.process_time()
+    sample = run(space, evaluator, chosen)
+    module = chosen.oneshot_module.to("cuda" if torch.cuda.is_available() else "cpu")
+    validated = partial(path_accuracy, module.model, train, val)
+    if sampling:  # what it exports is a random path
+        sample = best_path(module, validated, seed)
+        curve.architectures = [architecture(sample)]
+    took = time.perf_counter() - started[0], time.process_time() - started[1]
+    found = curve.architectures
+    return {
+        "strategy": strategy,
+        "seed": seed,
+        "settings": asdict(protocol),
+        "architecture": architecture(sample),
+        "curve": {protocol.epochs - len(found) + i: name for i, name in enumerate(found)},
+        **accuracies(module, sample, validated),
+        "seconds": round(took[0], 1),
+        "cpu_seconds": round(took[1], 1),
+    }
+
+
+def run(space: NasBench201, evaluator: Lightning, strategy: OneShotStrategy) -> dict[str, Any]:
+    """The sample that an NNI experiment ends with."""
+    settings = NasExperimentConfig.default(space, evaluator, strategy)
+    with tempfile.TemporaryDirectory() as folder:
+        settings.experiment_working_directory = folder
+        experiment = NasExperiment(space, evaluator, strategy, settings)
+        try:
+            experiment.run()
+            (sample,) = experiment.export_top_models(top_k=1, formatter="dict")
+        finally:
+            experiment.stop()
+    return sample
+
+
+def best_path(module: BaseOneShotLightningModule, validated: Callable[[], float], seed: int) -> dict[str, str]:
+    """The best of a few random paths on the supernet's weights (Li and Talwalkar, RSPS, UAI 2019)."""
+    paths = random.Random(seed).sample(every_sample(), PATHS)
+
+    def worth(path: dict[str, str]) -> float:
+        follow(module, path)
+        return validated()
+
+    return max(paths, key=worth)
+
+
+def follow(module: BaseOneShotLightningModule, sample: Mapping[str, Any]) -> bool:
+    """Make NNI's supernet run a path; whether it is one that runs paths, and not all candidates at once."""
+    followed = [part.resample(memo=dict(sample)) for part in module.supernet_modules()]
+    return any(followed)
+
+
+def accuracies(
+    module: BaseOneShotLightningModule, sample: Mapping[str, Any], validated: Callable[[], float]
+) -> dict[str, float | None]:
+    """What the supernet, and in it the derived architecture, are worth; None for what the supernet cannot run."""
+    found: dict[str, float | None] = {"supernet_val_acc": None, "derived_val_acc": None}
+    if isinstance(module, SearchModule):
+        with torch.no_grad():
+            module.architecture.plan = module.strategy.relaxation.evaluation(module.architecture.alphas)
+        found["supernet_val_acc"] = validated()
+        module.architecture.plan = module.derived_plan()
+        found["derived_val_acc"] = validated()
+    else:
+        found["derived_val_acc" if follow(module, sample) else "supernet_val_acc"] = validated()
+    return found
+
+
+def path_accuracy(model: nn.Module, train: Half, val: Half) -> float:
+    """:func:`accuracy` with batch statistics of what the supernet runs at the moment."""
+    device = next(model.parameters()).device
+    batches = [images.to(device) for images, _ in islice(train.plain(64), CALIBRATION_BATCHES)]
+    with normalized_by(measure(model, lambda: [model(images) for images in batches])):
+        return accuracy(model, val)
+
+
+@torch.no_grad()
+def accuracy(model: nn.Module, val: Half) -> float:
+    """The share of images that the model gets right."""
+    model.eval()
+    device = next(model.parameters()).device
+    right = [(model(images.to(device)).argmax(1).cpu() == labels).sum() for images, labels in val.plain(500)]
+    return int(torch.stack(right).sum()) / len(val)
+
+
+def main(output: str, images: str, settings: dict[str, int], **what: Any) -> None:
+    """Search, and write the result whole."""
+    torch.set_num_threads(1)
+    with quiet(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = search(protocol=Protocol(**settings), images=Path(images), **what)
+    write_text_whole(output, json.dumps(found, indent=1))
+
+
+if __name__ == "__main__":
+    main(**json.loads(sys.argv[1]))
