@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -11,21 +13,56 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from nas_plugins.errors import InputError
 from search_spaces.files import write_whole
 
+BEGIN_AGAIN = "delete it, and a resume begins at the first epoch"
+"""What to do about a checkpoint that cannot be used."""
 _KEYS = ("pytorch-lightning_version", "epoch", "state_dict", "optimizer_states", "loops", "callbacks")
 
 
 class WholeCheckpoints(TorchCheckpointIO):
-    """Checkpoints that are written whole or not at all, and read as data, never as code."""
+    """Checkpoints that are written whole or not at all, and read as data, never as code.
+
+    Args:
+        settings: key -> value of what is trained: a checkpoint of something else is refused, also one that would fit.
+    """
+
+    def __init__(self, settings: Mapping[str, Any] | None = None) -> None:
+        super().__init__()
+        self.settings = dict(settings or {})
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        write_whole(path, lambda file: torch.save(checkpoint, file))
+        save_tensors({**checkpoint, "settings": self.settings} if self.settings else checkpoint, path)
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: Any = None) -> dict[str, Any]:
-        checkpoint = load_tensors(path, map_location)
+        try:
+            checkpoint = load_tensors(path, map_location)
+        except InputError as error:
+            raise InputError(f"{error}; {BEGIN_AGAIN}") from None
         missing = [key for key in _KEYS if key not in checkpoint]
         if missing:
-            raise InputError(f"{path}: not a checkpoint of nas-plugins: it has no {missing[0]}")
+            raise InputError(f"{path}: not a checkpoint of nas-plugins: it has no {missing[0]}; {BEGIN_AGAIN}")
+        self._check_settings(path, checkpoint.get("settings"))
         return checkpoint
+
+    def _check_settings(self, path: Any, saved: Any) -> None:
+        if not isinstance(saved, dict):  # of an earlier version
+            return
+        for key, here in self.settings.items():
+            if key in saved and saved[key] != here:
+                raise InputError(
+                    f"{path}: not the checkpoint of this run: {key} is {saved[key]!r:.80} there, and {here!r:.80} "
+                    f"here; {BEGIN_AGAIN}"
+                )
+
+
+def save_tensors(values: dict[str, Any], path: str | os.PathLike[str]) -> None:
+    """Write a file of tensors, whole or not at all.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    content = io.BytesIO()  # PyTorch that writes the file itself can hide the error of a full disk behind its own
+    torch.save(values, content)
+    write_whole(path, lambda file: file.write(content.getbuffer()))
 
 
 def load_tensors(path: str | os.PathLike[str], map_location: Any = "cpu") -> dict[str, Any]:

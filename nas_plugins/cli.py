@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib.resources import files
@@ -15,7 +16,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        The exit status: 0, 2 for bad input, 130 when interrupted.
+        The exit status: 0, 2 for bad input, 130 when interrupted, 143 when terminated.
     """
     parser = _parser()
     options, overrides = parser.parse_known_args(arguments)
@@ -25,6 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from nas_plugins.errors import InputError
     from search_spaces.genotype import GenotypeError
 
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
         options.run(options, overrides)
         sys.stdout.flush()
@@ -35,13 +37,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except KeyboardInterrupt as interrupt:
-        _fail(str(interrupt) or "interrupted; nas-plugins resume goes on from the last complete epoch")
-        return 130
+        what = "terminated" if isinstance(interrupt, _Terminated) else "interrupted"
+        _fail(str(interrupt) or f"{what}; nas-plugins resume goes on from the last complete epoch")
+        return 143 if isinstance(interrupt, _Terminated) else 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return 0
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM ends a command as an interrupt does: Lightning would let it end as if it had finished."""
+
+
+def _terminate(number: int, frame: object) -> None:
+    raise _Terminated
+
+
 def _fail(message: str) -> int:
-    print(f"nas-plugins: {' '.join(message.split())}", file=sys.stderr)
+    # What a file holds must not reach the terminal as a command to it.
+    line = "".join(letter if letter.isprintable() else "?" for letter in " ".join(message.split()))
+    print(f"nas-plugins: {line}", file=sys.stderr)
     return 2
 
 

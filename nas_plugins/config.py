@@ -20,6 +20,7 @@ from nni.nas.nn.pytorch import ModelSpace
 from nas_plugins import plugins
 from nas_plugins.data import ImageData
 from nas_plugins.errors import InputError
+from nas_plugins.plain_yaml import load_plain
 from search_spaces.network import Stem
 
 FROM_DATA = ("num_classes", "image_channels", "image_size")
@@ -118,6 +119,12 @@ class Config:
         """The seed of everything random."""
         return self.values["seed"]
 
+    @property
+    def kind(self) -> dict[str, Any]:
+        """The settings that decide what is trained, such as {"strategy.name": "EDAS"}."""
+        sections = {name: self.values[name] for name in ("space", "strategy", "network") if name in self.values}
+        return _flat(sections)
+
     def data(self) -> ImageData:
         """The images, checked.
 
@@ -214,15 +221,19 @@ def _add(parser: ArgumentParser, found: type, section: str, skip: set[str]) -> N
         else:
             parser.add_class_arguments(found, section, skip=skip)
     except ValueError as error:
-        raise InputError(f"{section}.name: {found.__name__} has arguments without types: {error}") from error
+        reason = f"{found.__name__} has an argument that no config can hold"
+        raise InputError(f"{section}.name: {reason}: {' '.join(str(error).split())}") from error
 
 
 def _arguments(found: type) -> Mapping[str, inspect.Parameter]:
     """The arguments of a class, those included that it may hand on to its bases."""
     arguments: dict[str, inspect.Parameter] = {}
-    for base in reversed(found.__mro__):
+    for base in found.__mro__:
         if "__init__" in vars(base):
-            arguments |= inspect.signature(_written_init(base)).parameters
+            own = inspect.signature(_written_init(base)).parameters
+            arguments = {**own, **arguments}
+            if all(parameter.kind is not parameter.VAR_KEYWORD for parameter in own.values()):
+                break
     return arguments
 
 
@@ -250,7 +261,7 @@ def _written_init(found: type) -> Callable[..., None]:
 
 def _load(file: str | os.PathLike[str]) -> dict[str, Any]:
     try:
-        given = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        given = load_plain(Path(file).read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: not YAML: {' '.join(str(error).split())}") from None
     except OSError as error:
@@ -275,7 +286,7 @@ def _read_overrides(overrides: Sequence[str]) -> dict[str, Any]:
             if not text:
                 raise InputError(f"command line: --{key} has no value")
         try:
-            values[key] = yaml.safe_load(text)
+            values[key] = load_plain(text)
         except yaml.YAMLError:
             values[key] = text
     return values
@@ -359,15 +370,15 @@ def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: Any, key: str = "") -> Any:
     """As YAML's own types: what a config file holds."""
     if isinstance(value, (Mapping, Namespace)):
-        return {str(key): _plain(item) for key, item in dict(value).items()}
+        return {str(name): _plain(item, f"{key}.{name}".lstrip(".")) for name, item in dict(value).items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [_plain(item, key) for item in value]
     if isinstance(value, bool) or value is None:
         return value
     for plain in (int, float, str):
         if isinstance(value, plain):
             return plain(value)
-    return str(value)
+    raise InputError(f"{key}: {value!r} should be what YAML can write: a number, a text, a boolean, null or a list")

@@ -15,6 +15,7 @@ from nni.nas.experiment import NasExperiment
 from nni.nas.experiment.config import NasExperimentConfig
 from nni.nas.nn.pytorch import ModelSpace
 from nni.nas.oneshot.pytorch.strategy import OneShotStrategy
+from nni.tools.nnictl.constants import NNI_HOME_DIR
 
 from nas_plugins import run as runs
 from nas_plugins.config import Config, read_search
@@ -25,9 +26,9 @@ from nas_plugins.tables import ALPHA_KEYS, one_line, read_table
 from nas_plugins.training import Retraining
 from search_spaces.genotype import Edge, Genotype, GenotypeError
 from strategies.base import DifferentiableStrategy
-from strategies.bilevel import draws_undone
 from strategies.derivation import CellAlphas, Method
 from strategies.derivation import derive as derive_cell
+from strategies.draws import draws_undone
 from strategies.relaxation import Plan, Step, softmax
 
 PathLike = str | os.PathLike[str]
@@ -173,13 +174,13 @@ class _Search:
 
     def run(self, run: Path, callbacks: Sequence[pl.Callback] = ()) -> Path:
         """Search, from the checkpoint of the run where there is one, and write the genotype."""
-        with runs.at_work(run), guarded(run / runs.CHECKPOINT):
+        with runs.at_work(run), guarded(run / runs.CHECKPOINT, f"nas-plugins resume {run}"):
             sample = self._search(run, callbacks)
-        genotype = _genotype(self.space, sample)
-        if genotype is None:
-            runs.write_json(run / runs.SAMPLE, sample)
-        else:
-            runs.write_genotype(run / runs.GENOTYPE, genotype)
+            genotype = _genotype(self.space, sample)
+            if genotype is None:
+                runs.write_json(run / runs.SAMPLE, sample)
+            else:
+                runs.write_genotype(run / runs.GENOTYPE, genotype)
         return run
 
     def _search(self, run: Path, callbacks: Sequence[pl.Callback]) -> dict[str, Any]:
@@ -196,6 +197,9 @@ class _Search:
         settings = NasExperimentConfig.default(self.space, evaluator, self.strategy)
         settings.experiment_working_directory = run / "nni"
         experiment = NasExperiment(self.space, evaluator, self.strategy, settings)
+        # NNI locks its list of experiments by a file that is named by the process, and waits for ever for one that a
+        # killed process of the same number, as in a container that starts again, has left.
+        Path(NNI_HOME_DIR, f".experiment.lock.{os.getpid()}").unlink(missing_ok=True)
         try:
             experiment.run()
             (sample,) = experiment.export_top_models(formatter="dict")

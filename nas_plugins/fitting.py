@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import math
 import random
 import sys
 import time
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -22,10 +24,11 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
-from nas_plugins.checkpoints import WholeCheckpoints
+from nas_plugins.checkpoints import BEGIN_AGAIN, WholeCheckpoints
 from nas_plugins.config import Compute, Config, Derived, Training
 from nas_plugins.data import ImageData
 from nas_plugins.errors import InputError
+from nas_plugins.images import BrokenImage
 from nas_plugins.tables import append_epoch, one_line
 from search_spaces.network import Network
 from strategies.objective import CONTRIBUTION
@@ -176,6 +179,30 @@ class EpochLines(Callback):
             print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", *shown, sep="  ", flush=True)
 
 
+class FiniteLoss(Callback):
+    """Give up when the training loss is lost: before the epoch is recorded, and within a long epoch.
+
+    What a search with a strategy of NNI's computes in an iteration stays unknown until the end of the epoch.
+    """
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        # Now and then, for it waits for the device. Several processes have to give up at one place: the epoch's end.
+        if batch_idx % 50 == 0 and trainer.world_size == 1 and isinstance(outputs, Mapping) and "loss" in outputs:
+            self._check(trainer, float(outputs["loss"]))
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._check(trainer, float(trainer.callback_metrics.get("train_loss", 0.0)))
+
+    def _check(self, trainer: pl.Trainer, loss: float) -> None:
+        if not math.isfinite(loss):
+            raise InputError(
+                f"the training loss became {loss} in epoch {trainer.current_epoch}: lower training.learning_rate "
+                "in a new run; a resume of this one would come to the same"
+            )
+
+
 class Recorder(Callback):
     """Write a row of metrics.csv, and the rows of alphas.csv and contributions.csv, at the end of each epoch.
 
@@ -208,14 +235,9 @@ class Recorder(Callback):
         self._per_iteration = (time.perf_counter() - self._started) / (batch_idx + 1)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        logged = {key: float(value) for key, value in trainer.callback_metrics.items()}
-        if not math.isfinite(logged.get("train_loss", 0.0)):
-            raise InputError(
-                f"the training loss became {logged['train_loss']} in epoch {trainer.current_epoch}: "
-                "lower training.learning_rate"
-            )
         if not trainer.is_global_zero:
             return
+        logged = {key: float(value) for key, value in trainer.callback_metrics.items()}
         epoch = trainer.current_epoch
         row = {
             "epoch": epoch,
@@ -287,12 +309,13 @@ def make_trainer(config: Config, run: Path, callbacks: list[Callback], **kwargs:
         **_compute(config.compute),
         callbacks=[
             SeededEpochs(config.seed),
+            FiniteLoss(),
             *callbacks,
             TQDMProgressBar() if terminal else EpochLines(),
             checkpoint,
         ],
         enable_progress_bar=terminal,
-        plugins=[WholeCheckpoints()],
+        plugins=[WholeCheckpoints(config.kind)],
         default_root_dir=run,
         logger=False,
         enable_model_summary=False,
@@ -333,18 +356,38 @@ def check_compute(compute: Compute) -> None:
 
 
 @contextmanager
-def guarded(checkpoint: Path) -> Iterator[None]:
-    """Say in our words what stops a fit: an interrupt, or a checkpoint of something else."""
+def guarded(checkpoint: Path, go_on: str) -> Iterator[None]:
+    """Say in our words what stops a fit, and what to do: an interrupt, the disk, or a checkpoint of something else.
+
+    Args:
+        checkpoint: what the fit goes on from, where it exists.
+        go_on: the command that does so, for people.
+    """
     try:
         yield
     except SystemExit as error:  # what Lightning makes of an interrupt
         if isinstance(error.__context__, KeyboardInterrupt):
-            raise KeyboardInterrupt from None
+            raise error.__context__ from None
         raise
-    except RuntimeError as error:
-        if "loading state_dict" in str(error):
-            raise InputError(f"{checkpoint}: not the checkpoint of this run: {one_line(error)[:200]}") from None
-        raise
+    except BrokenImage as error:
+        raise InputError(f"{error}, then {go_on}") from None
+    except OSError as error:
+        cure = "free some space" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "mend that"
+        where = f"{error.filename}: " if error.filename else ""
+        raise InputError(f"{where}{error.strerror or one_line(error)}; {cure}, then {go_on}") from None
+    except (RuntimeError, ValueError, TypeError, AttributeError, LookupError) as error:
+        if isinstance(error, InputError) or not _restoring(error):
+            raise
+        raise InputError(
+            f"{checkpoint}: not the checkpoint of this run: {one_line(error)[:200]}; {BEGIN_AGAIN}"
+        ) from None
+
+
+def _restoring(error: Exception) -> bool:
+    """Whether it was raised while Lightning put the states of a checkpoint in place."""
+    frames = (frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__))
+    starts = ("resume", "restore", "_restore")
+    return any("checkpoint_connector" in code.co_filename and code.co_name.startswith(starts) for code in frames)
 
 
 @contextmanager

@@ -161,7 +161,8 @@ def _opened(file: str) -> Iterator[Image.Image]:
                 raise ValueError(f"mode {image.mode} has more than 8 bits a channel")
             yield image
     except Exception as error:  # by format Pillow raises OSError, SyntaxError, ValueError, struct.error, ...
-        text = f"data.root: image file {file!r} cannot be used ({_line(error)}); replace it or delete it"
+        cure = "put it back" if isinstance(error, FileNotFoundError) else "replace it or delete it"
+        text = f"data.root: image file {file!r} cannot be used ({_line(error)}); {cure}"
         raise BrokenImage(text) from error
 
 

@@ -17,7 +17,7 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from nas_plugins.config import Config, is_search, read_retrain, read_search
 from nas_plugins.errors import InputError
-from search_spaces.files import write_text_whole
+from search_spaces.files import remove_unfinished, write_text_whole
 from search_spaces.genotype import Genotype
 
 CONFIG, GENOTYPE, SAMPLE, WEIGHTS = "config.yaml", "genotype.json", "sample.json", "weights.pt"
@@ -43,12 +43,23 @@ def create(output: str | os.PathLike[str], config: Config, genotype: Genotype | 
 
 @rank_zero_only
 def _write(run: Path, config: Config, genotype: Genotype | None) -> None:
+    checkpoints, new = (run / CHECKPOINT).parent, not run.exists()
+    try:
+        checkpoints.mkdir(parents=True)  # of several processes that were told one output, one alone can
+    except FileExistsError:
+        raise InputError(f"--output: {run} is being made by another process; choose another") from None
+    except OSError as error:
+        raise InputError(f"--output: {run} cannot be made: {error.strerror}") from None
     try:
         if genotype is not None:
             genotype.save(run / GENOTYPE)
         # Last: the directory is a run, and can be resumed, from the moment that it has a config.
         write_text_whole(run / CONFIG, config.to_yaml())
     except OSError as error:
+        (run / GENOTYPE).unlink(missing_ok=True)
+        checkpoints.rmdir()
+        if new:
+            run.rmdir()
         raise InputError(f"--output: {run} cannot be written: {error.strerror}") from None
 
 
@@ -90,13 +101,16 @@ def at_work(run: Path) -> Iterator[None]:
     """
     with ExitStack() as held:
         if getattr(rank_zero_only, "rank", 0) == 0:
-            file = held.enter_context((run / CONFIG).open())
+            file = held.enter_context((run / CONFIG).open("r+"))  # to write, as shares over a network want it
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system unlocks it when the process ends
             except BlockingIOError:
                 raise InputError(
                     f"{run}: another process is at work on this run; wait for its end, or stop it"
                 ) from None
+            for pattern in ("*.csv", "*.json", "*.pt"):  # not what a report is writing
+                remove_unfinished(run, pattern)
+            remove_unfinished((run / CHECKPOINT).parent, "*")
         yield
 
 

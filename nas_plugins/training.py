@@ -12,13 +12,12 @@ import pytorch_lightning as pl
 import torch
 
 from nas_plugins import run as runs
-from nas_plugins.checkpoints import load_tensors
+from nas_plugins.checkpoints import load_tensors, save_tensors
 from nas_plugins.config import Config, read_retrain
 from nas_plugins.data import ImageData
 from nas_plugins.errors import InputError
 from nas_plugins.fitting import ImageClassification, Recorder, check_compute, check_share, guarded, make_trainer, quiet
 from nas_plugins.tables import one_line
-from search_spaces.files import write_whole
 from search_spaces.genotype import Genotype
 from search_spaces.network import Network, count_multiply_adds, count_parameters
 
@@ -70,12 +69,16 @@ def evaluate(run: PathLike) -> dict[str, float]:
         what = "a search" if is_search else "not finished"
         raise InputError(f"{run}: {what}; evaluate takes the run directory of a finished retraining")
     training = Retraining(settings, Genotype.load(run / runs.GENOTYPE))
-    weights = load_tensors(run / runs.WEIGHTS)
+    cure = f"delete it, and nas-plugins resume {run} writes it anew"
+    try:
+        weights = load_tensors(run / runs.WEIGHTS)
+    except InputError as error:
+        raise InputError(f"{error}; {cure}") from None
     try:
         training.network.load_state_dict(weights)
     except (RuntimeError, TypeError) as error:
         reason = str(error).strip().splitlines()[-1].strip()
-        raise InputError(f"{run / runs.WEIGHTS}: not the weights of this run's network: {reason}") from None
+        raise InputError(f"{run / runs.WEIGHTS}: not the weights of this run's network: {reason}; {cure}") from None
     result = training.test(run)
     runs.write_json(run / "test.json", result)
     return result
@@ -118,22 +121,23 @@ class Retraining:
             self.config, run, [Recorder(run), *callbacks], gradient_clip_val=derived.gradient_clip_val
         )
         checkpoint = run / runs.CHECKPOINT
-        with runs.at_work(run), guarded(checkpoint):
+        with runs.at_work(run), guarded(checkpoint, f"nas-plugins resume {run}"):
             trainer.fit(self.module, datamodule=self.data, ckpt_path=str(checkpoint) if checkpoint.exists() else None)
-        runs.write_json(
-            run / "network.json",
-            {
-                "parameters": count_parameters(self.network) - _auxiliary_parameters(self.network),
-                "multiply_adds": count_multiply_adds(self.network, self.data.image_channels, self.data.image_size),
-                "num_classes": self.data.num_classes,
-                "image_channels": self.data.image_channels,
-                "image_size": self.data.image_size,
-            },
-        )
-        weights = {name: tensor.cpu() for name, tensor in self.network.state_dict().items()}
-        if trainer.is_global_zero:
-            write_whole(run / runs.WEIGHTS, lambda file: torch.save(weights, file))
+            runs.write_json(run / "network.json", self._facts())
+            weights = {name: tensor.cpu() for name, tensor in self.network.state_dict().items()}
+            if trainer.is_global_zero:
+                save_tensors(weights, run / runs.WEIGHTS)
         return run
+
+    def _facts(self) -> dict[str, int]:
+        data = self.data
+        return {
+            "parameters": count_parameters(self.network) - _auxiliary_parameters(self.network),
+            "multiply_adds": count_multiply_adds(self.network, data.image_channels, data.image_size),
+            "num_classes": data.num_classes,
+            "image_channels": data.image_channels,
+            "image_size": data.image_size,
+        }
 
     def test(self, run: Path) -> dict[str, float]:
         """Loss and accuracy on the test images."""

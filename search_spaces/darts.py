@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from search_spaces.fixed import KINDS
-from search_spaces.genotype import default_reductions
+from search_spaces.genotype import MOST_LAYERS, default_reductions
 from search_spaces.network import Stem
 from search_spaces.operations import DARTS_OPERATIONS
 from search_spaces.space import CellStack, StackedSpace
@@ -66,6 +66,8 @@ class DartsSpace(StackedSpace):
 
 
 def check_layers(layers: int) -> None:
-    """Raise a ValueError where a network is too shallow for two reductions."""
+    """Raise a ValueError where a network is too shallow for two reductions, or deeper than any memory takes."""
     if layers < 3:
         raise ValueError(f"layers: {layers} should be at least 3, for a normal cell and two reductions")
+    if layers > MOST_LAYERS:
+        raise ValueError(f"layers: {layers} should be at most {MOST_LAYERS}")

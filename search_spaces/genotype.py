@@ -43,6 +43,10 @@ __all__ = [
 
 FORMAT = "nas-plugins/genotype"
 VERSION = 1
+MOST_LAYERS = 1000
+"""More would fill the memory before anybody sees that a number is wrong."""
+_LONGEST_TEXT = 10_000_000
+"""Characters of a genotype file, for the same reason."""
 
 
 def default_reductions(layers: int) -> tuple[int, ...]:
@@ -100,6 +104,8 @@ class Genotype:
             raise GenotypeError(f"operations: no set is called {shown(self.operations)}; there are {known}")
         if not self.cells or not self.layout:
             raise GenotypeError("a genotype needs at least one cell and one layer in its layout")
+        if len(self.layout) > MOST_LAYERS:
+            raise GenotypeError(f"layout: {len(self.layout)} layers should be at most {MOST_LAYERS}")
         for layer, index in enumerate(self.layout):
             if not 0 <= index < len(self.cells):
                 raise GenotypeError(
@@ -219,6 +225,8 @@ class Genotype:
             )
         if layers < 3:
             raise GenotypeError(f"layers: {layers} is too few for two reductions; at least 3")
+        if layers > MOST_LAYERS:
+            raise GenotypeError(f"layers: {layers} should be at most {MOST_LAYERS}")
         reductions = default_reductions(layers)
         kinds = self.kinds()
         if kinds is not None and "normal" in kinds:
@@ -302,6 +310,8 @@ class Genotype:
         Raises:
             GenotypeError: the text is no such JSON.
         """
+        if len(text) > _LONGEST_TEXT:
+            raise GenotypeError(f"the text has {len(text):,} characters, more than the {_LONGEST_TEXT:,} it may have")
         try:
             data = json.loads(text, object_pairs_hook=_no_key_twice)
         except GenotypeError:

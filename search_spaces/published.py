@@ -6,6 +6,8 @@ import ast
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+_LONGEST_TEXT = 1_000_000
+"""No published genotype has so many characters; Python's parser takes a thousand bytes for some of them."""
 _LONGEST = 10_000
 """No list in a published genotype is longer; a longer one is somebody's attempt on our memory."""
 
@@ -25,6 +27,8 @@ def read_call(text: str, known: Mapping[str, Sequence[str]]) -> tuple[str, dict[
     Raises:
         ValueError: the text is something else.
     """
+    if len(text) > _LONGEST_TEXT:
+        raise ValueError(f"the text has {len(text):,} characters, more than the {_LONGEST_TEXT:,} that it may have")
     try:
         return _read_call(text, known)
     except (SyntaxError, RecursionError, MemoryError):

@@ -7,15 +7,15 @@ from the present values of the parameters.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.optim import SGD, Optimizer
+
+from strategies.draws import draws_undone
 
 Loss = Callable[[], Tensor]
 
@@ -221,15 +221,3 @@ def restored(tensors: Sequence[Tensor]) -> Iterator[None]:
             for tensor, value in zip(tensors, before, strict=True):
                 tensor.copy_(value)
         torch.clear_autocast_cache()
-
-
-@contextmanager
-def draws_undone() -> Iterator[None]:
-    """Random generators of Python, NumPy and PyTorch stand afterwards where they stood before."""
-    python, numpy_ = random.getstate(), np.random.get_state()
-    try:
-        with torch.random.fork_rng(range(torch.cuda.device_count())):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy_)

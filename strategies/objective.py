@@ -7,14 +7,14 @@ that number stands for all of them: its gradient for the α of a group is that o
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-from strategies.bilevel import draws_undone
 from strategies.contributions import CellChain, random_weights, untracked
+from strategies.draws import drawn_again, generators
 from strategies.supernet import Architecture
 
 Absent = Literal["random", "skip"]
@@ -153,12 +153,19 @@ class Ablation:
 
     def __call__(self, batch: ArchitectureBatch) -> Tensor:
         """The evaluator's loss; its gradient for the α of cell i is that of L_T,i."""
-        chain = CellChain(batch.model)
+        # An evaluator may draw, such as for mixup: the losses that are compared must see the same draws.
+        chain, since, again = CellChain(batch.model), generators(), batch.again
+
+        def drawn_alike() -> Tensor:
+            with drawn_again(since):
+                return again()
+
+        batch = replace(batch, again=drawn_alike)
         with chain.recorded() as outputs:
             loss = batch.loss()
         if self.gradient:
             return self._differentiated(batch, chain, loss, outputs)
-        with untracked(batch.model), draws_undone(), torch.no_grad():
+        with untracked(batch.model), torch.no_grad():
             without = [self._without(cell, batch, chain, outputs) for cell in chain.layers]
         _contributions(batch, chain, loss, without)
         return loss  # each L_AB is a constant, and their sum is zero
@@ -181,7 +188,7 @@ class Ablation:
         # goes before the passes without a cell have theirs, and is made once more when they are done.
         passing = not any(parameter.requires_grad for parameter in batch.model.parameters())
         own = _gradients([loss], weights, [None], keep_graph=not passing)
-        with untracked(batch.model), draws_undone():
+        with untracked(batch.model):
             without, slopes, arrived = self._each_without(batch, chain, outputs, weights)
             if passing:
                 with chain.recorded() as outputs:
@@ -191,6 +198,7 @@ class Ablation:
             before = _gradients(outputs, weights, arrived, keep_graph=True)
         contributions = _contributions(batch, chain, loss, without)
         mean = contributions.mean()
+        compared = bool(mean != 0)
         of_edge = {
             edge: contribution
             for cell, contribution in zip(chain.layers, contributions.unbind(), strict=True)
@@ -199,7 +207,7 @@ class Ablation:
         total = loss.detach() if passing else loss
         for edge, weight, slope, earlier, tally in zip(relaxed, weights, own, before, slopes, strict=True):
             gradient = slope if passing else torch.zeros_like(slope)
-            if edge in of_edge and mean != 0:
+            if edge in of_edge and compared:
                 # L without cell i does not depend on α_i: ∂M_i = ∂L, and ∂ mean M = ∂L − ∂(Σ_j L without j) / n.
                 of_mean = slope - (earlier + tally) / len(contributions)
                 gradient = gradient - self.weight * (slope / mean - of_edge[edge] / mean**2 * of_mean)

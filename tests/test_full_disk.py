@@ -1,0 +1,57 @@
+"""A disk that is full: a run ends with one line that says what to do, and goes on once there is space."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from test_kills import BASE, CONFIGS, GENOTYPE, assert_same
+
+
+@pytest.fixture(scope="module")
+def tried(tmp_path_factory) -> list[dict]:
+    """What happened at several fillings of a disk of 4 MB, in the memory."""
+    folder = tmp_path_factory.mktemp("disk")
+    disk = folder / "disk"
+    disk.mkdir()
+    for name, kind in (("search", "EDAS"), ("retrain", "retraining")):
+        config = {**CONFIGS[kind], "training": {**BASE["training"], "epochs": 2}}
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(config))
+    GENOTYPE.save(folder / "g.json")
+    mount = f"mount -t tmpfs -o size=4m none {disk}"
+    if subprocess.run(["unshare", "-rm", "sh", "-c", mount], capture_output=True, check=False).returncode:
+        pytest.skip("no file system can be mounted here")
+    script = f"{mount} && exec {sys.executable} {Path(__file__).with_name('full_disk.py')} {disk}"
+    done = subprocess.run(["unshare", "-rm", "sh", "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+@pytest.mark.slow
+def test_it_is_one_line_that_says_what_to_do(tried):
+    stopped = [one for one in tried if one["status"] != 0]
+    for one in stopped:
+        run = Path(one["run"]).parent / "disk" / "run"
+        assert one["status"] == 2 and one["err"].count("\n") == 1, one
+        assert str(run) in one["err"] and "No space left on device" in one["err"], one
+        if one["between"]:
+            assert one["err"].endswith(f"; free some space, then nas-plugins resume {run}\n"), one
+    for file in ("--output", "metrics.csv", "alphas.csv", "last.ckpt"):
+        assert any(file in one["err"] for one in stopped), file
+
+
+@pytest.mark.slow
+def test_nothing_is_half_written(tried):
+    for one in tried:
+        assert not [name for name in one["between"] if name.endswith(".tmp")]
+
+
+@pytest.mark.slow
+def test_with_space_it_ends_as_if_nothing_had_been(tried):
+    for one in tried:
+        assert one["again"] == [0, ""], one
+        assert_same(Path(one["run"]), Path(one["run"]).with_name(one["command"]))

@@ -1,0 +1,231 @@
+"""Files of anybody's, made to do harm: they run no code, fill no memory, and are refused in one line."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+from nas_plugins.cli import main
+from nas_plugins.config import read_retrain, read_search
+from nas_plugins.errors import InputError
+from nas_plugins.experiment import search
+from nas_plugins.report import write_report
+from nas_plugins.training import retrain
+from search_spaces.genotype import MOST_LAYERS, Genotype
+
+BASE = {
+    "data": {"dataset": "digits", "train_images": 120, "test_images": 40, "batch_size": 32},
+    "training": {"epochs": 1},
+    "compute": {"accelerator": "cpu", "threads": 1},
+}
+SEARCH = {**BASE, "space": {"name": "DartsSpace", "channels": 2, "layers": 3, "nodes": 2}, "strategy": {"name": "EDAS"}}
+RETRAIN = {**BASE, "network": {"channels": 4}}
+CELL = (("sep_conv_3x3", 0, 2), ("skip_connect", 1, 2))
+GENOTYPE = Genotype(cells=(CELL, CELL), layout=(0, 1, 1), reductions=(1, 2), concat=(2,))
+BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
+    f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]\n" for old, new in zip("abcdefghij", "bcdefghijk", strict=True)
+)
+"""A text of 800 characters that holds 10 thousand million words."""
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory) -> Path:
+    """A folder with the finished runs EDAS and retrained."""
+    folder = tmp_path_factory.mktemp("here")
+    (folder / "search.yaml").write_text(yaml.safe_dump(SEARCH))
+    (folder / "retrain.yaml").write_text(yaml.safe_dump(RETRAIN))
+    GENOTYPE.save(folder / "g.json")
+    search(folder / "search.yaml", folder / "EDAS")
+    retrain(folder / "g.json", folder / "retrain.yaml", folder / "retrained")
+    return folder
+
+
+@pytest.fixture
+def refused(capsys):
+    """Run a command that must be refused, soon, and give its line."""
+
+    def refuse(*arguments: object) -> str:
+        capsys.readouterr()
+        start = time.monotonic()
+        assert main([str(argument) for argument in arguments]) == 2
+        assert time.monotonic() - start < 20
+        err = capsys.readouterr().err
+        assert err.startswith("nas-plugins: ") and err.count("\n") == 1 and len(err) < 2000
+        return err
+
+    return refuse
+
+
+class TestConfig:
+    @pytest.mark.parametrize(
+        "text",
+        (
+            BOMB,
+            "data: &a {root: *a}",
+            "data: &a [*a]",
+            "[" * 5_000,
+            "{a: " * 5_000,
+            "seed: 2001-99-99",
+            "seed: !!int x",
+            "seed: !!timestamp x",
+            f"seed: {'9' * 5000}",
+            f"seed: {'9' * 1_000_000}",
+            "? [a]\n: b",
+        ),
+        ids=range(11),
+    )
+    def test_a_text_that_is_hard_to_read_is_refused(self, refused, tmp_path, text):
+        (tmp_path / "c.yaml").write_text(text)
+        assert "c.yaml" in refused("search", "--config", tmp_path / "c.yaml", "--output", tmp_path / "run")
+        shutil.copy(tmp_path / "c.yaml", tmp_path / "config.yaml")
+        for command in ("report", "resume", "evaluate"):
+            assert "config.yaml" in refused(command, tmp_path)
+
+    @pytest.mark.parametrize("value", ("2001-99-99", "[" * 5_000, "!!int x"), ids=range(3))
+    def test_so_is_a_value_on_the_command_line(self, refused, here, tmp_path, value):
+        output = ["--output", tmp_path / "run", "--seed", value]
+        assert "seed" in refused("search", "--config", here / "search.yaml", *output)
+
+    def test_an_alias_is_no_harm(self, tmp_path):
+        (tmp_path / "c.yaml").write_text(
+            "space: &s {channels: 4, layers: 3}\nstrategy: {}\ndata: {seed: &n 5}\nseed: *n\n"
+        )
+        assert read_search(tmp_path / "c.yaml").seed == 5
+
+    @pytest.mark.parametrize(
+        ("read", "given"), [(read_search, SEARCH), (read_retrain, RETRAIN)], ids=["search", "retrain"]
+    )
+    def test_a_class_in_place_of_any_value_is_not_made(self, tmp_path, read, given):
+        marker, file = tmp_path / "marker", tmp_path / "c.yaml"
+        file.write_text(yaml.safe_dump(given))
+        values = read(file).values
+        hostile = {"class_path": "subprocess.Popen", "init_args": {"args": ["touch", str(marker)]}}
+        keys = [(section, key) for section in values if isinstance(values[section], dict) for key in values[section]]
+        for section, key in keys:
+            file.write_text(yaml.safe_dump({**given, section: {**given.get(section, {}), key: hostile}}))
+            with pytest.raises(InputError):
+                read(file)
+        assert len(keys) > 25 and not marker.exists()
+
+    def test_what_a_file_holds_is_no_command_to_the_terminal(self, refused, tmp_path):
+        (tmp_path / "c.yaml").write_text('"\\e]0;title\\a\\e[2J": 1\n')
+        err = refused("search", "--config", tmp_path / "c.yaml", "--output", tmp_path / "run")
+        assert "unknown key ?]0;title??[2J" in err
+
+    @pytest.mark.parametrize("space", ("DartsSpace", "DDartsSpace", "FineTunedDartsSpace"))
+    def test_a_space_deeper_than_any_memory_is_refused(self, refused, here, tmp_path, space):
+        overrides = ["--space", f"{{name: {space}, layers: {10**9}}}"]
+        err = refused("search", "--config", here / "search.yaml", "--output", tmp_path / "run", *overrides)
+        assert f"layers: {10**9} should be at most {MOST_LAYERS}" in err
+
+
+class TestGenotype:
+    def test_a_depth_beyond_any_memory_is_refused(self, refused, here, tmp_path):
+        layers = ["--layers", 10**9]
+        info = ["genotype", "info", here / "g.json", "--channels", 4, "--classes", 10]
+        retraining = ["retrain", "--genotype", here / "g.json", "--config", here / "retrain.yaml"]
+        commands = [
+            [*info, *layers],
+            ["derive", here / "EDAS", "--output", tmp_path / "d.json", *layers],
+            [*retraining, "--output", tmp_path / "r", "--network.layers", 10**9],
+        ]
+        for command in commands:
+            assert f"layers: {10**9} should be at most {MOST_LAYERS}" in refused(*command)
+
+    def test_a_file_of_too_many_layers_is_refused(self, tmp_path):
+        text = GENOTYPE.to_json().replace("[0, 1, 1]", str([0] * (MOST_LAYERS + 1)))
+        with pytest.raises(ValueError, match=f"^layout: {MOST_LAYERS + 1} layers should be at most {MOST_LAYERS}$"):
+            Genotype.from_json(text)
+
+    @pytest.mark.parametrize(
+        "command", (["import", "--output", "out.json"], ["info", "--channels", 4, "--classes", 10])
+    )
+    def test_a_file_of_100_mb_is_refused(self, refused, tmp_path, command, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        (tmp_path / "g").write_text("[" + "[0]," * 25_000_000 + "0]")
+        err = refused("genotype", command[0], "g", *command[1:])
+        assert err.startswith("nas-plugins: g: ") and "the text has 100,000,003 characters, more than" in err
+
+
+class TestCheckpoint:
+    """Those that hold what runs when it is unpickled, and those that are cut, are in test_cli.py."""
+
+    def interrupted(self, run: Path, to: Path) -> Path:
+        return shutil.copytree(
+            run, to, ignore=shutil.ignore_patterns("genotype.json" if run.name == "EDAS" else "*.pt")
+        )
+
+    @pytest.mark.parametrize("content", (b"", b"PK\x03\x04" + bytes(100), bytes(range(256)) * 40), ids=range(3))
+    def test_a_file_that_is_none_is_refused_with_what_to_do(self, refused, here, tmp_path, content):
+        run = self.interrupted(here / "EDAS", tmp_path / "run")
+        (run / "checkpoints/last.ckpt").write_bytes(content)
+        err = refused("resume", run)
+        assert f"{run}/checkpoints/last.ckpt: damaged" in err
+        assert err.endswith("; delete it, and a resume begins at the first epoch\n")
+        (run / "checkpoints/last.ckpt").unlink()
+        assert main(["resume", str(run)]) == 0
+        assert (run / "alphas.csv").read_bytes() == (here / "EDAS/alphas.csv").read_bytes()
+
+    @pytest.mark.parametrize(
+        ("kind", "overrides", "words"),
+        [
+            ("EDAS", {"strategy": {"name": "DARTS"}}, "strategy.name is 'EDAS' there, and 'DARTS' here"),
+            ("EDAS", {"space": {"name": "FineTunedDartsSpace", "layers": 3}}, "space.name is 'DartsSpace' there, and"),
+            ("retrained", {"network": {"channels": 4, "drop_path": 0.1}}, "drop_path is 0.0 there, and 0.1 here"),
+        ],
+        ids=["strategy", "space", "network"],
+    )
+    def test_that_of_another_run_is_refused(self, refused, here, tmp_path, kind, overrides, words):
+        run = self.interrupted(here / kind, tmp_path / "run")
+        (run / "config.yaml").write_text(yaml.safe_dump({**(SEARCH if kind == "EDAS" else RETRAIN), **overrides}))
+        err = refused("resume", run)
+        assert "last.ckpt: not the checkpoint of this run: " in err and words in err and "delete it" in err
+
+    @pytest.mark.parametrize("key", ("state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks"))
+    def test_one_with_nonsense_in_it_is_refused(self, refused, here, tmp_path, key):
+        run = self.interrupted(here / "retrained", tmp_path / "run")
+        file = run / "checkpoints/last.ckpt"
+        checkpoint = torch.load(file, weights_only=True)
+        for nonsense in (5, "x"):
+            torch.save({**checkpoint, key: nonsense}, file)
+            assert "last.ckpt: not the checkpoint of this run: " in refused("resume", run)
+
+    @pytest.mark.parametrize("content", (b"", b"PK\x03\x04" + bytes(100), bytes(range(256)) * 40), ids=range(3))
+    def test_damaged_weights_are_written_anew_by_a_resume(self, refused, here, tmp_path, content):
+        run = shutil.copytree(here / "retrained", tmp_path / "run")
+        (run / "weights.pt").write_bytes(content)
+        assert f"; delete it, and nas-plugins resume {run} writes it anew" in refused("evaluate", run)
+        (run / "weights.pt").unlink()
+        assert main(["resume", str(run)]) == 0 == main(["evaluate", str(run)])
+
+
+def test_a_report_of_hostile_files_is_a_page_without_commands(here, tmp_path):
+    """The page shows the names of the run, its settings, and through pictures what the tables name."""
+    harm = "<script>alert(1)</script><img src=x onerror=alert(1)>=cmd|'/c calc'!A1$\\frac{"
+    run = shutil.copytree(here / "EDAS", tmp_path / harm.replace("/", "|"))
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["strategy"]["name"] = config["space"]["name"] = config["data"]["dataset"] = config["seed"] = harm
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    alphas = pd.read_csv(run / "alphas.csv").rename(columns={"skip_connect": harm})
+    alphas["cell"] = alphas["edge"] = harm
+    alphas.drop_duplicates(["epoch", "cell", "edge"]).to_csv(run / "alphas.csv", index=False)
+    pd.DataFrame({"epoch": [0], "cell": [harm], "contribution": [0.5]}).to_csv(run / "contributions.csv", index=False)
+    shutil.copytree(run, tmp_path / "other")
+    page = write_report([run, tmp_path / "other"], tmp_path / "out").read_text(encoding="utf-8")
+    assert not re.search(r"<script|<img src=x|\sonerror=alert\(1\)>", page)
+    assert "&lt;script&gt;alert(1)" in page
+    assert all(file.suffix in (".html", ".png", ".svg") for file in (tmp_path / "out").iterdir())
+
+
+def test_a_report_of_a_config_with_a_tag_of_python_runs_nothing(refused, here, tmp_path):
+    run, marker = shutil.copytree(here / "EDAS", tmp_path / "run"), tmp_path / "marker"
+    (run / "config.yaml").write_text(f"space: !!python/object/apply:os.system ['touch {marker}']")
+    assert "config.yaml" in refused("report", run)
+    assert not marker.exists()
