@@ -10,6 +10,7 @@ from nni.nas.hub.pytorch import DARTS as HubDarts
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from nas_plugins import DDARTS
 from search_spaces.cell import AlignInputs
 from search_spaces.d_darts import DDartsSpace
 from search_spaces.darts import DartsSpace
@@ -216,6 +217,47 @@ def test_the_gradient_of_the_ablation_loss_is_that_of_finite_differences(absent)
             alphas[place].data[4] -= step
         difference = (sides[0] - sides[1]) / 2e-5
         assert (exact[place] - plain[place])[4].item() == pytest.approx(difference, rel=1e-4, abs=1e-8)
+
+
+@pytest.mark.parametrize("gradient", [False, True])
+@pytest.mark.parametrize("trained", [True, False], ids=["weights trained", "weights constant"])
+def test_an_evaluator_that_draws_draws_alike_for_all_losses_that_are_compared(gradient, trained):
+    supernet, plain = Supernet(own_cells()), []
+    supernet.model.requires_grad_(trained)
+    with torch.no_grad():
+        plain = supernet.losses_by_hand("random")
+    deterministic = supernet.loss
+    supernet.loss = lambda: torch.rand(()).double() * deterministic()
+    state = torch.get_rng_state()
+    loss = supernet.apply(Ablation(0.5, gradient=gradient))
+    once = torch.rand(1)
+    torch.set_rng_state(state)
+    drawn = torch.rand(()).double()
+    assert torch.allclose(loss, drawn * plain[0])
+    assert torch.allclose(supernet.contributions(), drawn * (plain[0] - plain[1]))
+    assert torch.equal(torch.rand(1), once)  # the generator moved by one draw
+
+
+@pytest.mark.parametrize("absent", ["random", "skip"])
+def test_the_objective_of_d_darts_is_equations_3_6_7_and_8(absent):
+    supernet = Supernet(own_cells())
+    strategy = DDARTS(w_abl=0.3, w_01=5.0, absent=absent, ablation_gradient=True, seed=0)
+    found = torch.autograd.grad(supernet.apply(strategy.objective), list(supernet.alphas.values()))
+    expected = supernet.gradient_by_hand(0.3, 5.0, absent, differentiable=True)
+    for edge, gradient in zip(supernet.alphas, found, strict=True):
+        assert torch.allclose(gradient, expected[edge], rtol=1e-7, atol=1e-12), edge
+
+
+def test_d_darts_has_the_weights_of_the_paper():
+    supernet = Supernet(own_cells())
+    found, expected = [], []
+    for strategy, gradients in (
+        (DDARTS(seed=0), supernet.gradient_by_hand(0.5, 7.0, "random", differentiable=False)),
+        (DDARTS(seed=0, ablation_gradient=True), supernet.gradient_by_hand(0.5, 7.0, "random", differentiable=True)),
+    ):
+        found += torch.autograd.grad(supernet.apply(strategy.objective), list(supernet.alphas.values()))
+        expected += gradients.values()
+    torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-12)
 
 
 @pytest.mark.parametrize("gradient", [False, True])
