@@ -239,19 +239,28 @@ class Genotype:
     # NNI samples
 
     @classmethod
-    def from_sample(cls, sample: Mapping[str, Any], layers: int = 8) -> Genotype:
+    def from_sample(cls, sample: Mapping[str, Any], layers: int | None = None) -> Genotype:
         """A sample of a DARTS cell space, ours or NNI's hub's (``normal/op_2_0``, ``normal/input_2_0``, …).
 
         A space in which every layer has a cell of its own has ``cell_0``, ``cell_1``, … in place of
         ``normal`` and ``reduce``. A node may have any number of operations (``op_2_0``, ``op_2_1``, …);
-        ``none`` is no operation.
+        ``none`` is no operation. What a sample does not hold, such as fixed operations or the layout of
+        DARTOpti, the space knows: ``space.genotype(sample)``.
 
         Args:
             sample: what ``export_top_models(formatter="dict")`` gives.
-            layers: the number of layers of the space; not needed where every layer has its own cell.
+            layers: the number of layers of the space; None for 8, or for one a cell where every layer has its own.
+
+        Raises:
+            GenotypeError: it is no such sample, or not of so many layers.
         """
         read, end = read_cells(sample)
         cells, own = tuple(read.values()), "normal" not in read
+        if own and (len(cells) < 3 or layers not in (None, len(cells))):
+            raise GenotypeError(
+                f"sample: it has {len(cells)} cells, not one a layer; space.genotype(sample) knows the layers"
+            )
+        layers = 8 if layers is None else layers
         return cls(
             cells=cells,
             layout=tuple(range(len(cells))) if own else _stacked(layers),

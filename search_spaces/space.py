@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import nni.nas.nn.pytorch as nas
+import pandas as pd
 from nni.mutable.exception import SampleValidationError
 from nni.nas.space import current_model
 from torch import Tensor, nn
 
 from search_spaces.cell import CellShape, refuse_proxyless, searchable_cell
+from search_spaces.edges import INPUTS
+from search_spaces.extended_alpha import Alphas, extended_alpha
 from search_spaces.fixed import parse_fixed
-from search_spaces.genotype import Fixed, Genotype, GenotypeError, after_cells, fixed_edges
+from search_spaces.genotype import Fixed, Genotype, GenotypeError, after_cells, fixed_edges, smallest_set
 from search_spaces.network import Network
 from search_spaces.operations import OPERATIONS
+from search_spaces.samples import read_cells, sample_of_node
 
 if TYPE_CHECKING:
     from nni.nas.oneshot.pytorch.strategy import OneShotStrategy
@@ -75,17 +79,47 @@ class CellStack:
         found = {str(key).partition("/")[0] for key in sample if "/op_" in str(key)}
         if found != set(self.labels):
             raise GenotypeError(f"sample: it should have the cells {', '.join(self.labels)}, not {sorted(found)}")
-        genotype = Genotype.from_sample(sample, len(self.layout))
-        if len(genotype.concat) != self.nodes:
-            raise GenotypeError(f"sample: it has {len(genotype.concat)} nodes a cell, the space {self.nodes}")
-        for edge in (edge for cell in genotype.cells for edge in cell):
+        read, end = read_cells(sample)
+        if end - INPUTS != self.nodes:
+            raise GenotypeError(f"sample: it has {end - INPUTS} nodes a cell, the space {self.nodes}")
+        cells = tuple(read[label] for label in self.labels)
+        for edge in (edge for cell in cells for edge in cell):
             if edge.operation not in self.operations:
                 raise GenotypeError(
                     f"sample: {edge.operation} is no candidate of the space: {', '.join(self.operations)}"
                 )
-        return replace(
-            genotype, layout=tuple(self.layout), reductions=tuple(self.reductions), fixed=self.fixed_operations
+        return Genotype(
+            cells=cells,
+            layout=tuple(self.layout),
+            reductions=tuple(self.reductions),
+            concat=tuple(range(INPUTS, end)),
+            operations=smallest_set(cells),
+            fixed=self.fixed_operations,
         )
+
+    def sample(self, genotype: Genotype) -> dict[str, Any]:
+        """The sample of a genotype, the inverse of :meth:`genotype`.
+
+        Raises:
+            GenotypeError: the genotype is no point of the space.
+        """
+        sample: dict[str, Any] = {}
+        for label, cell in zip(self.labels, genotype.cells, strict=False):
+            for node in range(INPUTS, INPUTS + self.nodes):
+                incoming = [(edge.operation, edge.source) for edge in cell if edge.target == node]
+                sample |= sample_of_node(label, node, incoming)
+        if len(genotype.cells) != len(self.labels) or _content(self.genotype(sample)) != _content(genotype):
+            raise GenotypeError(
+                f"the genotype is no point of the space, which has the layout {list(self.layout)}, the reductions "
+                f"{list(self.reductions)}, {self.nodes} nodes and the fixed operations {list(self.fixed)}"
+            )
+        return sample
+
+
+def _content(genotype: Genotype) -> tuple[Any, ...]:
+    """A genotype but for the order of its operations."""
+    cells = [sorted(cell) for cell in genotype.cells]
+    return cells, genotype.layout, genotype.reductions, genotype.concat, genotype.fixed
 
 
 class StackedSpace(nas.ModelSpace):
@@ -152,3 +186,26 @@ class StackedSpace(nas.ModelSpace):
             GenotypeError: the sample is no point of this space.
         """
         return self.cells.genotype(sample)
+
+    def sample(self, genotype: Genotype) -> dict[str, Any]:
+        """The sample of a genotype, which freezes this space to it.
+
+        Raises:
+            GenotypeError: the genotype is no point of this space.
+        """
+        return self.cells.sample(genotype)
+
+    def extended_alpha(self, alphas: Alphas, cell: str = "normal") -> pd.DataFrame:
+        """α of a cell and, below it, α_F of the fixed operations of this space (Fine-Tuning DARTS, Eq. 3).
+
+        Args:
+            alphas: of a strategy that searched this space (``strategy.alphas()``).
+            cell: which cell, such as "normal" or "cell_0".
+
+        Returns:
+            The table of :func:`~search_spaces.extended_alpha.extended_alpha`.
+
+        Raises:
+            ValueError: the cell has no α.
+        """
+        return extended_alpha(alphas, self.cells.fixed, cell)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
@@ -17,9 +18,10 @@ from pytorch_lightning.utilities.combined_loader import CombinedLoader
 from torch import nn
 from torch.optim import Optimizer
 
+from search_spaces.space import StackedSpace
 from strategies.bilevel import Gradient, first_order
 from strategies.derivation import darts
-from strategies.mixed_cell import Derivation
+from strategies.mixed_cell import Derivation, MixedCell
 from strategies.mixed_value import FollowPlan
 from strategies.mutation import replace_choice
 from strategies.objective import Grouping, Objective, evaluator_loss, one_group
@@ -95,7 +97,7 @@ class DifferentiableStrategy(OneShotStrategy):
             validate.
         grouping: which α share an optimizer.
         schedule: of the learning rate of α, which it sets at the start of each epoch; None leaves it.
-        derivation: α of a cell -> its discrete operations.
+        derivation: α of a cell -> its discrete operations; in spaces that are not ours it is ``darts``.
         none: add the candidate ``none`` (zero) to the edges of cells.
         alpha_scale: standard deviation of the normal distribution that α starts from; 0 for zeros.
         weights_first: epochs in which weights alone are trained.
@@ -155,7 +157,17 @@ class DifferentiableStrategy(OneShotStrategy):
         self.architecture = Architecture(self.none, self.alpha_scale, self.recompute)
         model = super().mutate_model(model)
         self.architecture.start(getattr(model, "initial_alphas", {}))
+        if not isinstance(model, StackedSpace):
+            self._derive_as_nni(model)
         return model
+
+    def _derive_as_nni(self, model: nn.Module) -> None:
+        """NNI's own cells have the same number of operations at every node, as ``darts`` alone derives them."""
+        cells = [module for module in model.modules() if isinstance(module, MixedCell)]
+        if any(cell.derivation is not darts for cell in cells):
+            warnings.warn(f"{type(model).__name__}: it is derived as 'darts', which alone fits its cells", stacklevel=3)
+        for cell in cells:
+            cell.derivation = darts
 
     def alphas(self) -> dict[str, dict[Any, float]]:
         """edge -> candidate -> α, at this moment."""

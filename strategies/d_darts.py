@@ -19,8 +19,7 @@ class DDARTS(DifferentiableStrategy):
     loss (Eq. 8, with the sign of the released code); it reaches the α of cell i alone. It searches
     any of our spaces that is a chain of cells; in DDartsSpace every layer has its own.
 
-    With no argument it has the settings of section 5 and of the released code. The paper derives by
-    "sparse" or "edge"; the default gives a network after any search.
+    With no argument it has the settings of section 5 and of the released code.
 
     DARTOpti (section 4.4) is this with ``warmup_epochs=5``, searching
     :class:`~search_spaces.dartopti.DartOptiSpace`, whose identical cells share α, loss and optimizer.
@@ -33,9 +32,8 @@ class DDARTS(DifferentiableStrategy):
             weights, as released; "skip": the output of the layer before it.
         ablation_gradient: differentiate the ablation loss. The released code does not: it measures
             the contributions, and they move no α.
-        derivation: "darts": two operations a node; "sparse": of these the ones that reach the
-            threshold; "edge": up to two operations on every edge.
-        threshold: of the latter two, from 0 to 1.
+        derivation: "sparse" or "edge" (section 5.1), or "darts"; see :class:`~strategies.fair_darts.FairDARTS`.
+        threshold: of the former two, from 0 to 1.
         learning_rate: of Adam for α, in the first epoch.
         min_learning_rate: where the cosine schedule ends.
         weight_decay: of Adam for α.
@@ -53,7 +51,7 @@ class DDARTS(DifferentiableStrategy):
         w_01: float = 7.0,
         absent: Absent = "random",
         ablation_gradient: bool = False,
-        derivation: Method = "darts",
+        derivation: Method = "sparse",
         threshold: float = 0.85,
         learning_rate: float = 3e-3,
         min_learning_rate: float = 1e-3,

@@ -11,15 +11,14 @@ from strategies.relaxation import EveryEdge, sigmoid
 class FairDARTS(DifferentiableStrategy):
     """Every edge adds all its operations, each by the sigmoid of its α, which a loss drives to zero or one.
 
-    With no argument it has the settings of the released code. ``derivation="sparse"`` is what the
-    paper derives with; the default gives a network after any search.
+    With no argument it has the settings of the released code.
 
     Args:
         w_01: weight of the zero-one loss (D-DARTS, Eq. 4).
-        derivation: "darts": two operations a node; "sparse": of these the ones that reach the
-            threshold; "edge": up to two operations on every edge. A sample of the latter two freezes
-            our own spaces alone.
-        threshold: of the latter two, from 0 to 1.
+        derivation: "sparse": of the two strongest operations a node those that reach the threshold; "edge": up to
+            two operations on every edge that reach it; "darts": two operations a node, as are derived, too, a cell of
+            which nothing reaches it, and cells of other spaces than ours.
+        threshold: from 0 to 1.
         learning_rate: of Adam for α.
         weight_decay: of Adam for α.
         betas: of Adam for α.
@@ -31,7 +30,7 @@ class FairDARTS(DifferentiableStrategy):
     def __init__(
         self,
         w_01: float = 10.0,
-        derivation: Method = "darts",
+        derivation: Method = "sparse",
         threshold: float = 0.85,
         learning_rate: float = 3e-3,
         weight_decay: float = 1e-3,

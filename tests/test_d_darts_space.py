@@ -84,6 +84,7 @@ def test_a_genotype_with_any_number_of_operations_a_node_gives_itself_back(genot
 def test_it_freezes_to_such_a_genotype(genotype):
     sample = genotype.to_sample()
     assert space().contains(sample)
+    assert space().sample(genotype) == sample
     assert str(space().freeze(sample)) == str(Network.from_genotype(genotype, channels=2))
 
 

@@ -140,6 +140,26 @@ def test_the_search_of_a_baseline_begins_at_it(name):
     assert supernet is space
 
 
+@pytest.mark.parametrize("name", BASELINES)
+def test_the_sample_of_a_baseline_freezes_its_space_to_it(name):
+    space = DartOptiSpace(name, channels=2)
+    sample = space.sample(space.baseline)
+    assert space.contains(sample)
+    assert space.genotype(sample).distance(space.baseline) == 0
+
+
+def test_a_genotype_of_another_layout_has_no_sample_in_the_space():
+    with pytest.raises(GenotypeError, match=r"no point of the space, which has the layout \[0, 0, 0, 0\]"):
+        DartOptiSpace("resnet18", channels=2).sample(BASELINES["xception"])
+
+
+def test_a_sample_of_shared_cells_alone_does_not_tell_the_layers():
+    space = DartOptiSpace("resnet18", channels=2)
+    for layers in (None, 4):
+        with pytest.raises(GenotypeError, match="it has 1 cells, not one a layer"):
+            Genotype.from_sample(space.sample(space.baseline), layers)
+
+
 def test_operations_of_the_baseline_start_at_10_and_all_others_at_0():
     alphas = alphas_of(SMALL.cells[0], nodes=2)
     assert alphas[0, 2]["simple_conv_3x3"] == 10

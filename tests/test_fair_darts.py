@@ -9,7 +9,7 @@ import torch
 from nni.nas.hub.pytorch import DARTS as HubDarts
 from torch.nn.functional import cross_entropy
 
-from nas_plugins import DartsSpace, FairDARTS, Genotype
+from nas_plugins import DDARTS, DartsSpace, FairDARTS, Genotype
 from search_spaces.genotype import Edge
 from strategies.base import DifferentiableStrategy
 from strategies.derivation import by_method, connected
@@ -164,6 +164,22 @@ def test_a_cell_that_would_be_empty_is_derived_as_darts_and_says_so():
 def test_a_cell_of_which_nothing_is_connected_to_its_inputs_is_empty():
     with pytest.warns(UserWarning, match="^normal: "):
         supernet_with({"normal/2->3": {"skip_connect": 5.0}, "reduce/0->2": {"skip_connect": 5.0}}, "sparse")
+
+
+@pytest.mark.parametrize("strategy", [FairDARTS, DDARTS])
+def test_with_no_argument_it_is_derived_as_in_the_papers(strategy):
+    cell = {(0, 2): {"a": 5.0, "b": 4.0}, (1, 2): {"a": 1.7, "b": 0.0}, (0, 3): {"a": 5.0, "b": 5.0}}
+    assert strategy().derivation(cell) == derive_cell(cell, "sparse", 0.85)
+
+
+def test_cells_of_nni_which_have_two_operations_a_node_are_derived_as_darts():
+    def space():
+        return HubDarts(width=2, num_cells=3, dataset="cifar")
+
+    with pytest.warns(UserWarning, match="^DARTS: it is derived as 'darts', which alone fits its cells$"):
+        _, sample = supernet_with(FEW, "edge", space)
+    assert space().contains(sample)
+    assert len([key for key in sample if key.startswith("normal/op_")]) == 8
 
 
 def test_early_in_a_search_empty_cells_are_validated_without_a_warning(run_search):
