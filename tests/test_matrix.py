@@ -10,9 +10,9 @@ from benchmarks.matrix import OURS, SPACES, STRATEGIES, run
 ROOT = Path(__file__).parent.parent
 OUR_SPACES = [space for space in SPACES if not space.startswith("hub ")]
 ERRORS = {
-    "[1]": "stride|Sizes of tensors",
-    "[2]": "the ablation loss",
-    "[3]": "as_legacy_dict is not implemented",
+    "[1]": "Proxyless",
+    "[2]": "as_legacy_dict is not implemented",
+    "[3]": "the ablation loss",
     "[5]": "cannot search",
 }
 """What the notes of the table stand for."""
