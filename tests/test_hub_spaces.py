@@ -1,49 +1,22 @@
-"""Our strategies on the spaces of NNI's hub."""
+"""Our strategies on the spaces of NNI's hub, where tests/test_matrix.py leaves something out."""
 
 import pytest
 import torch
-from nni.nas.hub.pytorch import (
-    DARTS as HubDarts,
-)
-from nni.nas.hub.pytorch import (
-    ENAS,
-    PNAS,
-    AmoebaNet,
-    AutoFormer,
-    MobileNetV3Space,
-    NasBench101,
-    NasBench201,
-    NASNet,
-    ProxylessNAS,
-    ShuffleNetSpace,
-)
+from nni.nas.hub.pytorch import DARTS as HubDarts
+from nni.nas.hub.pytorch import AutoFormer, NasBench101, ShuffleNetSpace
 
-from nas_plugins import DARTS, EDAS, FairDARTS
+from nas_plugins import EDAS
 from strategies.relaxation import argmax, softmax
 
-SMALL_CELLS = {"width": 2, "num_cells": 3, "dataset": "cifar"}
-WIDTHS = (16, 8, 8, 8, 16, 16, 16, 16, 16)
 SPACES = {
-    "DARTS": lambda: HubDarts(**SMALL_CELLS),
-    "NASNet": lambda: NASNet(**SMALL_CELLS),
-    "ENAS": lambda: ENAS(**SMALL_CELLS),
-    "AmoebaNet": lambda: AmoebaNet(**SMALL_CELLS),
-    "PNAS": lambda: PNAS(**SMALL_CELLS),
     "DARTS of any size": lambda: HubDarts(width=(2, 4), num_cells=(3, 6), dataset="cifar"),
-    "NasBench201": lambda: NasBench201(stem_out_channels=4, num_modules_per_stack=1),
-    "ProxylessNAS": lambda: ProxylessNAS(num_labels=10, base_widths=(8, 8, 8, 8, 8, 8, 8, 8, 16), width_mult=1.0),
-    "MobileNetV3": lambda: MobileNetV3Space(
-        num_labels=10, base_widths=WIDTHS, width_multipliers=(1.0, 2.0), expand_ratios=(1.0, 2.0), depth_range=(1, 2)
-    ),
-    "ShuffleNet": lambda: ShuffleNetSpace(num_labels=10),
     "ShuffleNet with widths": lambda: ShuffleNetSpace(num_labels=10, channel_search=True, affine=True),
 }
 
 
-@pytest.mark.parametrize("strategy", [EDAS, DARTS, FairDARTS])
 @pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
-def test_it_is_searched_and_its_sample_freezes_it(run_search, space, strategy):
-    (sample,) = run_search(space(), strategy(), batch_size=16).export_top_models(formatter="dict")
+def test_it_is_searched_and_its_sample_freezes_it(run_search, space):
+    (sample,) = run_search(space(), EDAS(), batch_size=16).export_top_models(formatter="dict")
     assert space().contains(sample)
     assert space().freeze(sample)(torch.randn(2, 3, 32, 32)).shape == (2, 10)
 
