@@ -37,6 +37,8 @@ METHODS: dict[str, list[object]] = {
     "DARTOpti": [
         "--space", f"{{name: DartOptiSpace, channels: 4, baseline: {BASELINE}}}",
         "--strategy.derivation", "edge", "--strategy.warmup_epochs", 2,
+        # α of the baseline begins at 10, and has four times as far to go until an operation is none.
+        "--strategy.learning_rate", 0.2, "--strategy.min_learning_rate", 0.08,
     ],
 }  # fmt: skip
 """What is searched -> how it differs from the config."""
