@@ -9,7 +9,8 @@ if TYPE_CHECKING:
     from search_spaces.d_darts import DDartsSpace
     from search_spaces.dartopti import DartOptiSpace
     from search_spaces.darts import DartsSpace
-    from search_spaces.fine_tuned import FineTunedDartsSpace, extended_alpha
+    from search_spaces.extended_alpha import extended_alpha
+    from search_spaces.fine_tuned import FineTunedDartsSpace
     from search_spaces.genotype import Genotype
     from strategies.d_darts import DDARTS
     from strategies.darts import DARTS
@@ -39,7 +40,7 @@ _HOME = {
     "FairDARTS": "strategies.fair_darts",
     "FineTunedDartsSpace": "search_spaces.fine_tuned",
     "Genotype": "search_spaces.genotype",
-    "extended_alpha": "search_spaces.fine_tuned",
+    "extended_alpha": "search_spaces.extended_alpha",
 }
 _HERE = __path__[0].rpartition("nas_plugins")[0]
 
@@ -60,3 +61,8 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'nas_plugins' has no attribute {name!r}")
     return getattr(import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    """The public names too, imported or not: what an interactive shell completes."""
+    return sorted({*globals(), *__all__})

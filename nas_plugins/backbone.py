@@ -123,7 +123,7 @@ class Backbone(nn.Module):
         strides: pixels of the image, in each direction, for one feature of each level.
 
     Raises:
-        InputError: an argument is out of range.
+        InputError: an argument is of another type, or out of range.
     """
 
     def __init__(
@@ -145,9 +145,9 @@ class Backbone(nn.Module):
             ("levels", levels, 1, count),
             ("trainable_stages", trained, 0, count + 1),
         ):
-            if value < least or (most is not None and value > most):
-                right = f"from {least} to {most}: the network has {count} stages" if most else f"at least {least}"
-                raise InputError(f"{name}: {value} should be {right}")
+            if not isinstance(value, int) or value < least or (most is not None and value > most):
+                right = f"from {least} to {most}: the network has {count} stages" if most else f"of at least {least}"
+                raise InputError(f"{name}: {value!r} should be a whole number {right}")
         if last_levels not in get_args(LastLevels):
             raise InputError(f"last_levels: {last_levels!r} should be one of {', '.join(get_args(LastLevels))}")
         stages = self.body.stages[-levels:]

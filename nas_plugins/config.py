@@ -6,6 +6,7 @@ import difflib
 import inspect
 import math
 import os
+import re
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,26 @@ FROM_DATA = ("num_classes", "image_channels", "image_size")
 """Arguments of a space that the images decide."""
 _INTERNAL = {"mutation_hooks", "model_space", "engine"}
 """Arguments of NNI's strategies that no config file can hold."""
+_WANTED = re.compile(r"(?:Expected a|Not of type) (?:<class ')?(?:typing\.Literal\[(.*?)\]|(tuple with 2|[\w.]+))")
+"""How jsonargparse names the types of a value: as choices, or by a name."""
+_WORDS = {
+    "bool": "true or false",
+    "int": "a whole number",
+    "float": "a number",
+    "str": "a text",
+    "NoneType": "null",
+    "list": "a list",
+    "tuple": "a list",
+    "tuple with 2": "a list of two",
+    "collections.abc.Sequence": "a list",
+    "dict": "a section",
+    "PositiveInt": "a whole number above 0",
+    "NonNegativeInt": "a whole number of at least 0",
+    "PositiveFloat": "a number above 0",
+    "NonNegativeFloat": "a number of at least 0",
+    "ClosedUnitInterval": "a number from 0 to 1",
+}
+"""The name of a type -> what a person calls its values."""
 
 
 @dataclass
@@ -323,8 +344,7 @@ def _parse(
     try:
         parsed = _plain(parser.parse_object(dict(values)).as_dict())
     except ArgumentError as error:
-        message = " ".join(str(error).split()).replace('Parser key "', "").replace('":', ":", 1)
-        raise InputError(message.removeprefix("argument --")) from None
+        raise InputError(_in_words(error, _flat(values))) from None
     sections = {**sections, "data": ImageData, "training": Training, "compute": Compute}
     nullable = {f"{section}.{name}" for section, found in sections.items() for name in _nullable(found)}
     for key, value in _flat(parsed).items():
@@ -340,6 +360,24 @@ def _parse(
     if isinstance(baseline, str) and os.path.isfile(baseline):
         parsed["space"]["baseline"] = os.path.abspath(baseline)
     return parsed
+
+
+def _in_words(error: ArgumentError, given: Mapping[str, Any]) -> str:
+    """What jsonargparse says of a value of the wrong type, without the names of Python's types."""
+    message = " ".join(str(error).split()).replace('Parser key "', "").replace('":', ":", 1).removeprefix("argument --")
+    key = message.partition(":")[0]
+    wanted = [
+        "one of " + choices.replace("'", "") if choices else _WORDS[name]
+        for choices, name in _WANTED.findall(message)
+        if choices or name in _WORDS
+    ]
+    if key not in given or not wanted:
+        return message
+    value = f"{given[key]!r:.80}"
+    item = message.partition("Got value: ")[2]
+    if item and isinstance(given[key], list) and item != " ".join(str(given[key]).split()):
+        value = f"{item:.40} in {value}"
+    return f"{key}: {value} should be {' or '.join(dict.fromkeys(wanted))}"
 
 
 def _check_keys(values: Mapping[str, Any], known: Mapping[str, Any], origin: Mapping[str, str]) -> None:

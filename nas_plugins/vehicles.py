@@ -5,6 +5,7 @@ No program can fetch them; docs/datasets.md says where they are asked for and ho
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,7 +65,7 @@ def load(dataset: str, root: Path) -> tuple[Store, Store, list[str]]:
         root: the folder.
 
     Raises:
-        InputError: something is missing; the message says what should be there.
+        InputError: something is missing, or an image listed more than once; the message says what should be there.
     """
     if dataset == "miotcd":
         return _load_miotcd(root)
@@ -73,6 +74,9 @@ def load(dataset: str, root: Path) -> tuple[Store, Store, list[str]]:
 
 def _load_listed(listed: _Listed, root: Path) -> tuple[Store, Store, list[str]]:
     lines = {part: _read_list(listed, root, part) for part in ("train", "test")}
+    both = sorted({*map("/".join, lines["train"])} & {*map("/".join, lines["test"])})
+    lists = " and ".join(listed.lists.format(part) for part in lines)
+    check("root", str(root), not both, f"{listed.layout}: {lists} have images in common, such as {both[:1]}")
     names = {part: ["/".join(line[: listed.class_folders]) for line in lines[part]] for part in lines}
     classes = sorted(set(names["train"]), key=_by_number)
     unknown = sorted(set(names["test"]) - set(classes), key=_by_number)
@@ -100,6 +104,8 @@ def _read_list(listed: _Listed, root: Path, part: str) -> list[list[str]]:
         check("root", str(root), fits, f"{listed.layout}: line {number} of {name} is {'/'.join(line)!r:.80}")
     lines = [line for line in lines if line != [""]]
     check("root", str(root), bool(lines), f"{listed.layout}: {name} lists no image")
+    twice = [path for path, times in Counter(map("/".join, lines)).items() if times > 1]
+    check("root", str(root), not twice, f"{listed.layout}: {name} has images more than once, such as {twice[:1]}")
     missing = ["/".join(line) for line in lines if not root.joinpath(listed.images, *line).is_file()]
     text = f"{len(missing)} of the {len(lines)} images of {name} are not in {listed.images}, such as {missing[:1]}"
     check("root", str(root), not missing, f"{listed.layout}: {text}")

@@ -277,6 +277,34 @@ class TestWrongValues:
         assert key in message
 
     @pytest.mark.parametrize(
+        ("key", "value", "right"),
+        (
+            ("space.fixed", "squeeze_excitation", "'squeeze_excitation' should be a list"),
+            ("space.operations", [3], "3 in [3] should be a text"),
+            ("space.mlp_width", "wide", "'wide' should be a whole number or null"),
+            ("space.stem", 3, "3 should be one of cifar, imagenet, tiny_imagenet, dual_cifar"),
+            ("strategy.betas", [0.5], "[0.5] should be a list of two"),
+            ("strategy.none", "perhaps", "'perhaps' should be true or false"),
+            ("data.root", 5, "5 should be a text"),
+            ("data.held_out", "half", "'half' should be a number"),
+            ("training.epochs", 0, "0 should be a whole number above 0"),
+            ("training.learning_rate", -0.1, "-0.1 should be a number above 0"),
+            ("training.momentum", 1.5, "1.5 should be a number from 0 to 1"),
+            ("compute.threads", "two", "'two' should be a whole number above 0 or null"),
+        ),
+    )
+    def test_it_is_said_in_plain_words_what_would_be_right(self, tmp_path, key, value, right):
+        section, _, name = key.partition(".")
+        message = message_of(read_search, write(tmp_path / "c.yaml", {section: {name: value}}))
+        assert message.startswith(f"{key}: {right}")
+        assert not any(word in message for word in ("class", "typing", "Literal", "Expected", "Union", "restriction"))
+
+    def test_of_a_type_that_has_no_plain_name_the_others_are_said(self, tmp_path):
+        strategy = {"name": "nni.nas.strategy.GumbelDARTS", "temperature": "hot"}
+        message = message_of(read_search, write(tmp_path / "c.yaml", {"strategy": strategy}))
+        assert message == "strategy.temperature: 'hot' should be a section or a list or a number"
+
+    @pytest.mark.parametrize(
         "network",
         (
             {"channels": 0},

@@ -1,6 +1,7 @@
 """The examples of the papers: their configs are settings that exist, and their scripts run."""
 
 import json
+import re
 import runpy
 import subprocess
 import sys
@@ -12,7 +13,9 @@ import torch
 import yaml
 
 from nas_plugins.config import read_retrain, read_search
+from nas_plugins.errors import InputError
 from nas_plugins.results import results
+from search_spaces.baselines import BASELINES
 from search_spaces.genotype import Genotype
 from search_spaces.network import Network
 from search_spaces.operations import DARTS_OPERATIONS
@@ -47,12 +50,32 @@ GENOTYPE = Genotype(cells=(CELL, CELL), layout=(0, 1, 1), reductions=(1, 2))
     ids=lambda path: f"{path.parent.name}/{path.stem}",
 )
 def test_a_network_fits_the_images_that_it_is_trained_on(config):
+    check_logits(config, GENOTYPE)
+
+
+@pytest.mark.parametrize("baseline", BASELINES)
+@pytest.mark.parametrize("name", ["dartopti_retrain", "dartopti_imagenet_retrain"])
+def test_what_dartopti_starts_from_fits_the_images_that_it_is_trained_on(name, baseline):
+    check_logits(EXAMPLES / "d_darts" / f"{name}.yaml", BASELINES[baseline])
+
+
+def test_on_imagenet_dartopti_is_trained_as_d_darts_with_64_channels_and_its_own_layers():
+    own, other = (
+        yaml.safe_load((EXAMPLES / "d_darts" / f"{name}.yaml").read_text(encoding="utf-8"))
+        for name in ("dartopti_imagenet_retrain", "imagenet_retrain")
+    )
+    other["network"].pop("layers")
+    assert own == {**other, "network": {**other["network"], "channels": 64}}
+
+
+def check_logits(config: Path, genotype: Genotype) -> None:
+    """The network of a retraining takes images of the size of its data set."""
     settings = read_retrain(config)
     derived, data = settings.derived, settings.values["data"]
     size = data["image_size"] or {"digits": 8, "fashion_mnist": 28}.get(data["dataset"], 32)
     with torch.device("meta"):
         network = Network.from_genotype(
-            GENOTYPE if derived.layers is None else GENOTYPE.deepen(derived.layers),
+            genotype if derived.layers is None else genotype.deepen(derived.layers),
             channels=derived.channels,
             stem=derived.stem,
             auxiliary=derived.auxiliary_weight > 0,
@@ -187,7 +210,7 @@ def test_the_study_of_the_course_project_ends_in_a_table(tmp_path):
 @pytest.mark.slow
 def test_an_experiment_of_fine_tuned_darts_goes_on_where_it_stopped(tmp_path, capsys):
     run = runpy.run_path(str(FINE_TUNED / "run.py"))["main"]
-    small = ["--training.epochs", "1", "--data.train_images", "64"]
+    small = ["--training.epochs", "1", "--data.train_images", "64", "--space.channels", "3", "--network.layers=4"]
     lines, written = [], []
     for _ in range(2):  # the second time nothing is left to do
         run("digits", tmp_path, small)
@@ -197,6 +220,29 @@ def test_an_experiment_of_fine_tuned_darts_goes_on_where_it_stopped(tmp_path, ca
     assert [line.rpartition(": ")[2] for line in lines[1][:2]] == ["finished", "finished"]
     assert lines[0][-1] == lines[1][-1] == f"report: {tmp_path / 'digits-report' / 'report.html'}"
     assert json.loads((tmp_path / "digits-retrained" / "test.json").read_text())["images"] == 359
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["--space.chanels", "8"], "command line: unknown key space.chanels; did you mean space.channels?"),
+        (["--network.channels=wide"], "network.channels: 'wide' should be a whole number above 0"),
+        (["--training.epochs", "5", "--data.held"], "command line: --data.held has no value"),
+    ],
+)
+def test_a_wrong_key_of_an_experiment_of_fine_tuned_darts_is_named_before_anything_begins(tmp_path, overrides, message):
+    run = runpy.run_path(str(FINE_TUNED / "run.py"))["main"]
+    with pytest.raises(InputError, match=re.escape(message)):
+        run("digits", tmp_path / "runs", overrides)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_the_keys_of_an_experiment_of_fine_tuned_darts_go_where_they_belong():
+    part = runpy.run_path(str(FINE_TUNED / "run.py"))["part"]
+    of_search = ["--space.channels", "8", "--strategy", "{name: EDAS}"]
+    of_retraining = ["--network.channels=9", "--network.layers", "5"]
+    of_both = ["--seed", "-1", "--data.root=a=b"]
+    assert part([*of_search, *of_retraining, *of_both]) == ([*of_search, *of_both], [*of_retraining, *of_both])
 
 
 def test_an_experiment_that_has_no_config_is_named():

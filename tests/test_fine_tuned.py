@@ -5,6 +5,7 @@ import re
 
 import pytest
 import torch
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
@@ -19,8 +20,11 @@ from torchvision.ops import SqueezeExcitation
 
 from nas_plugins import DARTS, EDAS, DartsSpace, DDartsSpace, FineTunedDartsSpace, Genotype, extended_alpha
 from nas_plugins.cell_drawings import draw_cells
+from nas_plugins.config import read_search
 from nas_plugins.describe import describe
 from nas_plugins.errors import InputError
+from nas_plugins.experiment import search
+from nas_plugins.saved_run import read_run
 from search_spaces.cell import NodeByNodeCell
 from search_spaces.fine_tuned import ATTENTION
 from search_spaces.fixed import parse_fixed
@@ -241,34 +245,39 @@ def test_nnis_proxyless_is_refused_before_the_search(run_search):
 # The extended α
 
 
-class Rows(Callback):
-    """α, α_F and the attention modules, as training begins and as it ends."""
+class Alphas(Callback):
+    """α as the training begins and as it ends."""
 
     def __init__(self, strategy):
-        self.strategy, self.tables, self.operations = strategy, [], []
+        self.strategy, self.noted = strategy, []
 
     def note(self, trainer, module):
-        self.tables.append(extended_alpha(self.strategy.alphas()))
-        self.operations.append(copy.deepcopy(attentions(module.model)))
+        self.noted.append(self.strategy.alphas())
 
     on_train_start = on_train_end = note
 
 
 @pytest.mark.parametrize("strategy", [DARTS("second"), EDAS()], ids=["DARTS", "EDAS"])
-def test_a_search_moves_alpha_and_leaves_alpha_f_bit_for_bit(run_search, strategy):
-    """Eq. 5."""
-    rows = Rows(strategy)
-    run_search(small_space(operations=FEW), strategy, callbacks=[rows])
-    before, after = rows.tables
-    assert not before.loc["searched"].equals(after.loc["searched"])
-    assert before.loc["fixed"].equals(after.loc["fixed"])
-    assert set(strategy.architecture.candidates) == {
-        f"{kind}/{source}->{target}"
-        for kind in ("normal", "reduce")
-        for target in range(2, 6)
-        for source in range(target)
-    }
-    assert all(map(learned, *rows.operations))
+def test_a_search_moves_alpha_and_leaves_alpha_f_at_1_bit_for_bit(run_search, strategy):
+    """Eq. 5: then a node is its searched part + 1·op(x), and the output of a cell attention(its nodes)."""
+    space = small_space(fixed=("squeeze_excitation", "sep_conv_3x3 normal/0->3"), operations=FEW)
+    alphas = Alphas(strategy)
+    run_search(space, strategy, callbacks=[alphas])
+    before, after = alphas.noted
+    assert before.keys() == after.keys() == ALPHAS[True].keys()
+    assert before != after
+    strategy.architecture.plan = softmax(strategy.architecture.alphas)
+    cell = space.eval().network.cells[0]
+    seen = []
+    for node in cell.nodes:
+        node.register_forward_hook(lambda _node, inputs, out: seen.append((list(inputs[0]), out)))
+    alpha_f = space.extended_alpha(strategy.alphas()).loc["fixed"]
+    (operation,), (attention,) = cell.fixed, attentions(cell)
+    with torch.no_grad():
+        out = cell(*torch.randn(2, 2, 6, 5, 5))
+        ((first, *_), second), (_, third), (_, fourth), (_, fifth) = seen
+        third = third + alpha_f.loc["0->3", "sep_conv_3x3"] * operation(first)
+        assert torch.equal(out, attention(torch.cat([second, third, fourth, fifth], dim=1)))
 
 
 def alphas_of_darts(none: bool = True) -> dict[str, dict[str, float]]:
@@ -280,7 +289,7 @@ def alphas_of_darts(none: bool = True) -> dict[str, dict[str, float]]:
 def test_in_the_paper_it_is_17_by_11():
     """Section III.C: 14 edges and 8 operations, and 3 connections and 3 operations of the attention module."""
     alphas = alphas_of_darts()
-    table = extended_alpha(alphas)
+    table = extended_alpha(alphas, ATTENTION)
     assert table.shape == (17, 11)
     assert list(table.columns) == [
         *DARTS_OPERATIONS, "none", "global_average_pooling", "excitation", "channel_scaling"
@@ -300,7 +309,7 @@ def test_it_takes_the_alpha_of_one_cell_too():
         for edge, row in alphas.items()
         if edge.startswith("reduce/")
     }
-    assert extended_alpha(cell, cell="reduce").equals(extended_alpha(alphas, cell="reduce"))
+    assert extended_alpha(cell, ATTENTION, "reduce").equals(extended_alpha(alphas, ATTENTION, "reduce"))
 
 
 ALPHAS = {none: alphas_of_darts(none) for none in (True, False)}
@@ -335,15 +344,49 @@ def test_it_has_a_column_for_each_operation_that_is_no_candidate(none, fixed):
 )
 def test_without_the_alpha_of_that_cell_it_says_so(alphas, cell, known):
     with pytest.raises(ValueError, match=f"cell: '{cell}' should be one of {known}"):
-        extended_alpha(alphas, cell=cell)
+        extended_alpha(alphas, ATTENTION, cell)
+
+
+def fixed_rows(space: DartsSpace | DDartsSpace, alphas: dict, cell: str) -> list[str]:
+    """The connections of α_F in the table of a space."""
+    return [connection for part, connection in space.extended_alpha(alphas, cell).index if part == "fixed"]
+
+
+def test_a_space_gives_the_table_of_its_own_fixed_operations():
+    space = DartsSpace(channels=2, layers=3, fixed=["skip_connect normal/0->2"])
+    assert fixed_rows(space, ALPHAS[True], "normal") == ["0->2"]
+    assert fixed_rows(space, ALPHAS[True], "reduce") == []
+    assert fixed_rows(DartsSpace(channels=2, layers=3), ALPHAS[True], "normal") == []
+    assert small_space().extended_alpha(ALPHAS[True]).equals(extended_alpha(ALPHAS[True], ATTENTION))
+
+
+def test_nothing_is_taken_to_be_fixed_where_nobody_says_what():
+    with pytest.raises(TypeError, match="fixed"):
+        extended_alpha(ALPHAS[True])
 
 
 def test_a_space_with_a_cell_for_every_layer_has_an_extended_alpha_for_each():
-    fixed = ("squeeze_excitation", "skip_connect cell_1/0->2")
+    space = DDartsSpace(channels=2, layers=3, nodes=2, fixed=("squeeze_excitation", "skip_connect cell_1/0->2"))
     strategy = EDAS()
-    strategy.mutate_model(DDartsSpace(channels=2, layers=3, nodes=2, fixed=fixed))
-    rows = [len(extended_alpha(strategy.alphas(), fixed, cell=f"cell_{layer}")) for layer in range(3)]
-    assert rows == [5 + 3, 5 + 3 + 1, 5 + 3]
+    strategy.mutate_model(space)
+    behind = ["cell->F1", "F1->F2", "F2->output"]
+    found = [fixed_rows(space, strategy.alphas(), f"cell_{layer}") for layer in range(3)]
+    assert found == [behind, [*behind, "0->2"], behind]
+
+
+def test_a_run_directory_has_all_that_the_table_needs(tmp_path):
+    """As docs/papers.md has it."""
+    space = {"name": "DartsSpace", "channels": 2, "layers": 3, "nodes": 2, "fixed": ["skip_connect normal/0->2"]}
+    data = {"dataset": "digits", "train_images": 40, "test_images": 10, "batch_size": 8}
+    config = {"space": space, "data": data, "training": {"epochs": 2}, "compute": {"accelerator": "cpu", "threads": 1}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+    run = search(tmp_path / "config.yaml", tmp_path / "run")
+    rows = read_run(run).alphas.set_index(["epoch", "cell", "edge"])
+    last = rows.loc[rows.index.max()[0]]
+    alphas = {f"{cell}/{edge}": row.dropna().to_dict() for (cell, edge), row in last.iterrows()}
+    table = read_search(run / "config.yaml").build("space").extended_alpha(alphas)
+    assert list(table.loc["searched"].index) == ["0->2", "1->2", "0->3", "1->3", "2->3"]
+    assert table.loc[("fixed", "0->2"), "skip_connect"] == 1
 
 
 # Around it

@@ -140,6 +140,28 @@ class TestCompCars:
         message = message_of(data_of(tmp_path, "compcars_web"))
         assert "2 of the 6 images" in message and "test.txt" in message and "78/12/2011/test0.jpg" in message
 
+    @pytest.mark.parametrize("dataset", COMPCARS)
+    def test_an_image_that_is_listed_twice_is_named_with_its_list(self, tmp_path, dataset):
+        make_compcars(tmp_path, dataset)
+        file = tmp_path / LISTS[dataset].format("test")
+        line = file.read_text().splitlines()[1]
+        with file.open("a") as lines:
+            lines.write(f" {line}\r\n")
+        message = message_of(data_of(tmp_path, dataset))
+        name = LISTS[dataset].format("test")
+        assert message.endswith(f": {name} has images more than once, such as {[line]}")
+
+    @pytest.mark.parametrize("dataset", COMPCARS)
+    def test_an_image_of_both_lists_is_named_with_them(self, tmp_path, dataset):
+        make_compcars(tmp_path, dataset)
+        train, test = (tmp_path / LISTS[dataset].format(part) for part in ("train", "test"))
+        line = train.read_text().splitlines()[0]
+        with test.open("a") as file:
+            file.write(f"{line}\n")
+        message = message_of(data_of(tmp_path, dataset))
+        lists = " and ".join(LISTS[dataset].format(part) for part in ("train", "test"))
+        assert message.endswith(f": {lists} have images in common, such as {[line]}")
+
     @pytest.mark.parametrize("line", ["78/1/image.jpg", "image.jpg", "data/image/78/1/2014/train0.jpg", "78//1/x.jpg"])
     def test_a_line_that_is_no_such_path_is_named(self, tmp_path, line):
         make_compcars(tmp_path, "compcars_web")

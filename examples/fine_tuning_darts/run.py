@@ -3,14 +3,17 @@
     python examples/fine_tuning_darts/run.py NAME FOLDER [--KEY VALUE ...]
 
 NAME is that of the configs beside this file: digits, images, cifar10, cifar100, fashion_mnist, compcars_web,
-compcars_surveillance or miotcd. Keys such as --data.root go to search and retraining alike. Started again it goes
-on where it stopped. cifar100 trains the cells of CIFAR-10: in the same FOLDER the two share the search.
+compcars_surveillance or miotcd. Keys such as --space.channels and --strategy.order go to the search, --network.channels
+goes to the retraining, all others, such as --data.root, to both. Started again it goes on where it stopped. cifar100
+trains the cells of CIFAR-10: in the same FOLDER the two share the search.
 """
 
 import argparse
+from itertools import islice
 from pathlib import Path
 
 from nas_plugins.cli import main as nas_plugins
+from nas_plugins.errors import InputError
 
 HERE = Path(__file__).parent
 NAMES = sorted(file.name.removesuffix("_retrain.yaml") for file in HERE.glob("*_retrain.yaml"))
@@ -35,13 +38,37 @@ def start(run: Path, *arguments: object) -> None:
         command(*arguments, "--output", run)
 
 
+def part(overrides: list[str]) -> tuple[list[str], list[str]]:
+    """What of ``--KEY VALUE`` and ``--KEY=VALUE`` is for the search, and what for the retraining."""
+    of_search, of_retraining = [], []
+    rest = iter(overrides)
+    for argument in rest:
+        pair = [argument] if "=" in argument else [argument, *islice(rest, 1)]
+        section = argument.removeprefix("--").partition("=")[0].partition(".")[0]
+        if section != "network":
+            of_search += pair
+        if section not in ("space", "strategy"):
+            of_retraining += pair
+    return of_search, of_retraining
+
+
 def main(name: str, folder: Path, overrides: list[str]) -> None:
-    """All steps of one experiment."""
+    """All steps of one experiment.
+
+    Raises:
+        InputError: an override is wrong; nothing has begun then.
+    """
+    # Here and not above: --help needs none of what takes seconds to import.
+    from nas_plugins.config import read_retrain, read_search
+
     source = SEARCHED_ON.get(name, name)
     search, trained = folder / source, folder / f"{name}-retrained"
-    start(search, "search", "--config", HERE / f"{source}.yaml", *overrides)
-    genotype = search / "genotype.json"
-    start(trained, "retrain", "--config", HERE / f"{name}_retrain.yaml", "--genotype", genotype, *overrides)
+    of_search, of_retraining = part(overrides)
+    config, again = HERE / f"{source}.yaml", HERE / f"{name}_retrain.yaml"
+    read_search(config, of_search)
+    read_retrain(again, of_retraining)
+    start(search, "search", "--config", config, *of_search)
+    start(trained, "retrain", "--config", again, "--genotype", search / "genotype.json", *of_retraining)
     if not (trained / "test.json").exists():
         command("evaluate", trained)
     table = PUBLISHED.get(name, name)
@@ -54,4 +81,7 @@ if __name__ == "__main__":
     parser.add_argument("name", choices=NAMES, metavar="NAME", help=", ".join(NAMES))
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="where the runs and the report go")
     options, overrides = parser.parse_known_args()
-    main(options.name, options.folder, overrides)
+    try:
+        main(options.name, options.folder, overrides)
+    except InputError as error:
+        parser.exit(2, f"run.py: {error}\n")
