@@ -1,12 +1,13 @@
 """What cells of their own, the ablation loss and a handcrafted start bring: searched alike, retrained alike.
 
-    python examples/d_darts/study.py runs/study --images FOLDER [--methods NAME …] [--seeds 0 1 2] [--jobs 1]
+    python examples/d_darts/study.py runs/study [--images FOLDER] [--methods NAME …] [--seeds 0 1 2] [--jobs 1]
         [--data.train_images 4000 …]
 
 DARTS and FairDARTS in the space of DARTS, D-DARTS without and with the gradient of its ablation loss, DARTOpti from
-ResNet-18, and ResNet-18 itself, which is not searched. FOLDER holds images as FOLDER/train/CLASS/* and
-FOLDER/test/CLASS/*. What is of the form --section.key value holds for searches and retrainings. Started again it goes
-on where it stopped. The last lines are the table; the report shows everything else.
+ResNet-18, and ResNet-18 itself, which is not searched: on the handwritten digits (digits.yaml), or on images of your
+own in FOLDER/train/CLASS/* and FOLDER/test/CLASS/* (images.yaml). What is of the form --section.key value holds for
+searches and retrainings. Started again it goes on where it stopped. The last lines are the table; the report shows
+everything else, and figure_4.png the supernets over the epochs.
 """
 
 import argparse
@@ -24,7 +25,6 @@ from nas_plugins.studies import in_parallel, retrained, searched
 from search_spaces.baselines import BASELINES
 
 HERE = Path(__file__).parent
-CONFIG, AGAIN = HERE / "images.yaml", HERE / "images_retrain.yaml"
 BASELINE = "resnet18_chained"
 ONE_CELL_A_KIND = "{name: DartsSpace, channels: 4, layers: 5, nodes: 3}"
 METHODS: dict[str, list[object]] = {
@@ -44,14 +44,14 @@ METHODS: dict[str, list[object]] = {
 """What is searched -> how it differs from the config."""
 
 
-def run(output: Path, method: str, seed: int, of_both: list[object]) -> list[Path]:
+def run(output: Path, name: str, method: str, seed: int, of_both: list[object]) -> list[Path]:
     """Search, retrain and evaluate."""
-    folder = output / f"{method}-{seed}"
+    folder, config, again = output / f"{method}-{seed}", HERE / f"{name}.yaml", HERE / f"{name}_retrain.yaml"
     if method in METHODS:
-        search = searched(folder, CONFIG, seed, [*METHODS[method], *of_both])
-        return [search, retrained(f"{folder}-retrained", search / "genotype.json", AGAIN, seed, of_both)]
+        search = searched(folder, config, seed, [*METHODS[method], *of_both])
+        return [search, retrained(f"{folder}-retrained", search / "genotype.json", again, seed, of_both)]
     BASELINES[BASELINE].save(output / "resnet18.json")
-    return [retrained(folder, output / "resnet18.json", AGAIN, seed, of_both)]
+    return [retrained(folder, output / "resnet18.json", again, seed, of_both)]
 
 
 def draw_figure_4(output: Path, methods: Sequence[str], seeds: Sequence[int]) -> Path:
@@ -77,15 +77,16 @@ if __name__ == "__main__":
     known = [*METHODS, "ResNet-18"]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("output", type=Path, metavar="OUTPUT", help="where the runs and the report go")
-    parser.add_argument("--images", type=Path, required=True, metavar="FOLDER", help="folder of images")
+    parser.add_argument("--images", type=Path, metavar="FOLDER", help="folder of images; default: the digits")
     parser.add_argument("--methods", nargs="+", default=known, choices=known, metavar="NAME", help=", ".join(known))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="SEED")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time; each takes one core")
     options, of_both = parser.parse_known_args()
     options.output.mkdir(parents=True, exist_ok=True)
     seeds = sorted(set(options.seeds))
+    of_both += ["--data.root", options.images] if options.images else []
     calls = [
-        partial(run, options.output, method, seed, [*of_both, "--data.root", options.images])
+        partial(run, options.output, "images" if options.images else "digits", method, seed, of_both)
         for seed in seeds
         for method in options.methods
     ]
