@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import pickle
 from collections.abc import Mapping
 from typing import Any
 
@@ -43,6 +44,12 @@ class WholeCheckpoints(TorchCheckpointIO):
         self._check_settings(path, checkpoint.get("settings"))
         return checkpoint
 
+    def remove_checkpoint(self, path: Any) -> None:
+        """Nothing: a run has one checkpoint, which the next one replaces.
+
+        Lightning would remove, with all that is in it, whatever folder a checkpoint names as the best so far.
+        """
+
     def _check_settings(self, path: Any, saved: Any) -> None:
         if not isinstance(saved, dict):  # of an earlier version
             return
@@ -75,6 +82,8 @@ def load_tensors(path: str | os.PathLike[str], map_location: Any = "cpu") -> dic
         loaded = torch.load(path, map_location=map_location, weights_only=True)
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such file") from None
+    except pickle.UnpicklingError:  # whose text tells how to load it all the same
+        raise InputError(f"{path}: damaged, or not written by nas-plugins: it holds more than tensors") from None
     except Exception as error:  # torch.load raises many kinds, by the way in which a file is broken
         reason = str(error).strip().splitlines() or [repr(error)]
         raise InputError(f"{path}: damaged, or not written by nas-plugins: {reason[0]}") from None

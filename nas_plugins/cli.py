@@ -6,6 +6,7 @@ import argparse
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -26,7 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from nas_plugins.errors import InputError
     from search_spaces.genotype import GenotypeError
 
-    before = signal.signal(signal.SIGTERM, _terminate)
+    before = signal.signal(signal.SIGTERM, _terminate), warnings.formatwarning
+    warnings.formatwarning = lambda message, *_, **__: f"nas-plugins: {message}\n"  # not where in the code it is said
     try:
         options.run(options, overrides)
         sys.stdout.flush()
@@ -38,10 +40,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except KeyboardInterrupt as interrupt:
         what = "terminated" if isinstance(interrupt, _Terminated) else "interrupted"
-        _fail(str(interrupt) or f"{what}; nas-plugins resume goes on from the last complete epoch")
+        if options.command in ("search", "retrain", "resume"):
+            what += "; nas-plugins resume goes on from the last complete epoch"
+        _fail(str(interrupt) or what)
         return 143 if isinstance(interrupt, _Terminated) else 130
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, before[0])
+        warnings.formatwarning = before[1]
     return 0
 
 

@@ -32,7 +32,7 @@ def load_plain(text: str) -> Any:
 
 def _count(value: Any, known: dict[int, float]) -> float:
     """How many values it is, what an alias repeats counted each time."""
-    if not isinstance(value, dict | list):
+    if not isinstance(value, dict | list | tuple | set):  # tuples: of !!pairs and !!omap
         return 1 if not isinstance(value, str) else len(value)
     if id(value) not in known:
         known[id(value)] = float("inf")  # until it is known: one that holds itself is without end

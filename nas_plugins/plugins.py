@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
@@ -87,6 +88,8 @@ def find(kind: Kind, name: str) -> type[Any]:
         return plugins[name].load()
     if "." in name:
         module, _, attribute = name.rpartition(".")
+        if module.partition(".")[0] in {*sys.stdlib_module_names, "__main__"}:  # importing some of them does things
+            raise InputError(f"{kind}.name: {name} is no {_BASES[kind].__module__}.{_BASES[kind].__name__}")
         return _load(lambda: getattr(importlib.import_module(module), attribute), kind, name)
     several = [plugin.name for plugin in plugins.values() if plugin.point.name == name]
     if several:

@@ -108,6 +108,8 @@ def at_work(run: Path) -> Iterator[None]:
                 raise InputError(
                     f"{run}: another process is at work on this run; wait for its end, or stop it"
                 ) from None
+            # Processes that load images outlive one that is killed, for seconds: they must not hold the lock.
+            os.register_at_fork(after_in_child=file.close)
             for pattern in ("*.csv", "*.json", "*.pt"):  # not what a report is writing
                 remove_unfinished(run, pattern)
             remove_unfinished((run / CHECKPOINT).parent, "*")

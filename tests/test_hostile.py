@@ -33,6 +33,11 @@ BOMB = "a: &a [x, x, x, x, x, x, x, x, x, x]\n" + "".join(
     f"{new}: &{new} [{', '.join([f'*{old}'] * 10)}]\n" for old, new in zip("abcdefghij", "bcdefghijk", strict=True)
 )
 """A text of 800 characters that holds 10 thousand million words."""
+PAIRS = "a: &a x\n" + "".join(
+    f"{new}: &{new} !!pairs [{', '.join([f'k: *{old}'] * 10)}]\n"
+    for old, new in zip("abcdefghij", "bcdefghijk", strict=True)
+)
+"""As many, of another kind."""
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +73,7 @@ class TestConfig:
         "text",
         (
             BOMB,
+            PAIRS,
             "data: &a {root: *a}",
             "data: &a [*a]",
             "[" * 5_000,
@@ -79,7 +85,7 @@ class TestConfig:
             f"seed: {'9' * 1_000_000}",
             "? [a]\n: b",
         ),
-        ids=range(11),
+        ids=range(12),
     )
     def test_a_text_that_is_hard_to_read_is_refused(self, refused, tmp_path, text):
         (tmp_path / "c.yaml").write_text(text)
@@ -196,6 +202,21 @@ class TestCheckpoint:
         for nonsense in (5, "x"):
             torch.save({**checkpoint, key: nonsense}, file)
             assert "last.ckpt: not the checkpoint of this run: " in refused("resume", run)
+
+    @pytest.mark.parametrize("path", ("local://{}", "{}/../victim"))
+    @pytest.mark.parametrize("kind", ("EDAS", "retrained"))
+    def test_one_that_names_a_folder_as_the_best_so_far_removes_nothing(self, here, tmp_path, kind, path):
+        run, victim = self.interrupted(here / kind, tmp_path / "run"), tmp_path / "victim"
+        victim.mkdir()
+        config = yaml.safe_load((run / "config.yaml").read_text())
+        config["training"]["epochs"] += 1  # so that one more checkpoint is written
+        (run / "config.yaml").write_text(yaml.safe_dump(config))
+        checkpoint = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
+        (keeper,) = (state for name, state in checkpoint["callbacks"].items() if name.startswith("ModelCheckpoint"))
+        keeper["best_model_path"] = path.format(victim)
+        torch.save(checkpoint, run / "checkpoints/last.ckpt")
+        assert main(["resume", str(run)]) == 0
+        assert victim.is_dir()
 
     @pytest.mark.parametrize("content", (b"", b"PK\x03\x04" + bytes(100), bytes(range(256)) * 40), ids=range(3))
     def test_damaged_weights_are_written_anew_by_a_resume(self, refused, here, tmp_path, content):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
@@ -189,3 +191,22 @@ def test_a_lock_of_nni_that_a_kill_left_to_a_process_of_the_same_number_stops_no
     process.process.join(120)
     process.send(signal.SIGKILL)
     assert process.end().status == 0
+
+
+def test_a_forked_process_such_as_one_that_loads_images_keeps_no_run_locked(tmp_path):
+    """Of a run that is killed it lives on for seconds."""
+    (tmp_path / "config.yaml").write_text("seed: 0")
+    here, there = os.pipe()
+    with runs.at_work(tmp_path):
+        child = os.fork()
+        if not child:
+            os.write(there, b"begun")
+            time.sleep(60)
+            os._exit(0)
+        os.read(here, 5)
+    try:
+        with runs.at_work(tmp_path):
+            pass
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)

@@ -325,3 +325,9 @@ class TestThirdParties:
     def test_an_argument_without_a_default_can_be_given(self, tmp_path):
         run = search(tmp_path, "--strategy.name", "Asking", "--strategy.step", "0.001")
         assert yaml.safe_load((run / "config.yaml").read_text())["strategy"]["step"] == 0.001
+
+
+def test_a_module_of_python_itself_is_refused_and_not_imported():
+    with pytest.raises(InputError, match=r"^strategy.name: antigravity.fly is no nni.nas.strategy.base.Strategy$"):
+        plugins.find("strategy", "antigravity.fly")
+    assert "antigravity" not in sys.modules
