@@ -59,10 +59,13 @@ def _terminate(number: int, frame: object) -> None:
 
 
 def _fail(message: str) -> int:
-    # What a file holds must not reach the terminal as a command to it.
-    line = "".join(letter if letter.isprintable() else "?" for letter in " ".join(message.split()))
-    print(f"nas-plugins: {line}", file=sys.stderr)
+    print(f"nas-plugins: {_printable(' '.join(message.split()))}", file=sys.stderr)
     return 2
+
+
+def _printable(line: str) -> str:
+    """What a file holds must not reach the terminal as a command to it."""
+    return "".join(letter if letter.isprintable() else "?" for letter in line)
 
 
 def _list(options: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -166,7 +169,7 @@ def _trials(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     if options.genotypes:
         print(*save_genotypes(trials, options.best, options.genotypes), sep="\n")
     else:
-        print(trials_text(trials))
+        print(*map(_printable, trials_text(trials).split("\n")), sep="\n")
 
 
 def _genotype_import(options: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -235,8 +238,10 @@ def _parser() -> argparse.ArgumentParser:
 
     added = command("derive", _derive, "another genotype from a finished search")
     added.add_argument("run_directory", metavar="RUN")
-    added.add_argument("--method", choices=("darts", "sparse", "edge"), default="darts")
-    added.add_argument("--threshold", type=float, default=0.85, metavar="T", help="of sparse and edge, from 0 to 1")
+    added.add_argument("--method", choices=("darts", "sparse", "edge"), help="default: that of the search")
+    added.add_argument(
+        "--threshold", type=float, metavar="T", help="of sparse and edge, from 0 to 1; default: that of the search"
+    )
     added.add_argument("--layers", type=int, metavar="N", help="depth of the network")
     added.add_argument("--epoch", type=int, metavar="E", help="by the α after this epoch, from 0; default: last")
     added.add_argument("--output", required=True, metavar="FILE", help="genotype file to write")

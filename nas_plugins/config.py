@@ -237,13 +237,22 @@ def _parser() -> ArgumentParser:
 def _add(parser: ArgumentParser, found: type, section: str, skip: set[str]) -> None:
     skip = skip & set(_arguments(found))
     try:
-        if issubclass(found, ModelSpace):
-            parser.add_function_arguments(_written_init(found), section, skip={"self", *skip})
-        else:
-            parser.add_class_arguments(found, section, skip=skip)
+        parser.add_class_arguments(_as_written(found) if issubclass(found, ModelSpace) else found, section, skip=skip)
     except ValueError as error:
         reason = f"{found.__name__} has an argument that no config can hold"
         raise InputError(f"{section}.name: {reason}: {' '.join(str(error).split())}") from error
+
+
+def _as_written(found: type) -> type:
+    """A class that has, in a line, the ``__init__`` of the class and of its bases as they were written.
+
+    It is there to be read, never made: jsonargparse follows ``super().__init__(**kwargs)`` through it.
+    """
+    written: type = object
+    for base in reversed(found.__mro__):
+        if "__init__" in vars(base):
+            written = type(base.__name__, (written,), {"__init__": _written_init(base), "__doc__": base.__doc__})
+    return written
 
 
 def _arguments(found: type) -> Mapping[str, inspect.Parameter]:

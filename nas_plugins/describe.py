@@ -58,9 +58,15 @@ def describe(
             network = Network.from_genotype(
                 genotype, num_classes, channels, image_channels, stem, mlp_width=mlp_width, image_size=image_size
             )
+        multiply_adds = count_multiply_adds(network, image_channels, image_size)
     except ValueError as error:
         option, _, rest = " ".join(str(error).split()).partition(":")
         raise InputError(f"--{option.removeprefix('num_').replace('_', '-')}:{rest}") from None
+    except (RuntimeError, TypeError):  # numbers that PyTorch has no tensors for, not even without memory
+        raise InputError(
+            f"--channels: {channels}, with {num_classes} classes and images of {image_size} pixels a side, "
+            "is a network beyond any memory"
+        ) from None
     cells = [genotype.existing_edges(genotype.whole_cell(cell)) for cell in genotype.layout]
     counted = Counter(edge.operation for cell in cells for edge in cell)
     counted.update(after_cells(genotype.fixed) * len(cells))
@@ -69,6 +75,6 @@ def describe(
         "stem": stem,
         "image_size": image_size,
         "parameters": count_parameters(network),
-        "multiply_adds": count_multiply_adds(network, image_channels, image_size),
+        "multiply_adds": multiply_adds,
         "operations": dict(counted.most_common()),
     }

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import math
 import os
+import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +21,22 @@ from nni.nas.nn.pytorch import ModelSpace
 from nni.nas.oneshot.pytorch.strategy import OneShotStrategy
 from nni.tools.nnictl.constants import NNI_HOME_DIR
 
+from nas_plugins import plugins
 from nas_plugins import run as runs
+from nas_plugins.checkpoints import load_tensors
 from nas_plugins.config import Config, read_search
 from nas_plugins.data import ImageData
 from nas_plugins.errors import InputError
 from nas_plugins.fitting import ImageClassification, Recorder, check_compute, check_share, guarded, make_trainer, quiet
-from nas_plugins.tables import ALPHA_KEYS, one_line, read_table
+from nas_plugins.tables import ALPHA_KEYS, one_line, read_table, read_text
 from nas_plugins.training import Retraining
+from search_spaces.edges import smallest_set
 from search_spaces.genotype import Edge, Genotype, GenotypeError
+from search_spaces.space import StackedSpace
 from strategies.base import DifferentiableStrategy
-from strategies.derivation import CellAlphas, Method
-from strategies.derivation import derive as derive_cell
+from strategies.derivation import CellAlphas, Chosen, Method, by_method, connected, darts
 from strategies.draws import draws_undone
+from strategies.mixed_cell import Derivation
 from strategies.relaxation import Plan, Step, softmax
 
 PathLike = str | os.PathLike[str]
@@ -69,31 +77,65 @@ def resume(run: PathLike, callbacks: Sequence[pl.Callback] = ()) -> Path:
         callbacks: as of :func:`search`.
 
     Raises:
-        InputError: the directory is no run, or its checkpoint is damaged.
+        InputError: the directory is no run, or its checkpoint, a table or what it found is damaged.
     """
     settings, is_search = runs.read_config(run)
     run = Path(run)
-    if any((run / file).exists() for file in ([runs.GENOTYPE, runs.SAMPLE] if is_search else [runs.WEIGHTS])):
+    if _finished(run, is_search):
         return run
     if is_search:
         return _Search(settings).run(run, callbacks)
     return Retraining(settings, Genotype.load(run / runs.GENOTYPE)).run(run, callbacks)
 
 
+def _finished(run: Path, is_search: bool) -> bool:
+    """Whether the last files of a run are there.
+
+    Raises:
+        InputError: one of them is damaged.
+    """
+    if is_search:
+        files = [file for file in (run / runs.GENOTYPE, run / runs.SAMPLE) if file.exists()]
+    else:
+        files = [run / runs.WEIGHTS, run / "network.json"]
+    if not files or not all(file.exists() for file in files):
+        return False
+    for file in files:
+        _read_found(file)
+    return True
+
+
+def _read_found(file: Path) -> Any:
+    """What a run has written at its end: a genotype, weights, or the values of a JSON file.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    try:
+        if file.name == runs.GENOTYPE:
+            return Genotype.load(file)
+        return load_tensors(file) if file.name == runs.WEIGHTS else json.loads(read_text(file))
+    except ValueError as error:
+        where = "" if str(error).startswith(str(file)) else f"{file}: "
+        cure = f"delete it, and nas-plugins resume {file.parent} writes it anew"
+        raise InputError(f"{where}{one_line(error)}; {cure}") from None
+
+
 def derive(
     run: PathLike,
     output: PathLike,
-    method: Method = "darts",
-    threshold: float = 0.85,
+    method: Method | None = None,
+    threshold: float | None = None,
     layers: int | None = None,
     epoch: int | None = None,
 ) -> Genotype:
-    """Derive a genotype from the α of a search.
+    """Derive a genotype from the α of a search; with the defaults, that which the search derived.
 
     Args:
         run: the run directory of the search.
         output: the genotype file to write.
-        method, threshold: see :func:`strategies.derivation.derive`.
+        method, threshold: see :func:`strategies.derivation.derive`; None for those of the search. Where both are, a
+            cell that would be empty is derived as ``darts``, as in the search.
         layers: the depth of the network; None keeps that of the search.
         epoch: the α at the end of this epoch, counted from 0; None for the last one.
 
@@ -101,35 +143,49 @@ def derive(
         InputError: the directory is no search, it has no such epoch, or nothing reaches the threshold.
     """
     run = Path(run)
-    _, is_search = runs.read_config(run)
+    settings, is_search = runs.read_config(run)
     if not is_search or not (run / "alphas.csv").exists():
         raise InputError(f"{run}: no search with α to derive from: it has no alphas.csv")
     if (run / runs.SAMPLE).exists():
         raise InputError(f"{run}: its space has no cells: what was found stands in {run / runs.SAMPLE}")
     if not (run / runs.GENOTYPE).exists():
         raise InputError(f"{run}: the search is not finished: nas-plugins resume {run}")
-    searched = Genotype.load(run / runs.GENOTYPE)
-    cells = _alphas(run / "alphas.csv", epoch)
+    searched = _read_found(run / runs.GENOTYPE)
+    derivation, how = _derivation(settings, method, threshold)
+    chosen = [derivation(cell) for cell in _alphas(run, epoch, len(searched.cells))]
+    cells = tuple(tuple(Edge(c.operation, c.source, c.target) for c in cell) for cell in chosen)
     try:
-        genotype = Genotype(
-            cells=tuple(
-                tuple(Edge(c.operation, c.source, c.target) for c in derive_cell(alphas, method, threshold))
-                for alphas in cells
-            ),
-            layout=searched.layout,
-            reductions=searched.reductions,
-            concat=searched.concat,
-            operations=searched.operations,
-            fixed=searched.fixed,
-        )
+        genotype = replace(searched, cells=cells, operations=smallest_set(cells))
     except GenotypeError as error:
-        raise InputError(f"{run}: {method} with threshold {threshold} gives no network: {error}") from None
-    except ValueError as error:
-        raise InputError(f"--method, --threshold: {error}") from None
+        raise InputError(f"{run}: {how} gives no network: {error}") from None
     if layers is not None:
         genotype = genotype.deepen(layers)
     genotype.save(output)
     return genotype
+
+
+def _derivation(config: Config, method: Method | None, threshold: float | None) -> tuple[Derivation, str]:
+    """How to derive, and its name for people: as the search did, but for what is given."""
+    ours = issubclass(plugins.find("space", config.values["space"]["name"]), StackedSpace)
+    if method is None and threshold is None:
+        # Cells that are not ours, and cells that keep nothing, are derived as in the search.
+        derivation = config.build("strategy").derivation if ours else darts
+
+        def as_searched(cell: CellAlphas) -> list[Chosen]:
+            chosen = derivation(cell)
+            if connected(chosen):
+                return chosen
+            warnings.warn("a cell keeps no operation; it is derived as 'darts'", stacklevel=1)
+            return darts(cell)
+
+        return as_searched, "the derivation of the search"
+    settings = config.values["strategy"]
+    method = method or (settings.get("derivation", "darts") if ours else "darts")
+    threshold = settings.get("threshold", 0.85) if threshold is None else threshold
+    try:
+        return by_method(method, threshold), f"{method} with threshold {threshold}"
+    except ValueError as error:
+        raise InputError(f"--method, --threshold: {error}") from None
 
 
 class _Search:
@@ -270,16 +326,53 @@ def _genotype(space: ModelSpace, sample: Mapping[str, Any]) -> Genotype | None:
         return None
 
 
-def _alphas(file: Path, epoch: int | None) -> list[CellAlphas]:
-    """The α of each cell after an epoch, the last one where it is None, in the order of the file."""
+def _alphas(run: Path, epoch: int | None, count: int) -> list[CellAlphas]:
+    """The α of each cell after an epoch, the last one where it is None, in the order of the table.
+
+    Args:
+        run: the run directory.
+        epoch: the epoch.
+        count: how many cells there should be.
+
+    Raises:
+        InputError: the table has no such epoch, or is damaged: it would give another architecture.
+    """
+    file = run / "alphas.csv"
     table = read_table(file, ALPHA_KEYS, texts=ALPHA_KEYS[1:])
     if table.empty:
         raise InputError(f"{file}: has no epoch yet")
-    last = table["epoch"].max()
+    first, last = table["epoch"].min(), read_table(run / "metrics.csv", ["epoch"])["epoch"].max()
     if epoch is not None and not (table["epoch"] == epoch).any():
-        raise InputError(f"--epoch: {epoch} should be from {table['epoch'].min():g} to {last:g}, the epochs of {file}")
+        raise InputError(f"--epoch: {epoch} should be from {first:g} to {last:g}, the epochs of {file}")
+    chosen = last if epoch is None else epoch
+    rows = table[table["epoch"] == chosen].drop(columns="epoch")
+    cells = _by_cell(file, rows)
+    numbers = rows.drop(columns=["cell", "edge"])
+    fault = None
+    if rows.empty:
+        fault = f"has no epoch {last:g}, the last of metrics.csv"
+    elif not _present(table, chosen).equals(_present(table, first)):
+        fault = f"epoch {chosen:g} has not the edges and operations of epoch {first:g}"
+    elif len(cells) != count:
+        fault = f"has {len(cells)} cells, {runs.GENOTYPE} {count}"
+    elif numbers.isin([math.inf, -math.inf]).any(axis=None):
+        fault = f"an α of epoch {chosen:g} is not finite"
+    if fault is not None:
+        cure = f"put back the whole file, or repeat the search: nas-plugins search --config {run / runs.CONFIG}"
+        raise InputError(f"{file}: {fault}; {cure}")
+    return cells
+
+
+def _present(table: pd.DataFrame, epoch: float) -> pd.DataFrame:
+    """(cell, edge) -> which operations have an α in an epoch."""
+    rows = table[table["epoch"] == epoch].drop(columns="epoch")
+    return rows.set_index(["cell", "edge"]).notna().sort_index()
+
+
+def _by_cell(file: Path, rows: pd.DataFrame) -> list[CellAlphas]:
+    """The α of each cell of the rows of an epoch."""
     cells: dict[str, dict[tuple[int, int], dict[str, float]]] = {}
-    for row in table[table["epoch"] == (last if epoch is None else epoch)].drop(columns="epoch").to_dict("records"):
+    for row in rows.to_dict("records"):
         cell, edge = row.pop("cell"), row.pop("edge")
         try:
             source, target = (int(node) for node in edge.split("->"))

@@ -29,7 +29,7 @@ from nas_plugins.config import Compute, Config, Derived, Training
 from nas_plugins.data import ImageData
 from nas_plugins.errors import InputError
 from nas_plugins.images import BrokenImage
-from nas_plugins.tables import append_epoch, one_line
+from nas_plugins.tables import ALPHA_KEYS, append_epoch, check_epochs, one_line
 from search_spaces.network import Network
 from strategies.objective import CONTRIBUTION
 
@@ -136,7 +136,10 @@ class SeededEpochs(Callback):
         return {"next_epoch": self.next_epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.next_epoch = state_dict["next_epoch"]
+        epoch = state_dict["next_epoch"]
+        if type(epoch) is not int or epoch < 0:
+            raise ValueError(f"next_epoch: {epoch!r:.40} should be a whole number of at least 0")
+        self.next_epoch = epoch
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """For the first epoch of this process: Lightning makes its data iterators before that epoch starts."""
@@ -156,6 +159,51 @@ class SeededEpochs(Callback):
         random.seed(seed)
         np.random.seed(seed)
         torch.manual_seed(seed)
+
+
+class _OtherStatesError(ValueError):
+    """A checkpoint holds states of other optimizers or schedules than there are."""
+
+
+class SameStates(Callback):
+    """Refuse a checkpoint whose optimizers or schedules are not those of the run.
+
+    Lightning leaves an optimizer without a state as it is, and a wrong number in a schedule fails
+    only when the schedule is stepped, far from the checkpoint.
+    """
+
+    def __init__(self) -> None:
+        self._checkpoint: Mapping[str, Any] = {}
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._checkpoint = checkpoint
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Compare, before the states are put in place, but after there is what they belong to."""
+        checkpoint, self._checkpoint = self._checkpoint, {}
+        if not checkpoint:
+            return
+        schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
+        for key, made in (("optimizer_states", trainer.optimizers), ("lr_schedulers", schedulers)):
+            states = checkpoint.get(key)
+            if not isinstance(states, list) or len(states) != len(made):
+                raise _OtherStatesError(f"{key}: {states!r:.40} should be a list of {len(made)}")
+        for state, scheduler in zip(checkpoint["lr_schedulers"], schedulers, strict=True):
+            for name, own in scheduler.state_dict().items():
+                # Another version of PyTorch may not have had it.
+                if not isinstance(state, dict) or not _alike(state.get(name, own), own):
+                    raise _OtherStatesError(f"lr_schedulers: {state!r:.80} has no {name} such as {own!r:.40}")
+
+
+def _alike(value: Any, own: Any) -> bool:
+    """Whether it could stand in the place of the other: a number, a list of as many, or something of the same type."""
+    if isinstance(own, int | float):
+        return isinstance(value, int | float)
+    if isinstance(own, list):
+        return isinstance(value, list) and len(value) == len(own) and all(map(_alike, value, own))
+    return type(value) is type(own)
 
 
 NO_CELL = "-"
@@ -221,7 +269,23 @@ class Recorder(Callback):
         self._per_iteration = math.nan
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # Lightning itself does not know yet how many epochs the checkpoint holds.
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        self._check(next(each.next_epoch for each in callbacks if isinstance(each, SeededEpochs)))
         reset_peak_memory()
+
+    def _check(self, epochs: int) -> None:
+        """Raise an InputError where a table lacks an epoch that the checkpoint holds, before any long work."""
+        try:
+            check_epochs(self.run / "metrics.csv", epochs, ["epoch", *METRICS])
+            if self.alphas is not None:
+                edges = [_cell_and_edge(edge) for edge in self.alphas()]
+                check_epochs(self.run / "alphas.csv", epochs, ALPHA_KEYS, edges)
+            # Which epochs have contributions the strategy alone knows.
+            check_epochs(self.run / "contributions.csv", 0, ["epoch", "cell", "contribution"], [("cell",)])
+        except InputError as error:
+            cure = f"delete all of {self.run}/*.csv and {self.run}/checkpoints/last.ckpt"
+            raise InputError(f"{error}; {cure}, and a resume begins at the first epoch") from None
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._started = time.perf_counter()
@@ -251,9 +315,9 @@ class Recorder(Callback):
         if self.alphas is not None:
             rows = [
                 # The candidates of a value choice are numbers.
-                {"epoch": epoch, "cell": cell or NO_CELL, "edge": name, **{str(key): a for key, a in values.items()}}
+                {"epoch": epoch, "cell": cell, "edge": name, **{str(key): a for key, a in values.items()}}
                 for edge, values in self.alphas().items()
-                for cell, _, name in [edge.rpartition("/")]
+                for cell, name in [_cell_and_edge(edge)]
             ]
             append_epoch(self.run / "alphas.csv", epoch, rows)
         contributions = [
@@ -263,6 +327,11 @@ class Recorder(Callback):
         ]
         if contributions:
             append_epoch(self.run / "contributions.csv", epoch, contributions)
+
+
+def _cell_and_edge(edge: str) -> tuple[str, str]:
+    cell, _, name = edge.rpartition("/")
+    return cell or NO_CELL, name
 
 
 _STATUS = Path("/proc/self/status")
@@ -309,6 +378,7 @@ def make_trainer(config: Config, run: Path, callbacks: list[Callback], **kwargs:
         **_compute(config.compute),
         callbacks=[
             SeededEpochs(config.seed),
+            SameStates(),
             FiniteLoss(),
             *callbacks,
             TQDMProgressBar() if terminal else EpochLines(),
@@ -376,7 +446,7 @@ def guarded(checkpoint: Path, go_on: str) -> Iterator[None]:
         where = f"{error.filename}: " if error.filename else ""
         raise InputError(f"{where}{error.strerror or one_line(error)}; {cure}, then {go_on}") from None
     except (RuntimeError, ValueError, TypeError, AttributeError, LookupError) as error:
-        if isinstance(error, InputError) or not _restoring(error):
+        if isinstance(error, InputError) or not (isinstance(error, _OtherStatesError) or _restoring(error)):
             raise
         raise InputError(
             f"{checkpoint}: not the checkpoint of this run: {one_line(error)[:200]}; {BEGIN_AGAIN}"

@@ -6,7 +6,9 @@ import math
 import os
 import textwrap
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from itertools import zip_longest
+from numbers import Real
 from typing import Any
 
 import pandas as pd
@@ -43,8 +45,8 @@ def _differences(runs: Sequence[Run], elsewhere: Collection[str]) -> list[str]:
 
 def _differs(key: str, own: Mapping[str, str], other: Mapping[str, str]) -> bool:
     name = f"{key.partition('.')[0]}.name"
-    if key not in other and other.get(name) != own.get(name):
-        return False  # that one is of another space says why it has no such setting
+    if other.get(name) != own.get(name) and (key not in other or own[key].startswith(("[", "{"))):
+        return False  # that one is of another space says why it has no such setting, or other lists in it
     return other.get(key) != own[key]
 
 
@@ -176,9 +178,12 @@ def summary_cells(table: pd.DataFrame) -> dict[str, list[str]]:
 
 
 def _shown(write: Any, value: Any) -> str:
-    if not pd.api.types.is_scalar(value) or isinstance(value, str):
-        return " ".join(str(value).split())  # a config may hold anything, several lines too
-    return "–" if pd.isna(value) else str(write(value))
+    if pd.api.types.is_scalar(value) and pd.isna(value):
+        return "–"
+    with suppress(OverflowError):  # of a whole number of hundreds of digits
+        if isinstance(value, Real):
+            return str(write(value))
+    return " ".join(str(value).split())  # a config may hold anything, several lines too
 
 
 def summary_text(table: pd.DataFrame, width: int = 120) -> str:

@@ -81,6 +81,30 @@ def append_epoch(path: Path, epoch: int, rows: list[dict[str, Any]]) -> None:
     write_text_whole(path, table.to_csv(index=False))
 
 
+def check_epochs(path: Path, epochs: int, required: Sequence[str], rows: Sequence[tuple[str, ...]] = ((),)) -> None:
+    """Check that a table has each row of the epochs 0 to ``epochs - 1`` once; later ones may be there.
+
+    Args:
+        path: the table; where there are no epochs, it may be missing.
+        epochs: how many there are.
+        required: its columns: epoch, one for each text of a row, numbers.
+        rows: the texts of the rows of each epoch, such as of the columns cell and edge.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    if epochs == 0 and not path.exists():
+        return
+    texts = required[1 : 1 + len(rows[0])]
+    table = read_table(path, required, texts)
+    if not read_text(path).endswith("\n"):
+        raise InputError(f"{path}: its last line is cut")
+    for epoch in range(epochs):
+        found = table.loc[table["epoch"] == epoch, ["epoch", *texts]].itertuples(index=False, name=None)
+        if sorted(found) != sorted((epoch, *row) for row in rows):
+            raise InputError(f"{path}: not all rows of epoch {epoch} are there once, which the checkpoint is beyond")
+
+
 def one_line(error: Exception) -> str:
     """The message of an error, on one line."""
     return " ".join(str(error).split())

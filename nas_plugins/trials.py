@@ -63,17 +63,26 @@ def read_trials(experiment: str | os.PathLike[str]) -> pd.DataFrame:
                 if event in STATUSES:
                     row["status"] = event
                 if data:
-                    row["parameters"] = json.loads(data).get("parameters") or {}
+                    row["parameters"] = _object(_object(json.loads(data)).get("parameters") or {})
             finals = "SELECT trialJobId, data FROM MetricData WHERE type = 'FINAL' ORDER BY rowid"
             for trial, data in records.execute(finals):
                 result = json.loads(json.loads(data))
                 if not isinstance(result, dict):
                     result = {"default": result}
-                trials[trial] |= {"value": float(result["default"]), "run": result.get("run", "")}
-    except (sqlite3.Error, ValueError, LookupError, TypeError) as error:
+                run = result.get("run", "")
+                if not isinstance(run, str):
+                    raise TypeError(f"the run of trial {trial} is {run!r:.40}, no directory")
+                trials[trial] |= {"value": float(result["default"]), "run": run}
+    except (sqlite3.Error, ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
         raise InputError(f"{file}: not the records of NNI's trials: {one_line(error)}") from None
     table = pd.DataFrame(list(trials.values()), columns=["trial", "status", "value", "run", "parameters"])
     return table.astype({"value": float}).sort_values("value", ascending=False, kind="stable", ignore_index=True)
+
+
+def _object(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError(f"{value!r:.40} should be an object with keys")
+    return value
 
 
 def succeeded(trials: pd.DataFrame) -> pd.DataFrame:

@@ -27,6 +27,20 @@ RETRAIN = {
     "training": {"epochs": 2},
 }
 
+HANDING_ON = """
+from search_spaces.darts import DartsSpace
+
+
+class Whole(DartsSpace):
+    def __init__(self, **kw):
+        super().__init__(**kw)
+
+
+class Wide(Whole):
+    def __init__(self, width: int = 3, **kw):
+        super().__init__(channels=width, **kw)
+"""
+
 
 @pytest.fixture
 def search_file(tmp_path: Path) -> Path:
@@ -113,6 +127,17 @@ class TestNames:
         space = {"name": "nni.nas.hub.pytorch.DARTS", "width": 4, "num_cells": 3, "dataset": "cifar"}
         config = read_search(write(tmp_path / "c.yaml", {**SEARCH, "space": space}))
         assert {key: config.values["space"][key] for key in space} == space
+
+    def test_a_space_that_hands_its_arguments_on_has_the_keys_of_its_base(self, tmp_path, monkeypatch):
+        (tmp_path / "handing_on.py").write_text(HANDING_ON)
+        monkeypatch.syspath_prepend(str(tmp_path))
+        ours = read_search(write(tmp_path / "c.yaml", {})).values["space"].keys()
+        file = write(tmp_path / "c.yaml", {"space": {"name": "handing_on.Whole", "layers": 4}})
+        assert read_search(file).values["space"].keys() == ours
+        assert len(read_search(file).build("space").network.cells) == 4
+        wide = read_search(file, ["--space.name", "handing_on.Wide", "--space.width", "2"])
+        assert wide.values["space"].keys() == ours - {"channels"} | {"width"}  # it decides on the channels itself
+        assert len(wide.build("space").network.cells) == 4
 
 
 class TestBuild:

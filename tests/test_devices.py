@@ -13,12 +13,13 @@ from threading import Barrier
 import pandas as pd
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
-from nas_plugins.config import Compute
+from nas_plugins.config import Compute, read_retrain
 from nas_plugins.errors import InputError
 from nas_plugins.experiment import search
 from nas_plugins.fitting import check_compute
-from nas_plugins.training import evaluate, retrain
+from nas_plugins.training import Retraining, evaluate, retrain
 from search_spaces.genotype import Genotype
 from strategies.bilevel import Problem, alone, first_order, second_order
 
@@ -129,6 +130,20 @@ def test_averaged_gradients_are_those_of_one_process_with_all_images(gradient):
     torch.testing.assert_close(first, whole, rtol=1e-6, atol=1e-10)
 
 
+def on_validation_images(run: Path) -> tuple[float, float]:
+    """Loss and accuracy of a retrained network over all its validation images."""
+    training = Retraining(read_retrain(run / "config.yaml"), Genotype.load(run / "genotype.json"))
+    network, data = training.network.eval(), training.data
+    network.load_state_dict(torch.load(run / "weights.pt", weights_only=True))
+    data.setup("fit")
+    with torch.no_grad():
+        logits, labels = (
+            torch.cat(parts) for parts in zip(*[(network(x), y) for x, y in data.val_dataloader()], strict=True)
+        )
+    assert len(labels) == 64  # each process has as many, and none twice
+    return float(cross_entropy(logits, labels)), float((logits.argmax(1) == labels).float().mean())
+
+
 @pytest.mark.slow
 def test_a_search_and_a_retraining_on_two_devices_leave_one_run_directory_each(tmp_path):
     (tmp_path / "search.yaml").write_text(DIGITS)
@@ -137,12 +152,18 @@ def test_a_search_and_a_retraining_on_two_devices_leave_one_run_directory_each(t
     out = command("search", "--config", tmp_path / "search.yaml", "--compute.devices", 2, "--output", run)
     assert out.count("searched") == 1
     assert list(pd.read_csv(run / "metrics.csv")["epoch"]) == [0, 1]
-    command(
-        "retrain", "--genotype", run / "genotype.json", "--config", tmp_path / "retrain.yaml",
-        "--compute.devices", 2, "--output", again,
-    )  # fmt: skip
-    assert list(pd.read_csv(again / "metrics.csv")["epoch"]) == [0, 1]
-    assert 0 <= evaluate(again)["test_acc"] <= 1
+    script = [HERE / "two_processes.py", "--retrain", run / "genotype.json", tmp_path / "retrain.yaml", again]
+    subprocess.run([sys.executable, *map(str, script)], check=True, timeout=300)
+    metrics = pd.read_csv(again / "metrics.csv")
+    assert list(metrics["epoch"]) == [0, 1]
+    assert evaluate(again)["images"] > 0
+
+    first, second = (torch.load(tmp_path / f"weights_{rank}.pt", weights_only=True) for rank in (0, 1))
+    assert first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+    loss, accuracy = on_validation_images(again)  # of one process, where those of the run had half of them each
+    assert metrics["val_loss"].iloc[-1] == pytest.approx(loss, rel=1e-5)
+    assert metrics["val_acc"].iloc[-1] == pytest.approx(accuracy, rel=1e-5)
 
 
 @pytest.mark.slow

@@ -379,6 +379,50 @@ class TestDerive:
         assert len(sparse.cells[0]) == 8
         assert len(edges.cells[0]) == 28
 
+    @pytest.mark.parametrize("method", ("sparse", "edge"))
+    @pytest.mark.parametrize("threshold", (0.5, 0.85))
+    def test_with_no_option_it_is_what_the_search_derived(self, tmp_path, method, threshold):
+        """At 0.85 so short a search keeps nothing, and falls back on darts."""
+        strategy = {"name": "FairDARTS", "derivation": method, "threshold": threshold}
+        space = {"name": "DartsSpace", "channels": 2, "layers": 3, "nodes": 2}
+        config = {**SEARCH, "space": space, "strategy": strategy, "training": {"epochs": 1}}
+        (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
+        run = search(tmp_path / "c.yaml", tmp_path / "run")
+        found = Genotype.load(run / "genotype.json")
+        assert derive(run, tmp_path / "g.json") == found
+        assert derive(run, tmp_path / "deep.json", layers=6).cells == found.cells
+
+    def test_an_option_alone_leaves_the_other_as_in_the_search(self, searched, tmp_path):
+        run = shutil.copytree(searched, tmp_path / "run")
+        config = yaml.safe_load((run / "config.yaml").read_text())
+        config["strategy"] = {"name": "FairDARTS", "derivation": "edge", "threshold": 0.0}
+        (run / "config.yaml").write_text(yaml.safe_dump(config))
+        assert len(derive(run, tmp_path / "e.json").cells[0]) == 28
+        assert len(derive(run, tmp_path / "s.json", "sparse").cells[0]) == 8
+        with pytest.raises(InputError, match="edge with threshold 0.99 gives no network"):
+            derive(run, tmp_path / "e.json", threshold=0.99)
+
+    @pytest.mark.parametrize(
+        ("damage", "message"),
+        [
+            (lambda lines: lines[:-1], "epoch 2 has not the edges and operations of epoch 0"),
+            (lambda lines: [*lines[:-1], lines[-1][:30]], "epoch 2 has not the edges and operations of epoch 0"),
+            (lambda lines: [*lines, lines[-1]], "epoch 2 has not the edges and operations of epoch 0"),
+            (lambda lines: lines[:-14], "epoch 2 has not the edges and operations of epoch 0"),
+            (lambda lines: lines[: len(lines) // 2], "has no epoch 2, the last of metrics.csv"),
+            (lambda lines: [line for line in lines if ",reduce," not in line], "has 1 cells, genotype.json 2"),
+            (lambda lines: [*lines[:-1], lines[-1].rpartition(",")[0] + ",inf\n"], "an α of epoch 2 is not finite"),
+        ],
+        ids=["edge", "line", "twice", "cell", "epoch", "cells", "inf"],
+    )
+    def test_a_cut_table_of_alphas_gives_no_other_architecture(self, searched, tmp_path, damage, message):
+        run = shutil.copytree(searched, tmp_path / "run")
+        lines = (run / "alphas.csv").read_text().splitlines(keepends=True)
+        (run / "alphas.csv").write_text("".join(damage(lines)))
+        repeat = f"repeat the search: nas-plugins search --config {run}/config.yaml"
+        with pytest.raises(InputError, match=f"^{run}/alphas.csv: {message}; put back .* {repeat}"):
+            derive(run, tmp_path / "g.json")
+
     def test_it_leaves_the_run_as_it_is(self, searched, tmp_path):
         before = contents(searched)
         derive(searched, tmp_path / "g.json")
@@ -497,6 +541,45 @@ class TestResume:
             before = contents(run)
             assert resume(run) == run
             assert contents(run) == before
+
+    @pytest.mark.parametrize("damage", ("empty", "garbage", "gone", "half", "cut"))
+    @pytest.mark.parametrize(
+        ("kind", "name"), [("searched", "metrics.csv"), ("searched", "alphas.csv"), ("retrained", "metrics.csv")]
+    )
+    def test_a_damaged_table_is_named_before_any_epoch(self, request, tmp_path, kind, name, damage):
+        ends = shutil.ignore_patterns("genotype.json" if kind == "searched" else "weights.pt")
+        run = shutil.copytree(request.getfixturevalue(kind), tmp_path / "run", ignore=ends)
+        file, text = run / name, (run / name).read_text()
+        if damage == "gone":
+            file.unlink()
+        else:
+            damaged = {"empty": "", "garbage": "no table", "half": text[: text.index("\n2,") + 1], "cut": text[:-9]}
+            file.write_text(damaged[damage])
+        before = contents(run)
+        cure = f"delete all of {run}/\\*.csv and {run}/checkpoints/last.ckpt, and a resume begins at the first epoch"
+        with pytest.raises(InputError, match=f"^{file}: .*; {cure}$"):
+            resume(run)
+        after = contents(run)
+        assert {key: after[key] for key in before} == before
+
+    @pytest.mark.parametrize(
+        ("kind", "name"),
+        [("searched", "genotype.json"), ("retrained", "weights.pt"), ("retrained", "network.json")],
+    )
+    def test_a_damaged_end_is_named_and_once_deleted_written_anew(self, request, tmp_path, kind, name):
+        whole = request.getfixturevalue(kind)
+        run = shutil.copytree(whole, tmp_path / "run")
+        (run / name).write_bytes((whole / name).read_bytes()[:40])
+        cure = f"delete it, and nas-plugins resume {run} writes it anew"
+        with pytest.raises(InputError, match=f"^{run / name}: .*; {cure}$"):
+            resume(run)
+        if kind == "searched":
+            with pytest.raises(InputError, match=f"{cure}$"):
+                derive(run, tmp_path / "g.json")
+        (run / name).unlink()
+        resume(run)
+        (assert_same_search if kind == "searched" else assert_same_retraining)(run, whole)
+        assert (run / name).exists()
 
 
 CHOICES = """

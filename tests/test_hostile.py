@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
+import sqlite3
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pandas as pd
@@ -159,6 +162,15 @@ class TestGenotype:
         err = refused("genotype", command[0], "g", *command[1:])
         assert err.startswith("nas-plugins: g: ") and "the text has 100,000,003 characters, more than" in err
 
+    @pytest.mark.parametrize(
+        ("option", "value"),
+        [("--channels", 10**12), ("--channels", 10**30), ("--classes", 10**30), ("--image-size", 10**12)],
+    )
+    def test_a_size_beyond_any_memory_is_refused(self, refused, here, option, value):
+        sizes = {"--channels": 4, "--classes": 10, option: value}
+        words = [word for pair in sizes.items() for word in pair]
+        assert str(value) in refused("genotype", "info", here / "g.json", *words)
+
 
 class TestCheckpoint:
     """Those that hold what runs when it is unpickled, and those that are cut, are in test_cli.py."""
@@ -218,6 +230,25 @@ class TestCheckpoint:
         assert main(["resume", str(run)]) == 0
         assert victim.is_dir()
 
+    @pytest.mark.parametrize("kind", ("EDAS", "retrained"))
+    def test_one_with_a_wrong_state_is_refused(self, refused, here, tmp_path, kind):
+        run = self.interrupted(here / kind, tmp_path / "run")
+        file = run / "checkpoints/last.ckpt"
+        checkpoint = torch.load(file, weights_only=True)
+        callbacks, (schedule,) = checkpoint["callbacks"], checkpoint["lr_schedulers"]
+        wrong = {
+            "next_epoch: 'x' should be": {"callbacks": {**callbacks, "SeededEpochs": {"next_epoch": "x"}}},
+            "next_epoch: -1 should be": {"callbacks": {**callbacks, "SeededEpochs": {"next_epoch": -1}}},
+            "has no last_epoch such as 0": {"lr_schedulers": [{**schedule, "last_epoch": "x"}]},
+            "has no base_lrs such as [": {"lr_schedulers": [{**schedule, "base_lrs": ["x"]}]},
+            "lr_schedulers: [] should be a list of 1": {"lr_schedulers": []},
+            "optimizer_states: [] should be a list of ": {"optimizer_states": []},
+        }
+        for words, states in wrong.items():
+            torch.save({**checkpoint, **states}, file)
+            err = refused("resume", run)
+            assert "last.ckpt: not the checkpoint of this run: " in err and words in err and "delete it" in err
+
     @pytest.mark.parametrize("content", (b"", b"PK\x03\x04" + bytes(100), bytes(range(256)) * 40), ids=range(3))
     def test_damaged_weights_are_written_anew_by_a_resume(self, refused, here, tmp_path, content):
         run = shutil.copytree(here / "retrained", tmp_path / "run")
@@ -245,8 +276,52 @@ def test_a_report_of_hostile_files_is_a_page_without_commands(here, tmp_path):
     assert all(file.suffix in (".html", ".png", ".svg") for file in (tmp_path / "out").iterdir())
 
 
+@pytest.mark.parametrize("seed", ("!!binary aGk=", "2001-01-01", "9" * 400), ids=range(3))
+def test_a_report_shows_a_seed_that_is_no_number(here, tmp_path, capsys, seed):
+    run = shutil.copytree(here / "EDAS", tmp_path / "run")
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(re.sub(r"(?m)^seed: .*", f"seed: {seed}", text))
+    assert main(["report", str(run)]) == 0
+    assert {"!": "b'hi'"}.get(seed[0], seed) in capsys.readouterr().out
+
+
 def test_a_report_of_a_config_with_a_tag_of_python_runs_nothing(refused, here, tmp_path):
     run, marker = shutil.copytree(here / "EDAS", tmp_path / "run"), tmp_path / "marker"
     (run / "config.yaml").write_text(f"space: !!python/object/apply:os.system ['touch {marker}']")
     assert "config.yaml" in refused("report", run)
     assert not marker.exists()
+
+
+class TestRecordsOfNni:
+    def experiment(self, folder: Path, result: object = 0.5, chosen: object = None) -> Path:
+        """The folder of an experiment with one trial."""
+        (folder / "db").mkdir()
+        with closing(sqlite3.connect(folder / "db" / "nni.sqlite")) as records, records:
+            records.execute("CREATE TABLE TrialJobEvent (trialJobId, event, data)")
+            records.execute("CREATE TABLE MetricData (trialJobId, type, data)")
+            records.execute("INSERT INTO TrialJobEvent VALUES ('T', 'SUCCEEDED', ?)", [json.dumps(chosen)])
+            records.execute("INSERT INTO MetricData VALUES ('T', 'FINAL', ?)", [json.dumps(json.dumps(result))])
+        return folder
+
+    @pytest.mark.parametrize(
+        "wrong",
+        (
+            {"result": {"default": 0.5, "run": 5}},
+            {"result": {"default": 0.5, "run": None}},
+            {"result": {"default": 10**400}},
+            {"chosen": [1]},
+            {"chosen": {"parameters": [1]}},
+        ),
+        ids=range(5),
+    )
+    def test_that_are_none_are_refused(self, refused, tmp_path, wrong):
+        folder = self.experiment(tmp_path, **{"chosen": {}, **wrong})
+        for options in ([], ["--genotypes", tmp_path / "best"]):
+            assert "nni.sqlite: not the records of NNI's trials: " in refused("trials", folder, *options)
+
+    def test_are_no_commands_to_the_terminal(self, tmp_path, capsys):
+        harm = "\x1b]0;title\x07\x1b[2J\n"
+        folder = self.experiment(tmp_path, {"default": 0.5, "run": harm}, {"parameters": {harm: harm}})
+        assert main(["trials", str(folder)]) == 0
+        out = capsys.readouterr().out
+        assert "?]0;title" in out and all(letter.isprintable() or letter == "\n" for letter in out)

@@ -1,6 +1,8 @@
-"""Searches in two processes, through NNI's experiment: run by test_devices.py under torch.distributed.run.
+"""What test_devices.py runs in two processes.
 
-Prints, of the first process, a JSON object: strategy -> what was seen.
+Searches through NNI's experiment, under torch.distributed.run: prints, of the first process, a JSON object,
+strategy -> what was seen. Or, as ``--retrain GENOTYPE CONFIG OUTPUT``, a retraining whose processes Lightning
+starts: each saves its weights beside the run directory.
 """
 
 import json
@@ -9,6 +11,7 @@ import sys
 import tempfile
 import warnings
 from functools import partial
+from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
@@ -18,6 +21,7 @@ from nni.nas.experiment.config import NasExperimentConfig
 from torch.utils.data import TensorDataset
 
 from nas_plugins import DARTS, DDARTS, EDAS, DartsSpace, FairDARTS
+from nas_plugins.training import retrain
 
 STRATEGIES = {
     "DARTS": DARTS,
@@ -95,8 +99,22 @@ def run(name: str, plain: bool = False, other_seeds: bool = False) -> dict:
     }
 
 
+class SaveWeights(pl.Callback):
+    """The trained weights of each process, in a file of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_train_end(self, trainer, pl_module) -> None:
+        torch.save(dict(pl_module.named_parameters()), self.folder / f"weights_{trainer.global_rank}.pt")
+
+
 if __name__ == "__main__":
     warnings.filterwarnings("ignore")
+    if sys.argv[1] == "--retrain":
+        genotype, config, output = map(Path, sys.argv[2:])
+        retrain(genotype, config, output, ["--compute.devices", "2"], [SaveWeights(output.parent)])
+        sys.exit()
     names = [name for name in sys.argv[1:] if not name.startswith("--")] or STRATEGIES
     seen = {name: run(name, "--plain-ddp" in sys.argv, "--other-seeds" in sys.argv) for name in names}
     if torch.distributed.get_rank() == 0:
