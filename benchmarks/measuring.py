@@ -75,7 +75,7 @@ def measure(setting: Setting) -> dict[str, Any]:
         logging.getLogger(logger).setLevel(logging.ERROR)
     import torch
 
-    from nas_plugins.fitting import peak_memory_mb
+    from nas_plugins.callbacks import peak_memory_mb
 
     if setting.threads:
         torch.set_num_threads(setting.threads)

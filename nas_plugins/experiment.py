@@ -23,11 +23,12 @@ from nni.tools.nnictl.constants import NNI_HOME_DIR
 
 from nas_plugins import plugins
 from nas_plugins import run as runs
+from nas_plugins.callbacks import Recorder
 from nas_plugins.checkpoints import load_tensors
 from nas_plugins.config import Config, read_search
 from nas_plugins.data import ImageData
 from nas_plugins.errors import InputError
-from nas_plugins.fitting import ImageClassification, Recorder, check_compute, check_share, guarded, make_trainer, quiet
+from nas_plugins.fitting import ImageClassification, check_compute, check_share, guarded, make_trainer, quiet
 from nas_plugins.tables import ALPHA_KEYS, one_line, read_table, read_text
 from nas_plugins.training import Retraining
 from search_spaces.edges import smallest_set

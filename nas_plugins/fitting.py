@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import errno
 import logging
-import math
-import random
 import sys
-import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytorch_lightning as pl
 import torch
 from nni.nas.evaluator.pytorch import LightningModule, Trainer
@@ -24,14 +20,14 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
+from nas_plugins.callbacks import EpochLines, FiniteLoss, SeededEpochs
 from nas_plugins.checkpoints import BEGIN_AGAIN, WholeCheckpoints
 from nas_plugins.config import Compute, Config, Derived, Training
 from nas_plugins.data import ImageData
 from nas_plugins.errors import InputError
 from nas_plugins.images import BrokenImage
-from nas_plugins.tables import ALPHA_KEYS, append_epoch, check_epochs, one_line
+from nas_plugins.tables import one_line
 from search_spaces.network import Network
-from strategies.objective import CONTRIBUTION
 
 
 class ImageClassification(LightningModule):
@@ -117,50 +113,6 @@ def _cosines(optimizer: torch.optim.Optimizer, settings: Training) -> torch.opti
     )
 
 
-class SeededEpochs(Callback):
-    """Seed every epoch by its number, so that a resumed run goes on exactly as one never interrupted.
-
-    Shuffling, augmentation and drop-path draw from the global generators. Their states at the end
-    of an epoch would not be enough: what Lightning draws between two epochs differs on a resume.
-
-    Args:
-        seed: of the run.
-    """
-
-    def __init__(self, seed: int) -> None:
-        self.seed = seed
-        self.next_epoch = 0
-        self._seeded = -1
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"next_epoch": self.next_epoch}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        epoch = state_dict["next_epoch"]
-        if type(epoch) is not int or epoch < 0:
-            raise ValueError(f"next_epoch: {epoch!r:.40} should be a whole number of at least 0")
-        self.next_epoch = epoch
-
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """For the first epoch of this process: Lightning makes its data iterators before that epoch starts."""
-        self._seed(self.next_epoch, trainer.global_rank)
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.current_epoch != self._seeded:
-            self._seed(trainer.current_epoch, trainer.global_rank)
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.next_epoch = trainer.current_epoch + 1
-
-    def _seed(self, epoch: int, rank: int) -> None:
-        self._seeded = epoch
-        state = np.random.SeedSequence([self.seed, epoch, rank]).generate_state(1)
-        seed = int(state[0])
-        random.seed(seed)
-        np.random.seed(seed)
-        torch.manual_seed(seed)
-
-
 class _OtherStatesError(ValueError):
     """A checkpoint holds states of other optimizers or schedules than there are."""
 
@@ -204,162 +156,6 @@ def _alike(value: Any, own: Any) -> bool:
     if isinstance(own, list):
         return isinstance(value, list) and len(value) == len(own) and all(map(_alike, value, own))
     return type(value) is type(own)
-
-
-NO_CELL = "-"
-"""The cell of a choice that stands in no cell, in alphas.csv."""
-
-METRICS = ["train_loss", "train_acc", "val_loss", "val_acc", "derived_val_acc"]
-"""The columns of metrics.csv that the training logs."""
-
-
-DISTANCES = ["distance", "alpha_distance"]
-"""Its columns of a search that starts from a baseline: operations, and weights, that are no longer the baseline's."""
-
-
-class EpochLines(Callback):
-    """A line an epoch, for output that is no terminal: a log gets no progress bars."""
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        logged = trainer.callback_metrics
-        shown = [f"{name} {float(logged[name]):.4f}" for name in METRICS if name in logged]
-        if trainer.is_global_zero:
-            print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", *shown, sep="  ", flush=True)
-
-
-class FiniteLoss(Callback):
-    """Give up when the training loss is lost: before the epoch is recorded, and within a long epoch.
-
-    What a search with a strategy of NNI's computes in an iteration stays unknown until the end of the epoch.
-    """
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        # Now and then, for it waits for the device. Several processes have to give up at one place: the epoch's end.
-        if batch_idx % 50 == 0 and trainer.world_size == 1 and isinstance(outputs, Mapping) and "loss" in outputs:
-            self._check(trainer, float(outputs["loss"]))
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._check(trainer, float(trainer.callback_metrics.get("train_loss", 0.0)))
-
-    def _check(self, trainer: pl.Trainer, loss: float) -> None:
-        if not math.isfinite(loss):
-            raise InputError(
-                f"the training loss became {loss} in epoch {trainer.current_epoch}: lower training.learning_rate "
-                "in a new run; a resume of this one would come to the same"
-            )
-
-
-class Recorder(Callback):
-    """Write a row of metrics.csv, and the rows of alphas.csv and contributions.csv, at the end of each epoch.
-
-    It comes before the checkpoint of the epoch, and on a resume drops the rows of epochs that the
-    checkpoint does not hold: an epoch has exactly one row, whenever the run was killed.
-
-    Args:
-        run: the run directory.
-        alphas: gives edge -> operation -> α at the moment; None where there is none.
-    """
-
-    def __init__(self, run: Path, alphas: Callable[[], Mapping[str, Mapping[Any, float]]] | None = None) -> None:
-        self.run = run
-        self.alphas = alphas
-        self._started = time.perf_counter()
-        self._per_iteration = math.nan
-
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # Lightning itself does not know yet how many epochs the checkpoint holds.
-        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        self._check(next(each.next_epoch for each in callbacks if isinstance(each, SeededEpochs)))
-        reset_peak_memory()
-
-    def _check(self, epochs: int) -> None:
-        """Raise an InputError where a table lacks an epoch that the checkpoint holds, before any long work."""
-        try:
-            check_epochs(self.run / "metrics.csv", epochs, ["epoch", *METRICS])
-            if self.alphas is not None:
-                edges = [_cell_and_edge(edge) for edge in self.alphas()]
-                check_epochs(self.run / "alphas.csv", epochs, ALPHA_KEYS, edges)
-            # Which epochs have contributions the strategy alone knows.
-            check_epochs(self.run / "contributions.csv", 0, ["epoch", "cell", "contribution"], [("cell",)])
-        except InputError as error:
-            cure = f"delete all of {self.run}/*.csv and {self.run}/checkpoints/last.ckpt"
-            raise InputError(f"{error}; {cure}, and a resume begins at the first epoch") from None
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._started = time.perf_counter()
-
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Time the iterations up to here: those of an epoch, when its validation begins."""
-        if trainer.is_last_batch and trainer.strategy.root_device.type == "cuda":
-            torch.cuda.synchronize()  # the device may be at work on this batch yet
-        self._per_iteration = (time.perf_counter() - self._started) / (batch_idx + 1)
-
-    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if not trainer.is_global_zero:
-            return
-        logged = {key: float(value) for key, value in trainer.callback_metrics.items()}
-        epoch = trainer.current_epoch
-        row = {
-            "epoch": epoch,
-            **{key: logged.get(key) for key in METRICS},
-            "seconds": round(time.perf_counter() - self._started, 3),
-            "peak_memory_mb": round(peak_memory_mb(trainer.strategy.root_device.type == "cuda"), 1),
-            "seconds_per_iteration": round(self._per_iteration, 6),
-            **{key: logged[key] for key in DISTANCES if key in logged},
-        }
-        append_epoch(self.run / "metrics.csv", epoch, [row])
-        if self.alphas is not None:
-            rows = [
-                # The candidates of a value choice are numbers.
-                {"epoch": epoch, "cell": cell, "edge": name, **{str(key): a for key, a in values.items()}}
-                for edge, values in self.alphas().items()
-                for cell, name in [_cell_and_edge(edge)]
-            ]
-            append_epoch(self.run / "alphas.csv", epoch, rows)
-        contributions = [
-            {"epoch": epoch, "cell": key.removeprefix(CONTRIBUTION), "contribution": value}
-            for key, value in logged.items()
-            if key.startswith(CONTRIBUTION)
-        ]
-        if contributions:
-            append_epoch(self.run / "contributions.csv", epoch, contributions)
-
-
-def _cell_and_edge(edge: str) -> tuple[str, str]:
-    cell, _, name = edge.rpartition("/")
-    return cell or NO_CELL, name
-
-
-_STATUS = Path("/proc/self/status")
-
-
-def reset_peak_memory() -> None:
-    """Begin to measure anew, where the platform can: on accelerators, and on Linux."""
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-    if _STATUS.exists():
-        with suppress(OSError):
-            Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak_memory_mb(accelerated: bool) -> float:
-    """The most memory that this process has held since :func:`reset_peak_memory`.
-
-    Args:
-        accelerated: count the memory of the accelerator, else that of the process.
-    """
-    if accelerated:
-        return torch.cuda.max_memory_allocated() / 2**20
-    if _STATUS.exists():
-        (peak,) = (line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(peak.split()[1]) / 2**10
-    import resource  # not on every platform
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def make_trainer(config: Config, run: Path, callbacks: list[Callback], **kwargs: Any) -> Trainer:

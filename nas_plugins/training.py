@@ -12,11 +12,12 @@ import pytorch_lightning as pl
 import torch
 
 from nas_plugins import run as runs
+from nas_plugins.callbacks import Recorder
 from nas_plugins.checkpoints import load_tensors, save_tensors
 from nas_plugins.config import Config, read_retrain
 from nas_plugins.data import ImageData
 from nas_plugins.errors import InputError
-from nas_plugins.fitting import ImageClassification, Recorder, check_compute, check_share, guarded, make_trainer, quiet
+from nas_plugins.fitting import ImageClassification, check_compute, check_share, guarded, make_trainer, quiet
 from nas_plugins.tables import one_line
 from search_spaces.genotype import Genotype
 from search_spaces.network import Network, count_multiply_adds, count_parameters

@@ -16,11 +16,12 @@ import yaml
 from torch import nn
 from torch.utils.data import DataLoader
 
+from nas_plugins.callbacks import SeededEpochs
 from nas_plugins.checkpoints import WholeCheckpoints, load_tensors
 from nas_plugins.config import Config, Derived, Training, read_retrain
 from nas_plugins.errors import InputError
 from nas_plugins.experiment import resume, search
-from nas_plugins.fitting import ImageClassification, SeededEpochs, make_trainer
+from nas_plugins.fitting import ImageClassification, make_trainer
 from nas_plugins.tables import append_epoch, read_table
 from nas_plugins.training import retrain
 from search_spaces.genotype import Genotype

@@ -34,9 +34,10 @@ from torchmetrics.detection import MeanAveragePrecision
 
 from nas_plugins import config
 from nas_plugins.backbone import Backbone, LastLevels, mask_rcnn, retinanet
+from nas_plugins.callbacks import SeededEpochs
 from nas_plugins.checkpoints import WholeCheckpoints
 from nas_plugins.errors import InputError
-from nas_plugins.fitting import SeededEpochs, guarded, quiet
+from nas_plugins.fitting import guarded, quiet
 from nas_plugins.run import CHECKPOINT, CONFIG
 from nas_plugins.tables import append_epoch, one_line, read_table
 from search_spaces.baselines import BASELINES
