@@ -111,7 +111,7 @@ class SaveWeights(pl.Callback):
 
 if __name__ == "__main__":
     warnings.filterwarnings("ignore")
-    if sys.argv[1] == "--retrain":
+    if sys.argv[1:2] == ["--retrain"]:
         genotype, config, output = map(Path, sys.argv[2:])
         retrain(genotype, config, output, ["--compute.devices", "2"], [SaveWeights(output.parent)])
         sys.exit()
