@@ -275,7 +275,7 @@ class TestAnExperimentOfSearches:
         text, folder = searched
         trials = read_trials(folder)
         best = trials.iloc[0]
-        assert trials["status"].tolist() == ["SUCCEEDED"] * 2
+        assert trials["status"].tolist() == ["SUCCEEDED"] * 2, done.stdout + done.stderr
         assert {row["seed"] for row in trials["parameters"]} == {0, 1}
         assert "2 of 2 trials ended" in text
         line = f"best: trial {best['trial']} (seed {best['parameters']['seed']}), {best['value']:.2%}: {best['run']}"
@@ -440,7 +440,7 @@ def test_the_best_genotypes_are_retrained_on_other_machines(searched, tmp_path, 
     experiment = done.stdout.split()[1].rstrip(":")
     try:
         trials = read_trials(Path(environment["HOME"], "nni-experiments", experiment))
-        assert trials["status"].tolist() == ["SUCCEEDED"] * 2
+        assert trials["status"].tolist() == ["SUCCEEDED"] * 2, done.stdout + done.stderr
         assert {row["genotype"] for row in trials["parameters"]} == set(space["genotype"]["_value"])
         for row in trials.itertuples():
             assert f"/{experiment}/trials/{row.trial}/" in row.run  # on the machine that ran it
