@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytorch_lightning as pl
-import torch
 from nni.nas.evaluator.pytorch import Lightning
 from nni.nas.experiment import NasExperiment
 from nni.nas.experiment.config import NasExperimentConfig
@@ -21,24 +19,24 @@ from nni.nas.nn.pytorch import ModelSpace
 from nni.nas.oneshot.pytorch.strategy import OneShotStrategy
 from nni.tools.nnictl.constants import NNI_HOME_DIR
 
-from nas_plugins import plugins
+from nas_plugins import facts, plugins
 from nas_plugins import run as runs
 from nas_plugins.callbacks import Recorder
 from nas_plugins.checkpoints import load_tensors
+from nas_plugins.checks import check_enas, try_out, try_plans
 from nas_plugins.config import Config, read_search
 from nas_plugins.data import ImageData
 from nas_plugins.errors import InputError
 from nas_plugins.fitting import ImageClassification, check_compute, check_share, guarded, make_trainer, quiet
-from nas_plugins.tables import ALPHA_KEYS, one_line, read_table, read_text
+from nas_plugins.tables import ALPHA_KEYS, one_line, read_object, read_table
 from nas_plugins.training import Retraining
 from search_spaces.edges import smallest_set
 from search_spaces.genotype import Edge, Genotype, GenotypeError
 from search_spaces.space import StackedSpace
 from strategies.base import DifferentiableStrategy
-from strategies.derivation import CellAlphas, Chosen, Method, by_method, connected, darts
+from strategies.derivation import CellAlphas, Method, by_method, connected, darts
 from strategies.draws import draws_undone
 from strategies.mixed_cell import Derivation
-from strategies.relaxation import Plan, Step, softmax
 
 PathLike = str | os.PathLike[str]
 
@@ -115,7 +113,7 @@ def _read_found(file: Path) -> Any:
     try:
         if file.name == runs.GENOTYPE:
             return Genotype.load(file)
-        return load_tensors(file) if file.name == runs.WEIGHTS else json.loads(read_text(file))
+        return load_tensors(file) if file.name == runs.WEIGHTS else read_object(file)
     except ValueError as error:
         where = "" if str(error).startswith(str(file)) else f"{file}: "
         cure = f"delete it, and nas-plugins resume {file.parent} writes it anew"
@@ -153,8 +151,13 @@ def derive(
         raise InputError(f"{run}: the search is not finished: nas-plugins resume {run}")
     searched = _read_found(run / runs.GENOTYPE)
     derivation, how = _derivation(settings, method, threshold)
-    chosen = [derivation(cell) for cell in _alphas(run, epoch, len(searched.cells))]
-    cells = tuple(tuple(Edge(c.operation, c.source, c.target) for c in cell) for cell in chosen)
+    alphas = _alphas(run, epoch, searched)
+    chosen = {label: derivation(cell) for label, cell in alphas.items()}
+    empty = []
+    if method is None and threshold is None:
+        empty = [label for label in alphas if not connected(chosen[label])]
+        chosen |= {label: darts(alphas[label]) for label in empty}
+    cells = tuple(tuple(Edge(c.operation, c.source, c.target) for c in cell) for cell in chosen.values())
     try:
         genotype = replace(searched, cells=cells, operations=smallest_set(cells))
     except GenotypeError as error:
@@ -162,6 +165,8 @@ def derive(
     if layers is not None:
         genotype = genotype.deepen(layers)
     genotype.save(output)
+    if empty:  # said last: what is refused is one line
+        warnings.warn(f"{', '.join(empty)}: the derivation keeps no operation; derived as 'darts'", stacklevel=2)
     return genotype
 
 
@@ -169,19 +174,12 @@ def _derivation(config: Config, method: Method | None, threshold: float | None) 
     """How to derive, and its name for people: as the search did, but for what is given."""
     ours = issubclass(plugins.find("space", config.values["space"]["name"]), StackedSpace)
     if method is None and threshold is None:
-        # Cells that are not ours, and cells that keep nothing, are derived as in the search.
-        derivation = config.build("strategy").derivation if ours else darts
-
-        def as_searched(cell: CellAlphas) -> list[Chosen]:
-            chosen = derivation(cell)
-            if connected(chosen):
-                return chosen
-            warnings.warn("a cell keeps no operation; it is derived as 'darts'", stacklevel=1)
-            return darts(cell)
-
-        return as_searched, "the derivation of the search"
+        # Cells that are not ours are derived as in the search.
+        return (config.build("strategy").derivation if ours else darts), "the derivation of the search"
     settings = config.values["strategy"]
     method = method or (settings.get("derivation", "darts") if ours else "darts")
+    if method == "darts" and threshold is not None:
+        raise InputError(f"--threshold: {threshold}, but darts has none; it needs --method sparse or edge")
     threshold = settings.get("threshold", 0.85) if threshold is None else threshold
     try:
         return by_method(method, threshold), f"{method} with threshold {threshold}"
@@ -201,12 +199,13 @@ class _Search:
         if self.data.held_out == 0:
             raise InputError("data.held_out: 0.0 leaves no images for the architecture; 0.5 is what the papers have")
         self.space = self._build_space()
-        _try_out(self.space, self.data)
+        try_out(self.space, self.data)
         self.strategy = config.build("strategy")
         if not isinstance(self.strategy, OneShotStrategy):
             raise InputError(
                 f"strategy.name: {type(self.strategy).__name__} is a multi-trial strategy; search takes one-shot ones"
             )
+        check_enas(self.strategy, self.config.values["strategy"]["name"])
         self._try_strategy()
 
     def _build_space(self) -> ModelSpace:
@@ -227,11 +226,12 @@ class _Search:
             except (TypeError, ValueError, KeyError, NotImplementedError) as error:
                 raise InputError(f"strategy.name: {pair}: {one_line(error)}") from None
             if isinstance(strategy, DifferentiableStrategy):
-                _try_plans(strategy, supernet, self.data, pair)
+                try_plans(strategy, supernet, self.data, pair)
 
     def run(self, run: Path, callbacks: Sequence[pl.Callback] = ()) -> Path:
         """Search, from the checkpoint of the run where there is one, and write the genotype."""
         with runs.at_work(run), guarded(run / runs.CHECKPOINT, f"nas-plugins resume {run}"):
+            facts.write_facts(run, self.space, self.strategy)
             sample = self._search(run, callbacks)
             genotype = _genotype(self.space, sample)
             if genotype is None:
@@ -244,6 +244,8 @@ class _Search:
         alphas = None
         if isinstance(self.strategy, DifferentiableStrategy):
             alphas = self.strategy.alphas
+        else:
+            _learn_from_shuffled(self.strategy, self.data)
         checkpoint = run / runs.CHECKPOINT
         evaluator = Lightning(
             ImageClassification(self.data.num_classes, self.config.training),
@@ -265,55 +267,17 @@ class _Search:
             experiment.stop()  # else NNI does so, and says so, when the interpreter exits
 
 
-def _try_out(space: ModelSpace, data: ImageData) -> None:
-    """One pass of two blank images: what does not fit together is said before any long work."""
-    name = type(space).__name__
-    shape = (data.image_channels, data.image_size, data.image_size)
-    if not space.simplify():
-        raise InputError(f"space.name: {name} has no choice to search")
-    try:
-        with torch.no_grad():
-            output = space.eval()(torch.zeros(2, *shape))
-    except (RuntimeError, ValueError, NotImplementedError) as error:
-        size = "×".join(str(number) for number in shape)
-        raise InputError(f"space: {name} does not fit images of {size}: {one_line(error)}") from None
-    space.train()
-    if not isinstance(output, torch.Tensor) or output.shape != (2, data.num_classes):
-        got = tuple(output.shape) if isinstance(output, torch.Tensor) else type(output).__name__
-        raise InputError(
-            f"space: {name} should give (2, {data.num_classes}) for 2 images of {data.num_classes} classes, not {got}"
-        )
+def _learn_from_shuffled(strategy: OneShotStrategy, data: ImageData) -> None:
+    """Give a strategy of NNI's, in its training batches, the held-out images as ours see them.
 
+    It takes the validation loader to learn the architecture from, which is in order: of image files class by class.
+    """
+    own = strategy.train_dataloader
 
-def _try_plans(strategy: DifferentiableStrategy, supernet: ModelSpace, data: ImageData, pair: str) -> None:
-    """Two blank images by all plans that a search can come to, each kind once."""
-    architecture = strategy.architecture
-    for edge, candidates in architecture.candidates.items():
-        for name in {str(candidate) for candidate in candidates} & set(ALPHA_KEYS):
-            raise InputError(f"space.name: {edge!r} has a candidate {name!r}, which alphas.csv has as another column")
-    alphas = architecture.alphas
-    images = torch.zeros(2, data.image_channels, data.image_size, data.image_size)
+    def train_dataloader(train: Callable[[], Any], val: Callable[[], Any]) -> Any:
+        return own(train, data.architecture_dataloader)
 
-    def run(plan: Plan) -> None:
-        architecture.plan = plan
-        with torch.no_grad():
-            supernet(images)
-
-    first = {edge: (0,) for edge in alphas}
-    try:
-        strategy.relaxation.architecture(alphas, Step())
-        run(first)
-        run({edge: (len(alpha) - 1,) for edge, alpha in alphas.items()})
-        run(softmax(alphas))
-    except (RuntimeError, ValueError, TypeError) as error:
-        where = ""
-        for edge in alphas:  # which one it is, is worth the time now
-            try:
-                run({**first, **softmax({edge: alphas[edge]})})
-            except (RuntimeError, ValueError, TypeError):
-                where = f" at {edge!r}"
-                break
-        raise InputError(f"strategy: {pair}{where}: {one_line(error)}") from None
+    strategy.train_dataloader = train_dataloader  # type: ignore[method-assign]
 
 
 def _genotype(space: ModelSpace, sample: Mapping[str, Any]) -> Genotype | None:
@@ -327,13 +291,13 @@ def _genotype(space: ModelSpace, sample: Mapping[str, Any]) -> Genotype | None:
         return None
 
 
-def _alphas(run: Path, epoch: int | None, count: int) -> list[CellAlphas]:
-    """The α of each cell after an epoch, the last one where it is None, in the order of the table.
+def _alphas(run: Path, epoch: int | None, searched: Genotype) -> dict[str, CellAlphas]:
+    """The α of each cell after an epoch, the last one where it is None, in the order of the genotype.
 
     Args:
         run: the run directory.
         epoch: the epoch.
-        count: how many cells there should be.
+        searched: what the search derived.
 
     Raises:
         InputError: the table has no such epoch, or is damaged: it would give another architecture.
@@ -348,20 +312,30 @@ def _alphas(run: Path, epoch: int | None, count: int) -> list[CellAlphas]:
     chosen = last if epoch is None else epoch
     rows = table[table["epoch"] == chosen].drop(columns="epoch")
     cells = _by_cell(file, rows)
+    # A search of an earlier version tells no labels; its supernet, and so its table, begins at the first layer.
+    labels = facts.read_facts(run).cells or _in_order_of_layers([*cells], searched.layout)
     numbers = rows.drop(columns=["cell", "edge"])
     fault = None
     if rows.empty:
         fault = f"has no epoch {last:g}, the last of metrics.csv"
     elif not _present(table, chosen).equals(_present(table, first)):
         fault = f"epoch {chosen:g} has not the edges and operations of epoch {first:g}"
-    elif len(cells) != count:
-        fault = f"has {len(cells)} cells, {runs.GENOTYPE} {count}"
+    elif len(cells) != len(searched.cells):
+        fault = f"has {len(cells)} cells, {runs.GENOTYPE} {len(searched.cells)}"
+    elif set(labels) != set(cells):
+        fault = f"has the cells {', '.join(cells)}, {facts.FILE} {', '.join(labels)}"
     elif numbers.isin([math.inf, -math.inf]).any(axis=None):
         fault = f"an α of epoch {chosen:g} is not finite"
     if fault is not None:
         cure = f"put back the whole file, or repeat the search: nas-plugins search --config {run / runs.CONFIG}"
         raise InputError(f"{file}: {fault}; {cure}")
-    return cells
+    return {label: cells[label] for label in labels}
+
+
+def _in_order_of_layers(cells: Sequence[str], layout: Sequence[int]) -> list[str]:
+    """The labels of a genotype's cells, given them in the order in which the layers have them first."""
+    by_index = dict(zip(dict.fromkeys(layout), cells, strict=False))
+    return [by_index[index] for index in sorted(by_index)]
 
 
 def _present(table: pd.DataFrame, epoch: float) -> pd.DataFrame:
@@ -370,8 +344,8 @@ def _present(table: pd.DataFrame, epoch: float) -> pd.DataFrame:
     return rows.set_index(["cell", "edge"]).notna().sort_index()
 
 
-def _by_cell(file: Path, rows: pd.DataFrame) -> list[CellAlphas]:
-    """The α of each cell of the rows of an epoch."""
+def _by_cell(file: Path, rows: pd.DataFrame) -> dict[str, CellAlphas]:
+    """label -> α of each cell of the rows of an epoch."""
     cells: dict[str, dict[tuple[int, int], dict[str, float]]] = {}
     for row in rows.to_dict("records"):
         cell, edge = row.pop("cell"), row.pop("edge")
@@ -380,4 +354,4 @@ def _by_cell(file: Path, rows: pd.DataFrame) -> list[CellAlphas]:
         except ValueError:
             raise InputError(f"{file}: the edge {edge!r} is not of a cell, such as 0->2") from None
         cells.setdefault(cell, {})[source, target] = {key: value for key, value in row.items() if pd.notna(value)}
-    return list(cells.values())
+    return dict(cells)

@@ -5,7 +5,6 @@ A run may still be going: what it has not written yet is empty.
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,9 +16,10 @@ import yaml
 
 from nas_plugins.alpha_pictures import Weights, operations_of
 from nas_plugins.errors import InputError
+from nas_plugins.facts import read_facts
 from nas_plugins.pictures import Kind
 from nas_plugins.plain_yaml import load_plain
-from nas_plugins.tables import ALPHA_KEYS, one_line, read_table, read_text
+from nas_plugins.tables import ALPHA_KEYS, one_line, read_object, read_table, read_text
 from search_spaces.genotype import Genotype
 
 METRICS = (
@@ -28,7 +28,7 @@ METRICS = (
 LATER_METRICS = ("seconds_per_iteration", "distance", "alpha_distance")
 """Columns that not all runs have."""
 SIGMOID_STRATEGIES = ("FairDARTS", "DDARTS")
-"""Strategies whose operations do not compete: a weight is the sigmoid of its α."""
+"""Strategies whose operations do not compete, a weight being the sigmoid of its α; for runs that do not tell it."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class Run:
     genotype: Genotype | None
     network: dict[str, Any]
     test: dict[str, Any]
+    recorded_weights: Weights | None = None
 
     @property
     def name(self) -> str:
@@ -59,7 +60,8 @@ class Run:
 
     @property
     def weights(self) -> Weights:
-        return "sigmoid" if self.method.rpartition(".")[2] in SIGMOID_STRATEGIES else "softmax"
+        of_name: Weights = "sigmoid" if self.method.rpartition(".")[2] in SIGMOID_STRATEGIES else "softmax"
+        return self.recorded_weights or of_name
 
 
 def read_runs(runs: Iterable[str | os.PathLike[str] | Run]) -> list[Run]:
@@ -95,6 +97,7 @@ def read_run(path: str | os.PathLike[str]) -> Run:
         genotype=_read_genotype(path / "genotype.json"),
         network=_read_numbers(path / "network.json", ("parameters", "multiply_adds")),
         test=_read_numbers(path / "test.json", ("test_acc",)),
+        recorded_weights=read_facts(path).weights,
     )
 
 
@@ -145,13 +148,7 @@ def _read_numbers(path: Path, keys: Sequence[str]) -> dict[str, Any]:
     """A JSON object whose ``keys`` are numbers where they are there; empty without the file."""
     if not path.exists():
         return {}
-    text = read_text(path)
-    try:
-        data = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: is no JSON: {one_line(error)}") from None
-    if not isinstance(data, dict):
-        raise InputError(f"{path}: should be a JSON object, not {type(data).__name__}")
+    data = read_object(path)
     for key in keys:
         if type(data.get(key, 0)) not in (int, float) or not abs(data.get(key, 0)) < 1e18:
             raise InputError(f"{path}: {key} is {data[key]!r:.40}, no number that it can be")

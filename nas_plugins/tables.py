@@ -1,7 +1,8 @@
-"""The CSV tables of a run: a row an epoch, or a row an epoch and edge."""
+"""The CSV tables of a run, a row an epoch, or a row an epoch and edge; and its small JSON files."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,22 @@ def read_text(path: Path) -> str:
         raise InputError(f"{path}: is no text file") from None
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        InputError: the file is something else.
+    """
+    text = read_text(path)
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: is no JSON: {one_line(error)}") from None
+    if not isinstance(data, dict):
+        raise InputError(f"{path}: should be a JSON object, not {type(data).__name__}")
+    return data
 
 
 def read_table(path: Path, required: Sequence[str], texts: Sequence[str] = ()) -> pd.DataFrame:
@@ -106,5 +123,5 @@ def check_epochs(path: Path, epochs: int, required: Sequence[str], rows: Sequenc
 
 
 def one_line(error: Exception) -> str:
-    """The message of an error, on one line."""
-    return " ".join(str(error).split())
+    """The message of an error, on one line, without where in PyTorch's C++ it was raised."""
+    return " ".join(str(error).partition("\nException raised from ")[0].split())

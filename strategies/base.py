@@ -35,6 +35,8 @@ class Relaxation(Protocol):
 
     One that draws does so from the iteration, as ``SampledEdges`` does, and not from PyTorch's
     generator: the losses of a second-order step must all see the same plan, and leave no trace there.
+
+    It may have ``activation``, "softmax" or "sigmoid": the weights with which a report draws α.
     """
 
     def architecture(self, alphas: Alphas, step: Step) -> Plan:
@@ -126,13 +128,13 @@ class DifferentiableStrategy(OneShotStrategy):
     ) -> None:
         super().__init__()
         if gradient_clip_val is not None and not gradient_clip_val > 0:
-            raise ValueError(f"gradient_clip_val: {gradient_clip_val} should be above 0, or None for no limit")
+            raise ValueError(f"gradient_clip_val: {gradient_clip_val} should be above 0, or null for no limit")
         if not 0 <= alpha_scale < float("inf"):
             raise ValueError(f"alpha_scale: {alpha_scale} should be at least 0")
         if weights_first < 0:
             raise ValueError(f"warmup_epochs: {weights_first} should be at least 0")
         if still is not None and not still > 0:
-            raise ValueError(f"still: {still} should be above 0, or None for a search of all epochs")
+            raise ValueError(f"still: {still} should be above 0, or null for a search of all epochs")
         self.relaxation = relaxation
         self.optimizer = optimizer
         self.objective = objective

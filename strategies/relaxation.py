@@ -80,6 +80,8 @@ class EveryEdge:
 
     def __init__(self, relax: Callable[[Alphas], Plan]) -> None:
         self.relax = relax
+        # How a report draws α; a relaxation that does not say it is drawn with softmax weights.
+        self.activation = "sigmoid" if relax is sigmoid else "softmax"
 
     def architecture(self, alphas: Alphas, step: Step) -> Plan:
         """The plan of an architecture step; the gradient of α flows through it."""
@@ -106,6 +108,8 @@ class SampledEdges:
         relax_weights: relax the edges in the weight step, too. False is the ablation "α-max" of
             section 5.3, where operations train on the derived path alone.
     """
+
+    activation = "softmax"
 
     def __init__(
         self, draw: Callable[[Alphas, int], list[str]], warmup_epochs: int = 0, relax_weights: bool = True

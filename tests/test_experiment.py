@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ import nni.nas.nn.pytorch as nas
 import numpy as np
 import pandas as pd
 import pytest
+import pytorch_lightning as pl
 import torch
 import yaml
 from PIL import Image
@@ -25,9 +27,12 @@ from torch import nn
 from nas_plugins.errors import InputError
 from nas_plugins.experiment import derive, resume, search
 from nas_plugins.report import write_report
+from nas_plugins.saved_run import read_run
 from nas_plugins.training import evaluate, retrain
 from search_spaces.genotype import Genotype
 from search_spaces.network import Network, count_parameters
+from search_spaces.space import CellStack, StackedSpace
+from strategies.fair_darts import FairDARTS
 
 DATA = {"dataset": "digits", "train_images": 120, "test_images": 40, "batch_size": 32}
 COMPUTE = {"accelerator": "cpu", "threads": 1}
@@ -96,6 +101,18 @@ class Columns(nas.ModelSpace):
         return self.layer(x).mean((2, 3))
 
 
+class ReductionFirst(StackedSpace):
+    """Its first layer has the second of its cells."""
+
+    def __init__(self, num_classes: int = 10, channels: int = 2, image_channels: int = 3):
+        cells = CellStack(["normal", "reduce"], [1, 0, 0], [0], 2, ["skip_connect", "sep_conv_3x3", "max_pool_3x3"])
+        super().__init__(cells, num_classes=num_classes, channels=channels, image_channels=image_channels, stem="cifar")
+
+
+class SomebodysOwn(FairDARTS):
+    """A strategy with sigmoid weights, of a name that nobody knows."""
+
+
 @pytest.fixture(scope="module")
 def files(tmp_path_factory) -> Path:
     """A folder with search.yaml, retrain.yaml and genotype.json."""
@@ -114,6 +131,13 @@ def searched(files) -> Path:
 @pytest.fixture(scope="module")
 def retrained(files) -> Path:
     return retrain(files / "genotype.json", files / "retrain.yaml", files / "retrained")
+
+
+@pytest.fixture(scope="module")
+def somebodys(files) -> Path:
+    """A search with a space and a strategy of somebody's own."""
+    names = [f"--space={{name: {__name__}.ReductionFirst}}", f"--strategy={{name: {__name__}.SomebodysOwn}}"]
+    return search(files / "search.yaml", files / "somebodys", [*names, "--training.epochs", "1"])
 
 
 def table(file: Path) -> pd.DataFrame:
@@ -227,6 +251,16 @@ class TestSearch:
         assert_same_search(*runs)
 
 
+class Watch(pl.Callback):
+    """The labels of the batches from which the architecture learned."""
+
+    def __init__(self, labels_of) -> None:
+        self.labels_of, self.labels = labels_of, []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.labels += map(int, self.labels_of(batch))
+
+
 class TestNni:
     @pytest.mark.parametrize("strategy", ("DARTS", "GumbelDARTS", "RandomOneShot"))
     def test_its_strategies_search_our_space(self, files, tmp_path, strategy):
@@ -250,6 +284,24 @@ class TestNni:
         genotype = Genotype.load(run / "genotype.json")
         assert len(genotype.layout) == 3
         assert len(genotype.cells[0]) == 8
+
+    @pytest.mark.parametrize(
+        ("strategy", "labels_of"),
+        [
+            ("nni.nas.strategy.DARTS", lambda batch: batch["val"][1]),
+            ("strategies.enas.ENAS", lambda batch: batch[0][1] if batch[1] == "val" else []),
+        ],
+        ids=["DARTS", "ENAS"],
+    )
+    def test_the_architecture_learns_from_shuffled_images(self, tmp_path, strategy, labels_of):
+        """Those of a folder lie class by class."""
+        data = {"dataset": "folder", "root": str(pictures(tmp_path / "pictures")), "batch_size": 5}
+        config = {**SEARCH, "strategy": {"name": strategy}, "data": data, "training": {"epochs": 1}}
+        (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
+        watch = Watch(labels_of)
+        search(tmp_path / "c.yaml", tmp_path / "run", callbacks=[watch])
+        assert len(watch.labels) == 20 and watch.labels != sorted(watch.labels)
+        assert set(watch.labels) == set(range(10))
 
     def test_what_it_found_can_be_retrained(self, files, tmp_path):
         (tmp_path / "c.yaml").write_text(yaml.safe_dump({**SEARCH, "strategy": {}}))
@@ -422,6 +474,26 @@ class TestDerive:
         repeat = f"repeat the search: nas-plugins search --config {run}/config.yaml"
         with pytest.raises(InputError, match=f"^{run}/alphas.csv: {message}; put back .* {repeat}"):
             derive(run, tmp_path / "g.json")
+
+    @pytest.mark.parametrize("table", ("as written", "sorted", "of an earlier version"))
+    def test_every_cell_is_that_of_its_label(self, somebodys, tmp_path, table):
+        run = shutil.copytree(somebodys, tmp_path / "run")
+        found = Genotype.load(run / "genotype.json")
+        assert found.cells[0] != found.cells[1]
+        alphas = pd.read_csv(run / "alphas.csv")
+        assert list(alphas["cell"].unique()) == ["reduce", "normal"]
+        if table == "sorted":
+            alphas.sort_values(["epoch", "cell", "edge"]).to_csv(run / "alphas.csv", index=False)
+        if table == "of an earlier version":
+            (run / "search.json").unlink()
+        assert derive(run, tmp_path / "g.json") == found
+
+    def test_cells_that_keep_nothing_are_named_once_the_file_is_there(self, somebodys, tmp_path):
+        with warnings.catch_warnings(), pytest.raises(UserWarning) as said:
+            warnings.simplefilter("error")
+            derive(somebodys, tmp_path / "g.json")
+        assert str(said.value) == "normal, reduce: the derivation keeps no operation; derived as 'darts'"
+        assert Genotype.load(tmp_path / "g.json") == Genotype.load(somebodys / "genotype.json")
 
     def test_it_leaves_the_run_as_it_is(self, searched, tmp_path):
         before = contents(searched)
@@ -612,3 +684,11 @@ def test_a_space_of_single_choices_is_searched_and_reported(tmp_path, monkeypatc
     alphas = pd.read_csv(run / "alphas.csv", keep_default_na=False)
     assert set(zip(alphas["cell"], alphas["edge"], strict=True)) == {("-", "NA"), ("-", "skip")}
     assert write_report([run]).exists()
+
+
+def test_a_strategy_of_somebodys_own_is_drawn_by_the_weights_that_it_has(somebodys, searched, tmp_path):
+    run = shutil.copytree(somebodys, tmp_path / "run")
+    assert read_run(run).weights == "sigmoid"
+    assert "The sigmoid weight of every operation" in write_report([run]).read_text(encoding="utf-8")
+    (run / "search.json").unlink()  # as of an earlier version: then the name decides
+    assert read_run(run).weights == "softmax" == read_run(searched).weights
