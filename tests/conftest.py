@@ -6,7 +6,19 @@ import os
 # where the cores are shared its spinning costs ten times as much.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import atexit
 import logging
+import shutil
+import tempfile
+from pathlib import Path
+
+import matplotlib
+
+# Before NNI is imported, and also for what the tests start: a home of its own for its list of experiments, which
+# every search reads and writes whole six times. The user's stays as it is, and two testing processes do not wait for
+# each other. What matplotlib knows of the fonts takes seconds to find out, and stays where it is.
+os.environ.setdefault("MPLCONFIGDIR", matplotlib.get_cachedir())
+os.environ["HOME"] = tempfile.mkdtemp(prefix="nas-plugins-home-")
 
 import pytest
 import torch
@@ -15,11 +27,19 @@ from nni.nas.experiment import NasExperiment
 from nni.nas.experiment.config import NasExperimentConfig
 from torch.utils.data import TensorDataset
 
+atexit.register(shutil.rmtree, os.environ["HOME"], ignore_errors=True)
+
 
 @pytest.fixture(autouse=True)
 def seeded():
     """Every test draws the same random numbers."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def no_experiments():
+    """NNI's list of experiments is as short as in a new home: it takes the longer, the more were before."""
+    Path.home().joinpath("nni-experiments", ".experiment").unlink(missing_ok=True)
 
 
 @pytest.fixture

@@ -5,17 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
-from multiprocessing import forkserver, get_context
+from multiprocessing import get_context
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import NamedTuple
 
 import psutil
 
-HOME = tempfile.TemporaryDirectory(prefix="nas-plugins-home-")
-"""Of the commands: NNI keeps a list of all experiments there, which every search writes anew."""
 _context = get_context("forkserver")
 _context.set_forkserver_preload(["pytest", "nas_plugins.cli", "nas_plugins.experiment", "nas_plugins.report"])
 
@@ -39,7 +36,6 @@ class Command:
     """
 
     def __init__(self, arguments: Sequence[object], log: Path, die_at: int | str | None = None) -> None:
-        _start_server()
         self.files = [log / f"{len(list(log.glob('*.out')))}.{kind}" for kind in ("out", "err")]
         for file in self.files:
             file.touch()
@@ -83,15 +79,6 @@ class Command:
 def nas_plugins(arguments: Sequence[object], log: Path) -> Ended:
     """Run a command to its end."""
     return Command(arguments, log).end()
-
-
-def _start_server() -> None:
-    before = os.environ.get("HOME", "")
-    os.environ["HOME"] = HOME.name
-    try:
-        forkserver.ensure_running()
-    finally:
-        os.environ["HOME"] = before
 
 
 def _main(arguments: list[str], files: list[Path], die_at: int | str | None) -> None:

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from forked import HOME, Command, nas_plugins
+from forked import Command, nas_plugins
 
 from nas_plugins import run as runs
 from nas_plugins.checkpoints import load_tensors
@@ -187,7 +187,7 @@ def test_of_two_processes_with_one_output_one_makes_the_run(tmp_path):
 def test_a_lock_of_nni_that_a_kill_left_to_a_process_of_the_same_number_stops_nothing(tmp_path):
     """As in a container that starts again: there a process has the number that the killed one had."""
     process = Command(command("EDAS", tmp_path / "run"), tmp_path)
-    lock = Path(HOME.name, "nni-experiments", f".experiment.lock.{process.process.pid}")
+    lock = Path.home().joinpath("nni-experiments", f".experiment.lock.{process.process.pid}")
     lock.parent.mkdir(exist_ok=True)
     lock.touch()
     process.process.join(120)
