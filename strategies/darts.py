@@ -64,9 +64,9 @@ def _gradient(order: Order, xi: float | None, epsilon: float) -> Gradient | None
     if order not in get_args(Order):
         raise ValueError(f"order: {order!r} should be one of {', '.join(get_args(Order))}")
     if xi is not None and order != "second":
-        raise ValueError(f"xi: {xi} should be None: order {order!r} has no virtual step")
+        raise ValueError(f"xi: {xi} should be null: order {order!r} has no virtual step")
     if xi is not None and not 0 <= xi < float("inf"):
-        raise ValueError(f"xi: {xi} should be at least 0, or None for the learning rate of the weights")
+        raise ValueError(f"xi: {xi} should be at least 0, or null for the learning rate of the weights")
     if not 0 < epsilon < float("inf"):
         raise ValueError(f"epsilon: {epsilon} should be above 0")
     return {"one-level": None, "first": first_order, "second": partial(second_order, xi=xi, epsilon=epsilon)}[order]

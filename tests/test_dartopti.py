@@ -333,5 +333,5 @@ def test_a_search_from_a_file_is_resumed_from_any_folder(tmp_path, config, monke
 
 
 def test_a_threshold_of_stillness_is_above_zero():
-    with pytest.raises(ValueError, match=r"still: 0 should be above 0, or None"):
+    with pytest.raises(ValueError, match=r"still: 0 should be above 0, or null"):
         DDARTS(still=0)

@@ -74,7 +74,7 @@ def test_it_has_the_settings_of_the_paper():
     [
         ({"order": "third"}, "order: 'third' should be one of one-level, first, second"),
         ({"order": 2}, "order: 2 should be one of"),
-        ({"xi": 0.1}, "xi: 0.1 should be None: order 'first' has no virtual step"),
+        ({"xi": 0.1}, "xi: 0.1 should be null: order 'first' has no virtual step"),
         ({"order": "second", "xi": -1.0}, "xi: -1.0 should be at least 0"),
         ({"order": "second", "epsilon": 0.0}, "epsilon: 0.0 should be above 0"),
         ({"alpha_scale": -1.0}, "alpha_scale: -1.0 should be at least 0"),
