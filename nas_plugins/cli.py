@@ -68,6 +68,33 @@ def _printable(line: str) -> str:
     return "".join(letter if letter.isprintable() else "?" for letter in line)
 
 
+def _show(text: str) -> None:
+    """Print lines that hold what a file does."""
+    print(*map(_printable, text.split("\n")), sep="\n")
+
+
+def _check_genotype(path: str | os.PathLike[str]) -> None:
+    """Say of what is no genotype file also what to do, before a command that needs it."""
+    from nas_plugins.errors import InputError
+    from search_spaces.genotype import Genotype, GenotypeError
+
+    file = Path(path)
+    if file.is_dir():
+        found = file / "genotype.json"
+        right = found if found.exists() else "the genotype.json of a run"
+        raise InputError(f"{file}: a folder and no genotype file; give {right}")
+    try:
+        Genotype.load(file)
+    except GenotypeError as error:
+        run = file.parent
+        if file.name != "genotype.json" or not (run / "config.yaml").exists():
+            raise
+        cure = "copy that of the search there anew"
+        if (run / "alphas.csv").exists():
+            cure = f"delete it, and nas-plugins resume {run} writes it anew"
+        raise InputError(f"{error}; {cure}") from None
+
+
 def _list(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     from nas_plugins import plugins
     from nas_plugins.data import DATASETS
@@ -119,6 +146,7 @@ def _retrain(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     from nas_plugins.run import say
     from nas_plugins.training import retrain
 
+    _check_genotype(options.genotype)
     run = retrain(options.genotype, options.config, options.output, overrides)
     say(f"{run}: retrained; weights in {run / 'weights.pt'}")
 
@@ -139,15 +167,18 @@ def _report(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     from nas_plugins.report import write_report
     from nas_plugins.saved_run import read_runs
 
+    for run in options.run_directories:
+        if Path(run, "genotype.json").exists():
+            _check_genotype(Path(run, "genotype.json"))
     page = write_report(options.run_directories, options.output or None, options.compare)
     runs = read_runs(options.run_directories)
-    print(results.summary_text(results.summary(runs, options.compare)))
+    _show(results.summary_text(results.summary(runs, options.compare)))
     if options.compare:
         print(f"published: {source(options.compare)}")
     found = results.results(runs)
     if len(found):
-        print("", results.results_text(found), "", sep="\n")
-    print(f"report: {page}")
+        _show(f"\n{results.results_text(found)}\n")
+    _show(f"report: {page}")
 
 
 def _trial(options: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -169,7 +200,7 @@ def _trials(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     if options.genotypes:
         print(*save_genotypes(trials, options.best, options.genotypes), sep="\n")
     else:
-        print(*map(_printable, trials_text(trials).split("\n")), sep="\n")
+        _show(trials_text(trials))
 
 
 def _genotype_import(options: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -191,6 +222,7 @@ def _genotype_info(options: argparse.Namespace, overrides: Sequence[str]) -> Non
 
     from nas_plugins.describe import describe
 
+    _check_genotype(options.file)
     facts = describe(
         options.file,
         options.channels,
