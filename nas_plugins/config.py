@@ -17,11 +17,13 @@ import yaml
 from jsonargparse import ArgumentError, ArgumentParser, Namespace
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt
 from nni.nas.nn.pytorch import ModelSpace
+from nni.nas.oneshot.pytorch.strategy import OneShotStrategy
 
 from nas_plugins import plugins
 from nas_plugins.data import ImageData
 from nas_plugins.errors import InputError
-from nas_plugins.plain_yaml import load_plain
+from nas_plugins.plain_yaml import TooLargeError, load_plain
+from nas_plugins.tables import one_line
 from search_spaces.network import Stem
 
 FROM_DATA = ("num_classes", "image_channels", "image_size")
@@ -48,6 +50,25 @@ _WORDS = {
     "ClosedUnitInterval": "a number from 0 to 1",
 }
 """The name of a type -> what a person calls its values."""
+_MOST = {
+    "seed": 2**32 - 1,
+    "space.channels": 4096,
+    "space.nodes": 100,
+    "space.mlp_width": 100_000,
+    "network.channels": 4096,
+    "network.mlp_width": 100_000,
+    "training.epochs": 10**9,
+    "compute.devices": 1024,
+    "compute.nodes": 1024,
+    "compute.threads": 1024,
+}
+"""The largest values: beyond what anybody wants, and below what fills the memory or the machine."""
+_MOST_OF_RATES = 10**6
+"""Of learning rates and weight decays, by which PyTorch multiplies in single precision."""
+_MOST_OF_OTHERS = 10**18
+_COMMANDS = {"space": "search", "strategy": "search", "network": "retrain"}
+"""Section of a config -> the command that it is for."""
+_COMMAND_LINE = "command line"
 
 
 @dataclass
@@ -175,7 +196,7 @@ class Config:
         try:
             return found(**arguments)
         except (ValueError, TypeError, AssertionError, RuntimeError) as error:  # also: no memory for it
-            raise InputError(f"{kind}: {' '.join(str(error).split())}") from error
+            raise InputError(f"{kind}: {one_line(error)}") from error
 
     def to_yaml(self) -> str:
         """The text of a config file that repeats this."""
@@ -192,13 +213,15 @@ def read_search(file: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     Raises:
         InputError: a key is unknown or a value is wrong; the message names it.
     """
-    given, origin = _merged(file, overrides)
+    given, origin = _merged(file, overrides, "search")
     parser = _parser()
     defaults: dict[plugins.Kind, str] = {"space": "DartsSpace", "strategy": "EDAS"}
     sections: dict[str, type] = {}
     for kind, default in defaults.items():
         name = _name(kind, given, default)
         sections[kind] = found = plugins.find(kind, name)
+        if kind == "strategy" and not issubclass(found, OneShotStrategy):
+            raise InputError(f"strategy.name: {name} is a multi-trial strategy; search takes one-shot ones")
         parser.add_argument(f"--{kind}.name", type=str, default=name)
         _add(parser, found, kind, skip={*FROM_DATA, *_INTERNAL})
     values = _parse(parser, sections, given, origin)
@@ -209,7 +232,7 @@ def read_retrain(file: str | os.PathLike[str], overrides: Sequence[str] = ()) ->
     """The config of a retraining: as :func:`read_search`, with a section network in place of space and strategy."""
     parser = _parser()
     parser.add_class_arguments(Derived, "network")
-    values = _parse(parser, {"network": Derived}, *_merged(file, overrides))
+    values = _parse(parser, {"network": Derived}, *_merged(file, overrides, "retrain"))
     return Config(values, Training(**values["training"]), Compute(**values["compute"]), Derived(**values["network"]))
 
 
@@ -293,13 +316,15 @@ def _load(file: str | os.PathLike[str]) -> dict[str, Any]:
     try:
         given = load_plain(Path(file).read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise InputError(f"{file}: not YAML: {' '.join(str(error).split())}") from None
+        raise InputError(f"{file}: not YAML of a config: {one_line(error)}") from None
     except OSError as error:
         raise InputError(f"{file}: {error.strerror}") from None
     if given is None:
         given = {}
     if not isinstance(given, dict):
         raise InputError(f"{file}: should hold keys such as seed, data and training, not {given!r:.60}")
+    if "trialCommand" in given:
+        raise InputError(f"{file}: an NNI experiment, no config of a run; nas-plugins launch --config {file} runs it")
     return given
 
 
@@ -310,11 +335,11 @@ def _read_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     for argument in arguments:
         key, equals, text = argument.removeprefix("--").partition("=")
         if not argument.startswith("--") or not key:
-            raise InputError(f"command line: {argument!r} should be --KEY VALUE, such as --training.epochs 5")
+            raise InputError(f"{_COMMAND_LINE}: {argument!r} should be --KEY VALUE, such as --training.epochs 5")
         if not equals:
             text = next(arguments, "")
             if not text:
-                raise InputError(f"command line: --{key} has no value")
+                raise InputError(f"{_COMMAND_LINE}: --{key} has no value")
         try:
             values[key] = load_plain(text)
         except yaml.YAMLError:
@@ -322,12 +347,18 @@ def _read_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     return values
 
 
-def _merged(file: str | os.PathLike[str], overrides: Sequence[str]) -> tuple[dict[str, Any], dict[str, str]]:
-    """The settings of a file with the overrides in place, and key -> where it was given."""
+def _merged(
+    file: str | os.PathLike[str], overrides: Sequence[str], command: str
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """The settings of a file for this command with the overrides in place, and key -> where it was given."""
     values = {key: dict(value) if isinstance(value, Mapping) else value for key, value in _load(file).items()}
+    commands = {_COMMANDS[section]: section for section in values if section in _COMMANDS}
+    if commands and command not in commands:
+        ((other, section),) = commands.items()
+        raise InputError(f"{file}: has a section {section}, which is for nas-plugins {other}, not for {command}")
     origin = dict.fromkeys(_flat(values), str(file))
     for key, value in _read_overrides(overrides).items():
-        origin[key] = "command line"
+        origin |= dict.fromkeys([key, *_flat({key: value})], _COMMAND_LINE)
         section, dot, name = key.partition(".")
         if not dot:
             values[section] = value
@@ -350,6 +381,7 @@ def _parse(
 ) -> dict[str, Any]:
     known = _flat(parser.get_defaults(skip_validation=True).as_dict())
     _check_keys(values, known, origin)
+    _check_texts({key: value for key, value in _flat(values).items() if not isinstance(known[key], str)})
     try:
         parsed = _plain(parser.parse_object(dict(values)).as_dict())
     except ArgumentError as error:
@@ -361,8 +393,11 @@ def _parse(
             raise InputError(f"{key}: null should be a value, such as {known.get(key)!r}")
         if isinstance(value, float) and not math.isfinite(value):
             raise InputError(f"{key}: {value} should be a finite number")
-    if parsed["seed"] >= 2**32:
-        raise InputError(f"seed: {parsed['seed']} should be below 2**32")
+        most = _MOST.get(key, _MOST_OF_RATES if key.endswith(("learning_rate", "weight_decay")) else _MOST_OF_OTHERS)
+        # Not of the images, which know their own limits.
+        if isinstance(value, (int, float)) and abs(value) > most and not key.startswith("data."):
+            limit = f"at most {most:,}" if value > 0 else f"at least {-most:,}"
+            raise InputError(f"{key}: {value!s:.80} should be {limit}")
     # The config of a run must find its files from whatever folder it is resumed.
     parsed["data"]["root"] = os.path.abspath(os.path.expanduser(parsed["data"]["root"]))
     baseline = parsed.get("space", {}).get("baseline")
@@ -394,16 +429,34 @@ def _check_keys(values: Mapping[str, Any], known: Mapping[str, Any], origin: Map
     for section in sections & set(values):
         if not isinstance(values[section], dict):
             example = next(key for key in known if key.startswith(f"{section}."))
-            where = origin.get(section, "command line")
+            where = origin.get(section, _COMMAND_LINE)
             raise InputError(f"{where}: {section}: {values[section]!r} should be a section with keys such as {example}")
     for key in _flat(values):
         if key in known:
             continue
+        section = key.partition(".")[0]
+        if origin[key] != _COMMAND_LINE == origin.get(f"{section}.name"):
+            name = values[section]["name"]
+            hint = f"{name} has no such key; --{section} '{{name: {name}}}' replaces the whole section of the file"
+            raise InputError(f"{origin[key]}: {key}: {hint}")
         same = [name for name in known if name.rpartition(".")[2] == key]
         close = same or difflib.get_close_matches(key, known, n=1)
-        near = [name for name in known if name.startswith(f"{key.partition('.')[0]}.")]
-        hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(near or known)}"
+        near = [name for name in known if name.startswith(f"{section}.")]
+        top = dict.fromkeys(name.partition(".")[0] for name in known)
+        hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(near or top)}"
         raise InputError(f"{origin[key]}: unknown key {key}; {hint}")
+
+
+def _check_texts(values: Mapping[str, Any]) -> None:
+    """Refuse texts that jsonargparse would make numbers of which it, or PyTorch, can take none."""
+    for key, value in values.items():
+        for text in value if isinstance(value, list) else [value]:
+            try:
+                load_plain(str(text))
+            except TooLargeError:
+                raise InputError(f"{key}: {text!s:.40} should be of at most 64 bits") from None
+            except yaml.YAMLError:
+                pass
 
 
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:

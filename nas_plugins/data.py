@@ -48,6 +48,8 @@ _USUAL = {
 }
 DATASETS = tuple(_USUAL)
 """The names of the data sets."""
+_MOST_BATCH, _MOST_PIXELS, _MOST_WORKERS = 1_000_000, 4096, 1024
+"""Beyond what anybody wants: before more of them it is the machine that fails."""
 
 
 class ImageData(pl.LightningDataModule):
@@ -62,14 +64,14 @@ class ImageData(pl.LightningDataModule):
             compcars_surveillance or miotcd for those vehicles as they are released (docs/datasets.md).
         root: the folder in which the data sets of torchvision are kept, or that of the image files.
         download: true to fetch a missing data set of torchvision into root.
-        batch_size: images in a batch, 1 or more.
+        batch_size: images in a batch, from 1 to 1,000,000.
         held_out: share of the training images kept from the weights, from 0 to below 1: the part that a
             search learns the architecture on, or the validation images of a retraining. 0 trains on all
             and validates on the test images.
         train_images: use only that many training images, the classes in proportion; null for all.
         test_images: use only that many test images, the classes in proportion; null for all.
-        image_size: resize every image to a square of this many pixels a side, 1 or more (other shapes are
-            squeezed); null keeps the size of the data set, which for files needs squares of one size.
+        image_size: resize every image to a square of this many pixels a side, from 1 to 4,096 (other shapes
+            are squeezed); null keeps the size of the data set, which for files needs squares of one size.
         resized_crop: true to train on random areas of each image, resized to image_size, and to test on
             the centre of the image resized to image_size · 256/224 at its shorter side, as is usual for
             ImageNet; no image is squeezed then, and images may differ in size.
@@ -80,7 +82,7 @@ class ImageData(pl.LightningDataModule):
             image size.
         random_erasing: probability from 0 (none) to 1 that a rectangle of a training image, 2% to 40% of
             its area, is replaced by noise (Zhong et al., 2017, with random values).
-        workers: processes that load images, 0 or more; 0 loads in the main process.
+        workers: processes that load images, from 0 to 1,024; 0 loads in the main process.
         seed: seed of the split and of the subsets, 0 to 2**32 - 1; it drives nothing else.
     """
 
@@ -114,12 +116,14 @@ class ImageData(pl.LightningDataModule):
         _check_dataset(dataset)
         check("root", root, isinstance(root, str | os.PathLike), "a path")
         check("download", download, isinstance(download, bool), "true or false")
-        check("batch_size", batch_size, _whole(batch_size, 1), "a whole number, 1 or more")
+        check("batch_size", batch_size, _whole(batch_size, 1, _MOST_BATCH), f"a whole number from 1 to {_MOST_BATCH:,}")
         share = isinstance(held_out, int | float) and 0 <= held_out < 1
         check("held_out", held_out, share, "a share from 0 to below 1, such as 0.5")
         sizes = {"train_images": train_images, "test_images": test_images, "image_size": image_size}
         for key, value in sizes.items():
             check(key, value, value is None or _whole(value, 1), "a whole number, 1 or more, or null")
+        small = image_size is None or image_size <= _MOST_PIXELS
+        check("image_size", image_size, small, f"at most {_MOST_PIXELS:,} pixels")
         check("resized_crop", resized_crop, isinstance(resized_crop, bool), "true or false")
         sized = image_size is not None or not resized_crop
         check("image_size", image_size, sized, "set, for example to 224, where data.resized_crop is true")
@@ -131,7 +135,7 @@ class ImageData(pl.LightningDataModule):
         check("cutout", cutout, _whole(cutout, 0), "a whole number of pixels, 0 or more")
         probability = isinstance(random_erasing, int | float) and 0 <= random_erasing <= 1
         check("random_erasing", random_erasing, probability, "a probability from 0 to 1")
-        check("workers", workers, _whole(workers, 0), "a whole number, 0 or more")
+        check("workers", workers, _whole(workers, 0, _MOST_WORKERS), f"a whole number from 0 to {_MOST_WORKERS:,}")
         check("seed", seed, _whole(seed, 0, 2**32 - 1), "a whole number from 0 to 2**32 - 1")
 
         usual = _USUAL[dataset]

@@ -10,32 +10,52 @@ _MOST = 100_000
 """Characters of a config, and values in it: a hundred times what one of ours has."""
 
 
+class TooLargeError(yaml.MarkedYAMLError):
+    """A whole number that nothing can take."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Dates are words, and whole numbers no larger than anything can take."""
+
+
+def _whole_number(loader: _Loader, node: Any) -> int:
+    # The length first: to read a hundred thousand digits takes its time, or is refused in Python's words.
+    if len(node.value) <= 80 and (number := loader.construct_yaml_int(node)).bit_length() <= 64:
+        return number
+    raise TooLargeError(problem="a whole number of more than 64 bits", problem_mark=node.start_mark)
+
+
+yaml.add_constructor("tag:yaml.org,2002:int", _whole_number, _Loader)
+yaml.add_constructor("tag:yaml.org,2002:timestamp", _Loader.construct_yaml_str, _Loader)
+
+
 def load_plain(text: str) -> Any:
-    """The content of a YAML text: mappings, lists, words, numbers, dates.
+    """The content of a YAML text: mappings, lists, words, numbers.
 
     Raises:
-        yaml.YAMLError: the text is no YAML, has a tag of Python's, or is too large, also by its aliases alone.
+        yaml.YAMLError: the text is no YAML, has a tag of Python's, or is too large, also by its aliases or a number.
     """
     if len(text) > _MOST:
         raise yaml.YAMLError(f"{len(text):,} characters are more than a config has")
     try:
-        content = yaml.safe_load(text)
-        count = _count(content, {})
+        loader = _Loader(text)
+        node = loader.get_single_node()
+        if node is None:
+            return None
+        # Before anything is made of it: "<<" copies what an alias stands for.
+        if _count(node, {}) > _MOST:
+            raise yaml.YAMLError("with its aliases written out it has more values than a config")
+        return loader.construct_document(node)
     except yaml.YAMLError:
         raise
-    except Exception as error:  # such as of a date without that day, or of brackets too deep to follow
+    except Exception as error:  # such as of a word that should be a number, or of brackets too deep to follow
         raise yaml.YAMLError(str(error) or type(error).__name__) from None
-    if count > _MOST:
-        raise yaml.YAMLError("with its aliases written out it has more values than a config")
-    return content
 
 
-def _count(value: Any, known: dict[int, float]) -> float:
-    """How many values it is, what an alias repeats counted each time."""
-    if not isinstance(value, dict | list | tuple | set):  # tuples: of !!pairs and !!omap
-        return 1 if not isinstance(value, str) else len(value)
-    if id(value) not in known:
-        known[id(value)] = float("inf")  # until it is known: one that holds itself is without end
-        items = value.values() if isinstance(value, dict) else value
-        known[id(value)] = 1 + sum(_count(item, known) for item in items)
-    return known[id(value)]
+def _count(node: yaml.Node, known: dict[yaml.Node, float]) -> float:
+    """How many values and letters it is, what an alias repeats counted each time."""
+    if node not in known:
+        known[node] = float("inf")  # until it is known: one that holds itself is without end
+        items = [item for pair in node.value for item in pair] if isinstance(node, yaml.MappingNode) else node.value
+        known[node] = 1 + (len(items) if isinstance(items, str) else sum(_count(item, known) for item in items))
+    return known[node]

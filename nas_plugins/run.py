@@ -43,6 +43,7 @@ def create(output: str | os.PathLike[str], config: Config, genotype: Genotype | 
 
 @rank_zero_only
 def _write(run: Path, config: Config, genotype: Genotype | None) -> None:
+    text = config.to_yaml()
     checkpoints, new = (run / CHECKPOINT).parent, not run.exists()
     try:
         checkpoints.mkdir(parents=True)  # of several processes that were told one output, one alone can
@@ -54,13 +55,16 @@ def _write(run: Path, config: Config, genotype: Genotype | None) -> None:
         if genotype is not None:
             genotype.save(run / GENOTYPE)
         # Last: the directory is a run, and can be resumed, from the moment that it has a config.
-        write_text_whole(run / CONFIG, config.to_yaml())
-    except OSError as error:
-        (run / GENOTYPE).unlink(missing_ok=True)
+        write_text_whole(run / CONFIG, text)
+    except BaseException as error:  # also an interrupt: what is left could be neither resumed nor made anew
+        for file in (run / GENOTYPE, run / CONFIG):
+            file.unlink(missing_ok=True)
         checkpoints.rmdir()
         if new:
             run.rmdir()
-        raise InputError(f"--output: {run} cannot be written: {error.strerror}") from None
+        if isinstance(error, OSError):
+            raise InputError(f"--output: {run} cannot be written: {error.strerror}") from None
+        raise
 
 
 @rank_zero_only

@@ -289,6 +289,12 @@ class TestSearchRefuses:
             (["--training.epochs"], ("training.epochs",)),
             (["stray"], ("stray",)),
             (["--strategy.name", "DARTS", "--strategy.alpha_max", "true"], ("unknown key strategy.alpha_max",)),
+            (["--space.channels", 10**20], (f"space.channels: {10**20} should be of at most 64 bits",)),
+            (["--space.channels", 10**10], (f"space.channels: {10**10} should be at most 4,096",)),
+            (["--data.batch_size", "1e20"], ("data.batch_size: '1e20' should be a whole number",)),
+            (["--data.batch_size", 10**18], (f"data.batch_size is {10**18}: it should be a whole number from 1 to",)),
+            (["--training.learning_rate", "1e300"], ("training.learning_rate: 1e+300 should be at most 1,000,000",)),
+            (["--strategy.learning_rate", "1e300"], ("strategy.learning_rate: 1e+300 should be at most 1,000,000",)),
         ),
         ids=lambda value: " ".join(map(str, value)),
     )
@@ -345,6 +351,11 @@ class TestRetrainRefuses:
     def test_no_file(self, refused, here, tmp_path, name):
         refused(retraining(tmp_path / "run", tmp_path / name, here / "retrain.yaml"), str(tmp_path / name))
 
+    def test_a_folder_with_what_to_give(self, refused, here, tmp_path):
+        words = f"{here / 'searched'}: a folder and no genotype file; give {here / 'searched'}/genotype.json"
+        refused(retraining(tmp_path / "run", here / "searched", here / "retrain.yaml"), words)
+        refused(["genotype", "info", here / "searched", "--channels", 4, "--classes", 10], words)
+
     @pytest.mark.parametrize(
         ("overrides", "words"),
         (
@@ -363,7 +374,7 @@ class TestRetrainRefuses:
         refused(retraining(tmp_path / "run", here / "genotype.json", here / "retrain.yaml", *overrides), *words)
 
     def test_the_config_of_a_search(self, refused, here, tmp_path):
-        refused(retraining(tmp_path / "run", here / "genotype.json", here / "search.yaml"), "unknown key space")
+        refused(retraining(tmp_path / "run", here / "genotype.json", here / "search.yaml"), "for nas-plugins search")
 
     def test_an_output_that_exists_or_cannot_be_made(self, refused, here, tmp_path):
         (tmp_path / "file").write_text("")
@@ -388,6 +399,18 @@ class TestRunsThatAreNone:
         output = ["--output", tmp_path / "g.json"] if command == "derive" else []
         refused([command, run, *output], "other")
 
+    def test_a_cut_genotype_is_refused_with_what_to_do(self, refused, here, tmp_path):
+        searched, retrained = (shutil.copytree(here / name, tmp_path / name) for name in ("searched", "retrained"))
+        for run in (searched, retrained):
+            (run / "genotype.json").write_text((run / "genotype.json").read_text()[:40])
+        cure = f"; delete it, and nas-plugins resume {searched} writes it anew"
+        refused(["report", searched], f"{searched}/genotype.json: ", cure)
+        refused(retraining(tmp_path / "run", searched / "genotype.json", here / "retrain.yaml"), cure)
+        refused(["report", retrained], f"{retrained}/genotype.json: ", "; copy that of the search there anew")
+        (searched / "genotype.json").unlink()
+        assert run_main(["resume", searched]) == 0
+        assert (searched / "genotype.json").read_bytes() == (here / "searched/genotype.json").read_bytes()
+
     def test_evaluate_takes_no_search(self, refused, here):
         refused(["evaluate", here / "searched"], "a search", "finished retraining")
 
@@ -410,6 +433,8 @@ class TestDeriveRefuses:
             (["--method", "sparse"], ("sparse with threshold 0.85 gives no network",)),
             (["--method", "edge", "--threshold", 0.99], ("edge with threshold 0.99 gives no network",)),
             (["--method", "sparse", "--threshold", 2], ("threshold", "from 0 to 1")),
+            (["--threshold", 0.5], ("--threshold: 0.5, but darts has none; it needs --method sparse or edge",)),
+            (["--method", "darts", "--threshold", 0.5], ("--threshold: 0.5, but darts has none",)),
             (["--method", "sparse", "--threshold", "nan"], ("threshold", "from 0 to 1")),
             (["--layers", 2], ("layers: 2", "at least 3")),
             (["--layers", -5], ("layers: -5",)),

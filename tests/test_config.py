@@ -108,7 +108,31 @@ class TestNames:
     def test_a_key_of_another_strategy_is_unknown(self, tmp_path):
         file = write(tmp_path / "c.yaml", {**SEARCH, "strategy": {"name": "EDAS", "alpha_max": True}})
         assert read_search(file).values["strategy"]["alpha_max"] is True
-        assert "unknown key strategy.alpha_max" in message_of(read_search, file, ["--strategy.name", "DARTS"])
+        words = (
+            "c.yaml: strategy.alpha_max: DARTS has no such key; --strategy '{name: DARTS}' replaces the whole section"
+        )
+        assert words in message_of(read_search, file, ["--strategy.name", "DARTS"])
+        strategy = read_search(file, ["--strategy", "{name: DARTS}", "--strategy.xi", "null"]).values["strategy"]
+        assert strategy == {**read_search(write(file, {"strategy": {"name": "DARTS"}})).values["strategy"]}
+
+    def test_so_is_one_that_is_given_for_the_other_strategy(self, tmp_path):
+        file = write(tmp_path / "c.yaml", {**SEARCH, "strategy": {"name": "EDAS"}})
+        for overrides in (
+            ["--strategy", "{name: DARTS, alpha_mx: 1}"],
+            ["--strategy.name=DARTS", "--strategy.alpha_mx=1"],
+        ):
+            assert "command line: unknown key strategy.alpha_mx; did you mean" in message_of(
+                read_search, file, overrides
+            )
+
+    def test_a_space_that_is_swapped_by_its_name(self, tmp_path):
+        file = write(tmp_path / "c.yaml", {"space": {"nodes": 3}})
+        words = "space.nodes: DartOptiSpace has no such key; --space '{name: DartOptiSpace}' replaces the whole section"
+        assert words in message_of(read_search, file, ["--space.name", "DartOptiSpace"])
+
+    def test_a_strategy_of_many_trials_is_refused_by_its_name(self, search_file):
+        message = message_of(read_search, search_file, ["--strategy.name", "nni.nas.strategy.Random"])
+        assert message == "strategy.name: nni.nas.strategy.Random is a multi-trial strategy; search takes one-shot ones"
 
     def test_of_two_names_the_last_wins_as_for_every_key(self, tmp_path):
         file = write(tmp_path / "c.yaml", {**SEARCH, "strategy": {}})
@@ -224,7 +248,7 @@ class TestUnknownKeys:
             ({"space": {"layer": 3}}, "unknown key space.layer; did you mean space.layers?"),
             ({"strategy": {"lerning_rate": 3}}, "did you mean strategy.learning_rate?"),
             ({"data": {"zzz": 3}}, "unknown key data.zzz; known are data.dataset"),
-            ({1: 2}, "unknown key 1"),
+            ({1: 2}, "unknown key 1; known are seed, data, training, compute, space, strategy"),
         ),
     )
     def test_in_the_file(self, tmp_path, content, words):
@@ -248,9 +272,18 @@ class TestUnknownKeys:
     def test_a_command_line_that_is_no_key_and_value(self, search_file, arguments):
         message_of(read_search, search_file, arguments)
 
-    def test_the_sections_of_a_search_are_unknown_in_a_retraining_and_the_other_way(self, search_file, retrain_file):
-        assert "unknown key space" in message_of(read_retrain, search_file)
-        assert "unknown key network" in message_of(read_search, retrain_file)
+    def test_a_config_of_another_command_is_refused_by_that(self, search_file, retrain_file, tmp_path):
+        words = f"{search_file}: has a section strategy, which is for nas-plugins search, not for retrain"
+        assert message_of(read_retrain, search_file) == words
+        words = f"{retrain_file}: has a section network, which is for nas-plugins retrain, not for search"
+        assert message_of(read_search, retrain_file) == words
+        assert "unknown key network" in message_of(read_search, write(tmp_path / "both.yaml", {**SEARCH, **RETRAIN}))
+
+    @pytest.mark.parametrize("read", (read_search, read_retrain, is_search))
+    def test_so_is_an_experiment_of_nni(self, read):
+        file = Path(__file__).parents[1] / "examples/edas/nni.yaml"
+        words = f"{file}: an NNI experiment, no config of a run; nas-plugins launch --config {file} runs it"
+        assert message_of(read, file) == words
 
 
 class TestWrongValues:
@@ -323,6 +356,33 @@ class TestWrongValues:
         message = message_of(read_search, write(tmp_path / "c.yaml", {section: {name: value}}))
         assert message.startswith(f"{key}: {right}")
         assert not any(word in message for word in ("class", "typing", "Literal", "Expected", "Union", "restriction"))
+
+    def test_a_date_is_shown_as_it_was_written(self, tmp_path):
+        message = message_of(read_search, write(tmp_path / "c.yaml", "seed: 2001-01-01"))
+        assert message == "seed: '2001-01-01' should be a whole number of at least 0"
+        file = write(tmp_path / "c.yaml", "data: {root: 2001-02-31}")
+        assert read_search(file).values["data"]["root"].endswith("2001-02-31")
+
+    @pytest.mark.parametrize(
+        ("key", "value", "right"),
+        (
+            ("seed", 2**32, "4294967296 should be at most 4,294,967,295"),
+            ("space.channels", 4097, "4097 should be at most 4,096"),
+            ("space.channels", 10**20, "100000000000000000000 should be of at most 64 bits"),
+            ("space.nodes", 101, "101 should be at most 100"),
+            ("strategy.learning_rate", 1e300, "1e+300 should be at most 1,000,000"),
+            ("strategy.gradient_clip_val", -1e300, "-1e+300 should be at least -1,000,000,000,000,000,000"),
+            ("strategy.warmup_epochs", 2**63, f"{2**63} should be at most 1,000,000,000,000,000,000"),
+            ("training.learning_rate", 1e300, "1e+300 should be at most 1,000,000"),
+            ("training.min_learning_rate", 1e300, "1e+300 should be at most 1,000,000"),
+            ("training.weight_decay", 1e300, "1e+300 should be at most 1,000,000"),
+            ("training.epochs", 10**10, "10000000000 should be at most 1,000,000,000"),
+            ("compute.threads", 1025, "1025 should be at most 1,024"),
+            ("compute.devices", 1025, "1025 should be at most 1,024"),
+        ),
+    )
+    def test_a_number_beyond_what_anybody_wants(self, search_file, key, value, right):
+        assert message_of(read_search, search_file, [f"--{key}", str(value)]) == f"{key}: {right}"
 
     def test_of_a_type_that_has_no_plain_name_the_others_are_said(self, tmp_path):
         strategy = {"name": "nni.nas.strategy.GumbelDARTS", "temperature": "hot"}

@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import time
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -15,11 +16,14 @@ import pytest
 import torch
 import yaml
 
+from nas_plugins import run as runs
 from nas_plugins.cli import main
 from nas_plugins.config import read_retrain, read_search
 from nas_plugins.errors import InputError
 from nas_plugins.experiment import search
+from nas_plugins.plain_yaml import load_plain
 from nas_plugins.report import write_report
+from nas_plugins.tables import one_line
 from nas_plugins.training import retrain
 from search_spaces.genotype import MOST_LAYERS, Genotype
 
@@ -41,6 +45,10 @@ PAIRS = "a: &a x\n" + "".join(
     for old, new in zip("abcdefghij", "bcdefghijk", strict=True)
 )
 """As many, of another kind."""
+MERGES = "a: &a {x: 1, y: 2}\n" + "".join(
+    f"{new}: &{new} {{<<: [{', '.join([f'*{old}'] * 9)}]}}\n" for old, new in zip("abcde", "bcdef", strict=True)
+)
+"""A text whose merges copy 118 thousand keys, and with each further line nine times as many."""
 
 
 @pytest.fixture(scope="module")
@@ -81,14 +89,17 @@ class TestConfig:
             "data: &a [*a]",
             "[" * 5_000,
             "{a: " * 5_000,
-            "seed: 2001-99-99",
+            MERGES,
             "seed: !!int x",
-            "seed: !!timestamp x",
+            f"seed: 0x{'f' * 8000}",
+            f"0x{'f' * 8000}",
+            f"training: {{learning_rate: 0x{'f' * 8000}}}",
+            f"training: {{epochs: -0x{'f' * 8000}}}",
             f"seed: {'9' * 5000}",
             f"seed: {'9' * 1_000_000}",
             "? [a]\n: b",
         ),
-        ids=range(12),
+        ids=range(15),
     )
     def test_a_text_that_is_hard_to_read_is_refused(self, refused, tmp_path, text):
         (tmp_path / "c.yaml").write_text(text)
@@ -97,10 +108,57 @@ class TestConfig:
         for command in ("report", "resume", "evaluate"):
             assert "config.yaml" in refused(command, tmp_path)
 
-    @pytest.mark.parametrize("value", ("2001-99-99", "[" * 5_000, "!!int x"), ids=range(3))
-    def test_so_is_a_value_on_the_command_line(self, refused, here, tmp_path, value):
-        output = ["--output", tmp_path / "run", "--seed", value]
-        assert "seed" in refused("search", "--config", here / "search.yaml", *output)
+    @pytest.mark.parametrize("value", ("2001-99-99", "[" * 5_000, "!!int x", f"0x{'f' * 8000}"), ids=range(4))
+    @pytest.mark.parametrize("key", ("seed", "training.epochs", "training.learning_rate", "data.batch_size"))
+    def test_so_is_a_value_on_the_command_line(self, refused, here, tmp_path, key, value):
+        output = ["--output", tmp_path / "run", f"--{key}", value]
+        err = refused("search", "--config", here / "search.yaml", *output)
+        assert err.startswith(f"nas-plugins: {key}: ") and len(err) < 300
+        assert not (tmp_path / "run").exists()
+
+    def test_merges_are_counted_before_they_are_made(self):
+        with pytest.raises(yaml.YAMLError, match="with its aliases written out it has more values"):
+            load_plain(MERGES)
+        assert load_plain("a: &a {x: 1}\nb: {<<: *a, y: 2}")["b"] == {"x": 1, "y": 2}
+
+    def test_a_number_beyond_64_bits_is_refused_by_its_place(self, tmp_path):
+        (tmp_path / "c.yaml").write_text(f"training:\n  epochs: {2**64}\n")
+        with pytest.raises(InputError, match=r"c.yaml: .*more than 64 bits.* line 2, column 11: epochs: 184467"):
+            read_search(tmp_path / "c.yaml")
+        assert load_plain(str(2**64 - 1)) == 2**64 - 1
+
+    @pytest.mark.parametrize("key", ("data.batch_size", "strategy.betas", "strategy.learning_rate", "seed"))
+    def test_so_is_one_in_quotes(self, tmp_path, key):
+        text = f"'0x{'f' * 8000}'"
+        values: dict = yaml.safe_load(f"{{{key}: [{text}, 0]}}" if key.endswith("betas") else f"{{{key}: {text}}}")
+        section, _, name = key.rpartition(".")
+        (tmp_path / "c.yaml").write_text(yaml.safe_dump({section: {name: values[key]}} if section else values))
+        with pytest.raises(InputError, match=f"^{key}: 0xffff.* should be of at most 64 bits$"):
+            read_search(tmp_path / "c.yaml")
+
+    def test_a_folder_may_be_called_by_a_long_number(self, tmp_path):
+        (tmp_path / "c.yaml").write_text(f"data: {{root: '{'9' * 30}'}}")
+        assert read_search(tmp_path / "c.yaml").values["data"]["root"].endswith("9" * 30)
+
+    @pytest.mark.parametrize("exists", (True, False))
+    @pytest.mark.parametrize("fault", ("text", "write"))
+    def test_a_run_that_cannot_be_begun_leaves_nothing(self, here, tmp_path, monkeypatch, fault, exists):
+        run, config = tmp_path / "run", read_search(here / "search.yaml")
+        if exists:
+            run.mkdir()
+        if fault == "text":
+            config = replace(config, values={**config.values, "seed": 16**8000})
+        else:
+            monkeypatch.setattr(runs, "write_text_whole", lambda *_: 1 / 0)
+        with pytest.raises((ValueError, ZeroDivisionError)):
+            runs.create(run, config, GENOTYPE)
+        assert list(tmp_path.iterdir()) == [run] * exists and not list(run.glob("*"))
+
+    def test_where_in_its_code_pytorch_fails_is_not_told(self):
+        with pytest.raises(TypeError, match="frame #1") as caught:
+            torch.nn.Conv2d(3, 10**20, 1)
+        line = one_line(caught.value)
+        assert line.endswith("Overflow when unpacking long long") and "frame" not in line
 
     def test_an_alias_is_no_harm(self, tmp_path):
         (tmp_path / "c.yaml").write_text(
@@ -276,13 +334,28 @@ def test_a_report_of_hostile_files_is_a_page_without_commands(here, tmp_path):
     assert all(file.suffix in (".html", ".png", ".svg") for file in (tmp_path / "out").iterdir())
 
 
-@pytest.mark.parametrize("seed", ("!!binary aGk=", "2001-01-01", "9" * 400), ids=range(3))
+def test_a_report_prints_no_commands_to_the_terminal(here, tmp_path, capsys):
+    found = []
+    for name in ("a", "b"):
+        found.append(shutil.copytree(here / "EDAS", tmp_path / name))
+        config = yaml.safe_load((found[-1] / "config.yaml").read_text())
+        config["strategy"]["name"] = config["data"]["dataset"] = "\x1b]0;pwn\a\x1b[31mred"
+        config["space"]["stem"] = f"\x1b[2J{name}"
+        (found[-1] / "config.yaml").write_text(yaml.safe_dump(config))
+    retrained = shutil.copytree(here / "retrained", tmp_path / "c")
+    shutil.copy(found[0] / "genotype.json", retrained)  # for the table of results
+    assert main(["report", *map(str, [*found, retrained]), "--output", str(tmp_path / "report")]) == 0
+    out = capsys.readouterr().out
+    assert out.count("?[31mred") > 4 and all(letter.isprintable() or letter == "\n" for letter in out)
+
+
+@pytest.mark.parametrize("seed", ("!!binary aGk=", "2001-01-01", str(10**15)), ids=range(3))
 def test_a_report_shows_a_seed_that_is_no_number(here, tmp_path, capsys, seed):
     run = shutil.copytree(here / "EDAS", tmp_path / "run")
     text = (run / "config.yaml").read_text()
     (run / "config.yaml").write_text(re.sub(r"(?m)^seed: .*", f"seed: {seed}", text))
     assert main(["report", str(run)]) == 0
-    assert {"!": "b'hi'"}.get(seed[0], seed) in capsys.readouterr().out
+    assert {"!": "b'hi'", "1": "1e+15"}.get(seed[0], seed) in capsys.readouterr().out
 
 
 def test_a_report_of_a_config_with_a_tag_of_python_runs_nothing(refused, here, tmp_path):
