@@ -110,11 +110,11 @@ def _search(space: Callable[[], Any], strategy: Any) -> None:
     from torch.utils.data import TensorDataset
 
     torch.manual_seed(0)
-    data = TensorDataset(torch.randn(8, 3, 32, 32), torch.randint(0, 10, (8,)))
+    data = TensorDataset(torch.randn(4, 3, 16, 16), torch.randint(0, 10, (4,)))
     one_shot = isinstance(strategy, OneShotStrategy)
     if one_shot:
         evaluator = Classification(
-            train_dataloaders=DataLoader(data, batch_size=4), val_dataloaders=DataLoader(data, batch_size=4),
+            train_dataloaders=DataLoader(data, batch_size=2), val_dataloaders=DataLoader(data, batch_size=4),
             num_classes=10, max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False,
             enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
         )  # fmt: skip
@@ -134,7 +134,7 @@ def _search(space: Callable[[], Any], strategy: Any) -> None:
             experiment.stop()
     network = space().freeze(sample).eval()
     with torch.no_grad():
-        shape = network(torch.randn(2, 3, 32, 32)).shape
+        shape = network(torch.randn(2, 3, 16, 16)).shape
     if shape != (2, 10):
         raise RuntimeError(f"the derived network gives {tuple(shape)}")
 
@@ -174,11 +174,12 @@ def _space(name: str) -> Callable[[], Any]:
     small = {"channels": 2, "layers": 3, "nodes": 2}
     cells = {"width": 2, "num_cells": 3, "dataset": "cifar"}
     widths = (16, 8, 8, 8, 16, 16, 16, 16, 16)
+    few = ("max_pool_3x3", "skip_connect", "sep_conv_3x3", "simple_conv_3x3", "bottleneck_1x3x1")
     return {
         "DartsSpace": partial(nas_plugins.DartsSpace, **small),
         "FineTunedDartsSpace": partial(nas_plugins.FineTunedDartsSpace, **small),
         "DDartsSpace": partial(nas_plugins.DDartsSpace, **small),
-        "DartOptiSpace": partial(nas_plugins.DartOptiSpace, channels=2),
+        "DartOptiSpace": partial(nas_plugins.DartOptiSpace, channels=2, operations=few),
         "hub DARTS": partial(hub.DARTS, **cells),
         "hub NASNet": partial(hub.NASNet, **cells),
         "hub ENAS": partial(hub.ENAS, **cells),
@@ -195,7 +196,7 @@ def _space(name: str) -> Callable[[], Any]:
         ),
         "hub ShuffleNet": partial(hub.ShuffleNetSpace, num_labels=10),
         "hub AutoFormer": partial(
-            hub.AutoFormer, img_size=32, patch_size=8, num_labels=10, search_depth=(1, 2), search_embed_dim=(24, 32),
+            hub.AutoFormer, img_size=16, patch_size=4, num_labels=10, search_depth=(1, 2), search_embed_dim=(24, 32),
             search_mlp_ratio=(2.0, 3.0), search_num_heads=(2, 4),
         ),
     }[name]  # fmt: skip
