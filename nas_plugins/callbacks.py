@@ -75,6 +75,12 @@ class SeededEpochs(Callback):
         torch.manual_seed(seed)
 
 
+def epochs_done(trainer: pl.Trainer) -> int:
+    """How many epochs the checkpoint holds, by what :class:`SeededEpochs` has of it."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return next(each.next_epoch for each in callbacks if isinstance(each, SeededEpochs))
+
+
 class EpochLines(Callback):
     """A line an epoch, for output that is no terminal: a log gets no progress bars."""
 
@@ -86,7 +92,7 @@ class EpochLines(Callback):
 
 
 class FiniteLoss(Callback):
-    """Give up when the training loss is lost: before the epoch is recorded, and within a long epoch.
+    """Give up when the loss or the weights are lost: before the epoch is recorded, and within a long epoch.
 
     What a search with a strategy of NNI's computes in an iteration stays unknown until the end of the epoch.
     """
@@ -96,17 +102,33 @@ class FiniteLoss(Callback):
     ) -> None:
         # Now and then, for it waits for the device. Several processes have to give up at one place: the epoch's end.
         if batch_idx % 50 == 0 and trainer.world_size == 1 and isinstance(outputs, Mapping) and "loss" in outputs:
-            self._check(trainer, float(outputs["loss"]))
+            self._check(trainer, "the training loss", float(outputs["loss"]))
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._check(trainer, float(trainer.callback_metrics.get("train_loss", 0.0)))
+        """Also after the last iteration, of which the training loss knows nothing yet."""
+        for name, key in (("training", "train_loss"), ("validation", "val_loss")):
+            self._check(trainer, f"the {name} loss", float(trainer.callback_metrics.get(key, 0.0)))
+        lost = _lost(pl_module)
+        if lost is not None:
+            # The name of an α is what strategies.search makes of it.
+            of_alpha = lost.startswith("architecture.")
+            what, key = ("an α", "strategy.learning_rate") if of_alpha else ("a weight", "training.learning_rate")
+            self._check(trainer, what, math.nan, key)
 
-    def _check(self, trainer: pl.Trainer, loss: float) -> None:
-        if not math.isfinite(loss):
+    def _check(self, trainer: pl.Trainer, what: str, value: float, key: str = "training.learning_rate") -> None:
+        if not math.isfinite(value):
             raise InputError(
-                f"the training loss became {loss} in epoch {trainer.current_epoch}: lower training.learning_rate "
-                "in a new run; a resume of this one would come to the same"
+                f"{what} became {value} in epoch {trainer.current_epoch}: lower {key} in a new run; "
+                "a resume of this one would come to the same"
             )
+
+
+def _lost(module: pl.LightningModule) -> str | None:
+    """The name of a parameter that is not finite; None where all are."""
+    finite = {name: parameter.detach().isfinite().all() for name, parameter in module.named_parameters()}
+    if not finite or bool(torch.stack([*finite.values()]).all()):  # of one accelerator: one transfer
+        return None
+    return next(name for name, each in finite.items() if not each)
 
 
 class Recorder(Callback):
@@ -123,13 +145,19 @@ class Recorder(Callback):
     def __init__(self, run: Path, alphas: Callable[[], Mapping[str, Mapping[Any, float]]] | None = None) -> None:
         self.run = run
         self.alphas = alphas
+        self._contributed = False
         self._started = time.perf_counter()
         self._per_iteration = math.nan
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"contributed": self._contributed}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._contributed = bool(state_dict["contributed"])
+
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # Lightning itself does not know yet how many epochs the checkpoint holds.
-        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        self._check(next(each.next_epoch for each in callbacks if isinstance(each, SeededEpochs)))
+        self._check(epochs_done(trainer))
         reset_peak_memory()
 
     def _check(self, epochs: int) -> None:
@@ -140,7 +168,10 @@ class Recorder(Callback):
                 edges = [_cell_and_edge(edge) for edge in self.alphas()]
                 check_epochs(self.run / "alphas.csv", epochs, ALPHA_KEYS, edges)
             # Which epochs have contributions the strategy alone knows.
-            check_epochs(self.run / "contributions.csv", 0, ["epoch", "cell", "contribution"], [("cell",)])
+            contributions = self.run / "contributions.csv"
+            if self._contributed and not contributions.exists():
+                raise InputError(f"{contributions}: it is missing, and the checkpoint is beyond epochs that it had")
+            check_epochs(contributions, 0, ["epoch", "cell", "contribution"], [("cell",)])
         except InputError as error:
             cure = f"delete all of {self.run}/*.csv and {self.run}/checkpoints/last.ckpt"
             raise InputError(f"{error}; {cure}, and a resume begins at the first epoch") from None
@@ -184,6 +215,7 @@ class Recorder(Callback):
             if key.startswith(CONTRIBUTION)
         ]
         if contributions:
+            self._contributed = True
             append_epoch(self.run / "contributions.csv", epoch, contributions)
 
 

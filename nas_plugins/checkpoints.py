@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from nas_plugins.errors import InputError
@@ -59,6 +60,16 @@ class WholeCheckpoints(TorchCheckpointIO):
                     f"{path}: not the checkpoint of this run: {key} is {saved[key]!r:.80} there, and {here!r:.80} "
                     f"here; {BEGIN_AGAIN}"
                 )
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """The checkpoint after the last complete epoch. It notes nothing of itself, and believes no such note."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        pass
 
 
 def save_tensors(values: dict[str, Any], path: str | os.PathLike[str]) -> None:

@@ -7,7 +7,7 @@ import logging
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -15,17 +15,18 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from nni.nas.evaluator.pytorch import LightningModule, Trainer
-from pytorch_lightning.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.callbacks import Callback, TQDMProgressBar
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
 from nas_plugins.callbacks import EpochLines, FiniteLoss, SeededEpochs
-from nas_plugins.checkpoints import BEGIN_AGAIN, WholeCheckpoints
+from nas_plugins.checkpoints import BEGIN_AGAIN, LastCheckpoint, WholeCheckpoints
 from nas_plugins.config import Compute, Config, Derived, Training
 from nas_plugins.data import ImageData
 from nas_plugins.errors import InputError
 from nas_plugins.images import BrokenImage
+from nas_plugins.same_states import OtherStatesError, SameStates
 from nas_plugins.tables import one_line
 from search_spaces.network import Network
 
@@ -113,56 +114,11 @@ def _cosines(optimizer: torch.optim.Optimizer, settings: Training) -> torch.opti
     )
 
 
-class _OtherStatesError(ValueError):
-    """A checkpoint holds states of other optimizers or schedules than there are."""
-
-
-class SameStates(Callback):
-    """Refuse a checkpoint whose optimizers or schedules are not those of the run.
-
-    Lightning leaves an optimizer without a state as it is, and a wrong number in a schedule fails
-    only when the schedule is stepped, far from the checkpoint.
-    """
-
-    def __init__(self) -> None:
-        self._checkpoint: Mapping[str, Any] = {}
-
-    def on_load_checkpoint(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        self._checkpoint = checkpoint
-
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Compare, before the states are put in place, but after there is what they belong to."""
-        checkpoint, self._checkpoint = self._checkpoint, {}
-        if not checkpoint:
-            return
-        schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
-        for key, made in (("optimizer_states", trainer.optimizers), ("lr_schedulers", schedulers)):
-            states = checkpoint.get(key)
-            if not isinstance(states, list) or len(states) != len(made):
-                raise _OtherStatesError(f"{key}: {states!r:.40} should be a list of {len(made)}")
-        for state, scheduler in zip(checkpoint["lr_schedulers"], schedulers, strict=True):
-            for name, own in scheduler.state_dict().items():
-                # Another version of PyTorch may not have had it.
-                if not isinstance(state, dict) or not _alike(state.get(name, own), own):
-                    raise _OtherStatesError(f"lr_schedulers: {state!r:.80} has no {name} such as {own!r:.40}")
-
-
-def _alike(value: Any, own: Any) -> bool:
-    """Whether it could stand in the place of the other: a number, a list of as many, or something of the same type."""
-    if isinstance(own, int | float):
-        return isinstance(value, int | float)
-    if isinstance(own, list):
-        return isinstance(value, list) and len(value) == len(own) and all(map(_alike, value, own))
-    return type(value) is type(own)
-
-
 def make_trainer(config: Config, run: Path, callbacks: list[Callback], **kwargs: Any) -> Trainer:
     """Lightning's trainer for a run: one checkpoint, after the last complete epoch; no logger but our tables."""
     if config.compute.threads is not None:
         torch.set_num_threads(config.compute.threads)
-    checkpoint = ModelCheckpoint(
+    checkpoint = LastCheckpoint(
         dirpath=run / "checkpoints",
         filename="last",
         enable_version_counter=False,
@@ -242,7 +198,7 @@ def guarded(checkpoint: Path, go_on: str) -> Iterator[None]:
         where = f"{error.filename}: " if error.filename else ""
         raise InputError(f"{where}{error.strerror or one_line(error)}; {cure}, then {go_on}") from None
     except (RuntimeError, ValueError, TypeError, AttributeError, LookupError) as error:
-        if isinstance(error, InputError) or not (isinstance(error, _OtherStatesError) or _restoring(error)):
+        if isinstance(error, InputError) or not (isinstance(error, OtherStatesError) or _restoring(error)):
             raise
         raise InputError(
             f"{checkpoint}: not the checkpoint of this run: {one_line(error)[:200]}; {BEGIN_AGAIN}"

@@ -19,7 +19,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import Metric
 
-from search_spaces.dartopti import DartOptiSpace
 from strategies.bilevel import Gradient, Gradients, Problem, one_level
 from strategies.calibration import Statistics, measure, normalized_by
 from strategies.devices import average, check_processes
@@ -114,7 +113,7 @@ class SearchModule(BaseOneShotLightningModule):
     def on_train_start(self) -> None:
         """Do nothing more where the search has ended: it was resumed from its last checkpoint."""
         super().on_train_start()
-        self.trainer.should_stop |= bool(self.ended)
+        self.trainer.should_stop |= self.strategy.still is not None and bool(self.ended)
 
     def on_train_epoch_end(self) -> None:
         """End the search where α stands still."""
@@ -292,12 +291,15 @@ class SearchModule(BaseOneShotLightningModule):
 
     def _log_distance(self, sample: Mapping[str, Any]) -> None:
         """How far the architecture has moved from the baseline of the space, where it has one."""
-        if not isinstance(self.model, DartOptiSpace):
+        baseline, initial_alphas = (getattr(self.model, name, None) for name in ("baseline", "initial_alphas"))
+        if baseline is None or not initial_alphas:
             return
-        start = {edge: torch.tensor(list(alphas.values())) for edge, alphas in self.model.initial_alphas.items()}
-        now = {edge: alpha.detach()[: len(start[edge])].cpu() for edge, alpha in self.architecture.alphas.items()}
+        alphas, candidates = self.architecture.alphas, self.architecture.candidates
+        places = {edge: [candidates[edge].index(one) for one in named] for edge, named in initial_alphas.items()}
+        start = {edge: torch.tensor(list(named.values())) for edge, named in initial_alphas.items()}
+        now = {edge: alphas[edge].detach()[places[edge]].cpu() for edge in start}
         genotype = self.model.genotype(sample)
-        found = {"alpha_distance": moved(start, now), "distance": genotype.distance(self.model.baseline)}
+        found = {"alpha_distance": moved(start, now), "distance": genotype.distance(baseline)}
         for name, value in found.items():
             self.log(name, float(value), on_step=False, on_epoch=True, batch_size=1)
 

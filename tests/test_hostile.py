@@ -15,12 +15,14 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from pytorch_lightning.callbacks import ModelCheckpoint
 
 from nas_plugins import run as runs
 from nas_plugins.cli import main
 from nas_plugins.config import read_retrain, read_search
 from nas_plugins.errors import InputError
 from nas_plugins.experiment import search
+from nas_plugins.fitting import make_trainer
 from nas_plugins.plain_yaml import load_plain
 from nas_plugins.report import write_report
 from nas_plugins.tables import one_line
@@ -277,13 +279,14 @@ class TestCheckpoint:
     @pytest.mark.parametrize("kind", ("EDAS", "retrained"))
     def test_one_that_names_a_folder_as_the_best_so_far_removes_nothing(self, here, tmp_path, kind, path):
         run, victim = self.interrupted(here / kind, tmp_path / "run"), tmp_path / "victim"
+        path = path.format(victim)
         victim.mkdir()
         config = yaml.safe_load((run / "config.yaml").read_text())
         config["training"]["epochs"] += 1  # so that one more checkpoint is written
         (run / "config.yaml").write_text(yaml.safe_dump(config))
         checkpoint = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
-        (keeper,) = (state for name, state in checkpoint["callbacks"].items() if name.startswith("ModelCheckpoint"))
-        keeper["best_model_path"] = path.format(victim)
+        (keeper,) = make_trainer(runs.read_config(run)[0], run, []).checkpoint_callbacks
+        checkpoint["callbacks"][keeper.state_key] = {**ModelCheckpoint.state_dict(keeper), "best_model_path": path}
         torch.save(checkpoint, run / "checkpoints/last.ckpt")
         assert main(["resume", str(run)]) == 0
         assert victim.is_dir()
@@ -297,8 +300,8 @@ class TestCheckpoint:
         wrong = {
             "next_epoch: 'x' should be": {"callbacks": {**callbacks, "SeededEpochs": {"next_epoch": "x"}}},
             "next_epoch: -1 should be": {"callbacks": {**callbacks, "SeededEpochs": {"next_epoch": -1}}},
-            "has no last_epoch such as 0": {"lr_schedulers": [{**schedule, "last_epoch": "x"}]},
-            "has no base_lrs such as [": {"lr_schedulers": [{**schedule, "base_lrs": ["x"]}]},
+            "lr_schedulers.0.last_epoch: 'x' should be such as 0": {"lr_schedulers": [{**schedule, "last_epoch": "x"}]},
+            "lr_schedulers.0.base_lrs.0: 'x' should be such as": {"lr_schedulers": [{**schedule, "base_lrs": ["x"]}]},
             "lr_schedulers: [] should be a list of 1": {"lr_schedulers": []},
             "optimizer_states: [] should be a list of ": {"optimizer_states": []},
         }
