@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -80,7 +81,13 @@ def evaluate(run: PathLike) -> dict[str, float]:
     except (RuntimeError, TypeError) as error:
         reason = str(error).strip().splitlines()[-1].strip()
         raise InputError(f"{run / runs.WEIGHTS}: not the weights of this run's network: {reason}; {cure}") from None
-    result = training.test(run)
+    with guarded(run / runs.CHECKPOINT, f"nas-plugins evaluate {run}"):
+        result = training.test(run)
+    if not math.isfinite(result["test_loss"]):
+        raise InputError(
+            f"{run / runs.WEIGHTS}: the test loss is {result['test_loss']}, for the weights are lost; retrain with a "
+            "lower training.learning_rate"
+        )
     runs.write_json(run / "test.json", result)
     return result
 

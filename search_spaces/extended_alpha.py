@@ -48,7 +48,9 @@ def extended_alpha(alphas: Alphas, fixed: Sequence[str], cell: str = "normal") -
         if one.cell in (None, labels.index(cell)):
             rows += _fixed_rows(one, numbers)
     index = pd.MultiIndex.from_tuples([row[:2] for row in rows], names=["part", "connection"])
-    return pd.DataFrame([row[2] for row in rows], index).fillna(0.0)
+    columns = dict.fromkeys(operation for row in rows for operation in row[2])
+    # Zeros where Eq. 3 has them: an α that is no number stays one.
+    return pd.DataFrame([{**dict.fromkeys(columns, 0.0), **row[2]} for row in rows], index)
 
 
 def _fixed_rows(one: Fixed, numbers: Iterator[int]) -> list[tuple[str, str, Mapping[str, float]]]:

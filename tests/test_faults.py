@@ -98,7 +98,7 @@ class Count(pl.Callback):
 def test_a_loss_that_is_lost_ends_a_long_epoch_early(tmp_path):
     """Nothing of the epoch is kept, and a resume, which would come to the same, says so as well."""
     data = {"dataset": "digits", "test_images": 40, "batch_size": 4}
-    config = {**CONFIGS["EDAS"], "data": data, "training": {"epochs": 2, "learning_rate": 1e30}}
+    config = {**CONFIGS["EDAS"], "data": data, "training": {"epochs": 2, "learning_rate": 1e6, "weight_decay": 1e6}}
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
     message = r"training loss became nan in epoch 0: lower training\.learning_rate in a new run; a resume of this one"
     count = Count()

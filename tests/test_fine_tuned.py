@@ -3,6 +3,7 @@
 import copy
 import re
 
+import pandas as pd
 import pytest
 import torch
 import yaml
@@ -358,6 +359,16 @@ def test_a_space_gives_the_table_of_its_own_fixed_operations():
     assert fixed_rows(space, ALPHAS[True], "reduce") == []
     assert fixed_rows(DartsSpace(channels=2, layers=3), ALPHAS[True], "normal") == []
     assert small_space().extended_alpha(ALPHAS[True]).equals(extended_alpha(ALPHAS[True], ATTENTION))
+
+
+def test_it_goes_by_the_labels_of_cells_and_leaves_an_alpha_as_it_is():
+    """A space may have its second cell in its first layer; and an α that is no number is not 0."""
+    alphas = {edge: ALPHAS[True][edge] for edge in reversed(ALPHAS[True])}
+    alphas["normal/0->2"] = {**alphas["normal/0->2"], "skip_connect": float("nan")}
+    table = extended_alpha(alphas, ["skip_connect normal/0->2"])
+    assert list(table.loc["fixed"].index) == ["0->2"]
+    assert pd.isna(table.loc[("searched", "0->2"), "skip_connect"])
+    assert table.isna().sum().sum() == 1
 
 
 def test_nothing_is_taken_to_be_fixed_where_nobody_says_what():

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import pickle
 import random
+import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +19,14 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from nas_plugins.callbacks import SeededEpochs
-from nas_plugins.checkpoints import WholeCheckpoints, load_tensors
+from nas_plugins.checkpoints import WholeCheckpoints, load_tensors, save_tensors
+from nas_plugins.cli import _Terminated, main
 from nas_plugins.config import Config, Derived, Training, read_retrain
 from nas_plugins.errors import InputError
 from nas_plugins.experiment import resume, search
 from nas_plugins.fitting import ImageClassification, make_trainer
 from nas_plugins.tables import append_epoch, read_table
-from nas_plugins.training import retrain
+from nas_plugins.training import evaluate, retrain
 from search_spaces.genotype import Genotype
 from search_spaces.network import Network
 
@@ -219,34 +222,112 @@ class TestAppendEpoch:
         assert table["x"].isna().tolist() == [False, True] * 2
 
 
+LOST = ["--training.learning_rate", "1e6", "--training.weight_decay", "1e6"]
+"""Weights grow a billion times in an iteration, until they are none."""
+
+
+class Lose(pl.Callback):
+    """Loses a parameter in the last iteration."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if trainer.is_last_batch:
+            next(value for name, value in pl_module.named_parameters() if self.name in name).data.fill_(torch.nan)
+
+
 class TestLossThatIsLost:
     def test_a_retraining_says_so_in_one_line(self, config_file, tmp_path):
         GENOTYPE.save(tmp_path / "g.json")
-        overrides = ["--training.learning_rate", "1e20"]
-        with pytest.raises(InputError, match=r"training loss became .* lower training\.learning_rate") as caught:
-            retrain(tmp_path / "g.json", config_file, tmp_path / "run", overrides)
+        with pytest.raises(
+            InputError, match=r"^the (training|validation) loss became .* lower training\.learning_rate"
+        ) as caught:
+            retrain(tmp_path / "g.json", config_file, tmp_path / "run", LOST)
         assert "\n" not in str(caught.value)
 
     @pytest.mark.parametrize("strategy", ("EDAS", "DARTS", "nni.nas.strategy.DARTS"))
     def test_a_search_says_so_in_one_line(self, tmp_path, strategy):
         config = {**BASE, "space": {"channels": 4, "layers": 3}, "strategy": {"name": strategy}}
         (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
-        with pytest.raises(InputError, match=r"training loss became .* lower training\.learning_rate") as caught:
-            search(tmp_path / "c.yaml", tmp_path / "run", ["--training.learning_rate", "1e20"])
+        with pytest.raises(
+            InputError, match=r"^the (training|validation) loss became .* lower training\.learning_rate"
+        ) as caught:
+            search(tmp_path / "c.yaml", tmp_path / "run", LOST)
         assert "\n" not in str(caught.value)
         assert not (tmp_path / "run" / "genotype.json").exists()
 
     def test_the_checkpoint_is_never_of_the_lost_epoch(self, config_file, tmp_path):
         GENOTYPE.save(tmp_path / "g.json")
         with pytest.raises(InputError):
-            retrain(tmp_path / "g.json", config_file, tmp_path / "run", ["--training.learning_rate", "1e20"])
+            retrain(tmp_path / "g.json", config_file, tmp_path / "run", LOST)
         checkpoint, metrics = tmp_path / "run/checkpoints/last.ckpt", tmp_path / "run/metrics.csv"
         if checkpoint.exists():
             assert all(weight.isfinite().all() for weight in load_tensors(checkpoint)["state_dict"].values())
         if metrics.exists():
             assert np.isfinite(pd.read_csv(metrics)["train_loss"]).all()
-        with pytest.raises(InputError, match="training loss became"):
+        with pytest.raises(InputError, match="loss became nan in epoch 0"):
             resume(tmp_path / "run")
+
+    def test_of_the_last_iteration_the_validation_tells(self, config_file, tmp_path):
+        GENOTYPE.save(tmp_path / "g.json")
+        one = ["--training.epochs", "1", "--data.train_images", "64", "--data.batch_size", "64"]
+        with pytest.raises(
+            InputError, match=r"^the validation loss became .* in epoch 0: lower training\.learning_rate"
+        ):
+            retrain(tmp_path / "g.json", config_file, tmp_path / "run", [*one, *LOST])
+        assert not [*(tmp_path / "run").glob("*.csv"), *(tmp_path / "run").glob("*/*.ckpt")]
+
+    @pytest.mark.parametrize(
+        ("strategy", "name", "line"),
+        [
+            ("EDAS", "edge", "an α became nan in epoch 0: lower strategy.learning_rate in a new run; "),
+            (
+                "nni.nas.strategy.DARTS",
+                "stem",
+                "a weight became nan in epoch 0: lower training.learning_rate in a new ",
+            ),
+        ],
+    )
+    def test_of_the_last_iteration_the_parameters_tell(self, tmp_path, strategy, name, line):
+        """An α that no batch has met, and the weights of a search that NNI validates never."""
+        config = {**BASE, "space": {"channels": 4, "layers": 3}, "strategy": {"name": strategy}}
+        (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
+        with pytest.raises(InputError, match=f"^{re.escape(line)}"):
+            search(tmp_path / "c.yaml", tmp_path / "run", callbacks=[Lose(name)])
+        assert not [*(tmp_path / "run").glob("*.csv"), *(tmp_path / "run").glob("*/*.ckpt")]
+
+
+@pytest.fixture(scope="module")
+def retrained(tmp_path_factory) -> Path:
+    """A finished run."""
+    folder = tmp_path_factory.mktemp("retrained")
+    GENOTYPE.save(folder / "g.json")
+    config = {**BASE, "network": {"channels": 4}, "training": {"epochs": 1}}
+    (folder / "c.yaml").write_text(yaml.safe_dump(config))
+    return retrain(folder / "g.json", folder / "c.yaml", folder / "run")
+
+
+class TestEvaluate:
+    def test_weights_that_are_lost_have_no_result(self, retrained, tmp_path):
+        run = shutil.copytree(retrained, tmp_path / "run")
+        weights = load_tensors(run / "weights.pt")
+        weights |= {name: weight * torch.nan for name, weight in weights.items() if weight.is_floating_point()}
+        save_tensors(weights, run / "weights.pt")
+        with pytest.raises(InputError, match=f"^{run}/weights.pt: the test loss is nan, for the weights are lost; "):
+            evaluate(run)
+        assert not (run / "test.json").exists()
+
+    @pytest.mark.parametrize(
+        ("kind", "status", "word"), [(KeyboardInterrupt, 130, "interrupted"), (_Terminated, 143, "terminated")]
+    )
+    def test_one_that_is_told_to_end_says_so(self, retrained, monkeypatch, capsys, kind, status, word):
+        def told(*_: object) -> None:
+            raise kind
+
+        monkeypatch.setattr(ImageClassification, "test_step", told)
+        assert main(["evaluate", str(retrained)]) == status
+        assert capsys.readouterr().err == f"nas-plugins: {word}\n"
 
 
 def cosine(share: float) -> float:
