@@ -137,16 +137,19 @@ def test_counting_does_not_change_the_network():
     valid_genotypes(max_layers=4),
     st.integers(2, 5),
     st.integers(1, 3),
-    st.integers(6, 11),
-    st.integers(6, 11),
+    st.integers(1, 33),
+    st.integers(1, 33),
 )
 @settings(max_examples=60, deadline=None)
-def test_any_genotype_makes_a_network_of_finite_logits(described, classes, channels, height, width):
+def test_any_genotype_runs_forwards_and_backwards_on_images_of_any_size(described, classes, channels, height, width):
     network = Network.from_genotype(described, classes, channels)
-    for training in (True, False):
-        logits = network.train(training)(torch.randn(3, 3, height, width))
-        assert logits.shape == (3, classes)
-        assert logits.isfinite().all()
+    images = torch.randn(3, 3, height, width)
+    logits = network(images)
+    assert logits.shape == (3, classes) and logits.isfinite().all()
+    logits.square().sum().backward()
+    gradients = [p.grad for p in network.parameters() if p.grad is not None]
+    assert gradients and all(gradient.isfinite().all() for gradient in gradients)
+    assert network.eval()(images).isfinite().all()
 
 
 @given(valid_genotypes(max_layers=3), st.integers(2, 5), st.integers(16, 24))
@@ -154,15 +157,6 @@ def test_any_genotype_makes_a_network_of_finite_logits(described, classes, chann
 def test_any_genotype_makes_a_network_with_the_stem_of_imagenet(described, channels, size):
     network = Network.from_genotype(described, 7, channels, stem="imagenet").eval()
     assert network(torch.randn(2, 3, size, size)).shape == (2, 7)
-
-
-@given(valid_genotypes(max_layers=3))
-@settings(max_examples=25, deadline=None)
-def test_any_genotype_has_finite_gradients(described):
-    network = Network.from_genotype(described, 3, 2)
-    network(torch.randn(4, 3, 16, 16)).square().sum().backward()
-    gradients = [p.grad for p in network.parameters() if p.grad is not None]
-    assert gradients and all(gradient.isfinite().all() for gradient in gradients)
 
 
 @pytest.mark.parametrize("image_channels", [1, 3, 5])
