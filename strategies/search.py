@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import Metric
 
+from search_spaces.genotype import Genotype
 from strategies.bilevel import Gradient, Gradients, Problem, one_level
 from strategies.calibration import Statistics, measure, normalized_by
 from strategies.devices import average, check_processes
@@ -292,7 +293,7 @@ class SearchModule(BaseOneShotLightningModule):
     def _log_distance(self, sample: Mapping[str, Any]) -> None:
         """How far the architecture has moved from the baseline of the space, where it has one."""
         baseline, initial_alphas = (getattr(self.model, name, None) for name in ("baseline", "initial_alphas"))
-        if baseline is None or not initial_alphas:
+        if not isinstance(baseline, Genotype) or not initial_alphas:
             return
         alphas, candidates = self.architecture.alphas, self.architecture.candidates
         places = {edge: [candidates[edge].index(one) for one in named] for edge, named in initial_alphas.items()}

@@ -57,5 +57,5 @@ if __name__ == "__main__":
         assert command([*begin, "--output", whole])[0] == 0
         checkpoint = (whole / "checkpoints/last.ckpt").stat().st_size
         pages = checkpoint // PAGE
-        for free in (0, 1, 4, pages // 2, pages + pages // 2, 2 * pages + 4):
+        for free in (1, 3, 5, pages // 2, pages + pages // 2, 2 * pages + 4):
             print(json.dumps({"command": name, **try_out(begin, disk, free * PAGE)}), flush=True)
