@@ -6,8 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -21,6 +19,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import yaml
+from forked import Command, nas_plugins
 from PIL import Image
 from torch import nn
 
@@ -102,7 +101,10 @@ class Columns(nas.ModelSpace):
 
 
 class ReductionFirst(StackedSpace):
-    """Its first layer has the second of its cells."""
+    """Its first layer has the second of its cells, and one operation starts ahead of the others."""
+
+    initial_alphas = {"normal/0->2": {"max_pool_3x3": 1.0}}
+    baseline = Genotype(cells=(CELL, CELL), layout=(1, 0, 0), reductions=(0,), concat=(2, 3))
 
     def __init__(self, num_classes: int = 10, channels: int = 2, image_channels: int = 3):
         cells = CellStack(["normal", "reduce"], [1, 0, 0], [0], 2, ["skip_connect", "sep_conv_3x3", "max_pool_3x3"])
@@ -169,17 +171,13 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def killed(arguments: list[str], run: Path, when: Callable[[], bool]) -> Path:
     """A run of the command line that got SIGKILL as soon as something was true."""
-    command = [sys.executable, "-m", "nas_plugins.cli", *arguments, "--output", str(run)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    end = time.monotonic() + 60
+    process = Command([*arguments, "--output", run], run.parent)
     try:
-        while not when():
-            assert process.poll() is None, f"ended by itself: {process.communicate()[0]}"
-            assert time.monotonic() < end
-            time.sleep(0.005)
+        process.wait(when)
+        assert process.at_work, f"ended by itself: {process.end()}"
     finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
+        process.send(signal.SIGKILL)
+        process.end()
     assert not (run / "genotype.json").exists() or "retrain" in arguments
     assert not (run / "weights.pt").exists()
     return run
@@ -235,8 +233,8 @@ class TestSearch:
 
     @pytest.mark.slow
     def test_the_same_seed_gives_the_same_in_another_process(self, files, searched, tmp_path):
-        arguments = ["search", "--config", str(files / "search.yaml"), "--output", str(tmp_path / "run")]
-        subprocess.run([sys.executable, "-m", "nas_plugins.cli", *arguments], check=True, capture_output=True)
+        arguments = ["search", "--config", files / "search.yaml", "--output", tmp_path / "run"]
+        assert nas_plugins(arguments, tmp_path).status == 0
         assert_same_search(tmp_path / "run", searched)
 
     def test_another_seed_gives_another_search(self, files, searched, tmp_path):
@@ -684,6 +682,15 @@ def test_a_space_of_single_choices_is_searched_and_reported(tmp_path, monkeypatc
     alphas = pd.read_csv(run / "alphas.csv", keep_default_na=False)
     assert set(zip(alphas["cell"], alphas["edge"], strict=True)) == {("-", "NA"), ("-", "skip")}
     assert write_report([run]).exists()
+
+
+def test_a_space_of_somebodys_own_that_starts_from_a_baseline_tells_the_distance(somebodys):
+    (metrics,) = pd.read_csv(somebodys / "metrics.csv").to_dict("records")
+    alpha = pd.read_csv(somebodys / "alphas.csv").set_index(["cell", "edge"]).loc[("normal", "0->2"), "max_pool_3x3"]
+    sigmoids = torch.sigmoid(torch.tensor([1.0, alpha]))
+    assert metrics["alpha_distance"] == pytest.approx(float((sigmoids[1] - sigmoids[0]).abs()), abs=1e-6)
+    found = Genotype.load(somebodys / "genotype.json")
+    assert metrics["distance"] == found.distance(ReductionFirst.baseline) > 0
 
 
 def test_a_strategy_of_somebodys_own_is_drawn_by_the_weights_that_it_has(somebodys, searched, tmp_path):
