@@ -3,7 +3,6 @@
 import json
 import re
 import runpy
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,7 +10,9 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from forked import nas_plugins
 
+from nas_plugins import studies
 from nas_plugins.config import read_retrain, read_search
 from nas_plugins.errors import InputError
 from nas_plugins.results import results
@@ -160,7 +161,9 @@ def test_every_script_says_what_it_takes(script, monkeypatch, capsys):
 def output(tmp_path_factory):
     """What the toy problem writes."""
     folder = tmp_path_factory.mktemp("toy")
-    subprocess.run([sys.executable, PROJECT / "toy_problem.py", folder], check=True, capture_output=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["toy_problem.py", str(folder)])
+        runpy.run_path(str(PROJECT / "toy_problem.py"), run_name="__main__")
     return folder
 
 
@@ -190,18 +193,31 @@ class TestTheToyProblemOfTheCourseProject:
 
 
 @pytest.mark.slow
-def test_the_study_of_the_course_project_ends_in_a_table(tmp_path):
+def test_the_study_of_the_course_project_ends_in_a_table(tmp_path, monkeypatch, capsys):
     """At its real size it takes minutes: here with the configs cut down, and one seed."""
-    for name in ("digits", "digits_retrain"):
+    for name, small in (
+        ("digits", {"space": {"channels": 2, "layers": 3}}),
+        ("digits_retrain", {"network": {"channels": 2, "layers": 5}}),
+    ):
         config = yaml.safe_load((PROJECT / f"{name}.yaml").read_text(encoding="utf-8"))
-        config["training"]["epochs"] = 1
-        config["data"]["train_images"] = 64
+        for section, values in {**small, "training": {"epochs": 1}, "data": {"train_images": 64}}.items():
+            config[section] |= values
         (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(config))
     (tmp_path / "study.py").write_text((PROJECT / "study.py").read_text(encoding="utf-8"))
-    call = [sys.executable, tmp_path / "study.py", tmp_path / "runs", "--seeds", "0", "--jobs", "2"]
+    monkeypatch.setattr(sys, "argv", ["study.py", str(tmp_path / "runs"), "--seeds", "0"])
+    commands = []
+
+    def command(*arguments):  # in a process of its own as always, but forked; test_studies.py has the real one
+        (tmp_path / str(len(commands))).mkdir()
+        assert nas_plugins(arguments, tmp_path / str(len(commands))).status == 0
+        commands.append(arguments[0])
+
+    monkeypatch.setattr(studies, "command", command)
     for _ in range(2):  # the second time nothing is left to do
-        text = subprocess.run(call, check=True, capture_output=True, text=True).stdout
+        runpy.run_path(str(tmp_path / "study.py"), run_name="__main__")
+        text = capsys.readouterr().out
         assert text.rstrip().endswith(f"report: {tmp_path / 'runs' / 'report' / 'report.html'}")
+    assert commands == ["search", "retrain", "evaluate"] * 3
     table = results(path for path in (tmp_path / "runs").iterdir() if path.name != "report")
     assert set(table["method"]) == {f"DARTS (order: {order})" for order in ("one-level", "first", "second")}
     assert (table["test_acc_n"] == 1).all()
@@ -211,6 +227,7 @@ def test_the_study_of_the_course_project_ends_in_a_table(tmp_path):
 def test_an_experiment_of_fine_tuned_darts_goes_on_where_it_stopped(tmp_path, capsys):
     run = runpy.run_path(str(FINE_TUNED / "run.py"))["main"]
     small = ["--training.epochs", "1", "--data.train_images", "64", "--space.channels", "3", "--network.layers=4"]
+    small += ["--space.layers", "3", "--space.nodes", "2"]
     lines, written = [], []
     for _ in range(2):  # the second time nothing is left to do
         run("digits", tmp_path, small)
@@ -245,7 +262,8 @@ def test_the_keys_of_an_experiment_of_fine_tuned_darts_go_where_they_belong():
     assert part([*of_search, *of_retraining, *of_both]) == ([*of_search, *of_both], [*of_retraining, *of_both])
 
 
-def test_an_experiment_that_has_no_config_is_named():
-    call = [sys.executable, FINE_TUNED / "run.py", "mnist", "runs"]
-    done = subprocess.run(call, capture_output=True, text=True, check=False)
-    assert done.returncode == 2 and "cifar100" in done.stderr
+def test_an_experiment_that_has_no_config_is_named(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["run.py", "mnist", "runs"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(FINE_TUNED / "run.py"), run_name="__main__")
+    assert end.value.code == 2 and "cifar100" in capsys.readouterr().err

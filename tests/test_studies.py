@@ -1,13 +1,21 @@
 """Many runs for one question."""
 
+import re
 import time
 
 import pytest
 
-from nas_plugins.studies import in_parallel, retrained
+from nas_plugins.studies import command, in_parallel, retrained
 from search_spaces.genotype import Genotype
 
 GENOTYPE = Genotype(cells=((("skip_connect", 0, 2),),), layout=(0, 0, 0), reductions=(1,), concat=(2,))
+
+
+def test_a_command_shows_its_last_line_or_ends_with_its_error(tmp_path, capsys):
+    command("list", "--help")
+    assert re.fullmatch("  -h, --help .*\n", capsys.readouterr().out)
+    with pytest.raises(SystemExit, match="^nas-plugins: the following arguments are required: --output; see"):
+        command("derive", tmp_path)
 
 
 def test_results_come_in_the_order_of_the_calls():
