@@ -144,12 +144,20 @@ def on_validation_images(run: Path) -> tuple[float, float]:
     return float(cross_entropy(logits, labels)), float((logits.argmax(1) == labels).float().mean())
 
 
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory) -> tuple[Path, str]:
+    """A search on two devices: its run, beside its config search.yaml, and what it said."""
+    folder = tmp_path_factory.mktemp("two")
+    (folder / "search.yaml").write_text(DIGITS)
+    begin = ("search", "--config", folder / "search.yaml", "--compute.devices", 2, "--output", folder / "run")
+    return folder / "run", command(*begin)
+
+
 @pytest.mark.slow
-def test_a_search_and_a_retraining_on_two_devices_leave_one_run_directory_each(tmp_path):
-    (tmp_path / "search.yaml").write_text(DIGITS)
+def test_a_search_and_a_retraining_on_two_devices_leave_one_run_directory_each(searched, tmp_path):
+    run, out = searched
     (tmp_path / "retrain.yaml").write_text(RETRAIN)
-    run, again = tmp_path / "run", tmp_path / "again"
-    out = command("search", "--config", tmp_path / "search.yaml", "--compute.devices", 2, "--output", run)
+    again = tmp_path / "again"
     assert out.count("searched") == 1
     assert list(pd.read_csv(run / "metrics.csv")["epoch"]) == [0, 1]
     script = [HERE / "two_processes.py", "--retrain", run / "genotype.json", tmp_path / "retrain.yaml", again]
@@ -167,14 +175,14 @@ def test_a_search_and_a_retraining_on_two_devices_leave_one_run_directory_each(t
 
 
 @pytest.mark.slow
-def test_a_search_on_two_devices_is_resumed_to_the_same_result(tmp_path):
-    (tmp_path / "search.yaml").write_text(DIGITS)
-    two = ("search", "--config", tmp_path / "search.yaml", "--compute.devices", 2, "--output")
-    command(*two, tmp_path / "whole")
-    killed_after_an_epoch(*two, tmp_path / "killed")
-    command("resume", tmp_path / "killed")
+def test_a_search_on_two_devices_is_resumed_to_the_same_result(searched, tmp_path):
+    whole, killed = searched[0], tmp_path / "killed"
+    killed_after_an_epoch(
+        "search", "--config", whole.with_name("search.yaml"), "--compute.devices", 2, "--output", killed
+    )
+    command("resume", killed)
     for file in ("alphas.csv", "genotype.json"):
-        assert (tmp_path / "killed" / file).read_text() == (tmp_path / "whole" / file).read_text()
+        assert (killed / file).read_text() == (whole / file).read_text()
 
 
 @pytest.mark.slow
