@@ -201,10 +201,6 @@ class _Search:
         self.space = self._build_space()
         try_out(self.space, self.data)
         self.strategy = config.build("strategy")
-        if not isinstance(self.strategy, OneShotStrategy):
-            raise InputError(
-                f"strategy.name: {type(self.strategy).__name__} is a multi-trial strategy; search takes one-shot ones"
-            )
         check_enas(self.strategy, self.config.values["strategy"]["name"])
         self._try_strategy()
 

@@ -129,7 +129,7 @@ def write_genotype(file: Path, genotype: Genotype) -> None:
 @rank_zero_only
 def write_json(file: Path, values: dict[str, Any]) -> None:
     """Write a small JSON file, whole or not at all."""
-    write_text_whole(file, json.dumps(values, indent=2) + "\n")
+    write_text_whole(file, json.dumps(values, indent=2, allow_nan=False) + "\n")
 
 
 say = rank_zero_only(print)
