@@ -473,12 +473,12 @@ def test_the_configs_of_section_5_5_have_settings_that_exist(example, tmp_path, 
 
 
 @pytest.mark.slow
-def test_the_example_goes_on_where_it_stopped(tmp_path):
+def test_the_example_goes_on_where_it_stopped(example, tmp_path, capsys):
     small = ["--compute.accelerator", "cpu", "--compute.threads", "1", "--training.warmup", "1000"]
 
     def script(*arguments: object) -> str:
-        call = [sys.executable, SCRIPT, *small, *arguments]
-        return subprocess.run(call, check=True, capture_output=True, text=True).stdout
+        assert example.main([*small, *map(str, arguments)]) == 0
+        return capsys.readouterr().out
 
     assert "bbox AP" in script("--output", tmp_path / "whole")
     script("--output", tmp_path / "cut", "--training.epochs", "1")

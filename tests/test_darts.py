@@ -22,7 +22,7 @@ from strategies.relaxation import EveryEdge, softmax
 
 
 def small_space():
-    return DartsSpace(channels=2, layers=3)
+    return DartsSpace(channels=2, layers=3, nodes=2)
 
 
 class Kept(Callback):

@@ -196,7 +196,7 @@ class TestTheToyProblemOfTheCourseProject:
 def test_the_study_of_the_course_project_ends_in_a_table(tmp_path, monkeypatch, capsys):
     """At its real size it takes minutes: here with the configs cut down, and one seed."""
     for name, small in (
-        ("digits", {"space": {"channels": 2, "layers": 3}}),
+        ("digits", {"space": {"channels": 2, "layers": 3, "nodes": 2}}),
         ("digits_retrain", {"network": {"channels": 2, "layers": 5}}),
     ):
         config = yaml.safe_load((PROJECT / f"{name}.yaml").read_text(encoding="utf-8"))

@@ -523,7 +523,7 @@ class TestResume:
     )
     def test_a_search_killed_in_the_middle_of_an_epoch(self, tmp_path, strategy):
         config = tmp_path / "search.yaml"
-        space = {**SEARCH["space"], "nodes": 2}
+        space = {**SEARCH["space"], "nodes": 1}
         config.write_text(yaml.safe_dump({**SEARCH, "space": space, "strategy": strategy}))
         whole = search(config, tmp_path / "whole", LONG)
         run = tmp_path / "killed"
