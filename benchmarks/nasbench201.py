@@ -49,6 +49,8 @@ DRAWS = 1000
 """Architectures that stand for random ones."""
 ACCURACY = "cifar10_test_accuracy"
 KINDS = list(OPERATIONS.values())
+SECONDS = {"seconds": "seconds", "CPU seconds": "cpu_seconds"}
+"""Column of the table -> of runs.csv."""
 OURS, THEIRS = "#ea580c", "#2563eb"
 """The colours of our strategies and of NNI's."""
 
@@ -226,14 +228,14 @@ def strategy_row(name: str, group: pd.DataFrame) -> dict[str, str]:
         "deviation": f"{accuracy.std():.2f}" if len(group) > 1 else "",
         "worst (%)": f"{accuracy.min():.2f}",
         **{kind: f"{group[kind].mean():.1f}" for kind in KINDS},
-        "seconds": f"{group['seconds'].mean():.0f}" if "seconds" in group else "",
+        **{name: f"{group[key].mean():.0f}" for name, key in SECONDS.items() if key in group},
     }
 
 
 def markdown(rows: list[dict[str, str]], protocol: Protocol) -> str:
     """table.md."""
     settings = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in asdict(protocol).items())
-    columns = ["strategy", "runs", "mean (%)", "deviation", "worst (%)", *KINDS, "seconds"]
+    columns = ["strategy", "runs", "mean (%)", "deviation", "worst (%)", *KINDS, *SECONDS]
     rows = rows + [{"strategy": f"*literature: {name}*", "mean (%)": value} for name, value in LITERATURE.items()]
     return "\n".join(
         [

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import random
 import sys
 import tempfile
@@ -88,29 +89,41 @@ PROTOCOLS = {
 """``full`` is the benchmark's own (Dong and Yang, NAS-Bench-201, ICLR 2020)."""
 
 
-def warmup(epochs: int) -> int:
-    """The warm-up of EDAS in a search of so many epochs: 10 of 25, as in the paper (section 4.1)."""
-    return 2 * epochs // 5
+def warmup(protocol: Protocol) -> int:
+    """The epochs of EDAS' warm-up: 10 of 25, as in the paper (section 4.1)."""
+    return 2 * protocol.epochs // 5
 
 
-STRATEGIES: dict[str, Callable[[int], OneShotStrategy]] = {
-    "EDAS": lambda epochs: EDAS(warmup_epochs=warmup(epochs)),
-    "EDAS, no warm-up": lambda epochs: EDAS(warmup_epochs=0),
-    "EDAS, cyclic": lambda epochs: EDAS(warmup_epochs=warmup(epochs), sampling="cyclic"),
-    "DARTS": lambda epochs: DARTS(),
-    "DARTS, second order": lambda epochs: DARTS(order="second"),
-    "DARTS, one-level": lambda epochs: DARTS(order="one-level"),
-    "FairDARTS": lambda epochs: FairDARTS(),
+def paced(protocol: Protocol) -> float:
+    """The learning rate of α at which Adam goes as far in a search as in that of DARTS' paper.
+
+    Adam moves α by about its learning rate in a step, however small the gradient is: by 3e-4 in each of 50 epochs of
+    25,000 images in batches of 64 there, which is the protocol "full" here. In a shorter search α would hardly move.
+    """
+    steps = protocol.epochs * math.ceil(protocol.train_images / 2 / protocol.batch_size)
+    return 3e-4 * 50 * math.ceil(25_000 / 64) / steps
+
+
+STRATEGIES: dict[str, Callable[[Protocol], OneShotStrategy]] = {
+    "EDAS": lambda protocol: EDAS(warmup_epochs=warmup(protocol)),
+    "EDAS, no warm-up": lambda protocol: EDAS(warmup_epochs=0),
+    "EDAS, cyclic": lambda protocol: EDAS(warmup_epochs=warmup(protocol), sampling="cyclic"),
+    "DARTS": lambda protocol: DARTS(),
+    "DARTS, paced": lambda protocol: DARTS(learning_rate=paced(protocol)),
+    "DARTS, second order": lambda protocol: DARTS(order="second"),
+    "DARTS, one-level": lambda protocol: DARTS(order="one-level"),
+    "DARTS, one-level, paced": lambda protocol: DARTS(order="one-level", learning_rate=paced(protocol)),
+    "FairDARTS": lambda protocol: FairDARTS(),
     # The ablation loss needs a chain of cells that are each other's inputs; the hub's space is none.
-    "DDARTS, w_abl=0": lambda epochs: DDARTS(w_abl=0.0),
-    "NNI DARTS": lambda epochs: theirs.DARTS(),
-    "NNI GumbelDARTS": lambda epochs: theirs.GumbelDARTS(),
+    "DDARTS, w_abl=0": lambda protocol: DDARTS(w_abl=0.0),
+    "NNI DARTS": lambda protocol: theirs.DARTS(),
+    "NNI GumbelDARTS": lambda protocol: theirs.GumbelDARTS(),
     # What it exports, in every epoch and at the end, is a draw from the softmax of its α.
-    "NNI Proxyless": lambda epochs: theirs.Proxyless(),
-    "NNI RandomOneShot": lambda epochs: theirs.RandomOneShot(),
-    "NNI ENAS": lambda epochs: ENAS(reward_metric_name="val_acc"),  # NNI's own, with a loader for today's Lightning
+    "NNI Proxyless": lambda protocol: theirs.Proxyless(),
+    "NNI RandomOneShot": lambda protocol: theirs.RandomOneShot(),
+    "NNI ENAS": lambda protocol: ENAS(reward_metric_name="val_acc"),  # NNI's own, with a loader for today's Lightning
 }
-"""Name -> the strategy for a search of so many epochs, with its own defaults for the architecture."""
+"""Name -> the strategy by a protocol; "paced" is the pace of α alone, all else are the strategy's own defaults."""
 
 
 def missing(name: str) -> str | None:
@@ -209,7 +222,7 @@ def search(strategy: str, seed: int, protocol: Protocol, images: Path) -> dict[s
     """
     pl.seed_everything(seed, verbose=False)
     train, val = halves(images)
-    chosen, curve = STRATEGIES[strategy](protocol.epochs), Curve()
+    chosen, curve = STRATEGIES[strategy](protocol), Curve()
     sampling = type(chosen) is theirs.RandomOneShot
     # Its optimization alone is Lightning's automatic one, which asks the strategy's module to clip, not the recipe.
     clip = {"gradient_clip_val": CLIP} if sampling else {}

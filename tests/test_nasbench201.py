@@ -69,6 +69,14 @@ def test_an_operation_stands_on_its_own_edge(benchmark):
     assert benchmark.architecture(sample) == "|none~0|+|skip_connect~0|none~1|+|none~0|nor_conv_3x3~1|none~2|"
 
 
+def test_paced_is_the_papers_learning_rate_in_a_search_of_the_papers_length_and_more_in_a_shorter_one(benchmark):
+    import nasbench201_search
+
+    full, proxy = (nasbench201_search.PROTOCOLS[name] for name in ("full", "proxy"))
+    assert nasbench201_search.paced(full) == pytest.approx(3e-4)
+    assert nasbench201_search.paced(proxy) == pytest.approx(3e-4 * (50 * 391) / (15 * 79))
+
+
 @pytest.mark.slow
 def test_searches_are_judged_by_the_table_and_none_runs_twice(benchmark, table, images, tmp_path, capsys):
     call = [str(tmp_path), "--images", str(images), "--table", str(table), *TINY, "--seeds", "0"]
