@@ -94,25 +94,33 @@ def warmup(protocol: Protocol) -> int:
     return 2 * protocol.epochs // 5
 
 
-def paced(protocol: Protocol) -> float:
+def paced(protocol: Protocol, weights_first: int = 0) -> float:
     """The learning rate of α at which Adam goes as far in a search as in that of DARTS' paper.
 
     Adam moves α by about its learning rate in a step, however small the gradient is: by 3e-4 in each of 50 epochs of
     25,000 images in batches of 64 there, which is the protocol "full" here. In a shorter search α would hardly move.
+
+    Args:
+        protocol: of the search.
+        weights_first: epochs in which α rests.
     """
-    steps = protocol.epochs * math.ceil(protocol.train_images / 2 / protocol.batch_size)
+    steps = (protocol.epochs - weights_first) * math.ceil(protocol.train_images / 2 / protocol.batch_size)
     return 3e-4 * 50 * math.ceil(25_000 / 64) / steps
 
 
 STRATEGIES: dict[str, Callable[[Protocol], OneShotStrategy]] = {
     "EDAS": lambda protocol: EDAS(warmup_epochs=warmup(protocol)),
     "EDAS, no warm-up": lambda protocol: EDAS(warmup_epochs=0),
+    "EDAS, one-level": lambda protocol: EDAS(warmup_epochs=warmup(protocol), order="one-level"),
     "EDAS, cyclic": lambda protocol: EDAS(warmup_epochs=warmup(protocol), sampling="cyclic"),
     "DARTS": lambda protocol: DARTS(),
     "DARTS, paced": lambda protocol: DARTS(learning_rate=paced(protocol)),
     "DARTS, second order": lambda protocol: DARTS(order="second"),
     "DARTS, one-level": lambda protocol: DARTS(order="one-level"),
     "DARTS, one-level, paced": lambda protocol: DARTS(order="one-level", learning_rate=paced(protocol)),
+    "DARTS, one-level, weights first": lambda protocol: DARTS(
+        order="one-level", warmup_epochs=protocol.epochs // 3, learning_rate=paced(protocol, protocol.epochs // 3)
+    ),
     "FairDARTS": lambda protocol: FairDARTS(),
     # The ablation loss needs a chain of cells that are each other's inputs; the hub's space is none.
     "DDARTS, w_abl=0": lambda protocol: DDARTS(w_abl=0.0),

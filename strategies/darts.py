@@ -51,7 +51,7 @@ class DARTS(DifferentiableStrategy):
         super().__init__(
             relaxation=EveryEdge(softmax),
             optimizer=adam(learning_rate, weight_decay, betas),
-            gradient=_gradient(order, xi, epsilon),
+            gradient=gradient_of(order, xi, epsilon),
             none=none,
             alpha_scale=alpha_scale,
             weights_first=warmup_epochs,
@@ -60,7 +60,12 @@ class DARTS(DifferentiableStrategy):
         )
 
 
-def _gradient(order: Order, xi: float | None, epsilon: float) -> Gradient | None:
+def gradient_of(order: Order, xi: float | None = None, epsilon: float = 0.01) -> Gradient | None:
+    """The gradient of α by its order; None for one level.
+
+    Raises:
+        ValueError: there is no such order, or a number is out of its range.
+    """
     if order not in get_args(Order):
         raise ValueError(f"order: {order!r} should be one of {', '.join(get_args(Order))}")
     if xi is not None and order != "second":

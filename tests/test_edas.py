@@ -23,7 +23,14 @@ def small_space():
 )
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"warmup_epochs": 0, "recompute": True}, {"alpha_max": True}, {"sampling": "entropy", "relaxed_edges": 3}],
+    [
+        {},
+        {"warmup_epochs": 0, "recompute": True},
+        {"alpha_max": True},
+        {"sampling": "entropy", "relaxed_edges": 3},
+        {"order": "one-level"},
+        {"order": "second"},
+    ],
     ids=str,
 )
 def test_it_searches_and_its_sample_freezes_the_space(run_search, space, settings):
@@ -161,8 +168,16 @@ class Watch(Callback):
         return all(torch.equal(now[key], state[key]) for key in now)
 
 
-@pytest.mark.parametrize("settings", [{"warmup_epochs": 2}, {"warmup_epochs": 0, "weight_decay": 0.1}], ids=str)
-def test_only_the_relaxed_edge_changes_and_every_other_edge_runs_one_operation(run_search, settings):
+@pytest.mark.parametrize(
+    ("settings", "passes"),
+    [
+        ({"warmup_epochs": 2}, 2),  # of the architecture step, and of the weight step
+        ({"warmup_epochs": 0, "weight_decay": 0.1}, 2),
+        ({"order": "one-level"}, 1),  # of both
+    ],
+    ids=str,
+)
+def test_only_the_relaxed_edge_changes_and_every_other_edge_runs_one_operation(run_search, settings, passes):
     watch = Watch()
     strategy = EDAS(seed=11, none=False, **settings)
     run_search(small_space(), strategy, epochs=4, callbacks=[watch])
@@ -170,8 +185,7 @@ def test_only_the_relaxed_edge_changes_and_every_other_edge_runs_one_operation(r
     for iteration, (changed, stepped, ran) in enumerate(zip(watch.changed, watch.stepped, watch.ran, strict=True)):
         (relaxed,) = strategy.relaxation.edges(strategy.architecture.alphas, iteration)
         assert changed == stepped == [relaxed]
-        # Twice each: in the architecture and in the weight step.
-        assert all(calls == (2 * 7 if edge == relaxed else 2) for (_, edge), calls in ran.items())
+        assert all(calls == (7 * passes if edge == relaxed else passes) for (_, edge), calls in ran.items())
         assert len(ran) == 3 * 14
     assert len({edges[0] for edges in watch.changed}) > 8
 
@@ -194,7 +208,13 @@ def test_alpha_max_trains_weights_on_the_path_alone(run_search):
         assert all(calls == (7 + 1 if edge == relaxed else 2) for (_, edge), calls in ran.items())
 
 
-def test_weights_of_operations_that_did_not_run_are_left_alone(run_search):
+def test_alpha_max_has_no_pass_from_which_one_level_could_learn():
+    with pytest.raises(ValueError, match="alpha_max: true should be false: with order 'one-level'"):
+        EDAS(alpha_max=True, order="one-level")
+
+
+@pytest.mark.parametrize("order", ["first", "one-level"])
+def test_weights_of_operations_that_did_not_run_are_left_alone(run_search, order):
     """The weight decay of the evaluator's optimizer does not reach them either."""
 
     class Weights(Callback):
@@ -206,7 +226,7 @@ def test_weights_of_operations_that_did_not_run_are_left_alone(run_search):
             self.share = len(same) / len([n for n in self.before if ".operations." in n])
 
     weights = Weights()
-    run_search(small_space(), EDAS(seed=1), epochs=2, callbacks=[weights], weight_decay=0.1)
+    run_search(small_space(), EDAS(seed=1, order=order), epochs=2, callbacks=[weights], weight_decay=0.1)
     assert weights.share > 0.7
 
 
