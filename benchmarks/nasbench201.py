@@ -271,8 +271,8 @@ def plot_curves(curves: pd.DataFrame, best: float, average: float, path: Path) -
         axes[0, 0].set_yscale("function", functions=scale)
         axes[0, 0].set_ylim(min(curves["accuracy"].min(), average) - 1, best + 0.2)
         axes[0, 0].yaxis.set_major_locator(FixedLocator([10, 50, 80, 88, 91, 93, 94]))
-        figure.supylabel("true test accuracy (%), on a scale that widens towards the best", color=MUTED, fontsize=9)
-        lines = f"dashed: the best architecture, {best:.2f}; dotted: random ones on average, {average:.2f}"
+        figure.supylabel("true test accuracy (%)", color=MUTED, fontsize=9)
+        lines = f"dashed: the best there is, {best:.2f}; dotted: random ones, {average:.2f}; the scale widens upwards"
         figure.supxlabel(f"epoch of the search  ({lines})", color=MUTED, fontsize=9)
         write_whole(path, lambda file: figure.savefig(file, dpi=160, format="png"))
 
