@@ -96,7 +96,7 @@ def compare(found: Sequence[Mapping[str, Any]], table: pd.Series, output: Path) 
 
 def correlations(ranks: pd.DataFrame) -> str:
     """Kendall's τ and Spearman's ρ, in words."""
-    tau, rho = (ranks["alone"].corr(ranks["table"], method=kind) for kind in ("kendall", "spearman"))  # type: ignore
+    tau, rho = (ranks["alone"].corr(ranks["table"], method=kind) for kind in ("kendall", "spearman"))  # type: ignore[arg-type]
     return f"{len(ranks)} architectures: Kendall's τ {tau:.2f}, Spearman's ρ {rho:.2f}"
 
 

@@ -131,7 +131,7 @@ STRATEGIES: dict[str, Callable[[Protocol], OneShotStrategy]] = {
     "NNI RandomOneShot": lambda protocol: theirs.RandomOneShot(),
     "NNI ENAS": lambda protocol: ENAS(reward_metric_name="val_acc"),  # NNI's own, with a loader for today's Lightning
 }
-"""Name -> the strategy by a protocol; "paced" is the pace of α alone, all else are the strategy's own defaults."""
+"""Name -> the strategy by a protocol: its own defaults but for what the name says. "weights first" is paced, too."""
 
 
 def missing(name: str) -> str | None:

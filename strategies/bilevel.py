@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -53,6 +55,25 @@ class Problem:
 
 Gradient = Callable[[Problem], Gradients]
 """A bilevel problem -> the gradient of each α."""
+
+Order = Literal["one-level", "first", "second"]
+
+
+def gradient_of(order: Order, xi: float | None = None, epsilon: float = 0.01) -> Gradient | None:
+    """The gradient of α by its order; None for one level.
+
+    Raises:
+        ValueError: there is no such order, or a number is out of its range.
+    """
+    if order not in get_args(Order):
+        raise ValueError(f"order: {order!r} should be one of {', '.join(get_args(Order))}")
+    if xi is not None and order != "second":
+        raise ValueError(f"xi: {xi} should be null: order {order!r} has no virtual step")
+    if xi is not None and not 0 <= xi < float("inf"):
+        raise ValueError(f"xi: {xi} should be at least 0, or null for the learning rate of the weights")
+    if not 0 < epsilon < float("inf"):
+        raise ValueError(f"epsilon: {epsilon} should be above 0")
+    return {"one-level": None, "first": first_order, "second": partial(second_order, xi=xi, epsilon=epsilon)}[order]
 
 
 def one_level(loss: Loss, alphas: Sequence[Tensor], descend: Callable[[Tensor], None]) -> tuple[Tensor, Gradients]:

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Literal, get_args
-
 from strategies.base import DifferentiableStrategy, adam
-from strategies.bilevel import Gradient, first_order, second_order
+from strategies.bilevel import Order, gradient_of
 from strategies.relaxation import EveryEdge, softmax
-
-Order = Literal["one-level", "first", "second"]
 
 
 class DARTS(DifferentiableStrategy):
@@ -58,20 +53,3 @@ class DARTS(DifferentiableStrategy):
             gradient_clip_val=gradient_clip_val,
             recompute=recompute,
         )
-
-
-def gradient_of(order: Order, xi: float | None = None, epsilon: float = 0.01) -> Gradient | None:
-    """The gradient of α by its order; None for one level.
-
-    Raises:
-        ValueError: there is no such order, or a number is out of its range.
-    """
-    if order not in get_args(Order):
-        raise ValueError(f"order: {order!r} should be one of {', '.join(get_args(Order))}")
-    if xi is not None and order != "second":
-        raise ValueError(f"xi: {xi} should be null: order {order!r} has no virtual step")
-    if xi is not None and not 0 <= xi < float("inf"):
-        raise ValueError(f"xi: {xi} should be at least 0, or null for the learning rate of the weights")
-    if not 0 < epsilon < float("inf"):
-        raise ValueError(f"epsilon: {epsilon} should be above 0")
-    return {"one-level": None, "first": first_order, "second": partial(second_order, xi=xi, epsilon=epsilon)}[order]

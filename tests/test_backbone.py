@@ -3,6 +3,8 @@
 import copy
 import importlib
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -480,7 +482,8 @@ def test_the_example_goes_on_where_it_stopped(example, tmp_path, capsys):
 
     assert "bbox AP" in script("--output", tmp_path / "whole")
     script("--output", tmp_path / "cut", "--training.epochs", "1")
-    script("--output", tmp_path / "cut", "--resume", "--training.epochs", "2")
+    resumed = ["--output", tmp_path / "cut", "--resume", "--training.epochs", "2"]
+    subprocess.run([sys.executable, SCRIPT, *small, *resumed], check=True, capture_output=True)  # as its user would
     whole, cut = (pd.read_csv(tmp_path / name / "metrics.csv") for name in ("whole", "cut"))
     pd.testing.assert_frame_equal(whole, cut)
     assert whole["train_loss"].is_monotonic_decreasing
