@@ -6,7 +6,7 @@ import torch
 from nni.nas.nn.pytorch import ModelSpace
 
 from strategies.base import DifferentiableStrategy, adam
-from strategies.darts import Order, gradient_of
+from strategies.bilevel import Order, gradient_of
 from strategies.relaxation import SampledEdges
 from strategies.sampling import policy
 
@@ -35,8 +35,7 @@ class EDAS(DifferentiableStrategy):
         recompute: compute relaxed edges again in the backward pass: less memory for more time.
         seed: of the draws; None for the seed that PyTorch has when the strategy is made.
         order: of the gradient of α, as of :class:`DARTS`: "first" is the paper's. "one-level" takes it from the
-            weights' own pass, at half the cost of a step; in short searches it finds better networks
-            (docs/quality.md).
+            weights' own pass, at 0.6 of the time; whether it finds better networks is open (docs/quality.md).
 
     Raises:
         ValueError: a setting is out of its range.
