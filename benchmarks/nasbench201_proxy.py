@@ -20,7 +20,7 @@ import torch
 from matplotlib.figure import Figure
 from nasbench201_images import halves
 from nasbench201_runs import apart, results
-from nasbench201_search import Protocol, Recipe, accuracy, architecture, every_sample, make_space, make_trainer
+from nasbench201_search import DEVICE, Protocol, Recipe, accuracy, architecture, every_sample, make_space, make_trainer
 
 from nas_plugins.fitting import quiet
 from nas_plugins.studies import in_parallel
@@ -66,7 +66,7 @@ def train(sample: Mapping[str, str], protocol: Protocol, images: Path) -> dict[s
     return {
         "architecture": architecture(sample),
         "settings": asdict(protocol),
-        "val_acc": accuracy(recipe.model, held_out),
+        "val_acc": accuracy(recipe.model.to(DEVICE), held_out),
         "seconds": round(time.perf_counter() - started, 1),
     }
 

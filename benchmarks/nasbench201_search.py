@@ -54,6 +54,9 @@ OPERATIONS = {
 EDGES = [(source, target) for target in (1, 2, 3) for source in range(target)]
 """Of the cell: (from node, to node), in the order of an architecture's string."""
 
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+"""Where Lightning trains, but it hands the network back on the CPU."""
+
 CLIP = 5.0
 """The largest norm of the gradient of the weights."""
 
@@ -243,7 +246,7 @@ def search(strategy: str, seed: int, protocol: Protocol, images: Path) -> dict[s
     space = make_space(protocol, int(train.labels.max()) + 1)
     started = time.perf_counter(), time.process_time()
     sample = run(space, evaluator, chosen)
-    module = chosen.oneshot_module.to("cuda" if torch.cuda.is_available() else "cpu")
+    module = chosen.oneshot_module.to(DEVICE)
     validated = partial(path_accuracy, module.model, train, val)
     if sampling:  # what it exports is a random path
         sample = best_path(module, validated, seed)

@@ -9,6 +9,7 @@ from nni.nas.nn.pytorch import InputChoice, LayerChoice, Repeat
 from nni.nas.oneshot.pytorch.supermodule._expression_utils import weighted_sum
 from torch import Tensor, nn
 
+from strategies.derivation import NONE
 from strategies.mixed_value import Value
 from strategies.supernet import Architecture, Mixed, mix
 
@@ -21,6 +22,8 @@ class MixedLayer(Mixed):
         self.label, names = choice.label, list(choice.names)
         architecture.add_edge(self.label, names)
         self.candidates = nn.ModuleList(choice[name] for name in names)
+        # Some name so a layer that is left out, which is no zero.
+        self.zero = NONE in names and not isinstance(choice[NONE], nn.Identity)
         self.add_mutable(choice.choice)
 
     def edges(self) -> Iterable[str]:
@@ -36,6 +39,19 @@ class MixedLayer(Mixed):
             return weight * out if isinstance(out, Tensor) else weighted_sum([out], [weight])
 
         return mix(self.architecture.plan[self.label], len(self.candidates), output)
+
+    def export(self, memo: dict[str, Any]) -> dict[str, Any]:
+        """The candidate with the highest α, but for the zero that NNI's hub names ``none``.
+
+        What a zero weighs only scales the sum of the others, so that its α says nothing about its worth (DARTS,
+        section 2.4). A choice that has nothing else gives it all the same.
+        """
+        if self.label in memo:
+            return {}
+        names = self.architecture.candidates[self.label]
+        alphas = dict(zip(names, self.architecture.alphas[self.label].tolist(), strict=True))
+        considered = [name for name in names if not (self.zero and name == NONE)] or names
+        return {self.label: max(considered, key=alphas.__getitem__)}
 
 
 class MixedInput(Mixed):

@@ -23,11 +23,10 @@ from nas_plugins.config import read_search
 from nas_plugins.errors import InputError
 from search_spaces.genotype import Genotype
 
-KILLS = 20
+KILLS = {"EDAS": 20, "DDARTS": 8, "retraining": 20}
 BASE = {
     "seed": 3,
     "data": {"dataset": "digits", "train_images": 120, "test_images": 40, "batch_size": 32},
-    "training": {"epochs": KILLS + 2},  # a killed process gets one done at most, and some are left
     "compute": {"accelerator": "cpu", "threads": 1},
 }
 CONFIGS = {
@@ -43,8 +42,10 @@ CONFIGS = {
     },
     "retraining": {**BASE, "data": {**BASE["data"], "cutout": 3}, "network": {"channels": 4, "drop_path": 0.4}},
 }
-FILES = {"EDAS": 3, "DDARTS": 4, "retraining": 2}
-"""Those of an epoch, the checkpoint last: each is made, and moved to its place."""
+for kind, config in CONFIGS.items():
+    config["training"] = {"epochs": KILLS[kind] + 2}  # a killed process gets one done at most, and some are left
+FILES = {"EDAS": 4, "DDARTS": 5, "retraining": 2}
+"""Those of a process and its first epoch, the checkpoint last: each is made, and moved to its place."""
 LAST_FILE = {"EDAS": "genotype.json", "DDARTS": "genotype.json", "retraining": "weights.pt"}
 CELL = (("sep_conv_3x3", 0, 2), ("skip_connect", 1, 2))
 GENOTYPE = Genotype(cells=(CELL, CELL), layout=(0, 1, 1), reductions=(1, 2), concat=(2,))
@@ -105,8 +106,9 @@ def assert_same(run: Path, other: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_a_run_that_is_killed_20_times_in_a_row_ends_as_one_never_killed(whole, tmp_path, kind):
-    """Half of the kills come when a file is about to be made or moved to its place, half at any moment before that."""
+def test_a_run_that_is_killed_again_and_again_ends_as_one_never_killed(whole, tmp_path, kind):
+    """Half of the kills come when a file is about to be made or moved to its place, in the first epoch or in the
+    second one, by turns; half at any moment before that."""
     undisturbed, first_epoch = whole(kind)
     run, chance = tmp_path / "run", random.Random(kind)
 
@@ -116,9 +118,11 @@ def test_a_run_that_is_killed_20_times_in_a_row_ends_as_one_never_killed(whole, 
         shutil.rmtree(run, ignore_errors=True)  # killed before it was a run
         return command(kind, run)
 
-    epochs = []
-    for number in range(KILLS):
-        moment, place = chance.uniform(0, 1.5 * first_epoch), chance.randint(1, 4 * FILES[kind])
+    epochs, places = [], 2 * FILES[kind]
+    for number in range(KILLS[kind]):
+        moment = chance.uniform(0, 1.5 * first_epoch)
+        first, last = (1, places) if number % 4 < 2 else (places + 1, 2 * places - 2)
+        place = chance.randint(first, last)
         process = Command(next_command(), tmp_path, die_at=place)
         if number % 2 == 0:
             process.kill_after(moment)

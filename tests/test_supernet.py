@@ -8,6 +8,7 @@ import pytest
 import torch
 from nni.mutable import frozen_context
 from nni.nas.hub.pytorch import DARTS as HubDarts
+from nni.nas.hub.pytorch.nasbench201 import Zero
 from torch import nn
 from torch.nn import functional
 
@@ -335,6 +336,29 @@ def test_layer_and_input_choices_are_edges_shared_by_label(batch):
     inputs = [torch.full((1,), value, dtype=torch.float64) for value in (1.0, 10.0, 100.0)]
     architecture.plan = {**architecture.plan, "skip": (0, 2)}
     assert model.skip(inputs) == 50.5
+
+
+@pytest.mark.parametrize(
+    ("none", "alpha", "found"),
+    [
+        (lambda: Zero(4, 4, 1), [3.0, 1.0, 2.0], "b"),  # its α only scales the others (DARTS, section 2.4)
+        (nn.Identity, [3.0, 1.0, 2.0], "none"),  # a layer that is left out is no zero
+        (lambda: Zero(4, 4, 1), [0.0, 2.0, 1.0], "a"),
+    ],
+)
+def test_the_zero_of_a_layer_choice_is_never_derived(none, alpha, found):
+    class Space(nas.ModelSpace):
+        def __init__(self) -> None:
+            super().__init__()
+            candidates = {"none": none(), "a": nn.Conv2d(4, 4, 1), "b": nn.Conv2d(4, 4, 3, padding=1)}
+            self.layer = nas.LayerChoice(candidates, label="layer")
+
+    strategy = DARTS()
+    layer = strategy.mutate_model(Space()).layer
+    with torch.no_grad():
+        strategy.architecture.alphas["layer"].copy_(torch.tensor(alpha))
+    assert layer.export({}) == {"layer": found}
+    assert layer.export({"layer": "none"}) == {}
 
 
 def test_a_label_shared_by_different_candidates_is_refused():
