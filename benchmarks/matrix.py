@@ -110,11 +110,11 @@ def _search(space: Callable[[], Any], strategy: Any) -> None:
     from torch.utils.data import TensorDataset
 
     torch.manual_seed(0)
-    data = TensorDataset(torch.randn(4, 3, 16, 16), torch.randint(0, 10, (4,)))
+    data = TensorDataset(torch.randn(2, 3, 16, 16), torch.randint(0, 10, (2,)))
     one_shot = isinstance(strategy, OneShotStrategy)
     if one_shot:
         evaluator = Classification(
-            train_dataloaders=DataLoader(data, batch_size=2), val_dataloaders=DataLoader(data, batch_size=4),
+            train_dataloaders=DataLoader(data, batch_size=2), val_dataloaders=DataLoader(data, batch_size=2),
             num_classes=10, max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False,
             enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
         )  # fmt: skip

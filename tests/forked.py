@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import psutil
 
-_context = get_context("forkserver")
-_context.set_forkserver_preload(["pytest", "nas_plugins.cli", "nas_plugins.experiment", "nas_plugins.report"])
+CONTEXT = get_context("forkserver")
+CONTEXT.set_forkserver_preload(["pytest", "nas_plugins.cli", "nas_plugins.experiment", "nas_plugins.report"])
 
 
 class Ended(NamedTuple):
@@ -40,7 +40,7 @@ class Command:
         for file in self.files:
             file.touch()
         given = [str(argument) for argument in arguments]
-        self.process: ForkServerProcess = _context.Process(target=_main, args=(given, self.files, die_at))
+        self.process: ForkServerProcess = CONTEXT.Process(target=_main, args=(given, self.files, die_at))
         self.process.start()
 
     @property

@@ -3,16 +3,21 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from multiprocessing import connection
 from pathlib import Path
 from threading import Barrier
 
 import pandas as pd
 import pytest
 import torch
+import two_processes
+from forked import CONTEXT
 from torch.nn.functional import cross_entropy
 
 from nas_plugins.config import Compute, read_retrain
@@ -67,17 +72,12 @@ def killed_after_an_epoch(*arguments) -> None:
     process.wait()
 
 
-def together(*arguments: str) -> subprocess.CompletedProcess:
-    """Searches with NNI's own evaluator in two processes."""
-    call = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    script = [str(HERE / "two_processes.py"), *arguments]
-    return subprocess.run([*call, *script], capture_output=True, text=True, check=False, timeout=600)
-
-
 @pytest.fixture(scope="module")
 def seen():
-    """strategy -> what the two processes saw of each other."""
-    done = together()
+    """strategy -> what two processes, which search with NNI's own evaluator, saw of each other."""
+    call = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    call.append(str(HERE / "two_processes.py"))
+    done = subprocess.run(call, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -193,8 +193,18 @@ def test_a_search_on_two_devices_is_resumed_to_the_same_result(searched, tmp_pat
         (["--other-seeds"], "several devices: their processes have different random seeds; call"),
     ],
 )
-def test_processes_that_cannot_search_together_say_why(arguments, message):
-    assert message in together("EDAS", *arguments).stderr
+def test_processes_that_cannot_search_together_say_why(tmp_path, arguments, message):
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        port = server.getsockname()[1]
+    given = (port, tmp_path / "log", ["EDAS", *arguments])
+    both = [CONTEXT.Process(target=two_processes.forked, args=(rank, *given)) for rank in (0, 1)]
+    for process in both:
+        process.start()
+    connection.wait([process.sentinel for process in both], timeout=300)  # the other one may wait for ever
+    for process in both:
+        process.kill()
+        process.join()
+    assert message in (tmp_path / "log").read_text()
 
 
 # Mixed precision

@@ -1,8 +1,8 @@
 """What test_devices.py runs in two processes.
 
-Searches through NNI's experiment, under torch.distributed.run: prints, of the first process, a JSON object,
-strategy -> what was seen. Or, as ``--retrain GENOTYPE CONFIG OUTPUT``, a retraining whose processes Lightning
-starts: each saves its weights beside the run directory.
+Searches through NNI's experiment, under torch.distributed.run or forked as such processes: prints, of the first one, a
+JSON object, strategy -> what was seen. Or, as ``--retrain GENOTYPE CONFIG OUTPUT``, a retraining whose processes
+Lightning starts: each saves its weights beside the run directory.
 """
 
 import json
@@ -109,14 +109,27 @@ class SaveWeights(pl.Callback):
         torch.save(dict(pl_module.named_parameters()), self.folder / f"weights_{trainer.global_rank}.pt")
 
 
-if __name__ == "__main__":
+def forked(rank: int, port: int, log: Path, arguments: list[str]) -> None:
+    """One of two processes in an environment as torch.distributed.run makes it, which writes its errors to a file."""
+    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "GROUP_RANK": 0}
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test"}
+    os.environ |= {name: str(value) for name, value in (numbers | address).items()}
+    os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), sys.stderr.fileno())
+    main(arguments)
+
+
+def main(arguments: list[str]) -> None:
     warnings.filterwarnings("ignore")
-    if sys.argv[1:2] == ["--retrain"]:
-        genotype, config, output = map(Path, sys.argv[2:])
-        retrain(genotype, config, output, ["--compute.devices", "2"], [SaveWeights(output.parent)])
-        sys.exit()
-    names = [name for name in sys.argv[1:] if not name.startswith("--")] or STRATEGIES
-    seen = {name: run(name, "--plain-ddp" in sys.argv, "--other-seeds" in sys.argv) for name in names}
+    names = [name for name in arguments if not name.startswith("--")] or STRATEGIES
+    seen = {name: run(name, "--plain-ddp" in arguments, "--other-seeds" in arguments) for name in names}
     if torch.distributed.get_rank() == 0:
         print(json.dumps(seen))
     torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--retrain"]:
+        genotype, config, output = map(Path, sys.argv[2:])
+        retrain(genotype, config, output, ["--compute.devices", "2"], [SaveWeights(output.parent)])
+    else:
+        main(sys.argv[1:])
