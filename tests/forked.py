@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from multiprocessing import get_context
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import NamedTuple
 
 import psutil
+from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-CONTEXT = get_context("forkserver")
-CONTEXT.set_forkserver_preload(["pytest", "nas_plugins.cli", "nas_plugins.experiment", "nas_plugins.report"])
+_context = get_context("forkserver")
+_context.set_forkserver_preload(["pytest", "nas_plugins.cli", "nas_plugins.experiment", "nas_plugins.report"])
 
 
 class Ended(NamedTuple):
@@ -31,16 +34,27 @@ class Command:
     Args:
         arguments: what follows ``nas-plugins``.
         log: a folder for what it writes.
+        environment: variables that it has besides those of the tests.
+        does: what it does with the arguments instead of ``nas-plugins``.
         die_at: it gets SIGKILL when it is about to make, or to move to its place, a file: the n-th time, or
             the first time for the file of this name.
     """
 
-    def __init__(self, arguments: Sequence[object], log: Path, die_at: int | str | None = None) -> None:
+    def __init__(
+        self,
+        arguments: Sequence[object],
+        log: Path,
+        environment: Mapping[str, str] | None = None,
+        does: Callable[[list[str]], object] | None = None,
+        die_at: int | str | None = None,
+    ) -> None:
         self.files = [log / f"{len(list(log.glob('*.out')))}.{kind}" for kind in ("out", "err")]
         for file in self.files:
             file.touch()
         given = [str(argument) for argument in arguments]
-        self.process: ForkServerProcess = CONTEXT.Process(target=_main, args=(given, self.files, die_at))
+        self.process: ForkServerProcess = _context.Process(
+            target=_main, args=(given, self.files, environment or {}, does, die_at)
+        )
         self.process.start()
 
     @property
@@ -81,15 +95,38 @@ def nas_plugins(arguments: Sequence[object], log: Path) -> Ended:
     return Command(arguments, log).end()
 
 
-def _main(arguments: list[str], files: list[Path], die_at: int | str | None) -> None:
+def two_ranks(
+    arguments: Sequence[object], log: Path, does: Callable[[list[str]], object] | None = None
+) -> list[Command]:
+    """Two processes that work together, in an environment as torch.distributed.run makes it.
+
+    Args:
+        arguments, log, does: as of a :class:`Command`.
+    """
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(server.getsockname()[1])}
+    same = address | {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "test"}
+    return [Command(arguments, log, {**same, "RANK": rank, "LOCAL_RANK": rank}, does) for rank in "01"]
+
+
+def _main(
+    arguments: list[str],
+    files: list[Path],
+    environment: Mapping[str, str],
+    does: Callable[[list[str]], object] | None,
+    die_at: int | str | None,
+) -> None:
+    os.environ |= environment
+    # What Lightning reads from the environment when it is imported.
+    rank_zero_only.rank = int(os.environ.get("RANK", "0"))  # type: ignore[attr-defined]
     for stream, file in zip((sys.stdout, sys.stderr), files, strict=True):
         os.dup2(os.open(file, os.O_WRONLY), stream.fileno())
     signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background ignores it
     if die_at is not None:
         _die(die_at)
-    from nas_plugins.cli import main
-
-    sys.exit(main(arguments))
+    if does is None:
+        from nas_plugins.cli import main as does
+    sys.exit(does(arguments))
 
 
 def _die(at: int | str) -> None:

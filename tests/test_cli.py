@@ -9,13 +9,13 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from forked import Command
 from PIL import Image
 
 from nas_plugins.cli import main
@@ -546,16 +546,10 @@ class TestDamagedRuns:
 
 
 class TestProcesses:
-    @pytest.fixture
-    def command(self) -> list[str]:
-        return [sys.executable, "-m", "nas_plugins.cli"]
-
     @pytest.mark.slow
-    def test_a_search_says_its_epochs_and_its_end_and_nothing_else(self, command, here, tmp_path):
-        arguments = searching(tmp_path / "run", here / "search.yaml")
-        done = subprocess.run(
-            [*command, *map(str, arguments)], capture_output=True, text=True, cwd=tmp_path, check=False
-        )
+    def test_a_search_says_its_epochs_and_its_end_and_nothing_else(self, here, tmp_path):
+        call = [sys.executable, "-m", "nas_plugins.cli", *map(str, searching(tmp_path / "run", here / "search.yaml"))]
+        done = subprocess.run(call, capture_output=True, text=True, cwd=tmp_path, check=False)
         assert done.returncode == 0
         assert done.stderr == ""
         number = r"\d+\.\d{4}"
@@ -568,21 +562,13 @@ class TestProcesses:
         assert os.listdir(tmp_path) == ["run"]
 
     @pytest.mark.slow
-    def test_an_interrupt_says_how_to_go_on(self, command, here, tmp_path):
-        arguments = searching(tmp_path / "run", here / "search.yaml", "--training.epochs", 500)
-        # What a shell runs in the background ignores the signal, and so would what it starts.
-        before = signal.signal(signal.SIGINT, signal.default_int_handler)
-        process = subprocess.Popen(
-            [*command, *map(str, arguments)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-        signal.signal(signal.SIGINT, before)
-        end = time.monotonic() + 240
-        while not (tmp_path / "run" / "metrics.csv").exists() and time.monotonic() < end:
-            time.sleep(0.05)
-        process.send_signal(signal.SIGINT)
-        _, err = process.communicate(timeout=240)
-        assert (process.returncode, err.count("\n")) == (130, 1), err
-        assert err.startswith("nas-plugins: interrupted; nas-plugins resume")
+    def test_an_interrupt_says_how_to_go_on(self, here, tmp_path):
+        process = Command(searching(tmp_path / "run", here / "search.yaml", "--training.epochs", 500), tmp_path)
+        process.wait((tmp_path / "run" / "metrics.csv").exists)
+        process.send(signal.SIGINT)
+        done = process.end()
+        assert (done.status, done.err.count("\n")) == (130, 1), done.err
+        assert done.err.startswith("nas-plugins: interrupted; nas-plugins resume")
 
     def test_a_pipe_that_closes_early_is_no_error(self):
         script = f"{Path(sys.executable).parent / 'nas-plugins'} list | true; echo ${{PIPESTATUS[0]}}"

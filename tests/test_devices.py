@@ -1,14 +1,10 @@
 """Several devices: processes with images of their own, and one architecture (microsoft/nni issue 5013)."""
 
 import json
-import os
 import signal
-import socket
 import subprocess
 import sys
-import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
 from multiprocessing import connection
 from pathlib import Path
 from threading import Barrier
@@ -17,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 import two_processes
-from forked import CONTEXT
+from forked import two_ranks
 from torch.nn.functional import cross_entropy
 
 from nas_plugins.config import Compute, read_retrain
@@ -27,8 +23,6 @@ from nas_plugins.fitting import check_compute
 from nas_plugins.training import Retraining, evaluate, retrain
 from search_spaces.genotype import Genotype
 from strategies.bilevel import Problem, alone, first_order, second_order
-
-HERE = Path(__file__).parent
 
 DIGITS = """
 seed: 0
@@ -54,32 +48,14 @@ compute: {accelerator: cpu, threads: 1}
 """
 
 
-def command(*arguments) -> str:
-    call = [sys.executable, "-m", "nas_plugins.cli", *map(str, arguments)]
-    done = subprocess.run(call, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def killed_after_an_epoch(*arguments) -> None:
-    """A command of which all processes are killed once its run has a checkpoint."""
-    call = [sys.executable, "-m", "nas_plugins.cli", *map(str, arguments)]
-    process = subprocess.Popen(call, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    while not (arguments[-1] / "checkpoints" / "last.ckpt").exists():
-        assert process.poll() is None
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-
-
 @pytest.fixture(scope="module")
-def seen():
+def seen(tmp_path_factory):
     """strategy -> what two processes, which search with NNI's own evaluator, saw of each other."""
-    call = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    call.append(str(HERE / "two_processes.py"))
-    done = subprocess.run(call, capture_output=True, text=True, check=False, timeout=600)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1])
+    first, second = [
+        process.end() for process in two_ranks([], tmp_path_factory.mktemp("seen"), two_processes.search_and_compare)
+    ]
+    assert (first.status, second.status) == (0, 0), first.err + second.err
+    return json.loads(first.out.splitlines()[-1])
 
 
 @pytest.mark.slow
@@ -144,13 +120,20 @@ def on_validation_images(run: Path) -> tuple[float, float]:
     return float(cross_entropy(logits, labels)), float((logits.argmax(1) == labels).float().mean())
 
 
+def begin(config: Path, run: Path) -> list[str]:
+    """What begins a search on two devices."""
+    return ["search", "--config", str(config), "--compute.devices", "2", "--output", str(run)]
+
+
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory) -> tuple[Path, str]:
-    """A search on two devices: its run, beside its config search.yaml, and what it said."""
+    """A search on two devices, whose processes Lightning starts: its run, beside its config, and what it said."""
     folder = tmp_path_factory.mktemp("two")
     (folder / "search.yaml").write_text(DIGITS)
-    begin = ("search", "--config", folder / "search.yaml", "--compute.devices", 2, "--output", folder / "run")
-    return folder / "run", command(*begin)
+    call = [sys.executable, "-m", "nas_plugins.cli", *begin(folder / "search.yaml", folder / "run")]
+    done = subprocess.run(call, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return folder / "run", done.stdout
 
 
 @pytest.mark.slow
@@ -160,8 +143,8 @@ def test_a_search_and_a_retraining_on_two_devices_leave_one_run_directory_each(s
     again = tmp_path / "again"
     assert out.count("searched") == 1
     assert list(pd.read_csv(run / "metrics.csv")["epoch"]) == [0, 1]
-    script = [HERE / "two_processes.py", "--retrain", run / "genotype.json", tmp_path / "retrain.yaml", again]
-    subprocess.run([sys.executable, *map(str, script)], check=True, timeout=300)
+    given = [run / "genotype.json", tmp_path / "retrain.yaml", again]
+    assert [process.end().status for process in two_ranks(given, tmp_path, two_processes.retrain_and_save)] == [0, 0]
     metrics = pd.read_csv(again / "metrics.csv")
     assert list(metrics["epoch"]) == [0, 1]
     assert evaluate(again)["images"] > 0
@@ -177,10 +160,13 @@ def test_a_search_and_a_retraining_on_two_devices_leave_one_run_directory_each(s
 @pytest.mark.slow
 def test_a_search_on_two_devices_is_resumed_to_the_same_result(searched, tmp_path):
     whole, killed = searched[0], tmp_path / "killed"
-    killed_after_an_epoch(
-        "search", "--config", whole.with_name("search.yaml"), "--compute.devices", 2, "--output", killed
-    )
-    command("resume", killed)
+    processes = two_ranks(begin(whole.with_name("search.yaml"), killed), tmp_path)
+    processes[0].wait((killed / "checkpoints" / "last.ckpt").exists)
+    assert all(process.at_work for process in processes)
+    for process in processes:
+        process.send(signal.SIGKILL)
+        process.end()
+    assert [process.end().status for process in two_ranks(["resume", killed], tmp_path)] == [0, 0]
     for file in ("alphas.csv", "genotype.json"):
         assert (killed / file).read_text() == (whole / file).read_text()
 
@@ -194,17 +180,11 @@ def test_a_search_on_two_devices_is_resumed_to_the_same_result(searched, tmp_pat
     ],
 )
 def test_processes_that_cannot_search_together_say_why(tmp_path, arguments, message):
-    with closing(socket.create_server(("127.0.0.1", 0))) as server:
-        port = server.getsockname()[1]
-    given = (port, tmp_path / "log", ["EDAS", *arguments])
-    both = [CONTEXT.Process(target=two_processes.forked, args=(rank, *given)) for rank in (0, 1)]
+    both = two_ranks(["EDAS", *arguments], tmp_path, two_processes.search_and_compare)
+    connection.wait([process.process.sentinel for process in both], timeout=300)  # the other one may wait for ever
     for process in both:
-        process.start()
-    connection.wait([process.sentinel for process in both], timeout=300)  # the other one may wait for ever
-    for process in both:
-        process.kill()
-        process.join()
-    assert message in (tmp_path / "log").read_text()
+        process.send(signal.SIGKILL)
+    assert any(message in process.end().err for process in both)
 
 
 # Mixed precision

@@ -20,6 +20,7 @@ import pandas as pd
 import psutil
 import pytest
 import yaml
+from forked import Command
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -255,15 +256,23 @@ def left_of(experiment, seconds=10):
     return alive
 
 
+def launching(file):
+    return ["launch", "--config", file, "--port", str(free_port())]
+
+
+def experiment_of(text):
+    """The experiment's ID, from the first line that launch says."""
+    return text.split()[1].rstrip(":")
+
+
 @pytest.fixture(scope="module")
 def searched(tmp_path_factory, environment, home):
     """A finished experiment of two searches: what launch printed, and its folder."""
     file = experiment_file(tmp_path_factory.mktemp("searched") / "code", command=f"{COMMAND} --training.epochs 2")
-    call = [BIN / "nas-plugins", "launch", "--config", file, "--port", str(free_port())]
+    call = [BIN / "nas-plugins", *launching(file)]
     done = subprocess.run(call, env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
-    name = done.stdout.split()[1].rstrip(":")
-    return done.stdout, home / "nni-experiments" / name
+    return done.stdout, home / "nni-experiments" / experiment_of(done.stdout)
 
 
 COMMAND = f"nas-plugins trial --config digits.yaml {SMALL}"
@@ -306,31 +315,28 @@ class TestAnExperimentOfSearches:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
-def test_launch_stops_with_all_that_it_started(tmp_path, environment, name):
+def test_launch_stops_with_all_that_it_started(tmp_path, home, name):
     file = experiment_file(tmp_path / "code", ONE, f"{COMMAND} --training.epochs 500")
-    call = [BIN / "nas-plugins", "launch", "--config", file, "--port", str(free_port())]
-    with subprocess.Popen(call, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        experiment = process.stdout.readline().split()[1].rstrip(":")
-        while " 1 running" not in process.stdout.readline():
-            pass
-        assert len(processes_of(experiment)) >= 3  # a manager, a tuner, a trial
-        process.send_signal(getattr(signal, name))
-        _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert f"nnictl resume {experiment}" in errors
+    process = Command(launching(file), tmp_path, {"HOME": str(home)})
+    process.wait(lambda: " 1 running" in process.files[0].read_text())
+    experiment = experiment_of(process.files[0].read_text())
+    assert len(processes_of(experiment)) >= 3  # a manager, a tuner, a trial
+    process.send(getattr(signal, name))
+    done = process.end()
+    assert done.status == 130
+    assert f"nnictl resume {experiment}" in done.err
     assert left_of(experiment) == []
 
 
 @pytest.mark.slow
-def test_launch_says_why_no_trial_succeeded(tmp_path, environment):
+def test_launch_says_why_no_trial_succeeded(tmp_path, home):
     file = experiment_file(tmp_path / "code", ONE)
     experiment = yaml.safe_load(file.read_text())
     experiment["trialCommand"] += " --data.train_images 1"  # which only a look at the images can refuse
     file.write_text(yaml.safe_dump(experiment))
-    call = [BIN / "nas-plugins", "launch", "--config", file, "--port", str(free_port())]
-    done = subprocess.run(call, env=environment, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 2
-    assert "no trial succeeded; trial " in done.stderr and "data.train_images" in done.stderr
+    done = Command(launching(file), tmp_path, {"HOME": str(home)}).end()
+    assert done.status == 2
+    assert "no trial succeeded; trial " in done.err and "data.train_images" in done.err
 
 
 @pytest.mark.slow
@@ -425,7 +431,7 @@ def ssh_server(folder):
 
 
 @pytest.mark.slow
-def test_the_best_genotypes_are_retrained_on_other_machines(searched, tmp_path, environment):
+def test_the_best_genotypes_are_retrained_on_other_machines(searched, tmp_path, home):
     """The config of a local experiment with another section trainingService; the machine is this one, over SSH."""
     code = tmp_path / "code"
     code.mkdir()
@@ -435,13 +441,12 @@ def test_the_best_genotypes_are_retrained_on_other_machines(searched, tmp_path, 
     command += " --network.channels 4 --network.layers 3"
     with ssh_server(tmp_path) as service:
         file = experiment_file(code, space, command, trainingService=service, nniManagerIp="127.0.0.1")
-        call = [BIN / "nas-plugins", "launch", "--config", file, "--port", str(free_port())]
-        done = subprocess.run(call, env=environment, capture_output=True, text=True, check=False, timeout=400)
-    assert done.returncode == 0, done.stderr
-    experiment = done.stdout.split()[1].rstrip(":")
+        done = Command(launching(file), tmp_path, {"HOME": str(home)}).end()
+    assert done.status == 0, done.err
+    experiment = experiment_of(done.out)
     try:
-        trials = read_trials(Path(environment["HOME"], "nni-experiments", experiment))
-        assert trials["status"].tolist() == ["SUCCEEDED"] * 2, done.stdout + done.stderr
+        trials = read_trials(home / "nni-experiments" / experiment)
+        assert trials["status"].tolist() == ["SUCCEEDED"] * 2, done.out + done.err
         assert {row["genotype"] for row in trials["parameters"]} == set(space["genotype"]["_value"])
         for row in trials.itertuples():
             assert f"/{experiment}/trials/{row.trial}/" in row.run  # on the machine that ran it

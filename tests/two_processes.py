@@ -1,13 +1,7 @@
-"""What test_devices.py runs in two processes.
-
-Searches through NNI's experiment, under torch.distributed.run or forked as such processes: prints, of the first one, a
-JSON object, strategy -> what was seen. Or, as ``--retrain GENOTYPE CONFIG OUTPUT``, a retraining whose processes
-Lightning starts: each saves its weights beside the run directory.
-"""
+"""What test_devices.py runs in two processes: searches through NNI's experiment, and retrainings."""
 
 import json
 import os
-import sys
 import tempfile
 import warnings
 from functools import partial
@@ -109,27 +103,17 @@ class SaveWeights(pl.Callback):
         torch.save(dict(pl_module.named_parameters()), self.folder / f"weights_{trainer.global_rank}.pt")
 
 
-def forked(rank: int, port: int, log: Path, arguments: list[str]) -> None:
-    """One of two processes in an environment as torch.distributed.run makes it, which writes its errors to a file."""
-    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "GROUP_RANK": 0}
-    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "test"}
-    os.environ |= {name: str(value) for name, value in (numbers | address).items()}
-    os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), sys.stderr.fileno())
-    main(arguments)
-
-
-def main(arguments: list[str]) -> None:
+def search_and_compare(arguments: list[str]) -> None:
+    """Search with the strategies that are named, or all; the first process prints what was seen of each, as JSON."""
     warnings.filterwarnings("ignore")
     names = [name for name in arguments if not name.startswith("--")] or STRATEGIES
     seen = {name: run(name, "--plain-ddp" in arguments, "--other-seeds" in arguments) for name in names}
     if torch.distributed.get_rank() == 0:
-        print(json.dumps(seen))
+        print(json.dumps(seen), flush=True)
     torch.distributed.destroy_process_group()
 
 
-if __name__ == "__main__":
-    if sys.argv[1:2] == ["--retrain"]:
-        genotype, config, output = map(Path, sys.argv[2:])
-        retrain(genotype, config, output, ["--compute.devices", "2"], [SaveWeights(output.parent)])
-    else:
-        main(sys.argv[1:])
+def retrain_and_save(arguments: list[str]) -> None:
+    """GENOTYPE CONFIG OUTPUT: retrain; each process saves its weights beside the run directory."""
+    genotype, config, output = map(Path, arguments)
+    retrain(genotype, config, output, ["--compute.devices", "2"], [SaveWeights(output.parent)])
