@@ -19,7 +19,7 @@ def tried(tmp_path_factory) -> list[dict]:
     disk = folder / "disk"
     disk.mkdir()
     for name, kind in (("search", "EDAS"), ("retrain", "retraining")):
-        config = {**CONFIGS[kind], "training": {**BASE["training"], "epochs": 2}}
+        config = {**CONFIGS[kind], "training": {"epochs": 2}}
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(config))
     GENOTYPE.save(folder / "g.json")
     mount = f"mount -t tmpfs -o size=4m none {disk}"
