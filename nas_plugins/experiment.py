@@ -250,17 +250,17 @@ class _Search:
             fit_kwargs={"ckpt_path": str(checkpoint)} if checkpoint.exists() else {},
         )
         settings = NasExperimentConfig.default(self.space, evaluator, self.strategy)
-        settings.experiment_working_directory = run / "nni"
-        experiment = NasExperiment(self.space, evaluator, self.strategy, settings)
         # NNI locks its list of experiments by a file that is named by the process, and waits for ever for one that a
         # killed process of the same number, as in a container that starts again, has left.
         Path(NNI_HOME_DIR, f".experiment.lock.{os.getpid()}").unlink(missing_ok=True)
-        try:
-            experiment.run()
-            (sample,) = experiment.export_top_models(formatter="dict")
-            return sample
-        finally:
-            experiment.stop()  # else NNI does so, and says so, when the interpreter exits
+        with runs.nni_folder(run) as settings.experiment_working_directory:
+            experiment = NasExperiment(self.space, evaluator, self.strategy, settings)
+            try:
+                experiment.run()
+                (sample,) = experiment.export_top_models(formatter="dict")
+                return sample
+            finally:
+                experiment.stop()  # else NNI does so, and says so, when the interpreter exits
 
 
 def _learn_from_shuffled(strategy: OneShotStrategy, data: ImageData) -> None:

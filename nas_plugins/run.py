@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -22,6 +23,11 @@ from search_spaces.genotype import Genotype
 
 CONFIG, GENOTYPE, SAMPLE, WEIGHTS = "config.yaml", "genotype.json", "sample.json", "weights.pt"
 CHECKPOINT = "checkpoints/last.ckpt"
+
+
+def is_first() -> bool:
+    """Whether this is the first of the processes of a run, which alone writes."""
+    return getattr(rank_zero_only, "rank", 0) == 0
 
 
 def create(output: str | os.PathLike[str], config: Config, genotype: Genotype | None = None) -> Path:
@@ -104,7 +110,7 @@ def at_work(run: Path) -> Iterator[None]:
         InputError: another one does.
     """
     with ExitStack() as held:
-        if getattr(rank_zero_only, "rank", 0) == 0:
+        if is_first():
             file = held.enter_context((run / CONFIG).open("r+"))  # to write, as shares over a network want it
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system unlocks it when the process ends
@@ -118,6 +124,17 @@ def at_work(run: Path) -> Iterator[None]:
                 remove_unfinished(run, pattern)
             remove_unfinished((run / CHECKPOINT).parent, "*")
         yield
+
+
+@contextmanager
+def nni_folder(run: Path) -> Iterator[Path]:
+    """Where NNI writes: in the run directory, but for the processes after the first one, which may come to it before
+    the first one has looked whether it is empty."""
+    if is_first():
+        yield run / "nni"
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder)
 
 
 @rank_zero_only

@@ -18,12 +18,11 @@ import psutil
 import pytorch_lightning as pl
 import yaml
 from nni.runtime.trial_command_channel import get_default_trial_command_channel
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 from nas_plugins.config import is_search, read_retrain, read_search
 from nas_plugins.errors import InputError
 from nas_plugins.experiment import resume, search
-from nas_plugins.run import CONFIG
+from nas_plugins.run import CONFIG, is_first
 from nas_plugins.tables import read_table
 from nas_plugins.training import evaluate, retrain
 from search_spaces.genotype import Genotype
@@ -63,9 +62,7 @@ def run_trial(
     if nni.get_trial_id() == "STANDALONE":
         raise InputError("trial: is started by NNI, as the trialCommand of an experiment; for a single run: search")
     run = _run_directory(output)
-    if getattr(
-        rank_zero_only, "rank", 0
-    ):  # a further process of a search on several devices, which the first one started
+    if not is_first():  # a further process of a search on several devices, which the first one started
         return resume(run)
     signal.signal(signal.SIGINT, _die)
     manager = _Manager()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import socket
@@ -56,6 +57,7 @@ class Command:
             target=_main, args=(given, self.files, environment or {}, does, die_at)
         )
         self.process.start()
+        atexit.register(self.process.kill)  # of a test that failed: Python waits for it
 
     @property
     def at_work(self) -> bool:
@@ -95,18 +97,19 @@ def nas_plugins(arguments: Sequence[object], log: Path) -> Ended:
     return Command(arguments, log).end()
 
 
-def two_ranks(
-    arguments: Sequence[object], log: Path, does: Callable[[list[str]], object] | None = None
-) -> list[Command]:
-    """Two processes that work together, in an environment as torch.distributed.run makes it.
-
-    Args:
-        arguments, log, does: as of a :class:`Command`.
-    """
+def ranks() -> list[dict[str, str]]:
+    """The environments of two processes that work together, as torch.distributed.run makes them."""
     with closing(socket.create_server(("127.0.0.1", 0))) as server:
         address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(server.getsockname()[1])}
     same = address | {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "test"}
-    return [Command(arguments, log, {**same, "RANK": rank, "LOCAL_RANK": rank}, does) for rank in "01"]
+    return [{**same, "RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
+
+
+def together(
+    arguments: Sequence[object], log: Path, does: Callable[[list[str]], object] | None = None
+) -> list[Command]:
+    """Two processes that work together; the arguments are those of a :class:`Command`."""
+    return [Command(arguments, log, environment, does) for environment in ranks()]
 
 
 def _main(

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 import two_processes
-from forked import two_ranks
+from forked import Command, ranks, together
 from torch.nn.functional import cross_entropy
 
 from nas_plugins.config import Compute, read_retrain
@@ -52,7 +52,7 @@ compute: {accelerator: cpu, threads: 1}
 def seen(tmp_path_factory):
     """strategy -> what two processes, which search with NNI's own evaluator, saw of each other."""
     first, second = [
-        process.end() for process in two_ranks([], tmp_path_factory.mktemp("seen"), two_processes.search_and_compare)
+        process.end() for process in together([], tmp_path_factory.mktemp("seen"), two_processes.search_and_compare)
     ]
     assert (first.status, second.status) == (0, 0), first.err + second.err
     return json.loads(first.out.splitlines()[-1])
@@ -120,6 +120,10 @@ def on_validation_images(run: Path) -> tuple[float, float]:
     return float(cross_entropy(logits, labels)), float((logits.argmax(1) == labels).float().mean())
 
 
+IN_THE_SECOND_EPOCH = 12
+"""The files that a search makes, or moves to their place, until then."""
+
+
 def begin(config: Path, run: Path) -> list[str]:
     """What begins a search on two devices."""
     return ["search", "--config", str(config), "--compute.devices", "2", "--output", str(run)]
@@ -144,7 +148,7 @@ def test_a_search_and_a_retraining_on_two_devices_leave_one_run_directory_each(s
     assert out.count("searched") == 1
     assert list(pd.read_csv(run / "metrics.csv")["epoch"]) == [0, 1]
     given = [run / "genotype.json", tmp_path / "retrain.yaml", again]
-    assert [process.end().status for process in two_ranks(given, tmp_path, two_processes.retrain_and_save)] == [0, 0]
+    assert [process.end().status for process in together(given, tmp_path, two_processes.retrain_and_save)] == [0, 0]
     metrics = pd.read_csv(again / "metrics.csv")
     assert list(metrics["epoch"]) == [0, 1]
     assert evaluate(again)["images"] > 0
@@ -160,15 +164,25 @@ def test_a_search_and_a_retraining_on_two_devices_leave_one_run_directory_each(s
 @pytest.mark.slow
 def test_a_search_on_two_devices_is_resumed_to_the_same_result(searched, tmp_path):
     whole, killed = searched[0], tmp_path / "killed"
-    processes = two_ranks(begin(whole.with_name("search.yaml"), killed), tmp_path)
-    processes[0].wait((killed / "checkpoints" / "last.ckpt").exists)
-    assert all(process.at_work for process in processes)
-    for process in processes:
-        process.send(signal.SIGKILL)
-        process.end()
-    assert [process.end().status for process in two_ranks(["resume", killed], tmp_path)] == [0, 0]
+    arguments, environments = begin(whole.with_name("search.yaml"), killed), ranks()
+    first = Command(arguments, tmp_path, environments[0], die_at=IN_THE_SECOND_EPOCH)
+    second = Command(arguments, tmp_path, environments[1])
+    assert first.end().status == -signal.SIGKILL
+    second.send(signal.SIGKILL)  # it may wait for the first one for ever
+    second.end()
+    assert len(pd.read_csv(killed / "metrics.csv")) == 1 and (killed / "checkpoints" / "last.ckpt").exists()
+    assert [process.end().status for process in together(["resume", killed], tmp_path)] == [0, 0]
     for file in ("alphas.csv", "genotype.json"):
         assert (killed / file).read_text() == (whole / file).read_text()
+
+
+def test_a_process_that_comes_before_the_first_one_leaves_the_run_directory_to_it(tmp_path):
+    (tmp_path / "search.yaml").write_text(DIGITS)
+    process = Command(begin(tmp_path / "search.yaml", tmp_path / "run"), tmp_path, ranks()[1])
+    process.wait(lambda: "Initializing distributed" in process.files[1].read_text())
+    assert process.at_work and not (tmp_path / "run").exists()
+    process.send(signal.SIGKILL)
+    process.end()
 
 
 @pytest.mark.slow
@@ -180,7 +194,7 @@ def test_a_search_on_two_devices_is_resumed_to_the_same_result(searched, tmp_pat
     ],
 )
 def test_processes_that_cannot_search_together_say_why(tmp_path, arguments, message):
-    both = two_ranks(["EDAS", *arguments], tmp_path, two_processes.search_and_compare)
+    both = together(["EDAS", *arguments], tmp_path, two_processes.search_and_compare)
     connection.wait([process.process.sentinel for process in both], timeout=300)  # the other one may wait for ever
     for process in both:
         process.send(signal.SIGKILL)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from test_kills import BASE, CONFIGS, GENOTYPE, assert_same
+from test_kills import CONFIGS, GENOTYPE, assert_same
 
 
 @pytest.fixture(scope="module")
