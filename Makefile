@@ -2,11 +2,11 @@
 #
 # PYTHON is the Python that .venv is made with, as in `make PYTHON=python3.12 install`. A .venv that is there
 # keeps its own; `make distclean` first to change it. JOBS is how many processes test, each with some 2 GB:
-# four keep two cores busy, since many a test waits for what it started.
+# three keep two cores busy, since many a test waits for what it started.
 
 PYTHON ?= python3
 PYTEST_ARGS ?=
-JOBS ?= 4
+JOBS ?= 3
 
 VENV := .venv
 BIN := $(VENV)/bin

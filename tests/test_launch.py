@@ -316,7 +316,7 @@ class TestAnExperimentOfSearches:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
 def test_launch_stops_with_all_that_it_started(tmp_path, home, name):
-    file = experiment_file(tmp_path / "code", ONE, f"{COMMAND} --training.epochs 500")
+    file = experiment_file(tmp_path / "code", ONE, "sleep 1000")
     process = Command(launching(file), tmp_path, {"HOME": str(home)})
     process.wait(lambda: " 1 running" in process.files[0].read_text())
     experiment = experiment_of(process.files[0].read_text())

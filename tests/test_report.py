@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from forked import Command
 
 from nas_plugins.alpha_pictures import architecture_weights, plot_alphas, plot_heatmap
 from nas_plugins.cell_drawings import cell_titles, draw_cells
@@ -150,21 +150,13 @@ def test_titles_of_cells():
     assert cell_titles(single) == ["cell 0: layer 0", "cell 1: layer 1 (reduction)", "cell 2: layers 2–4"]
 
 
+def draw(arguments):
+    print("drawing", file=sys.stderr)
+    draw_cells(GENOTYPE, arguments[0])
+
+
 def test_drawing_says_nothing_on_stderr(tmp_path):
-    code = (
-        "import sys\n"
-        "from nas_plugins.cell_drawings import draw_cells\n"
-        "from search_spaces.genotype import Genotype\n"
-        "print('drawing', file=sys.stderr)\n"
-        f"draw_cells(Genotype.from_json({GENOTYPE.to_json()!r}), sys.argv[1])"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "cells")],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stderr.endswith("drawing\n")
+    assert Command([tmp_path / "cells"], tmp_path, does=draw).end() == (0, "", "drawing\n")
 
 
 # Plots
