@@ -49,8 +49,8 @@ DRAWS = 1000
 """Architectures that stand for random ones."""
 ACCURACY = "cifar10_test_accuracy"
 KINDS = list(OPERATIONS.values())
-SECONDS = {"seconds": "seconds", "CPU seconds": "cpu_seconds"}
-"""Column of the table -> of runs.csv."""
+CPU = "CPU seconds"
+"""Runs stand side by side, and beside other work: by the clock they take what is left to them."""
 OURS, THEIRS = "#ea580c", "#2563eb"
 """The colours of our strategies and of NNI's."""
 
@@ -199,7 +199,8 @@ def summarize(options: argparse.Namespace, protocol: Protocol, table: pd.Series)
     write_text_whole(options.output / "table.md", text)
     print(text)
     if found:
-        plot_curves(curves, float(table.max()), float(drawn.mean()), options.output / "curves.png")
+        answers = runs.groupby("strategy")["accuracy"].mean()
+        plot_curves(curves, answers, float(table.max()), float(drawn.mean()), options.output / "curves.png")
 
 
 def counted(name: str, table: pd.Series) -> dict[str, Any]:
@@ -226,16 +227,17 @@ def strategy_row(name: str, group: pd.DataFrame) -> dict[str, str]:
         "runs": str(len(group)),
         "mean (%)": f"{accuracy.mean():.2f}",
         "deviation": f"{accuracy.std():.2f}" if len(group) > 1 else "",
+        "median (%)": f"{accuracy.median():.2f}",
         "worst (%)": f"{accuracy.min():.2f}",
         **{kind: f"{group[kind].mean():.1f}" for kind in KINDS},
-        **{name: f"{group[key].mean():.0f}" for name, key in SECONDS.items() if key in group},
+        **({CPU: f"{group['cpu_seconds'].mean():.0f}"} if "cpu_seconds" in group else {}),
     }
 
 
 def markdown(rows: list[dict[str, str]], protocol: Protocol) -> str:
     """table.md."""
     settings = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in asdict(protocol).items())
-    columns = ["strategy", "runs", "mean (%)", "deviation", "worst (%)", *KINDS, *SECONDS]
+    columns = ["strategy", "runs", "mean (%)", "deviation", "median (%)", "worst (%)", *KINDS, CPU]
     rows = rows + [{"strategy": f"*literature: {name}*", "mean (%)": value} for name, value in LITERATURE.items()]
     return "\n".join(
         [
@@ -250,8 +252,11 @@ def markdown(rows: list[dict[str, str]], protocol: Protocol) -> str:
     )
 
 
-def plot_curves(curves: pd.DataFrame, best: float, average: float, path: Path) -> None:
-    """A panel a strategy: the mean over the seeds, and from the worst to the best of them."""
+def plot_curves(curves: pd.DataFrame, answers: pd.Series, best: float, average: float, path: Path) -> None:
+    """A panel a strategy: the mean over the seeds, from the worst to the best of them, and the mean of its answers.
+
+    The answer is another one than that of the last epoch where a strategy draws it.
+    """
     groups = list(curves.groupby("strategy", sort=False))
     wide = min(4, len(groups))
     high = -(-len(groups) // wide)
@@ -259,7 +264,7 @@ def plot_curves(curves: pd.DataFrame, best: float, average: float, path: Path) -
         figure = Figure(figsize=(2.7 * wide + 0.4, 2.1 * high + 0.5), layout="constrained")
         axes = figure.subplots(high, wide, sharex=True, sharey=True, squeeze=False)
         for axis, (name, group) in zip(axes.flat, groups, strict=False):
-            _panel(axis, str(name), group)
+            _panel(axis, f"{name}: {answers[name]:.1f}", group)
             axis.axhline(best, color=MUTED, linewidth=0.9, linestyle="--")
             axis.axhline(average, color=MUTED, linewidth=0.9, linestyle=":")
         for axis in axes.flat[len(groups) - wide : len(groups)]:
@@ -277,13 +282,13 @@ def plot_curves(curves: pd.DataFrame, best: float, average: float, path: Path) -
         write_whole(path, lambda file: figure.savefig(file, dpi=160, format="png"))
 
 
-def _panel(axis: Axes, name: str, group: pd.DataFrame) -> None:
-    colour = THEIRS if name.startswith("NNI ") else OURS
+def _panel(axis: Axes, title: str, group: pd.DataFrame) -> None:
+    colour = THEIRS if title.startswith("NNI ") else OURS
     by_epoch = group.groupby("epoch")["accuracy"]
     mean, epochs = by_epoch.mean(), by_epoch.mean().index + 1
     axis.fill_between(epochs, by_epoch.min(), by_epoch.max(), color=colour, alpha=0.18, linewidth=0)
     axis.plot(epochs, mean, color=colour, marker="o" if len(mean) == 1 else None)
-    axis.set_title(f"{name}: {mean.iloc[-1]:.1f}", color=colour)
+    axis.set_title(title, color=colour)
     axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     axis.tick_params(length=0)
 

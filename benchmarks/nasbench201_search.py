@@ -127,9 +127,10 @@ STRATEGIES: dict[str, Callable[[Protocol], OneShotStrategy]] = {
     "FairDARTS": lambda protocol: FairDARTS(),
     # The ablation loss needs a chain of cells that are each other's inputs; the hub's space is none.
     "DDARTS, w_abl=0": lambda protocol: DDARTS(w_abl=0.0),
+    "DDARTS, w_abl=0, weights first": lambda protocol: DDARTS(w_abl=0.0, warmup_epochs=protocol.epochs // 3),
     "NNI DARTS": lambda protocol: theirs.DARTS(),
     "NNI GumbelDARTS": lambda protocol: theirs.GumbelDARTS(),
-    # What it exports, in every epoch and at the end, is a draw from the softmax of its α.
+    # What this one and NNI's ENAS export, in every epoch and at the end, is a draw from what they have learned.
     "NNI Proxyless": lambda protocol: theirs.Proxyless(),
     "NNI RandomOneShot": lambda protocol: theirs.RandomOneShot(),
     "NNI ENAS": lambda protocol: ENAS(reward_metric_name="val_acc"),  # NNI's own, with a loader for today's Lightning
