@@ -127,7 +127,6 @@ STRATEGIES: dict[str, Callable[[Protocol], OneShotStrategy]] = {
     "FairDARTS": lambda protocol: FairDARTS(),
     # The ablation loss needs a chain of cells that are each other's inputs; the hub's space is none.
     "DDARTS, w_abl=0": lambda protocol: DDARTS(w_abl=0.0),
-    "DDARTS, w_abl=0, weights first": lambda protocol: DDARTS(w_abl=0.0, warmup_epochs=protocol.epochs // 3),
     "NNI DARTS": lambda protocol: theirs.DARTS(),
     "NNI GumbelDARTS": lambda protocol: theirs.GumbelDARTS(),
     # What this one and NNI's ENAS export, in every epoch and at the end, is a draw from what they have learned.
