@@ -110,7 +110,7 @@ def _search(space: Callable[[], Any], strategy: Any) -> None:
     from torch.utils.data import TensorDataset
 
     torch.manual_seed(0)
-    data = TensorDataset(torch.randn(2, 3, 16, 16), torch.randint(0, 10, (2,)))
+    data = TensorDataset(torch.randn(4, 3, 16, 16), torch.randint(0, 10, (4,)))
     one_shot = isinstance(strategy, OneShotStrategy)
     if one_shot:
         evaluator = Classification(

@@ -49,6 +49,8 @@ DRAWS = 1000
 """Architectures that stand for random ones."""
 ACCURACY = "cifar10_test_accuracy"
 KINDS = list(OPERATIONS.values())
+SMALLEST_IMAGE = 8
+"""Pixels a side: the space halves them twice."""
 CPU = "CPU seconds"
 """Runs stand side by side, and beside other work: by the clock they take what is left to them."""
 OURS, THEIRS = "#ea580c", "#2563eb"
@@ -99,8 +101,13 @@ def check(options: argparse.Namespace, protocol: Protocol) -> None:
     """Raise an InputError for a number that is too small."""
     numbers = {**asdict(protocol), "jobs": options.jobs, "rank_epochs": options.rank_epochs}
     for key, value in numbers.items():
-        if value < 1:
-            raise InputError(f"--{key.replace('_', '-')} {value}: it should be at least 1")
+        least = SMALLEST_IMAGE if key == "image_size" else 1
+        if value < least:
+            raise InputError(f"--{key.replace('_', '-')} {value}: it should be at least {least}")
+    if min(options.seeds) < 0:
+        raise InputError(f"--seeds {min(options.seeds)}: it should be at least 0")
+    if options.output.exists() and not options.output.is_dir():
+        raise InputError(f"{options.output}: it should be a folder")
     if options.rank is not None and not 2 <= options.rank <= len(every_sample()):
         raise InputError(f"--rank {options.rank}: it should be from 2 to {len(every_sample())}")
 
@@ -118,7 +125,9 @@ def read_table(path: Path) -> pd.Series:
     absent = [column for column in ("architecture", ACCURACY) if column not in table]
     if absent:
         raise InputError(f"--table {path}: has no column {absent[0]!r}; it should have architecture and {ACCURACY}")
-    series = table.set_index("architecture")[ACCURACY]
+    series = pd.to_numeric(table.set_index("architecture")[ACCURACY], errors="coerce")
+    if series.isna().any():
+        raise InputError(f"--table {path}: {ACCURACY} of {series.index[series.isna()][0]} is no number")
     architectures = {architecture(sample) for sample in every_sample()}
     there = architectures & set(series.index)
     if series.index.has_duplicates or len(there) < len(architectures):
@@ -180,7 +189,8 @@ def rank(options: argparse.Namespace, protocol: Protocol, table: pd.Series) -> N
 def summarize(options: argparse.Namespace, protocol: Protocol, table: pd.Series) -> None:
     """Write what all finished runs of the folder have found."""
     found = results(options.output / "runs", asdict(protocol))
-    found = sorted(found, key=lambda one: (list(STRATEGIES).index(one["strategy"]), one["seed"]))
+    order = {name: place for place, name in enumerate(STRATEGIES)}  # of one that is no longer there: at the end
+    found = sorted(found, key=lambda one: (order.get(one["strategy"], len(order)), one["strategy"], one["seed"]))
     runs = pd.DataFrame([run_row(one, table) for one in found])
     curves = pd.DataFrame(
         [

@@ -34,12 +34,19 @@ def results(folder: Path, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
         settings: what all of them must have in common.
 
     Raises:
-        InputError: one has another setting.
+        InputError: one has another setting, or is no such file.
     """
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(folder.glob("*.json"))]
-    for one in found:
+    found = []
+    for path in sorted(folder.glob("*.json")):
+        try:
+            one = json.loads(path.read_text(encoding="utf-8"))
+            others = {key: one["settings"][key] for key in settings}
+        except (ValueError, LookupError, TypeError):
+            raise InputError(f"{path}: no result of a run; delete it, and it is run again") from None
         for key, value in settings.items():
-            if one["settings"][key] != value:
-                other = one["settings"][key]
-                raise InputError(f"{key} {value}: {folder} holds runs with {other}; give another folder for the output")
+            if others[key] != value:
+                raise InputError(
+                    f"{key} {value}: {folder} holds runs with {others[key]}; give another folder for the output"
+                )
+        found.append(one)
     return found

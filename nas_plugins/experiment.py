@@ -60,6 +60,7 @@ def search(
         InputError: something given cannot be used; nothing was written then.
     """
     settings = read_search(config, overrides)
+    check_compute(settings.compute)  # first: on several machines only Lightning knows which process is the first
     runs.check_output(output)
     experiment = _Search(settings)
     return experiment.run(runs.create(output, settings), callbacks)

@@ -50,6 +50,7 @@ def retrain(
         InputError: something given cannot be used; nothing was written then.
     """
     settings = read_retrain(config, overrides)
+    check_compute(settings.compute)  # first: on several machines only Lightning knows which process is the first
     runs.check_output(output)
     training = Retraining(settings, Genotype.load(genotype))
     return training.run(runs.create(output, settings, training.genotype), callbacks)

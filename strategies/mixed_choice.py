@@ -22,7 +22,7 @@ class MixedLayer(Mixed):
         self.label, names = choice.label, list(choice.names)
         architecture.add_edge(self.label, names)
         self.candidates = nn.ModuleList(choice[name] for name in names)
-        # Some name so a layer that is left out, which is no zero.
+        # By name, as NNI's hub does; an identity of that name is a layer that is left out, and no zero.
         self.zero = NONE in names and not isinstance(choice[NONE], nn.Identity)
         self.add_mutable(choice.choice)
 
@@ -43,8 +43,8 @@ class MixedLayer(Mixed):
     def export(self, memo: dict[str, Any]) -> dict[str, Any]:
         """The candidate with the highest α, but for the zero that NNI's hub names ``none``.
 
-        What a zero weighs only scales the sum of the others, so that its α says nothing about its worth (DARTS,
-        section 2.4). A choice that has nothing else gives it all the same.
+        What a zero weighs scales the sum of the others under softmax, and does nothing under sigmoid, so that its α
+        says nothing about its worth (DARTS, section 2.4). A choice that has nothing else gives it all the same.
         """
         if self.label in memo:
             return {}

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import atexit
 import os
+import random
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
-from multiprocessing import get_context
+from contextlib import closing, suppress
+from multiprocessing import connection, get_context
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import NamedTuple
@@ -57,7 +59,7 @@ class Command:
             target=_main, args=(given, self.files, environment or {}, does, die_at)
         )
         self.process.start()
-        atexit.register(self.process.kill)  # of a test that failed: Python waits for it
+        atexit.register(self.kill)  # of a test that failed: Python waits for it
 
     @property
     def at_work(self) -> bool:
@@ -72,10 +74,17 @@ class Command:
             return float("inf")
         return times.user + times.system
 
-    def wait(self, until: Callable[[], bool]) -> None:
-        """Wait until something is true, or the end."""
+    def wait(self, until: Callable[[], bool], seconds: float = 300) -> None:
+        """Wait until something is true, or the end.
+
+        Raises:
+            TimeoutError: neither came; the command is killed.
+        """
+        end = time.monotonic() + seconds
         while self.at_work and not until():
             self.process.join(0.005)
+            if time.monotonic() > end:
+                self.end(0)
 
     def kill_after(self, seconds: float) -> None:
         """SIGKILL after so much processor time."""
@@ -86,10 +95,26 @@ class Command:
         if self.at_work:
             os.kill(self.process.pid or 0, number)
 
-    def end(self) -> Ended:
-        """Wait for the end."""
-        self.process.join()
+    def end(self, seconds: float = 300) -> Ended:
+        """Wait for the end.
+
+        Raises:
+            TimeoutError: it did not come; the command is killed.
+        """
+        self.process.join(seconds)
+        if self.at_work:
+            self.kill()
+            raise TimeoutError(f"at work after {seconds} s; it wrote: {[file.read_text() for file in self.files]}")
         return Ended(self.process.exitcode, *(file.read_text() for file in self.files))
+
+    def kill(self) -> None:
+        """End it, and what it started, if it is at work."""
+        if self.at_work:
+            process = psutil.Process(self.process.pid)
+            for one in (*process.children(recursive=True), process):
+                with suppress(psutil.NoSuchProcess):
+                    one.kill()
+            self.process.join()
 
 
 def nas_plugins(arguments: Sequence[object], log: Path) -> Ended:
@@ -99,17 +124,36 @@ def nas_plugins(arguments: Sequence[object], log: Path) -> Ended:
 
 def ranks() -> list[dict[str, str]]:
     """The environments of two processes that work together, as torch.distributed.run makes them."""
-    with closing(socket.create_server(("127.0.0.1", 0))) as server:
-        address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(server.getsockname()[1])}
-    same = address | {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0", "TORCHELASTIC_RUN_ID": "test"}
-    return [{**same, "RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
+    same = meeting_place() | {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "GROUP_RANK": "0"}
+    return [{**same, "TORCHELASTIC_RUN_ID": "test", "RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
+
+
+def meeting_place() -> dict[str, str]:
+    """Where processes that work together meet: a port that nothing else is given meanwhile."""
+    for port in random.Random().sample(range(20_000, 30_000), 100):  # the system gives those from 32,768
+        with suppress(OSError), closing(socket.create_server(("127.0.0.1", port))):
+            return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    raise OSError("no port is free")
 
 
 def together(
-    arguments: Sequence[object], log: Path, does: Callable[[list[str]], object] | None = None
-) -> list[Command]:
-    """Two processes that work together; the arguments are those of a :class:`Command`."""
-    return [Command(arguments, log, environment, does) for environment in ranks()]
+    arguments: Sequence[object], log: Path, does: Callable[[list[str]], object] | None = None, seconds: float = 300
+) -> list[Ended]:
+    """Run two processes that work together, to their ends, or until one fails: the other might wait for ever.
+
+    Args:
+        arguments, log, does: as of a :class:`Command`.
+        seconds: after which both are killed.
+    """
+    both = [Command(arguments, log, environment, does) for environment in ranks()]
+    end = time.monotonic() + seconds
+    while any(one.at_work for one in both) and not any(one.process.exitcode for one in both):
+        connection.wait([one.process.sentinel for one in both if one.at_work], timeout=end - time.monotonic())
+        if time.monotonic() > end:
+            break
+    for one in both:
+        one.kill()
+    return [one.end() for one in both]
 
 
 def _main(

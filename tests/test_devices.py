@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from multiprocessing import connection
 from pathlib import Path
 from threading import Barrier
 
@@ -13,7 +12,7 @@ import pandas as pd
 import pytest
 import torch
 import two_processes
-from forked import Command, ranks, together
+from forked import Command, meeting_place, ranks, together
 from torch.nn.functional import cross_entropy
 
 from nas_plugins.config import Compute, read_retrain
@@ -51,9 +50,7 @@ compute: {accelerator: cpu, threads: 1}
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory):
     """strategy -> what two processes, which search with NNI's own evaluator, saw of each other."""
-    first, second = [
-        process.end() for process in together([], tmp_path_factory.mktemp("seen"), two_processes.search_and_compare)
-    ]
+    first, second = together([], tmp_path_factory.mktemp("seen"), two_processes.search_and_compare)
     assert (first.status, second.status) == (0, 0), first.err + second.err
     return json.loads(first.out.splitlines()[-1])
 
@@ -148,7 +145,7 @@ def test_a_search_and_a_retraining_on_two_devices_leave_one_run_directory_each(s
     assert out.count("searched") == 1
     assert list(pd.read_csv(run / "metrics.csv")["epoch"]) == [0, 1]
     given = [run / "genotype.json", tmp_path / "retrain.yaml", again]
-    assert [process.end().status for process in together(given, tmp_path, two_processes.retrain_and_save)] == [0, 0]
+    assert [done.status for done in together(given, tmp_path, two_processes.retrain_and_save)] == [0, 0]
     metrics = pd.read_csv(again / "metrics.csv")
     assert list(metrics["epoch"]) == [0, 1]
     assert evaluate(again)["images"] > 0
@@ -171,18 +168,32 @@ def test_a_search_on_two_devices_is_resumed_to_the_same_result(searched, tmp_pat
     second.send(signal.SIGKILL)  # it may wait for the first one for ever
     second.end()
     assert len(pd.read_csv(killed / "metrics.csv")) == 1 and (killed / "checkpoints" / "last.ckpt").exists()
-    assert [process.end().status for process in together(["resume", killed], tmp_path)] == [0, 0]
+    assert [done.status for done in together(["resume", killed], tmp_path)] == [0, 0]
     for file in ("alphas.csv", "genotype.json"):
         assert (killed / file).read_text() == (whole / file).read_text()
 
 
-def test_a_process_that_comes_before_the_first_one_leaves_the_run_directory_to_it(tmp_path):
+@pytest.mark.parametrize(
+    ("launcher", "what"),
+    [
+        pytest.param(lambda: ranks()[1], "--compute.devices", id="torchrun"),
+        pytest.param(lambda: {**meeting_place(), "WORLD_SIZE": "2", "NODE_RANK": "1"}, "--compute.nodes", id="nodes"),
+    ],
+)
+def test_a_process_that_is_not_the_first_leaves_the_run_directory_to_it_whichever_comes_before(
+    tmp_path, launcher, what
+):
     (tmp_path / "search.yaml").write_text(DIGITS)
-    process = Command(begin(tmp_path / "search.yaml", tmp_path / "run"), tmp_path, ranks()[1])
-    process.wait(lambda: "Initializing distributed" in process.files[1].read_text())
-    assert process.at_work and not (tmp_path / "run").exists()
-    process.send(signal.SIGKILL)
-    process.end()
+    arguments = ["search", "--config", tmp_path / "search.yaml", what, 2, "--output"]
+    (tmp_path / "made").mkdir()
+    (tmp_path / "made" / "config.yaml").touch()
+    for run in ("made", "missing"):
+        process = Command([*arguments, tmp_path / run], tmp_path, launcher())
+        process.wait(lambda process=process: "Initializing distributed" in process.files[1].read_text())
+        assert process.at_work, process.end()
+        process.kill()
+    assert [file.name for file in (tmp_path / "made").iterdir()] == ["config.yaml"]
+    assert not (tmp_path / "missing").exists()
 
 
 @pytest.mark.slow
@@ -195,10 +206,7 @@ def test_a_process_that_comes_before_the_first_one_leaves_the_run_directory_to_i
 )
 def test_processes_that_cannot_search_together_say_why(tmp_path, arguments, message):
     both = together(["EDAS", *arguments], tmp_path, two_processes.search_and_compare)
-    connection.wait([process.process.sentinel for process in both], timeout=300)  # the other one may wait for ever
-    for process in both:
-        process.send(signal.SIGKILL)
-    assert any(message in process.end().err for process in both)
+    assert any(message in done.err for done in both)
 
 
 # Mixed precision

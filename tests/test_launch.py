@@ -314,13 +314,15 @@ class TestAnExperimentOfSearches:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
-def test_launch_stops_with_all_that_it_started(tmp_path, home, name):
-    file = experiment_file(tmp_path / "code", ONE, "sleep 1000")
+@pytest.mark.parametrize(
+    ("name", "command"), [("SIGINT", f"{COMMAND} --training.epochs 500"), ("SIGTERM", "sleep 1000")]
+)
+def test_launch_stops_with_all_that_it_started(tmp_path, home, name, command):
+    file = experiment_file(tmp_path / "code", ONE, command)
     process = Command(launching(file), tmp_path, {"HOME": str(home)})
     process.wait(lambda: " 1 running" in process.files[0].read_text())
     experiment = experiment_of(process.files[0].read_text())
-    assert len(processes_of(experiment)) >= 3  # a manager, a tuner, a trial
+    assert len(processes_of(experiment)) >= 4  # a manager, a tuner, a trial and its shell
     process.send(getattr(signal, name))
     done = process.end()
     assert done.status == 130

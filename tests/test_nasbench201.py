@@ -8,6 +8,8 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from nas_plugins.errors import InputError
+
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 TINY = ["--channels", "2", "--image-size", "8", "--train-images", "40", "--batch-size", "10", "--epochs", "2"]
 KINDS = ["none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3"]
@@ -128,7 +130,10 @@ def test_random_architectures_trained_alone_are_ranked(benchmark, table, images,
         (["--table", "{tmp}/none.csv"], "--table {tmp}/none.csv: cannot be read"),
         (["--table", "{tmp}/other.csv"], "--table {tmp}/other.csv: has no column 'cifar10_test_accuracy'"),
         (["--table", "{tmp}/short.csv"], "--table {tmp}/short.csv: has 1 of the 15625 architectures in 1 rows"),
+        (["--table", "{tmp}/text.csv"], "--table {tmp}/text.csv: cifar10_test_accuracy of a is no number"),
         (["--images", "{tmp}"], "--images {tmp}: "),
+        (["--seeds", "0", "-1"], "--seeds -1: it should be at least 0"),
+        (["--image-size", "4"], "--image-size 4: it should be at least 8"),
         (["--train-images", "41"], "--train-images 41: "),
         (["--epochs", "0"], "--epochs 0: it should be at least 1"),
     ],
@@ -137,6 +142,7 @@ def test_what_cannot_work_is_said_in_one_line_before_any_work(
     benchmark, table, images, tmp_path, capsys, change, message
 ):
     (tmp_path / "other.csv").write_text("architecture,accuracy\n", encoding="utf-8")
+    (tmp_path / "text.csv").write_text("architecture,cifar10_test_accuracy\na,good\n", encoding="utf-8")
     (tmp_path / "short.csv").write_text(
         "architecture,cifar10_test_accuracy\n|none~0|+|none~0|none~1|+|none~0|none~1|none~2|,10\n", encoding="utf-8"
     )
@@ -148,3 +154,10 @@ def test_what_cannot_work_is_said_in_one_line_before_any_work(
     assert ended.value.code == 2
     assert message.format(tmp=tmp_path) in said and "\n" not in said
     assert not output.exists()
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"settings": 1}', "[]", '{"settings": {"epochs": 2}'])
+def test_a_file_that_is_no_result_is_named(benchmark, tmp_path, text):
+    (tmp_path / "EDAS-0.json").write_text(text, encoding="utf-8")
+    with pytest.raises(InputError, match="EDAS-0.json: no result of a run; delete it"):
+        benchmark.results(tmp_path, {"epochs": 2})

@@ -361,6 +361,15 @@ def test_the_zero_of_a_layer_choice_is_never_derived(none, alpha, found):
     assert layer.export({"layer": "none"}) == {}
 
 
+def test_a_layer_choice_that_is_nothing_but_zero_gives_it():
+    class Space(nas.ModelSpace):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nas.LayerChoice({"none": Zero(4, 4, 1)}, label="layer")
+
+    assert DARTS().mutate_model(Space()).layer.export({}) == {"layer": "none"}
+
+
 def test_a_label_shared_by_different_candidates_is_refused():
     _, architecture = supernet(Choices())
     with pytest.raises(ValueError, match=r"shared\.label"):
