@@ -7,7 +7,8 @@ import importlib
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
+from functools import cache
+from importlib.metadata import EntryPoint, EntryPoints, entry_points
 from typing import Any, Literal
 
 from nni.nas.nn.pytorch import ModelSpace
@@ -61,7 +62,7 @@ def registered(kind: Kind) -> dict[str, Plugin]:
     go by their importable names.
     """
     points: dict[str, set[EntryPoint]] = {}
-    for point in entry_points(group=GROUPS[kind]):
+    for point in _entry_points(kind, tuple(sys.path)):
         points.setdefault(point.name, set()).add(point)
     plugins = {}
     for name, same in points.items():
@@ -71,6 +72,12 @@ def registered(kind: Kind) -> dict[str, Plugin]:
             own = name if point in owners else f"{point.module}.{point.attr}"
             plugins[own] = Plugin(kind, own, point)
     return dict(sorted(plugins.items()))
+
+
+@cache
+def _entry_points(kind: Kind, _path: tuple[str, ...]) -> EntryPoints:
+    """Those of all packages on a path: it takes a look into each of them, and a search asks several times."""
+    return entry_points(group=GROUPS[kind])
 
 
 def find(kind: Kind, name: str) -> type[Any]:
