@@ -21,8 +21,11 @@ os.environ.setdefault("MPLCONFIGDIR", matplotlib.get_cachedir())
 os.environ["HOME"] = tempfile.mkdtemp(prefix="nas-plugins-home-")
 
 import pytest
-
-# PyTorch and NNI are imported by what uses them: the process that hands out the tests does without, seconds earlier.
+import torch
+from nni.nas.evaluator.pytorch import Classification, DataLoader
+from nni.nas.experiment import NasExperiment
+from nni.nas.experiment.config import NasExperimentConfig
+from torch.utils.data import TensorDataset
 
 atexit.register(shutil.rmtree, os.environ["HOME"], ignore_errors=True)
 
@@ -35,8 +38,6 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(autouse=True)
 def seeded():
     """Every test draws the same random numbers."""
-    import torch
-
     torch.manual_seed(0)
 
 
@@ -49,20 +50,12 @@ def no_experiments():
 @pytest.fixture
 def images():
     """32 random images of 8×8 pixels in 3 channels, with labels of 10 classes."""
-    import torch
-    from torch.utils.data import TensorDataset
-
     return TensorDataset(torch.randn(32, 3, 8, 8), torch.randint(0, 10, (32,)))
 
 
 @pytest.fixture
 def run_search(images, tmp_path):
     """Run a strategy on a space through NNI's experiment, with NNI's own evaluator; give the experiment back."""
-    import torch
-    from nni.nas.evaluator.pytorch import Classification, DataLoader
-    from nni.nas.experiment import NasExperiment
-    from nni.nas.experiment.config import NasExperimentConfig
-
     for name in ("nni", "pytorch_lightning"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
