@@ -110,10 +110,11 @@ class Command:
     def kill(self) -> None:
         """End it, and what it started, if it is at work."""
         if self.at_work:
-            process = psutil.Process(self.process.pid)
-            for one in (*process.children(recursive=True), process):
-                with suppress(psutil.NoSuchProcess):
-                    one.kill()
+            with suppress(psutil.NoSuchProcess):  # it has just ended
+                process = psutil.Process(self.process.pid)
+                for one in (*process.children(recursive=True), process):
+                    with suppress(psutil.NoSuchProcess):
+                        one.kill()
             self.process.join()
 
 
