@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import math
 import os
 import shlex
 import signal
@@ -108,7 +109,7 @@ def read_experiment(file: str | os.PathLike[str]) -> ExperimentConfig:
 
 
 def _samples(where: str, space: Any) -> Iterator[dict[str, Any]]:
-    """Parameters with every value of every choice, and the bounds of every range, at least once."""
+    """Parameters with every value of every choice, and the bounds of every range, or its middle, at least once."""
     if not isinstance(space, Mapping):
         raise InputError(f"{where}: {space!r} should have keys such as seed: {{_type: choice, _value: [0, 1]}}")
     values = {key: _values(f"{where}: {key}", spec) for key, spec in space.items()}
@@ -130,7 +131,9 @@ def _values(where: str, spec: Any) -> list[Any]:
         raise InputError(one_line(error)) from None
     if spec["_type"] == "randint":
         return [given[0], given[1] - 1]
-    return [float(number) for number in (given[:1] if "normal" in spec["_type"] else given[:2])]
+    if "normal" in spec["_type"]:  # which has no bounds: the middle
+        return [math.exp(min(given[0], 700)) if "log" in spec["_type"] else float(given[0])]
+    return [float(number) for number in given[:2]]
 
 
 def _choices(where: str, value: Any) -> Iterator[Any]:

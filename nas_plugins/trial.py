@@ -104,7 +104,7 @@ def merged(
             value = {"name" if name == "_name" else name: item for name, item in value.items()}
         overrides += [f"--{key}", yaml.safe_dump(value, default_flow_style=True)]
     if searches:
-        read_search(config, overrides)
+        read_search(config, overrides).build("strategy")
     else:
         read_retrain(config, overrides)
         if genotype is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -65,6 +66,8 @@ class MixedInput(Mixed):
                 "a differentiable strategy can search sum and mean"
             )
         self.label = choice.label
+        if choice.n_chosen is None:
+            warnings.warn(f"the input choice {self.label!r} may take any number of inputs; it is given one", stacklevel=1)
         self.n_chosen = choice.n_chosen or 1
         self.mean = choice.reduction == "mean"
         architecture.add_edge(self.label, range(choice.n_candidates))

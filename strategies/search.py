@@ -17,6 +17,7 @@ from nni.nas.oneshot.pytorch.base_lightning import BaseOneShotLightningModule
 from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torchmetrics import Metric
 
 from search_spaces.genotype import Genotype
@@ -352,8 +353,9 @@ class SearchModule(BaseOneShotLightningModule):
         self.log(self._log_prefix + name, value, prog_bar and not self._log_prefix, *args, **kwargs)
 
     def _advance_lr_schedulers_impl(self, batch_idx: int, interval: str) -> None:
-        # NNI steps a scheduler on a plateau without the metric that it needs.
-        if any(config.reduce_on_plateau for config in self.trainer.lr_scheduler_configs):
+        # NNI steps a scheduler on a plateau without the metric that it needs. Lightning's own mark of one is missing:
+        # it leaves out what it does not use where a module steps its optimizers itself, as a search does.
+        if any(isinstance(config.scheduler, ReduceLROnPlateau) for config in self.trainer.lr_scheduler_configs):
             raise ValueError(
                 "the evaluator's ReduceLROnPlateau cannot be stepped in a search: use a schedule over epochs or steps"
             )

@@ -78,6 +78,7 @@ def test_it_has_the_settings_of_the_paper():
         ({"order": "second", "xi": -1.0}, "xi: -1.0 should be at least 0"),
         ({"order": "second", "epsilon": 0.0}, "epsilon: 0.0 should be above 0"),
         ({"alpha_scale": -1.0}, "alpha_scale: -1.0 should be at least 0"),
+        ({"warmup_epochs": -1}, "warmup_epochs: -1 should be at least 0"),
     ],
     ids=str,
 )

@@ -170,6 +170,12 @@ def test_the_derived_values_are_those_of_the_highest_alpha():
     assert set(model.conv.export_probs({})["kernel"]) == {3, 5}
 
 
+def test_a_repeat_is_one_edge():
+    model, architecture = supernet(Deep())
+    assert set(architecture.candidates) == {"depth"}
+    assert model.blocks.export_probs({})["depth"] == architecture.probabilities(["depth"])["depth"]
+
+
 def test_a_choice_without_a_list_of_values_is_refused_by_its_label():
     class Continuous(nas.ModelSpace):
         def __init__(self):

@@ -30,9 +30,9 @@ from pytorch_lightning.callbacks import Callback, ModelCheckpoint
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn.functional import cross_entropy
-from torch.utils.data import Subset, TensorDataset
+from torch.utils.data import IterableDataset, Subset, TensorDataset
 
-from nas_plugins import DDARTS, EDAS
+from nas_plugins import DARTS, DDARTS, EDAS
 from nas_plugins.cli import main
 
 OTHER = Path(__file__).parent / "other_project"
@@ -314,3 +314,74 @@ class TestDDartsOnLayerChoices:
     def test_the_ablation_loss_needs_cells(self, tmp_path):
         with pytest.raises(ValueError, match="Chain is none, and can be searched with w_abl=0"):
             run(DDARTS(), tmp_path)
+
+
+class Plateau(Digits):
+    def configure_optimizers(self):
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.02)
+        schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "monitor": "loss"}}
+
+
+class TwoOptimizers(Digits):
+    def configure_optimizers(self):
+        return [torch.optim.SGD(part.parameters(), lr=0.02) for part in (self.model.stem, self.model.head)]
+
+
+class Stream(IterableDataset):
+    """Forty images one at a time, of which nobody knows beforehand how many they are."""
+
+    def __iter__(self):
+        return iter(TensorDataset(torch.rand(40, 1, 8, 8), torch.arange(40) % 10))
+
+
+class Fixed(ModelSpace):
+    """Nothing to choose."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(64, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(x.flatten(1))
+
+
+TWENTY = DataLoader(TensorDataset(torch.rand(20, 1, 8, 8), torch.arange(20) % 10), batch_size=10)
+
+
+def search_it(folder, strategy, space=Chain, module=Digits, train=TWENTY, val=TWENTY, max_epochs=1) -> Trainer:
+    """Search with an evaluator of parts that are given; its trainer."""
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = Trainer(max_epochs=max_epochs, accelerator="cpu", enable_checkpointing=False, **quiet)
+    evaluator = Lightning(module(), trainer, train_dataloaders=train, val_dataloaders=val)
+    searched = space()
+    config = NasExperimentConfig.default(searched, evaluator, strategy)
+    config.experiment_working_directory = folder
+    running = NasExperiment(searched, evaluator, strategy, config)
+    try:
+        running.run()
+    finally:
+        running.stop()
+    return trainer
+
+
+class TestWhatAnEvaluatorMayHave:
+    @pytest.mark.parametrize(
+        ("parts", "message"),
+        [
+            ({"module": Plateau}, "the evaluator's ReduceLROnPlateau cannot be stepped in a search"),
+            ({"module": TwoOptimizers}, "the evaluator has 2 optimizers; a search takes one"),
+            ({"val": [TWENTY, TWENTY]}, "a search takes one validation loader"),
+            ({"max_epochs": -1}, "max_epochs: -1 of the evaluator should be a number"),
+            ({"space": Fixed}, "the model space has no choice to search"),
+        ],
+        ids=lambda value: value if isinstance(value, str) else "",
+    )
+    def test_what_a_search_cannot_use_is_named(self, tmp_path, parts, message):
+        with pytest.raises(ValueError, match=message):
+            search_it(tmp_path, DDARTS(w_abl=0), **parts)
+
+    def test_images_may_come_as_a_stream(self, tmp_path):
+        train, val = (DataLoader(Stream(), batch_size=size) for size in (10, 8))
+        trainer = search_it(tmp_path, DARTS(), train=train, val=val)
+        assert trainer.fit_loop.epoch_loop.batch_progress.total.ready == 5  # until both have ended

@@ -370,6 +370,41 @@ def test_a_layer_choice_that_is_nothing_but_zero_gives_it():
     assert DARTS().mutate_model(Space()).layer.export({}) == {"layer": "none"}
 
 
+def test_a_choice_gives_the_softmax_weights_of_its_candidates_once():
+    model, architecture = supernet(Choices())
+    weights = torch.softmax(architecture.alphas["skip"], 0).tolist()
+    assert model.skip.export_probs({}) == {"skip": dict(enumerate(weights))}
+    assert set(model.deep.export_probs({})["shared.label"]) == {"wide", "same"}
+    assert model.deeper.export_probs({"shared.label": {}}) == {}
+
+
+def test_an_input_choice_that_another_of_its_label_has_decided_gives_nothing():
+    model, _ = supernet(Choices())
+    decided = model.skip.export({})
+    assert len(decided["skip"]) == 2 and model.skip.export(decided) == {}
+
+
+def test_an_input_choice_that_concatenates_is_refused():
+    class Space(nas.ModelSpace):
+        def __init__(self) -> None:
+            super().__init__()
+            self.skip = nas.InputChoice(2, reduction="concat", label="skip")
+
+    with pytest.raises(TypeError, match="input choice 'skip' has the reduction 'concat'"):
+        supernet(Space())
+
+
+def test_an_input_choice_of_any_number_is_given_one_and_says_so():
+    class Space(nas.ModelSpace):
+        def __init__(self) -> None:
+            super().__init__()
+            self.skip = nas.InputChoice(3, n_chosen=None, label="skip")
+
+    with pytest.warns(UserWarning, match="input choice 'skip' may take any number of inputs; it is given one"):
+        model, architecture = supernet(Space())
+    assert model.skip.export({}) == {"skip": [int(architecture.alphas["skip"].argmax())]}
+
+
 def test_a_label_shared_by_different_candidates_is_refused():
     _, architecture = supernet(Choices())
     with pytest.raises(ValueError, match=r"shared\.label"):
