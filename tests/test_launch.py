@@ -120,6 +120,28 @@ def experiment_file(folder, space=None, command=f"nas-plugins trial --config dig
     return folder / "nni.yaml"
 
 
+def nested(**settings):
+    """The search space of a strategy with settings of its own."""
+    return {"strategy": {"_type": "choice", "_value": [{"_name": "EDAS", **settings}, {"_name": "DARTS"}]}}
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        {"training.learning_rate": {"_type": "lognormal", "_value": [-3, 1]}},
+        {"training.learning_rate": {"_type": "qlognormal", "_value": [-3, 1, 0.01]}},
+        {"training.learning_rate": {"_type": "normal", "_value": [0.1, 0.01]}},
+        {"training.learning_rate": {"_type": "loguniform", "_value": [0.001, 0.1]}},
+        {"training.epochs": {"_type": "quniform", "_value": [2, 10, 2]}},
+        {"training.epochs": {"_type": "randint", "_value": [1, 4]}},
+        nested(warmup_epochs={"_type": "randint", "_value": [0, 3]}),
+    ],
+    ids=str,
+)
+def test_a_search_space_may_have_any_type_of_nnis(tmp_path, space):
+    assert read_experiment(experiment_file(tmp_path / "code", space)).search_space == space
+
+
 class TestBadInputIsSaidBeforeAnythingIsStarted:
     @pytest.mark.parametrize(
         ("changes", "message"),
@@ -129,6 +151,16 @@ class TestBadInputIsSaidBeforeAnythingIsStarted:
             ({"space": {"seed": [0, 1]}}, "searchSpace: seed: .* should have _type and _value"),
             ({"space": {"seed": {"_type": "pick", "_value": [0]}}}, 'searchSpace: seed" has unsupported type "pick"'),
             ({"space": {"seed": {"_type": "randint", "_value": ["a", "b"]}}}, "must have int values"),
+            ({"space": {"seed": {"_type": "randint", "_value": [-2, 3]}}}, "seed: -2 should be a whole number"),
+            ({"space": {"training.learning_rate": {"_type": "uniform", "_value": [-1, 1]}}}, "rate: -1.0 should be"),
+            ({"space": {"training.learning_rate": {"_type": "normal", "_value": [-3, 1]}}}, "rate: -3.0 should be"),
+            ({"space": {"strategy": {"_type": "choice", "_value": [{"name": "EDAS"}]}}}, "should have a _name"),
+            (
+                {"space": nested(warmup_epochs={"_type": "randint", "_value": [-2, 3]})},
+                "strategy: warmup_epochs: -2 should be at least 0",
+            ),
+            ({"space": nested(warmup={"_type": "randint", "_value": [0, 3]})}, "unknown key strategy.warmup"),
+            ({"searchSpace": ["seed"]}, "searchSpace: .'seed'. should have keys such as seed"),
             ({"command": "nas-plugins trial --config 'digits.yaml"}, "no config of an NNI experiment: No closing quot"),
             ({"command": "nas-plugins trial --config missing.yaml"}, "missing.yaml: No such file"),
             ({"command": "nas-plugins trial"}, "trialCommand: nas-plugins trial needs --config FILE"),
@@ -150,6 +182,11 @@ class TestBadInputIsSaidBeforeAnythingIsStarted:
     def test_a_missing_config(self, tmp_path, capsys):
         assert main(["launch", "--config", str(tmp_path / "nni.yaml")]) == 2
         assert capsys.readouterr().err == f"nas-plugins: {tmp_path / 'nni.yaml'}: there is no such file\n"
+
+    @pytest.mark.parametrize("port", [0, 65536])
+    def test_a_port_that_is_none(self, tmp_path, port):
+        with pytest.raises(InputError, match=f"--port: {port} should be from 1 to 65535"):
+            launch(experiment_file(tmp_path / "code"), port)
 
     def test_a_port_in_use(self, tmp_path):
         with closing(socket.create_server(("127.0.0.1", 0))) as taken:
@@ -304,25 +341,40 @@ class TestAnExperimentOfSearches:
     def test_leaves_no_process(self, searched):
         assert left_of(searched[1].name) == []
 
-    def test_gives_its_best_genotypes(self, searched, tmp_path):
+    def test_gives_its_best_genotypes(self, searched, tmp_path, capsys):
         trials = read_trials(searched[1])
         files = save_genotypes(trials, 2, tmp_path)
         found = [Genotype.load(Path(run, "genotype.json")) for run in trials["run"]]
         assert [file.name for file in files] == ["1.json", "2.json"] and [*map(Genotype.load, files)] == found
         with pytest.raises(InputError, match="--best: 3 should be from 1 to 2"):
             save_genotypes(trials, 3, tmp_path)
+        assert main(["trials", str(searched[1]), "--best", "1", "--genotypes", str(tmp_path / "best")]) == 0
+        assert (tmp_path / "best" / "1.json").read_bytes() == files[0].read_bytes()
+        assert capsys.readouterr().out.endswith(f"{tmp_path / 'best' / '1.json'}\n")
+
+    def test_trials_whose_runs_are_elsewhere_have_no_genotype_here(self, searched, tmp_path):
+        trials = read_trials(searched[1]).assign(run=str(tmp_path / "on another machine"))
+        with pytest.raises(InputError, match="genotype.json: not there; trials on other machines need an --output"):
+            save_genotypes(trials, 1, tmp_path)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "command"), [("SIGINT", f"{COMMAND} --training.epochs 500"), ("SIGTERM", "sleep 1000")]
+    ("name", "command", "count"),
+    [
+        ("SIGINT", f"{COMMAND} --training.epochs 500 --compute.devices 2 --data.batch_size 8 --output runs", 5),
+        ("SIGTERM", "sleep 1000", 4),
+    ],
+    ids=("a search on two devices", "a trial that knows no signal"),
 )
-def test_launch_stops_with_all_that_it_started(tmp_path, home, name, command):
+def test_launch_stops_with_all_that_it_started(tmp_path, home, name, command, count):
     file = experiment_file(tmp_path / "code", ONE, command)
     process = Command(launching(file), tmp_path, {"HOME": str(home)})
     process.wait(lambda: " 1 running" in process.files[0].read_text())
+    if name == "SIGINT":  # both processes are at work
+        process.wait(lambda: any(tmp_path.glob("code/runs/*/*/metrics.csv")))
     experiment = experiment_of(process.files[0].read_text())
-    assert len(processes_of(experiment)) >= 4  # a manager, a tuner, a trial and its shell
+    assert len(processes_of(experiment)) >= count  # a manager, a tuner, the processes of a trial and its shell
     process.send(getattr(signal, name))
     done = process.end()
     assert done.status == 130
