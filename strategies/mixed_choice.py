@@ -67,7 +67,8 @@ class MixedInput(Mixed):
             )
         self.label = choice.label
         if choice.n_chosen is None:
-            warnings.warn(f"the input choice {self.label!r} may take any number of inputs; it is given one", stacklevel=1)
+            text = f"the input choice {self.label!r} may take any number of inputs; it is given one"
+            warnings.warn(text, stacklevel=1)
         self.n_chosen = choice.n_chosen or 1
         self.mean = choice.reduction == "mean"
         architecture.add_edge(self.label, range(choice.n_candidates))
