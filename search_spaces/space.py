@@ -133,6 +133,8 @@ class StackedSpace(nas.ModelSpace):
         ValueError: one of them is out of range.
     """
 
+    channels_last = True
+
     def __init__(self, cells: CellStack, **of_network: Any) -> None:
         super().__init__()
         self.cells = cells

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Protocol
 
@@ -21,6 +21,7 @@ from torch.optim import Optimizer
 from search_spaces.space import StackedSpace
 from strategies.bilevel import Gradient, first_order
 from strategies.derivation import darts
+from strategies.hooks import serve_batches_in_parts
 from strategies.mixed_cell import Derivation, MixedCell
 from strategies.mixed_value import FollowPlan
 from strategies.mutation import replace_choice
@@ -154,7 +155,8 @@ class DifferentiableStrategy(OneShotStrategy):
     def mutate_model(self, model: ModelSpace) -> ModelSpace:
         """Make the model space a supernet, in place.
 
-        A space may have ``initial_alphas``, edge -> candidate -> α, where it wants a search to start.
+        A space may have ``initial_alphas``, edge -> candidate -> α, where it wants a search to start, and
+        ``channels_last``, whether it may be searched in that memory format, which is faster on a CPU.
         """
         self.architecture = Architecture(self.none, self.alpha_scale, self.recompute)
         model = super().mutate_model(model)
@@ -196,20 +198,35 @@ class DifferentiableStrategy(OneShotStrategy):
         return SearchModule(training_module, self.architecture, self)
 
     def mutate_evaluator(self, evaluator: Lightning) -> Lightning:
-        """Wrap the evaluator's module, and take its data."""
+        """Wrap the evaluator's module, and take its data.
+
+        Raises:
+            ValueError: a search cannot use the evaluator.
+        """
+        if not isinstance(evaluator, Lightning):
+            raise ValueError(f"{_name(evaluator)}: a search takes a Lightning evaluator")
+        if not evaluator.module.automatic_optimization:
+            raise ValueError(f"{_name(evaluator.module)}: a search steps its optimizer: use automatic_optimization")
         self._architecture_loader = getattr(evaluator.datamodule, "architecture_dataloader", None)
-        return super().mutate_evaluator(evaluator)
+        searching = super().mutate_evaluator(evaluator)
+        serve_batches_in_parts(evaluator.module, searching.module)
+        serve_batches_in_parts(evaluator.datamodule, evaluator.datamodule)
+        return searching
 
     def train_dataloader(self, train_dataloader_fn: Callable[[], Any], val_dataloader_fn: Callable[[], Any]) -> Any:
-        """Pairs of a batch for the weights and one for the architecture; an epoch is one of the former."""
-        train = train_dataloader_fn()
+        """Pairs of a batch for the weights and one for the architecture; an epoch is one of the former.
+
+        Raises:
+            ValueError: the evaluator has several loaders.
+        """
+        train = _only(train_dataloader_fn(), "training")
         if self.gradient is None:
             return CombinedLoader({"train": train})
-        val = (self._architecture_loader or val_dataloader_fn)()
+        val = _only((self._architecture_loader or val_dataloader_fn)(), "validation")
         try:
             shorter = len(train) < len(val)
-        except TypeError:  # a stream has no length: the longer of the two makes the epoch
-            shorter = False
+        except TypeError:  # a stream has no length
+            return CombinedLoader({"train": train, "val": Endless(val)}, "min_size")
         return CombinedLoader({"train": train, "val": val}, "min_size" if shorter else "max_size_cycle")
 
     def val_dataloader(self, train_dataloader_fn: Callable[[], Any], val_dataloader_fn: Callable[[], Any]) -> Any:
@@ -218,7 +235,31 @@ class DifferentiableStrategy(OneShotStrategy):
         Raises:
             ValueError: the evaluator has several loaders.
         """
-        loader = val_dataloader_fn()
-        if isinstance(loader, (Sequence, Mapping, CombinedLoader)):
-            raise ValueError("a search takes one validation loader; the evaluator has several")
-        return [loader, loader]
+        return [_only(val_dataloader_fn(), "validation")] * 2
+
+
+class Endless:
+    """The batches of a loader, again and again."""
+
+    def __init__(self, loader: Iterable[Any]) -> None:
+        self.loader = loader
+
+    def __iter__(self) -> Iterator[Any]:
+        batch = None
+        while True:
+            for batch in self.loader:
+                yield batch
+            if batch is None:
+                raise ValueError("the validation loader has no batch")
+
+
+def _only(loader: Any, name: str) -> Any:
+    if isinstance(loader, Sequence) and len(loader) == 1:
+        return loader[0]
+    if isinstance(loader, (Sequence, Mapping, CombinedLoader)):
+        raise ValueError(f"a search takes one {name} loader; the evaluator has several")
+    return loader
+
+
+def _name(thing: object) -> str:
+    return type(thing).__name__

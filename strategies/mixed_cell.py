@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from nni.mutable import Categorical, CategoricalMultiple, label_scope
 from nni.mutable.exception import SampleValidationError
-from nni.nas.nn.pytorch import Cell
+from nni.nas.nn.pytorch import Cell, MutableModule
 from nni.nas.nn.pytorch.cell import create_cell_op_candidates, preprocess_cell_inputs
 from torch import Tensor, nn
 from torch.nn import functional
@@ -147,15 +147,16 @@ class MixedCell(Mixed):
         """
         if f"{self.label}/op_{self.nodes[0]}_0" in memo:
             return {}
-        alphas, derive = self.cell_alphas(), self.derivation
+        alphas, as_darts = self.cell_alphas(), partial(darts, inputs=self.num_ops_per_node)
+        derive = as_darts if self.derivation is darts else self.derivation
         chosen = derive(alphas)
         if not connected(chosen, min(target for _, target in alphas)):
             warnings.warn(f"{self.label}: the derivation keeps no operation; it is derived as 'darts'", stacklevel=1)
-            derive, chosen = darts, darts(alphas)
+            derive, chosen = as_darts, as_darts(alphas)
         sample: dict[str, Any] = {}
         for target in self.nodes:
             incoming = [(edge.operation, edge.source) for edge in chosen if edge.target == target]
-            if derive is darts:
+            if derive is as_darts:
                 # A cell may ask for more operations than a node has edges: then edges repeat, as in NNI.
                 incoming = [incoming[slot % len(incoming)] for slot in range(self.num_ops_per_node)]
             sample |= sample_of_node(self.label, target, incoming, self.num_ops_per_node)
@@ -186,4 +187,20 @@ def _cell_candidates(cell: Cell, target: int, source: int) -> dict[str, nn.Modul
         factories = cell.ops[0][0].candidates
     with label_scope(cell.label):  # for choices inside a candidate
         candidates, _ = create_cell_op_candidates(factories, target, 0, source)
+        inside = _labels(candidates)
+        if inside:  # made again for every operation of a node, they should have the same labels
+            for slot in range(cell.num_ops_per_node):
+                others, _ = create_cell_op_candidates(factories, target, slot, source)
+                for label in sorted(inside - _labels(others)):
+                    raise ValueError(
+                        f"the choice {label!r} in a candidate of the cell {cell.label!r} is another one for another "
+                        "operation of its node, but a search has one for an edge: give it a label without op_index"
+                    )
     return candidates
+
+
+def _labels(candidates: Mapping[str, nn.Module]) -> set[str]:
+    """The labels of the choices inside candidates."""
+    modules = (module for candidate in candidates.values() for module in candidate.modules())
+    choices = (module for module in modules if isinstance(module, MutableModule))
+    return {label for choice in choices for mutable in choice.mutables for label in mutable.simplify()}

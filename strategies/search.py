@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any, cast
 import pytorch_lightning as pl
 import torch
 from nni.nas.evaluator.pytorch import SupervisedLearningModule
-from nni.nas.oneshot.pytorch.base_lightning import BaseOneShotLightningModule
 from pytorch_lightning.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -24,6 +23,7 @@ from search_spaces.genotype import Genotype
 from strategies.bilevel import Gradient, Gradients, Problem, one_level
 from strategies.calibration import Statistics, measure, normalized_by
 from strategies.devices import average, check_processes
+from strategies.hooks import EvaluatorHooks
 from strategies.mixed_cell import MixedCell
 from strategies.objective import ArchitectureBatch
 from strategies.relaxation import Plan, Step, moved
@@ -39,7 +39,7 @@ CALIBRATION_BATCHES = 4
 """Training batches on which the batch statistics of a path are measured before it is validated."""
 
 
-class SearchModule(BaseOneShotLightningModule):
+class SearchModule(EvaluatorHooks):
     """One search: alternating architecture and weight steps on a supernet, validated every epoch.
 
     It stands around the evaluator's own Lightning module, whose ``training_step`` computes both
@@ -93,7 +93,7 @@ class SearchModule(BaseOneShotLightningModule):
             self.metric_copies[prefix] = nn.ModuleList(copy.deepcopy(metric) for metric in metrics)
         # The module itself is moved to its device later. On a CPU the convolutions of cell spaces
         # are faster in this layout; what it does elsewhere was not measured.
-        if self.trainer.strategy.root_device.type == "cpu":
+        if self.trainer.strategy.root_device.type == "cpu" and _takes_channels_last(self.model):
             self.training_module.to(memory_format=torch.channels_last)
 
     # The two steps
@@ -176,7 +176,7 @@ class SearchModule(BaseOneShotLightningModule):
         with torch.no_grad():
             self.architecture.plan = self.strategy.relaxation.weights(self.architecture.alphas, step)
         loss = self._loss(batch, batch_idx)
-        self.advance_optimization(loss, batch_idx, self.strategy.gradient_clip_val)
+        self._descend(loss, batch_idx)
         return loss.detach()
 
     def _joint_step(self, batch: Any, step: Step, batch_idx: int) -> Tensor:
@@ -186,12 +186,14 @@ class SearchModule(BaseOneShotLightningModule):
             self._relax(step)
             return self._objective(batch, batch_idx, step)
 
-        def descend(loss: Tensor) -> None:
-            self.advance_optimization(loss, batch_idx, self.strategy.gradient_clip_val)
-
+        descend = partial(self._descend, batch_idx=batch_idx)
         loss, gradients = one_level(objective, list(self.architecture.alphas.values()), descend)
         self._step_alphas(gradients)
         return loss
+
+    def _descend(self, loss: Tensor, batch_idx: int) -> None:
+        self.training_module.on_before_zero_grad(self._weight_optimizer())
+        self.advance_optimization(loss, batch_idx, self.strategy.gradient_clip_val)
 
     def _objective(self, batch: Any, batch_idx: int, step: Step, prefix: str = SUPERNET) -> Tensor:
         def log(name: str, value: Tensor) -> None:
@@ -273,18 +275,27 @@ class SearchModule(BaseOneShotLightningModule):
 
     def on_validation_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Between the two: end the validation of the supernet and begin that of the derived architecture."""
-        # NNI's own modules only report at the end what Lightning has not summed up yet.
-        if dataloader_idx == 1 and batch_idx == 0 and not isinstance(self.training_module, SupervisedLearningModule):
-            self.training_module.on_validation_epoch_end()
+        if dataloader_idx == 1 and batch_idx == 0:
+            end = self.training_module.on_validation_epoch_end
+            # NNI's own only reports what Lightning sums up at the end of all.
+            if end.__func__ is not SupervisedLearningModule.on_validation_epoch_end:
+                end()
             with self._logged_as(DERIVED):
                 self.training_module.on_validation_epoch_start()
+        with self._logged_as(DERIVED if dataloader_idx else SUPERNET):
+            self.training_module.on_validation_batch_start(batch, batch_idx)
 
-    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
         """Validate the supernet (first loader) or the derived architecture (second) on a batch."""
         prefix = DERIVED if dataloader_idx else SUPERNET
         self.architecture.plan, statistics = self._validated[prefix]
         with self._logged_as(prefix), normalized_by(statistics):
-            self.training_module.validation_step(batch, batch_idx)
+            return self.training_module.validation_step(batch, batch_idx)
+
+    def on_validation_batch_end(self, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Let the evaluator see the end of a batch of either."""
+        with self._logged_as(DERIVED if dataloader_idx else SUPERNET):
+            self.training_module.on_validation_batch_end(outputs, batch, batch_idx)
 
     def on_validation_epoch_end(self) -> None:
         """Let the evaluator log what it computes at the end."""
@@ -360,3 +371,9 @@ class SearchModule(BaseOneShotLightningModule):
                 "the evaluator's ReduceLROnPlateau cannot be stepped in a search: use a schedule over epochs or steps"
             )
         super()._advance_lr_schedulers_impl(batch_idx, interval)
+
+
+def _takes_channels_last(space: nn.Module) -> bool:
+    # The spaces of NNI's hub do; one of somebody else's may count on the order of the dimensions.
+    hub = any(kind.__module__.startswith("nni.nas.hub.") for kind in type(space).__mro__)
+    return getattr(space, "channels_last", hub)

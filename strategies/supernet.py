@@ -128,7 +128,11 @@ def mix(choice: Choice, count: int, output: Callable[[int, Tensor | None], Any])
 
 
 def _accumulated(total: Any, out: Any) -> Any:
-    return total.add_(out) if isinstance(total, Tensor) else weighted_sum([total, out])
+    # In place where that is the same: the outputs of candidates may also be broadcast, or be no tensors.
+    tensors = isinstance(total, Tensor) and isinstance(out, Tensor)
+    if tensors and total.shape == out.shape and total.dtype == out.dtype:
+        return total.add_(out)
+    return weighted_sum([total, out])
 
 
 def add(total: Any, out: Any) -> Any:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import itertools
 import json
 import re
 import shlex
@@ -21,12 +22,16 @@ import pytest
 import torch
 import torchmetrics
 from nni.mutable import label_scope
-from nni.nas.evaluator.pytorch import DataLoader, Lightning, LightningModule, Trainer
+from nni.nas.evaluator import FunctionalEvaluator
+from nni.nas.evaluator.pytorch import ClassificationModule, DataLoader, Lightning, LightningModule, Trainer
 from nni.nas.experiment import NasExperiment
 from nni.nas.experiment.config import NasExperimentConfig
+from nni.nas.hub.pytorch import NasBench201
 from nni.nas.nn.pytorch import LayerChoice, ModelSpace
 from nni.nas.space import model_context
+from pytorch_lightning import LightningDataModule
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint
+from pytorch_lightning.core.hooks import CheckpointHooks, DataHooks, ModelHooks
 from sklearn.datasets import load_digits
 from torch import nn
 from torch.nn.functional import cross_entropy
@@ -328,11 +333,21 @@ class TwoOptimizers(Digits):
         return [torch.optim.SGD(part.parameters(), lr=0.02) for part in (self.model.stem, self.model.head)]
 
 
+class ByHand(Digits):
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+
 class Stream(IterableDataset):
-    """Forty images one at a time, of which nobody knows beforehand how many they are."""
+    """Images one at a time, of which nobody knows beforehand how many they are; without a number they never end."""
+
+    def __init__(self, images: int | None = None) -> None:
+        self.images = images
 
     def __iter__(self):
-        return iter(TensorDataset(torch.rand(40, 1, 8, 8), torch.arange(40) % 10))
+        for number in itertools.count() if self.images is None else range(self.images):
+            yield torch.rand(1, 8, 8), torch.tensor(number % 10)
 
 
 class Fixed(ModelSpace):
@@ -349,11 +364,12 @@ class Fixed(ModelSpace):
 TWENTY = DataLoader(TensorDataset(torch.rand(20, 1, 8, 8), torch.arange(20) % 10), batch_size=10)
 
 
-def search_it(folder, strategy, space=Chain, module=Digits, train=TWENTY, val=TWENTY, max_epochs=1) -> Trainer:
+def search_it(folder, strategy, space=Chain, module=Digits, train=TWENTY, val=TWENTY, data=None, **settings) -> Trainer:
     """Search with an evaluator of parts that are given; its trainer."""
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
-    trainer = Trainer(max_epochs=max_epochs, accelerator="cpu", enable_checkpointing=False, **quiet)
-    evaluator = Lightning(module(), trainer, train_dataloaders=train, val_dataloaders=val)
+    quiet = ("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing")
+    trainer = Trainer(**{"max_epochs": 1, "accelerator": "cpu", **dict.fromkeys(quiet, False), **settings})
+    loaders = {"datamodule": data} if data else {"train_dataloaders": train, "val_dataloaders": val}
+    evaluator = Lightning(module(), trainer, **loaders)
     searched = space()
     config = NasExperimentConfig.default(searched, evaluator, strategy)
     config.experiment_working_directory = folder
@@ -365,13 +381,110 @@ def search_it(folder, strategy, space=Chain, module=Digits, train=TWENTY, val=TW
     return trainer
 
 
+class Flat(ModelSpace):
+    """It takes the numbers of an image in the order of its dimensions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = LayerChoice([nn.Conv2d(1, 8, 3, padding=1), nn.Conv2d(1, 8, 1)], label="layer")
+        self.head = nn.Linear(8 * 64, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.layer(x)
+        return self.head(x.view(len(x), -1))
+
+
+class Films(ModelSpace):
+    """Images that move: a dimension more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = LayerChoice([nn.Conv3d(1, 8, 3, padding=1), nn.Conv3d(1, 8, 1)], label="layer")
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.layer(x[:, :, None].expand(-1, -1, 4, -1, -1)).mean((2, 3, 4)))
+
+
+class FastChain(Chain):
+    """One that may be searched with the channels last."""
+
+    channels_last = True
+
+
+class Hub(NasBench201):
+    """A small one of NNI's hub, for these images."""
+
+    def __init__(self) -> None:
+        super().__init__(stem_out_channels=4, num_modules_per_stack=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x.expand(-1, 3, -1, -1))
+
+
+class Counting(ClassificationModule):
+    """It counts the images of an epoch."""
+
+    def __init__(self) -> None:
+        super().__init__(num_classes=10, export_onnx=False)
+        self.images = 0
+
+    def validation_step(self, batch, batch_idx):
+        super().validation_step(batch, batch_idx)
+        self.images += len(batch[0])
+
+    def on_validation_epoch_end(self):
+        super().on_validation_epoch_end()
+        self.log("images", float(self.images))
+        self.images = 0
+
+
+HOOKS = {
+    name
+    for kind in (ModelHooks, DataHooks, CheckpointHooks)
+    for name in vars(kind)
+    if not re.search("^_|test|predict|dataloader|sharded|load_checkpoint", name)
+} | {"configure_callbacks", "backward", "optimizer_step", "optimizer_zero_grad", "configure_gradient_clipping"}
+"""All that Lightning may ask of a module in a training that was not resumed."""
+
+
+def recorded(name: str):
+    """A hook that notes its call, and that the batch which it gets is one of the evaluator's."""
+
+    def hook(self, *args, **kwargs):
+        assert not any(isinstance(argument, dict) and "train" in argument for argument in args)
+        Hooked.called.add(name)
+        return getattr(super(Hooked, self), name)(*args, **kwargs)
+
+    return hook
+
+
+Hooked = type("Hooked", (Digits,), {"called": set(), **{name: recorded(name) for name in HOOKS}})
+
+
+class Brightened(LightningDataModule):
+    """Its images are changed behind the loaders, as augmentations on a GPU do it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.train_dataloader = self.val_dataloader = lambda: TWENTY
+        self.seen = 0
+
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        images, labels = batch
+        self.seen += len(labels)
+        return images + 1, labels
+
+
 class TestWhatAnEvaluatorMayHave:
     @pytest.mark.parametrize(
         ("parts", "message"),
         [
             ({"module": Plateau}, "the evaluator's ReduceLROnPlateau cannot be stepped in a search"),
             ({"module": TwoOptimizers}, "the evaluator has 2 optimizers; a search takes one"),
+            ({"module": ByHand}, "ByHand: a search steps its optimizer: use automatic_optimization"),
             ({"val": [TWENTY, TWENTY]}, "a search takes one validation loader"),
+            ({"train": [TWENTY, TWENTY]}, "a search takes one training loader"),
             ({"max_epochs": -1}, "max_epochs: -1 of the evaluator should be a number"),
             ({"space": Fixed}, "the model space has no choice to search"),
         ],
@@ -381,7 +494,50 @@ class TestWhatAnEvaluatorMayHave:
         with pytest.raises(ValueError, match=message):
             search_it(tmp_path, DDARTS(w_abl=0), **parts)
 
-    def test_images_may_come_as_a_stream(self, tmp_path):
-        train, val = (DataLoader(Stream(), batch_size=size) for size in (10, 8))
-        trainer = search_it(tmp_path, DARTS(), train=train, val=val)
-        assert trainer.fit_loop.epoch_loop.batch_progress.total.ready == 5  # until both have ended
+    def test_an_evaluator_that_trains_nothing_is_named(self, tmp_path):
+        space, strategy, evaluator = Chain(), EDAS(), FunctionalEvaluator(len)
+        config = NasExperimentConfig.default(space, evaluator, strategy)
+        config.experiment_working_directory = tmp_path
+        running = NasExperiment(space, evaluator, strategy, config)
+        with pytest.raises(ValueError, match="FunctionalEvaluator: a search takes a Lightning evaluator"):
+            running.run()
+        running.stop()
+
+    def test_a_list_of_one_loader_is_that_loader(self, tmp_path):
+        trainer = search_it(tmp_path, DARTS(), train=[TWENTY], val=[TWENTY])
+        assert trainer.fit_loop.epoch_loop.batch_progress.total.ready == 2
+
+    @pytest.mark.parametrize("train", [40, None])
+    @pytest.mark.parametrize("val", [8, 80, None])
+    def test_images_may_come_as_streams_and_an_epoch_is_one_of_those_for_the_weights(self, tmp_path, train, val):
+        loaders = (DataLoader(Stream(images), batch_size=8) for images in (train, val))
+        limits = {"limit_val_batches": 2} | ({} if train else {"limit_train_batches": 5})
+        trainer = search_it(tmp_path, DARTS(), Chain, Digits, *loaders, **limits)
+        assert trainer.fit_loop.epoch_loop.batch_progress.total.ready == 5
+
+    def test_a_stream_without_images_is_named(self, tmp_path):
+        with pytest.raises(ValueError, match="the validation loader has no batch"):
+            search_it(tmp_path, DARTS(), val=DataLoader(Stream(0), batch_size=8))
+
+    @pytest.mark.parametrize("space", [Flat, Films], ids=lambda space: space.__name__)
+    def test_a_space_keeps_the_layout_of_its_tensors(self, tmp_path, space):
+        search_it(tmp_path, DARTS(), space)
+
+    @pytest.mark.parametrize(("space", "channels_last"), [(Chain, False), (FastChain, True), (Hub, True)])
+    def test_one_that_takes_a_faster_layout_gets_it(self, tmp_path, space, channels_last):
+        weights = search_it(tmp_path, DARTS(), space, limit_train_batches=1).lightning_module.model.parameters()
+        weight = next(one for one in weights if one.dim() == 4 and one.shape[1] > 1 and one.shape[2] > 1)
+        assert weight.is_contiguous(memory_format=torch.channels_last) == channels_last
+
+    def test_a_module_that_inherits_from_nnis_computes_the_metrics_of_an_epoch_of_either_network(self, tmp_path):
+        metrics = search_it(tmp_path, DARTS(), module=Counting).callback_metrics
+        assert metrics["images"] == metrics["derived_images"] == 20
+
+    def test_hooks_of_the_module_are_called_with_the_batches_that_they_know(self, tmp_path):
+        search_it(tmp_path, DARTS(), module=Hooked, callbacks=[ModelCheckpoint(tmp_path)], enable_checkpointing=True)
+        assert Hooked.called == HOOKS
+
+    def test_those_of_a_data_module_too(self, tmp_path):
+        data = Brightened()
+        search_it(tmp_path, DARTS(), data=data, num_sanity_val_steps=0)
+        assert data.seen == 4 * 20  # for the weights, for α, and twice to validate

@@ -265,6 +265,81 @@ def test_a_node_without_operations_leaves_every_statistic_alone(batch):
     assert all(module.training for module in cell.modules())
 
 
+@pytest.mark.parametrize("order", [("gate", "map"), ("map", "gate")])
+def test_outputs_of_candidates_are_broadcast_in_any_order(batch, order):
+    class Gates(nas.ModelSpace):
+        def __init__(self) -> None:
+            super().__init__()
+            candidates = {"gate": nn.AdaptiveAvgPool2d(1), "map": nn.Sigmoid()}
+            self.layer = nas.LayerChoice({name: candidates[name] for name in order}, label="layer")
+
+    images, _ = batch
+    model, architecture = supernet(Gates())
+    weights = dict(zip(order, torch.softmax(architecture.alphas["layer"], 0), strict=True))
+    expected = weights["gate"] * images.mean((2, 3), keepdim=True) + weights["map"] * images.sigmoid()
+    assert torch.allclose(model.layer(images), expected)
+
+
+class OneCell(nas.ModelSpace):
+    """A cell of NNI's with any number of inputs and of operations of a node.
+
+    Args:
+        label: of the choice inside a candidate, from the node, the operation and the source; none where it is empty.
+    """
+
+    def __init__(self, inputs: int = 2, operations: int = 2, inside: bool = False, label: str = "") -> None:
+        super().__init__()
+        self.inputs = inputs
+
+        def choice(target: int, slot: int, source: int | None) -> nn.Module:
+            name = label.format(target=target, slot=slot, source=source) or None
+            return nas.LayerChoice([nn.Conv2d(3, 3, 1), nn.Tanh()], label=name) if inside else nn.Tanh()
+
+        candidates = {"nested": choice, "relu": lambda *_: nn.ReLU(), "pool": lambda *_: nn.AvgPool2d(3, 1, 1)}
+        self.cell = nas.Cell(candidates, 3, operations, inputs, label="cell")
+
+    def forward(self, x):
+        return self.cell([x] * self.inputs)
+
+
+def exported(model):
+    """The sample of the derived architecture."""
+    sample = {}
+    for module in model.modules():
+        if isinstance(module, Mixed):
+            sample |= module.export(sample)
+    return sample
+
+
+@pytest.mark.parametrize("inputs", [1, 2, 3])
+@pytest.mark.parametrize("operations", [1, 2, 3, 4])
+def test_a_node_of_nnis_cell_gets_its_number_of_operations_from_as_many_nodes_as_there_are(batch, inputs, operations):
+    images, _ = batch
+    sample = exported(supernet(OneCell(inputs, operations))[0])
+    for node in range(inputs, inputs + 3):
+        sources = {sample[f"cell/input_{node}_{slot}"][0] for slot in range(operations)}
+        assert len(sources) == min(node, operations)
+    assert OneCell(inputs, operations).freeze(sample).double()(images).shape == (4, 9, 8, 8)
+
+
+@pytest.mark.parametrize("label", ["all", "node_{target}"])
+def test_a_choice_inside_a_candidate_is_derived(batch, label):
+    images, _ = batch
+    model, _ = supernet(OneCell(inside=True, label=label))
+    assert model(images).shape == (4, 9, 8, 8)
+    assert OneCell(inside=True, label=label).freeze(exported(model)).double()(images).shape == (4, 9, 8, 8)
+
+
+@pytest.mark.parametrize("operations", [1, 2])
+@pytest.mark.parametrize("label", ["{slot}_{source}", ""], ids=["of the slot", "none"])
+def test_a_choice_inside_a_candidate_that_is_another_one_for_every_operation_is_refused(operations, label):
+    if label and operations == 1:
+        supernet(OneCell(operations=1, inside=True, label=label))
+        return
+    with pytest.raises(ValueError, match=r"the choice 'cell/.*' in a candidate of the cell 'cell' .* without op_index"):
+        supernet(OneCell(operations=operations, inside=True, label=label))
+
+
 def test_an_edge_where_no_path_leads_has_no_gradient(batch):
     images, _ = batch
     model, architecture = supernet(Choices())
