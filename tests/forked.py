@@ -93,7 +93,7 @@ class Command:
 
     def send(self, number: signal.Signals) -> None:
         if self.at_work:
-            os.kill(self.process.pid or 0, number)
+            psutil.Process(self.process.pid).send_signal(number)
 
     def end(self, seconds: float = 300) -> Ended:
         """Wait for the end.
