@@ -119,11 +119,12 @@ def example_configs(experiments: bool = False) -> list[Path]:
 
 def _search(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     from nas_plugins.experiment import search
-    from nas_plugins.run import say
+    from nas_plugins.run import is_first
 
     run = search(options.config, options.output, overrides)
-    found = next(run / name for name in ("genotype.json", "sample.json") if (run / name).exists())
-    say(f"{run}: searched; {found.stem} in {found}")
+    if is_first():  # the others may be here before it has written what was found
+        found = next(run / name for name in ("genotype.json", "sample.json") if (run / name).exists())
+        print(f"{run}: searched; {found.stem} in {found}")
 
 
 def _resume(options: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -182,9 +183,10 @@ def _report(options: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 
 def _trial(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+    from nas_plugins.run import say
     from nas_plugins.trial import run_trial
 
-    print(f"{run_trial(options.config, overrides, options.genotype, options.output)}: finished")
+    say(f"{run_trial(options.config, overrides, options.genotype, options.output)}: finished")
 
 
 def _launch(options: argparse.Namespace, overrides: Sequence[str]) -> None:

@@ -7,6 +7,7 @@ is about twice as fast as doing everything per image.
 """
 
 import difflib
+import itertools
 import math
 import os
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.overrides.distributed import UnrepeatedDistributedSampler
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 from torchvision.transforms import v2
@@ -229,14 +231,17 @@ class ImageData(pl.LightningDataModule):
         self.prepare()
         store = self._test if part == "test" else self._train
         indices = self.parts[part]
-        return DataLoader(
-            _Images(store, indices, self._per_image(learn)),
-            batch_size=self.batch_size,
-            shuffle=learn,
-            drop_last=learn and len(indices) >= self.batch_size,
-            num_workers=self.workers,
-            collate_fn=partial(_collate, self._per_batch(learn)),
-        )
+        images = _Images(store, indices, self._per_image(learn))
+        kind: dict[str, Any] = {"num_workers": self.workers, "collate_fn": partial(_collate, self._per_batch(learn))}
+        if learn:
+            drop_last = len(indices) >= self.batch_size
+            return DataLoader(images, self.batch_size, shuffle=True, drop_last=drop_last, **kind)
+        processes = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
+        if not 1 < processes <= len(images):
+            return DataLoader(images, self.batch_size, **kind)
+        # Lightning's own sampler counts an image twice where the processes cannot share them evenly.
+        sampler = UnrepeatedDistributedSampler(images, shuffle=False)
+        return DataLoader(images, _batch_of_a_share(self.batch_size, len(images), processes), sampler=sampler, **kind)
 
     def _per_image(self, learn: bool) -> v2.Transform:
         steps: list[Any] = []
@@ -327,6 +332,15 @@ class _Images(Dataset):
 def _collate(transform: v2.Transform, samples: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
     images, labels = default_collate(samples)
     return transform(images), labels
+
+
+def _batch_of_a_share(size: int, images: int, processes: int) -> int:
+    """The least batch size, from the wanted one on, by which the shares of all processes are as many batches.
+
+    They work in step, batch by batch, and their shares may differ by an image.
+    """
+    share, left = divmod(images, processes)
+    return next(count for count in itertools.count(size) if not left or share % count)
 
 
 def _check_dataset(dataset: str) -> None:

@@ -26,6 +26,7 @@ from nas_plugins.config import Compute, Config, Derived, Training
 from nas_plugins.data import ImageData
 from nas_plugins.errors import InputError
 from nas_plugins.images import BrokenImage
+from nas_plugins.run import is_first
 from nas_plugins.same_states import OtherStatesError, SameStates
 from nas_plugins.tables import one_line
 from search_spaces.network import Network
@@ -88,10 +89,10 @@ class ImageClassification(LightningModule):
         self._log(stage, self.criterion(logits, labels), logits, labels)
 
     def _log(self, stage: str, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        # Over the images of all processes, which may have different numbers: the mean of whole ones Lightning rounds.
+        shown: dict[str, Any] = {"sync_dist": True, "batch_size": float(len(labels))}
         for name, value in (("loss", loss.detach()), ("acc", self.accuracy(logits, labels))):
-            # Over the images of all processes.
-            shown = {"on_step": False, "on_epoch": True, "prog_bar": True, "sync_dist": True}
-            self.log(f"{stage}_{name}", value, batch_size=len(labels), **shown)
+            self.log(f"{stage}_{name}", value, on_step=False, on_epoch=True, prog_bar=True, **shown)
 
     def configure_optimizers(self) -> Any:
         """SGD, its learning rate falling, once an epoch, along one cosine or several (SGDR)."""
@@ -224,6 +225,8 @@ def quiet() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="pytorch_lightning|lightning|nni|torch")
             warnings.filterwarnings("ignore", category=pl.utilities.rank_zero.LightningDeprecationWarning)
+            if not is_first():  # which says the same
+                warnings.simplefilter("ignore")
             yield
     finally:
         for logger, level in before.items():
