@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options, overrides = parser.parse_known_args(arguments)
     if overrides and not options.takes_overrides:
-        parser.error(f"unknown argument {overrides[0]}; see nas-plugins {options.command} --help")
+        parser.exit(2, f"nas-plugins: unknown argument {overrides[0]}; see nas-plugins {options.command} --help\n")
     # Here and not above: --help and wrong commands need none of what takes seconds to import.
     from nas_plugins.errors import InputError
     from search_spaces.genotype import GenotypeError

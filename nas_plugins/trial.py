@@ -109,6 +109,9 @@ def merged(
         read_retrain(config, overrides)
         if genotype is None:
             raise InputError(f"{config}: a retraining needs --genotype FILE, or a key genotype in the search space")
+        if not Path(genotype).is_file():
+            hint = "nas-plugins trials EXPERIMENT --genotypes FOLDER copies the best ones of an experiment of searches"
+            raise InputError(f"{genotype}: there is no such genotype file; {hint}")
         Genotype.load(genotype)
     return genotype, overrides
 

@@ -47,13 +47,15 @@ def read_trials(experiment: str | os.PathLike[str]) -> pd.DataFrame:
         experiment: its ID or its folder.
 
     Returns:
-        Columns trial (its ID), status (as NNI names it), value (the final result), run (the run
+        Columns trial (its ID), status (as NNI names it; of a stopped experiment, whose resume starts what had not
+        ended again, never RUNNING but WAITING), value (the final result), run (the run
         directory, empty where the trial told none) and parameters (key -> value, as chosen).
 
     Raises:
         InputError: there is no such experiment, or its records cannot be read.
     """
-    file = experiment_folder(experiment) / "db" / "nni.sqlite"
+    folder = experiment_folder(experiment)
+    file = folder / "db" / "nni.sqlite"
     trials: dict[str, dict[str, Any]] = {}
     try:
         with contextlib.closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as records:
@@ -75,6 +77,10 @@ def read_trials(experiment: str | os.PathLike[str]) -> pd.DataFrame:
                 trials[trial] |= {"value": float(result["default"]), "run": run}
     except (sqlite3.Error, ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
         raise InputError(f"{file}: not the records of NNI's trials: {one_line(error)}") from None
+    if Experiments().get_all_experiments().get(folder.name, {}).get("status") == "STOPPED":
+        for row in trials.values():
+            if row.get("status") == "RUNNING":
+                row["status"] = "WAITING"
     table = pd.DataFrame(list(trials.values()), columns=["trial", "status", "value", "run", "parameters"])
     return table.astype({"value": float}).sort_values("value", ascending=False, kind="stable", ignore_index=True)
 
@@ -112,6 +118,8 @@ def save_genotypes(trials: pd.DataFrame, count: int, output: str | os.PathLike[s
         InputError: there are not so many, or the run directory of one is not on this machine.
     """
     best = succeeded(trials).head(count)
+    if best.empty:
+        raise InputError("--genotypes: no trial has succeeded")
     if not 0 < count <= len(best):
         raise InputError(f"--best: {count} should be from 1 to {len(best)}, the trials that succeeded")
     found = [Path(run, GENOTYPE) for run in best["run"]]

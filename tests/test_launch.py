@@ -27,7 +27,8 @@ from hypothesis import strategies as st
 from nas_plugins.cli import main
 from nas_plugins.config import read_search
 from nas_plugins.errors import InputError
-from nas_plugins.launch import launch, read_experiment
+from nas_plugins.experiment_config import read_experiment
+from nas_plugins.launch import launch
 from nas_plugins.report import write_report
 from nas_plugins.trial import merged
 from nas_plugins.trials import read_trials, save_genotypes
@@ -146,7 +147,7 @@ class TestBadInputIsSaidBeforeAnythingIsStarted:
     @pytest.mark.parametrize(
         ("changes", "message"),
         [
-            ({"space": {"sead": {"_type": "choice", "_value": [0]}}}, "unknown key sead; did you mean seed"),
+            ({"space": {"sead": {"_type": "choice", "_value": [0]}}}, "searchSpace: unknown key sead; did you mean"),
             ({"space": {"training.epochs": {"_type": "choice", "_value": [2, -1]}}}, "training.epochs.*-1"),
             ({"space": {"seed": [0, 1]}}, "searchSpace: seed: .* should have _type and _value"),
             ({"space": {"seed": {"_type": "pick", "_value": [0]}}}, 'searchSpace: seed" has unsupported type "pick"'),
@@ -165,7 +166,16 @@ class TestBadInputIsSaidBeforeAnythingIsStarted:
             ({"command": "nas-plugins trial --config missing.yaml"}, "missing.yaml: No such file"),
             ({"command": "nas-plugins trial"}, "trialCommand: nas-plugins trial needs --config FILE"),
             ({"trialCodeDirectory": "missing"}, "missing. is not a directory"),
-            ({"trialConcurrency": 0}, "no config of an NNI experiment"),
+            ({"command": "nas-plugins trial --config digits.yaml --sead 1"}, "yaml: trialCommand: unknown key sead"),
+            ({"trialConcurrency": 0}, "no config of an NNI experiment: NNI asserts trial_concurrency > 0"),
+            ({"searchSpace": {}}, "tuner: nas_plugins.tuner.GridSearch: Search space is empty"),
+            (
+                {"tuner": {"className": "nas_plugins.tuner.GridSerch", "codeDirectory": "."}},
+                "tuner: nas.*GridSerch: .* no attribute 'GridSerch'",
+            ),
+            ({"tuner": {"name": "TPE", "classArgs": {"optimise_mode": "maximize"}}}, "tuner: TPE: .*'optimise_mode'"),
+            ({"tuner": {"name": "PTE"}}, "tuner: PTE: NNI has no such tuner"),
+            ({"assessor": {"name": "Medianstop", "classArgs": {"start": 1}}}, "assessor: Medianstop: .*'start'"),
             ({"typo": 1}, "does not have field.* typo"),
         ],
     )  # fmt: skip
@@ -178,6 +188,34 @@ class TestBadInputIsSaidBeforeAnythingIsStarted:
         with pytest.raises(InputError, match="no config of an NNI experiment"):
             read_experiment(tmp_path / "bad.yaml")
         assert read_experiment(experiment_file(tmp_path / "code")).max_trial_number == 2
+
+    @pytest.mark.parametrize("tuner", ["Hyperband", "TPE", "Random", "Evolution"])
+    def test_but_not_a_tuner_of_nnis(self, tmp_path, tuner):
+        named = {"name": tuner, "classArgs": {"optimize_mode": "maximize"} if tuner != "Random" else {}}
+        assert read_experiment(experiment_file(tmp_path / "code", tuner=named)).tuner.name == tuner
+
+    @pytest.mark.parametrize(
+        ("option", "message"),
+        [
+            ("--data.root nowhere --data.dataset folder", "data.root is '.*code/nowhere'.* no folder train"),
+            ("--data.train_images 1", "data.train_images is 1: it should be from 10"),
+        ],
+    )
+    def test_of_the_images_of_trials_on_this_machine(self, tmp_path, option, message):
+        command = f"nas-plugins trial --config digits.yaml {option}"
+        with pytest.raises(InputError, match=message):
+            launch(experiment_file(tmp_path / "code", command=command), free_port())
+
+    def test_genotypes_that_are_not_made_yet(self, tmp_path):
+        (tmp_path / "code").mkdir()
+        space = {"genotype": {"_type": "choice", "_value": ["genotypes/1.json"]}}
+        file = experiment_file(tmp_path / "code", space, "nas-plugins trial --config digits_retrain.yaml")
+        with pytest.raises(InputError, match=r"no such genotype file; nas-plugins trials EXPERIMENT --genotypes"):
+            read_experiment(file)
+
+    def test_a_config_that_is_a_folder(self, tmp_path):
+        with pytest.raises(InputError, match="a folder and no file"):
+            read_experiment(tmp_path)
 
     def test_a_missing_config(self, tmp_path, capsys):
         assert main(["launch", "--config", str(tmp_path / "nni.yaml")]) == 2
@@ -386,11 +424,46 @@ def test_launch_stops_with_all_that_it_started(tmp_path, home, name, command, co
 def test_launch_says_why_no_trial_succeeded(tmp_path, home):
     file = experiment_file(tmp_path / "code", ONE)
     experiment = yaml.safe_load(file.read_text())
-    experiment["trialCommand"] += " --data.train_images 1"  # which only a look at the images can refuse
+    experiment["trialCommand"] += " --output digits.yaml"
     file.write_text(yaml.safe_dump(experiment))
     done = Command(launching(file), tmp_path, {"HOME": str(home)}).end()
     assert done.status == 2
-    assert "no trial succeeded; trial " in done.err and "data.train_images" in done.err
+    assert "no trial succeeded; trial " in done.err and "digits.yaml is not a folder" in done.err
+    with pytest.raises(InputError, match="no trial has succeeded"):
+        save_genotypes(read_trials(experiment_of(done.out)), 1, tmp_path)
+
+
+DYING_TUNER = '''
+from nni.tuner import Tuner
+
+class Dying(Tuner):
+    def update_search_space(self, space):
+        pass
+
+    def generate_parameters(self, number, **of_nni):
+        raise RuntimeError("no idea")
+'''
+
+
+@pytest.mark.slow
+def test_launch_says_why_its_tuner_died(tmp_path, home):
+    file = experiment_file(tmp_path / "code", ONE, tuner={"className": "dying.Dying", "codeDirectory": "."})
+    file.with_name("dying.py").write_text(DYING_TUNER)
+    done = Command(launching(file), tmp_path, {"HOME": str(home)}).end()
+    assert done.status == 2
+    assert done.err.endswith("NNI's manager failed: its tuner has ended; RuntimeError: no idea\n")
+    assert done.err.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_launch_says_which_machine_it_cannot_reach(tmp_path, home):
+    (tmp_path / "key").touch()
+    machine = {"host": "127.0.0.1", "port": 1, "user": "nobody", "sshKeyFile": str(tmp_path / "key")}
+    service = {"platform": "remote", "reuseMode": True, "machineList": [machine]}
+    file = experiment_file(tmp_path / "code", ONE, trainingService=service, nniManagerIp="127.0.0.1")
+    done = Command(launching(file), tmp_path, {"HOME": str(home)}).end()
+    assert done.status == 2
+    assert done.err.count("\n") == 1 and "127.0.0.1" in done.err and "does not answer; Error: " in done.err
 
 
 @pytest.mark.slow
@@ -417,6 +490,9 @@ def test_nnictl_creates_stops_resumes_exports_and_views_it(tmp_path, environment
         nnictl("stop", experiment)
         assert left_of(experiment) == []
         (run,) = folder.glob("environments/*/trials/*/*/config.yaml")
+        call = [BIN / "nas-plugins", "trials", experiment]
+        text = subprocess.run(call, env=environment, capture_output=True, text=True, check=True, timeout=100).stdout
+        assert "WAITING" in text and "RUNNING" not in text
         before = len(pd.read_csv(run.with_name("metrics.csv")))
         assert before < epochs and not run.with_name("genotype.json").exists()
 
