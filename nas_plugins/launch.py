@@ -55,6 +55,7 @@ def launch(config: str | os.PathLike[str], port: int = 8080) -> str:
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     experiment = Experiment(settings)
     folder = Path(settings.experiment_working_directory, experiment.id)
+    log = folder / "log"
     with _signals() as stop:
         try:
             # Detached: what the manager and the tuner write goes into files of its folder. It is stopped all the same.
@@ -62,10 +63,10 @@ def launch(config: str | os.PathLike[str], port: int = 8080) -> str:
             print(f"experiment {experiment.id}: http://localhost:{port}", flush=True)
             _watch(experiment, folder, settings.max_trial_number, stop)
         except RuntimeError as error:
-            why = _last_error(folder / "log" / "dispatcher.log")
+            why = _last_error(log / "dispatcher.log")
             raise InputError(f"experiment {experiment.id}: NNI's manager failed: {one_line(error)}{why}") from None
         except OSError:  # what the manager's web server does not answer is one
-            why = _last_error(folder / "log" / "nnictl_stderr.log") or "; it was stopped by nnictl, or killed"
+            why = _last_error(log / "nnictl_stderr.log", r"\n +at ") or "; it was stopped by nnictl, or killed"
             raise InputError(f"experiment {experiment.id}: NNI's manager does not answer{why}") from None
         finally:
             experiment.stop()
@@ -167,14 +168,20 @@ def _reason(trials: pd.DataFrame, folder: Path, settings: ExperimentConfig) -> s
             with suppress(OSError, IndexError):
                 return f"; trial {trial}: {file.read_text(errors='replace').strip().splitlines()[-1]}"
         if platforms(settings) == ["remote"]:
-            there = f"/tmp/nni-experiments/{folder.name}/trials/{trial}"
-            return f"; trial {trial}: trial.stderr in {there} on the machine that ran it tells why"
+            there = f"/tmp/nni-experiments/{folder.name}/envs/*/trialrunner_stdout"
+            return f"; trial {trial}: {there} on the machine that ran it tells why"
     return ""
 
 
-def _last_error(log: Path) -> str:
-    """The last error in a log of NNI's, after a semicolon; nothing where there is none."""
+def _last_error(log: Path, before: str = "") -> str:
+    """The last error in a log of NNI's, after a semicolon; nothing where there is none.
+
+    Args:
+        log: the file.
+        before: what follows it, as a regular expression: the manager's errors are not those of Python.
+    """
     with suppress(OSError):
-        errors = re.findall(r"^[\w.]*(?:Error|Exception): .*", log.read_text(errors="replace"), re.MULTILINE)
+        pattern = rf"^[\w.]*(?:Error|Exception): .*(?={before})"
+        errors = re.findall(pattern, log.read_text(errors="replace"), re.MULTILINE)
         return "".join(f"; {error}" for error in errors[-1:])
     return ""
