@@ -236,12 +236,14 @@ class ImageData(pl.LightningDataModule):
         if learn:
             drop_last = len(indices) >= self.batch_size
             return DataLoader(images, self.batch_size, shuffle=True, drop_last=drop_last, **kind)
-        processes = torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1
-        if not 1 < processes <= len(images):
+        # The trainer knows, not torch.distributed: after a fit on several devices one of its processes tests alone.
+        trainer = self.trainer
+        if trainer is None or not 1 < trainer.world_size <= len(images):
             return DataLoader(images, self.batch_size, **kind)
         # Lightning's own sampler counts an image twice where the processes cannot share them evenly.
-        sampler = UnrepeatedDistributedSampler(images, shuffle=False)
-        return DataLoader(images, _batch_of_a_share(self.batch_size, len(images), processes), sampler=sampler, **kind)
+        sampler = UnrepeatedDistributedSampler(images, trainer.world_size, trainer.global_rank, shuffle=False)
+        batch = _batch_of_a_share(self.batch_size, len(images), trainer.world_size)
+        return DataLoader(images, batch, sampler=sampler, **kind)
 
     def _per_image(self, learn: bool) -> v2.Transform:
         steps: list[Any] = []

@@ -15,7 +15,8 @@ from nni.nas.experiment.config import NasExperimentConfig
 from torch.utils.data import TensorDataset
 
 from nas_plugins import DARTS, DDARTS, EDAS, DartsSpace, FairDARTS
-from nas_plugins.training import retrain
+from nas_plugins.run import is_first
+from nas_plugins.training import evaluate, retrain
 
 STRATEGIES = {
     "DARTS": DARTS,
@@ -114,6 +115,11 @@ def search_and_compare(arguments: list[str]) -> None:
 
 
 def retrain_and_save(arguments: list[str]) -> None:
-    """GENOTYPE CONFIG OUTPUT: retrain; each process saves its weights beside the run directory."""
+    """GENOTYPE CONFIG OUTPUT: retrain; each process saves its weights beside the run directory.
+
+    The first process prints the test accuracy, as JSON, as a trial reports it.
+    """
     genotype, config, output = map(Path, arguments)
     retrain(genotype, config, output, ["--compute.devices", "2"], [SaveWeights(output.parent)])
+    if is_first():
+        print(json.dumps(evaluate(output)), flush=True)
