@@ -23,9 +23,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options, overrides = parser.parse_known_args(arguments)
     if overrides and not options.takes_overrides:
         parser.exit(2, f"nas-plugins: unknown argument {overrides[0]}; see nas-plugins {options.command} --help\n")
-    # Here and not above: --help and wrong commands need none of what takes seconds to import.
-    from nas_plugins.errors import InputError
-    from search_spaces.genotype import GenotypeError
+    try:  # here and not above: --help and wrong commands need none of what takes seconds to import
+        from nas_plugins.errors import InputError
+        from search_spaces.genotype import GenotypeError
+    except KeyboardInterrupt:
+        _fail("interrupted")
+        return 130
 
     before = signal.signal(signal.SIGTERM, _terminate), warnings.formatwarning
     warnings.formatwarning = lambda message, *_, **__: f"nas-plugins: {message}\n"  # not where in the code it is said

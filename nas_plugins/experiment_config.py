@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import inspect
 import itertools
 import math
 import os
 import shlex
 import sys
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from nni.common.hpo_utils import validate_search_space
 from nni.experiment.config import AlgorithmConfig, CustomAlgorithmConfig, ExperimentConfig
 from nni.experiment.config.utils import unset_base_path
-from nni.runtime.msg_dispatcher_base import MsgDispatcherBase
-from nni.tools.package_utils import create_builtin_class_instance
 from nni.tools.package_utils.tuner_factory import get_builtin_module_class_name
 
 from nas_plugins.config import Config, is_search, read_retrain, read_search
@@ -27,18 +26,22 @@ from nas_plugins.errors import InputError
 from nas_plugins.tables import one_line
 from nas_plugins.trial import merged
 
+_BATCH = ("batch", "batchtuner")
+_OWN_KEYS = {"hyperband": "TRIAL_BUDGET", "bohb": "TRIAL_BUDGET", "pbttuner": "load_checkpoint_dir"}
+"""Tuner -> a key that it gives trials besides those of the search space."""
+_WHICH_IMAGES = ("dataset", "root", "download", "held_out", "train_images", "test_images", "image_size", "resized_crop")
+"""Settings of the data on which it depends what images there are; the others do not make one unusable."""
+
 
 def read_experiment(file: str | os.PathLike[str], images: bool = False) -> ExperimentConfig:
     """NNI's config of an experiment, checked, and with it what its trials would do.
-
-    Its tuner and its assessor are made, and the tuner is shown the search space, as NNI will do.
 
     Args:
         file: the config.
         images: whether to look at the images of the trials too, where they run on this machine.
 
     Raises:
-        InputError: the file is no such config; or its tuner cannot be used, or not with this search space; or its
+        InputError: the file is no such config; or its tuner or assessor is none, or has no such argument; or its
             trialCommand is ``nas-plugins trial`` and a key of the search space, or a value, cannot be used.
     """
     if not Path(file).is_file():
@@ -54,10 +57,14 @@ def read_experiment(file: str | os.PathLike[str], images: bool = False) -> Exper
         raise InputError(f"{file}: no config of an NNI experiment: {one_line(error) or type(error).__name__}") from None
     finally:
         unset_base_path()  # NNI forgets to where it refuses a file, and then fails at every other one
-    runs = list(_runs(file, settings, command[2:])) if command[:2] == ["nas-plugins", "trial"] else []
+    if settings.use_annotation:
+        raise InputError(f"{file}: useAnnotation: NNI 3.0 has no annotations; give a searchSpace")
     _check_algorithms(file, settings)
-    if images and platforms(settings) == ["local"]:
-        _check_images(file, runs)
+    # Where the shell has a part in it, as in redirections, what a command does is known to the shell alone.
+    if command[:2] == ["nas-plugins", "trial"] and not set(settings.trial_command) & set("|&;<>$`~*?"):
+        configs = _configs(file, settings, command[2:])
+        if images and platforms(settings) == ["local"]:
+            _check_images(file, configs)
     return settings
 
 
@@ -67,56 +74,50 @@ def platforms(settings: ExperimentConfig) -> list[str]:
     return [service.platform for service in (services if isinstance(services, list) else [services])]
 
 
-class _Run(NamedTuple):
-    """What a trial runs."""
-
-    folder: Path
-    config: str
-    overrides: Sequence[str]
-
-    def read(self) -> Config:
-        with _inside(self.folder):
-            return (read_search if is_search(self.config) else read_retrain)(self.config, self.overrides)
-
-
-def _runs(file: str | os.PathLike[str], settings: ExperimentConfig, arguments: list[str]) -> Iterator[_Run]:
+def _configs(file: str | os.PathLike[str], settings: ExperimentConfig, arguments: list[str]) -> list[Config]:
+    """The configs that trials have with the values of the search space, each value once at least."""
     parser = argparse.ArgumentParser(prog="trialCommand", add_help=False, allow_abbrev=False)
     for name in ("--config", "--genotype", "--output"):
         parser.add_argument(name)
     options, given = parser.parse_known_args(arguments)
     if options.config is None:
         raise InputError(f"{file}: trialCommand: nas-plugins trial needs --config FILE")
-    folder = Path(settings.trial_code_directory)
-    for chosen in _samples(f"{file}: searchSpace", settings.search_space):
-        try:
-            with _inside(folder):
-                _, overrides = merged(options.config, given, options.genotype, chosen)
-        except ValueError as error:
-            where = "searchSpace"
+    tuner = (settings.tuner.name or "").lower()
+    if tuner in _OWN_KEYS:
+        raise InputError(
+            f"{file}: tuner: {settings.tuner.name}: gives each trial a key {_OWN_KEYS[tuner]}, which is none of its "
+            "config; choose another tuner, such as TPE"
+        )
+    found = []
+    with _inside(Path(settings.trial_code_directory)):
+        for chosen in (_batch if tuner in _BATCH else _samples)(f"{file}: searchSpace", settings.search_space):
             try:
-                _Run(folder, options.config, given).read()
-            except ValueError:
-                where = "trialCommand"
-            raise InputError(f"{file}: {where}: {one_line(error).removeprefix('command line: ')}") from None
-        yield _Run(folder, options.config, overrides)
+                _, _, config = merged(options.config, given, options.genotype, chosen)
+            except ValueError as error:
+                where = "searchSpace"
+                try:
+                    (read_search if is_search(options.config) else read_retrain)(options.config, given)
+                except ValueError:
+                    where = "trialCommand"
+                raise InputError(f"{file}: {where}: {one_line(error).removeprefix('command line: ')}") from None
+            found.append(config)
+    return found
 
 
 def _check_algorithms(file: str | os.PathLike[str], settings: ExperimentConfig) -> None:
+    """Find the classes, and whether they take their arguments. They are not made: that may be done only once."""
     for kind in ("tuner", "assessor"):
         algorithm = getattr(settings, kind)
         if algorithm is None:
             continue
         try:
-            made = _make(algorithm, kind)
-            if kind == "tuner" and made is not None:
-                made.update_search_space(settings.search_space)
-        except Exception as error:  # whatever a class of anybody's raises
+            inspect.signature(_class_of(algorithm, kind)).bind(**(algorithm.class_args or {}))
+        except (Exception, SystemExit) as error:  # whatever a module of anybody's raises
             name = algorithm.name or algorithm.class_name
             raise InputError(f"{file}: {kind}: {name}: {one_line(error) or type(error).__name__}") from None
 
 
-def _make(algorithm: AlgorithmConfig | CustomAlgorithmConfig, kind: str) -> Any:
-    """A tuner or an assessor; None for one in the place of NNI's dispatcher, which would open its connection."""
+def _class_of(algorithm: AlgorithmConfig | CustomAlgorithmConfig, kind: str) -> type:
     if algorithm.name:
         module, name = get_builtin_module_class_name(f"{kind}s", algorithm.name)
         if module is None:
@@ -124,24 +125,30 @@ def _make(algorithm: AlgorithmConfig | CustomAlgorithmConfig, kind: str) -> Any:
     else:
         sys.path.append(str(algorithm.code_directory))  # as NNI does
         module, _, name = algorithm.class_name.rpartition(".")
-    made = getattr(importlib.import_module(module), name)
-    if issubclass(made, MsgDispatcherBase):
-        return None
-    arguments = algorithm.class_args or {}
-    return create_builtin_class_instance(algorithm.name, arguments, f"{kind}s") if algorithm.name else made(**arguments)
+    return getattr(importlib.import_module(module), name)
 
 
-def _check_images(file: str | os.PathLike[str], runs: Sequence[_Run]) -> None:
+def _check_images(file: str | os.PathLike[str], configs: Iterable[Config]) -> None:
     """Look at the images of all trials: each of them would fail, one after the other."""
     seen: list[object] = []
-    for run in runs:
-        config = run.read()
-        if config.values["data"] not in seen:
-            seen.append(config.values["data"])
+    for config in configs:
+        images = [config.values["data"][key] for key in _WHICH_IMAGES]
+        if images not in seen:
+            seen.append(images)
             try:
                 config.data().prepare()
             except InputError as error:
                 raise InputError(f"{file}: {error}") from None
+
+
+def _batch(where: str, space: Any) -> list[dict[str, Any]]:
+    """What NNI's BatchTuner gives: the values of its one choice, each of which has all keys."""
+    specs = list(space.values()) if isinstance(space, Mapping) else []
+    values = specs[0].get("_value") if len(specs) == 1 and isinstance(specs[0], Mapping) else None
+    if not isinstance(values, list) or not all(isinstance(value, Mapping) for value in values):
+        right = "{combine_params: {_type: choice, _value: [{seed: 0}, {seed: 1}]}}"
+        raise InputError(f"{where}: {space!r:.80} should be one choice between objects with keys, such as {right}")
+    return [dict(value) for value in values]
 
 
 def _samples(where: str, space: Any) -> Iterator[dict[str, Any]]:

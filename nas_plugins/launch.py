@@ -44,7 +44,7 @@ def launch(config: str | os.PathLike[str], port: int = 8080) -> str:
     Raises:
         InputError: the config or the port cannot be used, and nothing was started then; or no trial
             succeeded.
-        KeyboardInterrupt: SIGINT or SIGTERM came. The experiment is stopped and can be resumed.
+        KeyboardInterrupt: SIGINT, SIGTERM or SIGHUP came. The experiment is stopped and can be resumed.
     """
     _check_port(port)
     nni.silence_stdout()
@@ -56,17 +56,22 @@ def launch(config: str | os.PathLike[str], port: int = 8080) -> str:
     experiment = Experiment(settings)
     folder = Path(settings.experiment_working_directory, experiment.id)
     log = folder / "log"
+    started: set[psutil.Process] = set()
     with _signals() as stop:
         try:
             # Detached: what the manager and the tuner write goes into files of its folder. It is stopped all the same.
             experiment.start(port, run_mode=RunMode.Detach)
             print(f"experiment {experiment.id}: http://localhost:{port}", flush=True)
-            _watch(experiment, folder, settings.max_trial_number, stop)
+            _watch(experiment, folder, settings.max_trial_number, stop, started)
         except RuntimeError as error:
-            why = _last_error(log / "dispatcher.log")
-            raise InputError(f"experiment {experiment.id}: NNI's manager failed: {one_line(error)}{why}") from None
+            why = one_line(error) + _last_error(log / "dispatcher.log") + _what_there_is(folder)
+            raise InputError(f"experiment {experiment.id}: NNI's manager failed: {why}") from None
+        except BrokenPipeError:  # of what we print
+            raise
         except OSError:  # what the manager's web server does not answer is one
+            _end(started)
             why = _last_error(log / "nnictl_stderr.log", r"\n +at ") or "; it was stopped by nnictl, or killed"
+            why += _what_there_is(folder)
             raise InputError(f"experiment {experiment.id}: NNI's manager does not answer{why}") from None
         finally:
             experiment.stop()
@@ -86,9 +91,12 @@ def _check_port(port: int, why: str = "") -> None:
 
 @contextmanager
 def _signals() -> Iterator[threading.Event]:
-    """An event in place of what SIGINT and SIGTERM do: at no moment may they leave NNI's manager behind."""
+    """An event in place of what SIGINT, SIGTERM and SIGHUP do: at no moment may they leave NNI's manager behind."""
     event = threading.Event()
-    before = {name: signal.signal(name, lambda *_: event.set()) for name in (signal.SIGINT, signal.SIGTERM)}
+    names = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it; else the terminal that closes ends all
+        names.append(signal.SIGHUP)
+    before = {name: signal.signal(name, lambda *_: event.set()) for name in names}
     try:
         yield event
     finally:
@@ -96,11 +104,14 @@ def _signals() -> Iterator[threading.Event]:
             signal.signal(name, handler)
 
 
-def _watch(experiment: Experiment, folder: Path, planned: int | None, stop: threading.Event) -> None:
-    """Show a line of progress until the experiment is done, or is to stop."""
+def _watch(
+    experiment: Experiment, folder: Path, planned: int | None, stop: threading.Event, started: set[psutil.Process]
+) -> None:
+    """Show a line of progress until the experiment is done, or is to stop; collect the processes that it started."""
     shown, idle = "", 0
     try:
         while not stop.wait(_POLL):
+            started.update(psutil.Process().children(recursive=True))
             state = rest.get(experiment.port, "/check-status")
             trials = read_trials(folder)
             shown = _show(trials, planned, shown)
@@ -118,6 +129,14 @@ def _watch(experiment: Experiment, folder: Path, planned: int | None, stop: thre
     finally:
         if sys.stdout.isatty():
             print()
+
+
+def _end(started: set[psutil.Process]) -> None:
+    """End what outlives a manager that was killed; one that nnictl stops ends all by itself."""
+    _, alive = psutil.wait_procs(started, timeout=10)
+    for process in alive:
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def _tuner_has_ended(log: Path) -> bool:
@@ -170,6 +189,14 @@ def _reason(trials: pd.DataFrame, folder: Path, settings: ExperimentConfig) -> s
         if platforms(settings) == ["remote"]:
             there = f"/tmp/nni-experiments/{folder.name}/envs/*/trialrunner_stdout"
             return f"; trial {trial}: {there} on the machine that ran it tells why"
+    return ""
+
+
+def _what_there_is(folder: Path) -> str:
+    """Where to look at the trials of an experiment that failed later."""
+    with suppress(InputError):
+        if not succeeded(read_trials(folder)).empty:
+            return f"; nas-plugins trials {folder.name} shows what it has found"
     return ""
 
 

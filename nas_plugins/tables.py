@@ -122,6 +122,6 @@ def check_epochs(path: Path, epochs: int, required: Sequence[str], rows: Sequenc
             raise InputError(f"{path}: not all rows of epoch {epoch} are there once, which the checkpoint is beyond")
 
 
-def one_line(error: Exception) -> str:
+def one_line(error: BaseException) -> str:
     """The message of an error, on one line, without where in PyTorch's C++ it was raised."""
     return " ".join(str(error).partition("\nException raised from ")[0].split())

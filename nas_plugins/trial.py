@@ -19,7 +19,7 @@ import pytorch_lightning as pl
 import yaml
 from nni.runtime.trial_command_channel import get_default_trial_command_channel
 
-from nas_plugins.config import is_search, read_retrain, read_search
+from nas_plugins.config import Config, is_search, read_retrain, read_search
 from nas_plugins.errors import InputError
 from nas_plugins.experiment import resume, search
 from nas_plugins.run import CONFIG, is_first
@@ -70,7 +70,7 @@ def run_trial(
         resume(run, [_Reporter(manager)])
     else:
         shutil.rmtree(run, ignore_errors=True)  # of a trial that was killed before it began
-        genotype, overrides = merged(config, overrides, genotype, manager.chosen)
+        genotype, overrides, _ = merged(config, overrides, genotype, manager.chosen)
         if genotype is None:
             search(config, run, overrides, [_Reporter(manager)])
         else:
@@ -81,7 +81,7 @@ def run_trial(
 
 def merged(
     config: PathLike, overrides: Sequence[str], genotype: PathLike | None, chosen: Mapping[str, Any]
-) -> tuple[PathLike | None, list[str]]:
+) -> tuple[PathLike | None, list[str], Config]:
     """What a trial with the chosen parameters runs, checked.
 
     Args:
@@ -90,7 +90,7 @@ def merged(
             ``{"strategy": {"_name": "EDAS", "warmup_epochs": 5}}``, stands for the whole section.
 
     Returns:
-        The genotype of a retraining, None for a search; and all overrides.
+        The genotype of a retraining, None for a search; all overrides; and the config with them.
 
     Raises:
         InputError: a key is unknown or a value is wrong.
@@ -104,16 +104,17 @@ def merged(
             value = {"name" if name == "_name" else name: item for name, item in value.items()}
         overrides += [f"--{key}", yaml.safe_dump(value, default_flow_style=True)]
     if searches:
-        read_search(config, overrides).build("strategy")
+        settings = read_search(config, overrides)
+        settings.build("strategy")
     else:
-        read_retrain(config, overrides)
+        settings = read_retrain(config, overrides)
         if genotype is None:
             raise InputError(f"{config}: a retraining needs --genotype FILE, or a key genotype in the search space")
         if not Path(genotype).is_file():
             hint = "nas-plugins trials EXPERIMENT --genotypes FOLDER copies the best ones of an experiment of searches"
             raise InputError(f"{genotype}: there is no such genotype file; {hint}")
         Genotype.load(genotype)
-    return genotype, overrides
+    return genotype, overrides, settings
 
 
 def _run_directory(output: PathLike | None) -> Path:

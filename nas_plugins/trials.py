@@ -65,7 +65,8 @@ def read_trials(experiment: str | os.PathLike[str]) -> pd.DataFrame:
                 if event in STATUSES:
                     row["status"] = event
                 if data:
-                    row["parameters"] = _object(_object(json.loads(data)).get("parameters") or {})
+                    chosen = _object(json.loads(data)).get("parameters") or {}
+                    row["parameters"] = chosen if isinstance(chosen, dict) else {"parameters": chosen}
             finals = "SELECT trialJobId, data FROM MetricData WHERE type = 'FINAL' ORDER BY rowid"
             for trial, data in records.execute(finals):
                 result = json.loads(json.loads(data))

@@ -45,19 +45,19 @@ GENOTYPE = Genotype(cells=(CELL, CELL), layout=(0, 1, 1), reductions=(1, 2), con
 
 class TestATrialMergesItsParameters:
     def test_what_the_tuner_chose_wins_over_the_command_line_and_that_over_the_file(self):
-        _, overrides = merged(DIGITS, ["--seed", "3", "--training.epochs", "2"], None, {"seed": 7})
+        _, overrides, _ = merged(DIGITS, ["--seed", "3", "--training.epochs", "2"], None, {"seed": 7})
         config = read_search(DIGITS, overrides)
         assert (config.seed, config.training.epochs, config.values["data"]["batch_size"]) == (7, 2, 32)
 
     @settings(max_examples=15, deadline=None)
     @given(st.floats(1e-12, 1e6), st.integers(0, 2**31))
     def test_a_number_arrives_as_it_was_chosen(self, rate, seed):
-        _, overrides = merged(DIGITS, [], None, {"training.learning_rate": rate, "seed": seed})
+        _, overrides, _ = merged(DIGITS, [], None, {"training.learning_rate": rate, "seed": seed})
         config = read_search(DIGITS, overrides)
         assert (config.training.learning_rate, config.seed) == (rate, seed)
 
     def test_a_nested_choice_stands_for_a_whole_section(self):
-        _, overrides = merged(DIGITS, [], None, {"strategy": {"_name": "DARTS", "order": "second"}})
+        _, overrides, _ = merged(DIGITS, [], None, {"strategy": {"_name": "DARTS", "order": "second"}})
         strategy = read_search(DIGITS, overrides).values["strategy"]
         assert (strategy["name"], strategy["order"], strategy["warmup_epochs"]) == ("DARTS", "second", 0)
 
@@ -69,7 +69,7 @@ class TestATrialMergesItsParameters:
         GENOTYPE.save(tmp_path / "1.json")
         config = EXAMPLES / "edas" / "digits_retrain.yaml"
         chosen = {"genotype": str(tmp_path / "1.json"), "network.channels": 8}
-        genotype, overrides = merged(config, [], "other.json", chosen)
+        genotype, overrides, _ = merged(config, [], "other.json", chosen)
         assert genotype == chosen["genotype"] and overrides[0] == "--network.channels"
         with pytest.raises(InputError, match="needs --genotype FILE, or a key genotype"):
             merged(config, [], None, {})
@@ -168,7 +168,9 @@ class TestBadInputIsSaidBeforeAnythingIsStarted:
             ({"trialCodeDirectory": "missing"}, "missing. is not a directory"),
             ({"command": "nas-plugins trial --config digits.yaml --sead 1"}, "yaml: trialCommand: unknown key sead"),
             ({"trialConcurrency": 0}, "no config of an NNI experiment: NNI asserts trial_concurrency > 0"),
-            ({"searchSpace": {}}, "tuner: nas_plugins.tuner.GridSearch: Search space is empty"),
+            ({"tuner": {"name": "Hyperband", "classArgs": {"R": 9}}}, "Hyperband: gives each trial a key TRIAL_B"),
+            ({"tuner": {"name": "BatchTuner"}}, "searchSpace: .* should be one choice between objects with keys"),
+            ({"useAnnotation": True, "searchSpace": None}, "useAnnotation: NNI 3.0 has no annotations"),
             (
                 {"tuner": {"className": "nas_plugins.tuner.GridSerch", "codeDirectory": "."}},
                 "tuner: nas.*GridSerch: .* no attribute 'GridSerch'",
@@ -189,10 +191,21 @@ class TestBadInputIsSaidBeforeAnythingIsStarted:
             read_experiment(tmp_path / "bad.yaml")
         assert read_experiment(experiment_file(tmp_path / "code")).max_trial_number == 2
 
-    @pytest.mark.parametrize("tuner", ["Hyperband", "TPE", "Random", "Evolution"])
+    @pytest.mark.parametrize("tuner", ["Hyperband", "PBTTuner", "TPE", "Random", "Evolution"])
     def test_but_not_a_tuner_of_nnis(self, tmp_path, tuner):
         named = {"name": tuner, "classArgs": {"optimize_mode": "maximize"} if tuner != "Random" else {}}
-        assert read_experiment(experiment_file(tmp_path / "code", tuner=named)).tuner.name == tuner
+        file = experiment_file(tmp_path / "code", command="python trial.py", tuner=named)
+        assert read_experiment(file).tuner.name == tuner
+
+    def test_but_not_a_batch(self, tmp_path):
+        space = {"combine_params": {"_type": "choice", "_value": [{"seed": 0}, {"seed": 1, "training.epochs": 2}]}}
+        file = experiment_file(tmp_path / "code", space, tuner={"name": "BatchTuner"})
+        assert read_experiment(file).search_space == space
+
+    @pytest.mark.parametrize("command", ["--config digits.yaml > out.txt 2>&1", "--config $HOME/digits.yaml"])
+    def test_but_not_what_the_shell_makes_of_a_command(self, tmp_path, command):
+        file = experiment_file(tmp_path / "code", command=f"nas-plugins trial {command}")
+        assert command in read_experiment(file).trial_command
 
     @pytest.mark.parametrize(
         ("option", "message"),
@@ -402,8 +415,9 @@ class TestAnExperimentOfSearches:
     [
         ("SIGINT", f"{COMMAND} --training.epochs 500 --compute.devices 2 --data.batch_size 8 --output runs", 5),
         ("SIGTERM", "sleep 1000", 4),
+        ("SIGHUP", "sleep 1000", 4),
     ],
-    ids=("a search on two devices", "a trial that knows no signal"),
+    ids=("a search on two devices", "a trial that knows no signal", "a terminal that closes"),
 )
 def test_launch_stops_with_all_that_it_started(tmp_path, home, name, command, count):
     file = experiment_file(tmp_path / "code", ONE, command)
@@ -431,6 +445,19 @@ def test_launch_says_why_no_trial_succeeded(tmp_path, home):
     assert "no trial succeeded; trial " in done.err and "digits.yaml is not a folder" in done.err
     with pytest.raises(InputError, match="no trial has succeeded"):
         save_genotypes(read_trials(experiment_of(done.out)), 1, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_manager_that_is_killed_leaves_no_trial_behind(tmp_path, home):
+    process = Command(launching(experiment_file(tmp_path / "code", ONE, "sleep 1000")), tmp_path, {"HOME": str(home)})
+    process.wait(lambda: " 1 running" in process.files[0].read_text())
+    experiment = experiment_of(process.files[0].read_text())
+    (manager,) = (one for one in processes_of(experiment) if "main.js" in " ".join(one.cmdline()))
+    manager.kill()
+    done = process.end()
+    assert done.status == 2
+    assert done.err.endswith("NNI's manager does not answer; it was stopped by nnictl, or killed\n")
+    assert left_of(experiment) == []
 
 
 DYING_TUNER = """
