@@ -27,6 +27,7 @@ from nas_plugins.plain_yaml import load_plain
 from nas_plugins.report import write_report
 from nas_plugins.tables import one_line
 from nas_plugins.training import retrain
+from nas_plugins.trials import read_trials, trials_text
 from search_spaces.genotype import MOST_LAYERS, Genotype
 
 BASE = {
@@ -386,14 +387,19 @@ class TestRecordsOfNni:
             {"result": {"default": 0.5, "run": None}},
             {"result": {"default": 10**400}},
             {"chosen": [1]},
-            {"chosen": {"parameters": [1]}},
         ),
-        ids=range(5),
+        ids=range(4),
     )
     def test_that_are_none_are_refused(self, refused, tmp_path, wrong):
         folder = self.experiment(tmp_path, **{"chosen": {}, **wrong})
         for options in ([], ["--genotypes", tmp_path / "best"]):
             assert "nni.sqlite: not the records of NNI's trials: " in refused("trials", folder, *options)
+
+    @pytest.mark.parametrize("parameters", [1, [1], "a"])
+    def test_may_have_parameters_without_keys_as_a_batch_tuner_gives_them(self, tmp_path, parameters):
+        trials = read_trials(self.experiment(tmp_path, 0.5, {"parameters": parameters}))
+        assert trials["parameters"].tolist() == [{"parameters": parameters}]
+        assert str(parameters) in trials_text(trials)
 
     def test_are_no_commands_to_the_terminal(self, tmp_path, capsys):
         harm = "\x1b]0;title\x07\x1b[2J\n"
