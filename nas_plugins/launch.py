@@ -124,7 +124,7 @@ def _watch(
             if state["status"] == "TUNER_NO_MORE_TRIAL" and idle > _IDLE and not trials.empty:
                 break
             # nor with one whose tuner has died.
-            if idle > _IDLE and _tuner_has_ended(folder / "log" / "dispatcher.log"):
+            if idle and _tuner_has_ended(folder / "log" / "dispatcher.log"):
                 raise RuntimeError("its tuner has ended")
     finally:
         if sys.stdout.isatty():
@@ -132,9 +132,9 @@ def _watch(
 
 
 def _end(started: set[psutil.Process]) -> None:
-    """End what outlives a manager that was killed; one that nnictl stops ends all by itself."""
-    _, alive = psutil.wait_procs(started, timeout=10)
-    for process in alive:
+    """End what outlives a manager that was killed; one that nnictl stops ends all by itself, and then itself."""
+    psutil.wait_procs(psutil.Process().children(), timeout=10)
+    for process in started:
         with suppress(psutil.NoSuchProcess):
             process.kill()
 
