@@ -27,7 +27,12 @@ from nas_plugins.tables import one_line
 from nas_plugins.trial import merged
 
 _BATCH = ("batch", "batchtuner")
-_OWN_KEYS = {"hyperband": "TRIAL_BUDGET", "bohb": "TRIAL_BUDGET", "pbttuner": "load_checkpoint_dir"}
+_OWN_KEYS = {
+    "hyperband": "TRIAL_BUDGET",
+    "bohb": "TRIAL_BUDGET",
+    "pbt": "load_checkpoint_dir",
+    "pbttuner": "load_checkpoint_dir",
+}
 """Tuner -> a key that it gives trials besides those of the search space."""
 _WHICH_IMAGES = ("dataset", "root", "download", "held_out", "train_images", "test_images", "image_size", "resized_crop")
 """Settings of the data on which it depends what images there are; the others do not make one unusable."""

@@ -111,7 +111,7 @@ def _watch(
     shown, idle = "", 0
     try:
         while not stop.wait(_POLL):
-            started.update(psutil.Process().children(recursive=True))
+            started.update(_processes(experiment.id))
             state = rest.get(experiment.port, "/check-status")
             trials = read_trials(folder)
             shown = _show(trials, planned, shown)
@@ -124,27 +124,36 @@ def _watch(
             if state["status"] == "TUNER_NO_MORE_TRIAL" and idle > _IDLE and not trials.empty:
                 break
             # nor with one whose tuner has died.
-            if idle and _tuner_has_ended(folder / "log" / "dispatcher.log"):
+            if idle and _tuner_has_ended(experiment.id, folder / "log" / "dispatcher.log"):
                 raise RuntimeError("its tuner has ended")
     finally:
         if sys.stdout.isatty():
             print()
 
 
+def _processes(experiment: str) -> list[psutil.Process]:
+    """NNI's manager of this experiment, and all that it started; not what else this process has."""
+    for child in psutil.Process().children():
+        with suppress(psutil.Error):  # it has just ended
+            if experiment in child.cmdline():
+                return [child, *child.children(recursive=True)]
+    return []
+
+
 def _end(started: set[psutil.Process]) -> None:
     """End what outlives a manager that was killed; one that nnictl stops ends all by itself, and then itself."""
-    psutil.wait_procs(psutil.Process().children(), timeout=10)
+    psutil.wait_procs([child for child in psutil.Process().children() if child in started], timeout=10)
     for process in started:
         with suppress(psutil.NoSuchProcess):
             process.kill()
 
 
-def _tuner_has_ended(log: Path) -> bool:
+def _tuner_has_ended(experiment: str, log: Path) -> bool:
     """Whether the process of NNI's dispatcher is gone, or the thread of it that asks the tuner."""
     with suppress(OSError):
         if "ERROR (nni.runtime.msg_dispatcher_base/" in log.read_text(errors="replace"):
             return True
-    for process in psutil.Process().children(recursive=True):
+    for process in _processes(experiment):
         with suppress(psutil.Error):  # it has just ended
             if "--exp_params" in process.cmdline():
                 return False

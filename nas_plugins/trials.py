@@ -119,7 +119,7 @@ def save_genotypes(trials: pd.DataFrame, count: int, output: str | os.PathLike[s
         InputError: there are not so many, or the run directory of one is not on this machine.
     """
     best = succeeded(trials).head(count)
-    if best.empty:
+    if succeeded(trials).empty:
         raise InputError("--genotypes: no trial has succeeded")
     if not 0 < count <= len(best):
         raise InputError(f"--best: {count} should be from 1 to {len(best)}, the trials that succeeded")

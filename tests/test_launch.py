@@ -171,6 +171,7 @@ class TestBadInputIsSaidBeforeAnythingIsStarted:
             ({"command": "nas-plugins trial --config digits.yaml --sead 1"}, "yaml: trialCommand: unknown key sead"),
             ({"trialConcurrency": 0}, "no config of an NNI experiment: NNI asserts trial_concurrency > 0"),
             ({"tuner": {"name": "Hyperband", "classArgs": {"R": 9}}}, "Hyperband: gives each trial a key TRIAL_B"),
+            ({"tuner": {"name": "PBT"}}, "tuner: PBT: gives each trial a key load_checkpoint_dir"),
             ({"tuner": {"name": "BatchTuner"}}, "searchSpace: .* should be one choice between objects with keys"),
             ({"useAnnotation": True, "searchSpace": None}, "useAnnotation: NNI 3.0 has no annotations"),
             (
