@@ -7,6 +7,7 @@ import os
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import atexit
+import gc
 import logging
 import shutil
 import tempfile
@@ -33,6 +34,13 @@ atexit.register(shutil.rmtree, os.environ["HOME"], ignore_errors=True)
 def pytest_collection_modifyitems(items):
     """The experiments of NNI's manager come first: they mostly wait, and at the end all would wait for them."""
     items.sort(key=lambda item: item.path.stem != "test_launch")
+
+
+def pytest_collection_finish():
+    """What is imported by now stays to the end: looking through it again and again for garbage takes a tenth of the
+    time."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
