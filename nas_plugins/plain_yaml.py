@@ -8,6 +8,8 @@ import yaml
 
 _MOST = 100_000
 """Characters of a config, and values in it: a hundred times what one of ours has."""
+_DEEPEST = 100
+"""How many lists and mappings may stand in each other."""
 
 
 class TooLargeError(yaml.MarkedYAMLError):
@@ -16,6 +18,17 @@ class TooLargeError(yaml.MarkedYAMLError):
 
 class _Loader(yaml.SafeLoader):
     """Dates are words, and whole numbers no larger than anything can take."""
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        self.depth += 1
+        if self.depth > _DEEPEST:
+            raise yaml.YAMLError(f"more than {_DEEPEST} lists and mappings in each other")
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self.depth -= 1
 
 
 def _whole_number(loader: _Loader, node: Any) -> int:
@@ -48,7 +61,7 @@ def load_plain(text: str) -> Any:
         return loader.construct_document(node)
     except yaml.YAMLError:
         raise
-    except Exception as error:  # such as of a word that should be a number, or of brackets too deep to follow
+    except Exception as error:  # such as of a word that should be a number
         raise yaml.YAMLError(str(error) or type(error).__name__) from None
 
 

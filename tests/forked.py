@@ -82,7 +82,7 @@ class Command:
         """
         end = time.monotonic() + seconds
         while self.at_work and not until():
-            self.process.join(0.005)
+            self.process.join(0.02)
             if time.monotonic() > end:
                 self.end(0)
 

@@ -23,7 +23,7 @@ from search_spaces.genotype import Genotype
 
 DATA = {"dataset": "digits", "train_images": 120, "test_images": 40, "batch_size": 32}
 SEARCH = {
-    "space": {"name": "DartsSpace", "channels": 4, "layers": 3},
+    "space": {"name": "DartsSpace", "channels": 4, "layers": 3, "nodes": 2},
     "strategy": {"name": "EDAS"},
     "data": DATA,
     "training": {"epochs": 2},

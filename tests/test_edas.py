@@ -15,7 +15,7 @@ from strategies.relaxation import argmax, softmax
 
 
 def small_space():
-    return DartsSpace(channels=2, layers=3)
+    return DartsSpace(channels=2, layers=3, nodes=2)
 
 
 @pytest.mark.parametrize(
@@ -186,8 +186,8 @@ def test_only_the_relaxed_edge_changes_and_every_other_edge_runs_one_operation(r
         (relaxed,) = strategy.relaxation.edges(strategy.architecture.alphas, iteration)
         assert changed == stepped == [relaxed]
         assert all(calls == (7 * passes if edge == relaxed else passes) for (_, edge), calls in ran.items())
-        assert len(ran) == 3 * 14
-    assert len({edges[0] for edges in watch.changed}) > 8
+        assert len(ran) == 3 * 5
+    assert len({edges[0] for edges in watch.changed}) > 5
 
 
 def test_with_none_an_edge_runs_one_operation_or_nothing(run_search):

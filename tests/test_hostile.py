@@ -124,6 +124,12 @@ class TestConfig:
             load_plain(MERGES)
         assert load_plain("a: &a {x: 1}\nb: {<<: *a, y: 2}")["b"] == {"x": 1, "y": 2}
 
+    @pytest.mark.parametrize("left, right", [("[", "]"), ("{a: ", "}")], ids=["lists", "mappings"])
+    def test_more_than_100_in_each_other_are_refused(self, left, right):
+        assert load_plain(f"{left * 99}x{right * 99}")
+        with pytest.raises(yaml.YAMLError, match="more than 100 lists and mappings in each other"):
+            load_plain(f"{left * 100}x{right * 100}")
+
     def test_a_number_beyond_64_bits_is_refused_by_its_place(self, tmp_path):
         (tmp_path / "c.yaml").write_text(f"training:\n  epochs: {2**64}\n")
         with pytest.raises(InputError, match=r"c.yaml: .*more than 64 bits.* line 2, column 11: epochs: 184467"):

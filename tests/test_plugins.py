@@ -129,7 +129,7 @@ Chain = acme_nas_plugin:FlatSpace
 Small = acme_nas_plugin:Small
 """
 CONFIG = {
-    "space": {"channels": 4, "layers": 3},
+    "space": {"channels": 4, "layers": 3, "nodes": 2},
     "data": {"dataset": "digits", "train_images": 60, "test_images": 40, "batch_size": 30},
     "training": {"epochs": 1},
     "compute": {"accelerator": "cpu", "threads": 1},

@@ -248,7 +248,7 @@ class TestLossThatIsLost:
 
     @pytest.mark.parametrize("strategy", ("EDAS", "DARTS", "nni.nas.strategy.DARTS"))
     def test_a_search_says_so_in_one_line(self, tmp_path, strategy):
-        config = {**BASE, "space": {"channels": 4, "layers": 3}, "strategy": {"name": strategy}}
+        config = {**BASE, "space": {"channels": 4, "layers": 3, "nodes": 2}, "strategy": {"name": strategy}}
         (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
         with pytest.raises(
             InputError, match=r"^the (training|validation) loss became .* lower training\.learning_rate"
@@ -291,7 +291,7 @@ class TestLossThatIsLost:
     )
     def test_of_the_last_iteration_the_parameters_tell(self, tmp_path, strategy, name, line):
         """An α that no batch has met, and the weights of a search that NNI validates never."""
-        config = {**BASE, "space": {"channels": 4, "layers": 3}, "strategy": {"name": strategy}}
+        config = {**BASE, "space": {"channels": 4, "layers": 3, "nodes": 2}, "strategy": {"name": strategy}}
         (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
         with pytest.raises(InputError, match=f"^{re.escape(line)}"):
             search(tmp_path / "c.yaml", tmp_path / "run", callbacks=[Lose(name)])
