@@ -240,7 +240,8 @@ def test_a_search_in_bf16_has_the_loss_of_one_in_full_precision_but_for_rounding
         search(
             tmp_path / "search.yaml",
             tmp_path / precision,
-            ["--training.epochs", "1", "--strategy", strategy, "--compute.precision", precision],
+            ["--training.epochs", "1", "--data.train_images", "64", "--strategy", strategy]
+            + ["--compute.precision", precision],
         )
         for precision in ("32-true", "bf16-mixed")
     )

@@ -357,13 +357,12 @@ def experiment_of(text):
 
 
 @pytest.fixture(scope="module")
-def searched(tmp_path_factory, environment, home):
+def searched(tmp_path_factory, home):
     """A finished experiment of two searches: what launch printed, and its folder."""
     file = experiment_file(tmp_path_factory.mktemp("searched") / "code", command=f"{COMMAND} --training.epochs 2")
-    call = [BIN / "nas-plugins", *launching(file)]
-    done = subprocess.run(call, env=environment, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return done.stdout, home / "nni-experiments" / experiment_of(done.stdout)
+    done = Command(launching(file), file.parent.parent, {"HOME": str(home)}).end()
+    assert done.status == 0, done.err
+    return done.out, home / "nni-experiments" / experiment_of(done.out)
 
 
 COMMAND = f"nas-plugins trial --config digits.yaml {SMALL}"
