@@ -1,16 +1,13 @@
 """What the tests of the strategies share: small real searches."""
 
-import gc
 import os
-
-# While much is imported and nothing is thrown away, looking for garbage takes a fifth of the time.
-gc.disable()
 
 # Before PyTorch is imported: on small tensors a second thread costs more than it brings, and
 # where the cores are shared its spinning costs ten times as much.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import atexit
+import gc
 import logging
 import shutil
 import tempfile
@@ -31,9 +28,6 @@ from nni.nas.experiment import NasExperiment
 from nni.nas.experiment.config import NasExperimentConfig
 from torch.utils.data import TensorDataset
 
-gc.freeze()
-gc.enable()
-atexit.register(gc.unfreeze)  # at the end all is thrown away: libraries complain of what is not
 atexit.register(shutil.rmtree, os.environ["HOME"], ignore_errors=True)
 
 
@@ -47,6 +41,7 @@ def pytest_collection_finish():
     time."""
     gc.collect()
     gc.freeze()
+    atexit.register(gc.unfreeze)  # at the end all is thrown away: libraries complain of what is not
 
 
 @pytest.fixture(autouse=True)

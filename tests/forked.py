@@ -20,7 +20,7 @@ import psutil
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
 _context = get_context("forkserver")
-_context.set_forkserver_preload(["preloaded"])
+_context.set_forkserver_preload(["pytest", "nas_plugins.cli", "nas_plugins.experiment", "nas_plugins.report"])
 
 
 class Ended(NamedTuple):

@@ -236,12 +236,12 @@ def train_loss(run: Path) -> float:
 )
 def test_a_search_in_bf16_has_the_loss_of_one_in_full_precision_but_for_rounding(tmp_path, strategy):
     (tmp_path / "search.yaml").write_text(DIGITS)
+    short = ["--training.epochs", "1", "--data.train_images", "64", "--strategy", strategy]
     full, half = (
         search(
             tmp_path / "search.yaml",
             tmp_path / precision,
-            ["--training.epochs", "1", "--data.train_images", "64", "--strategy", strategy]
-            + ["--compute.precision", precision],
+            [*short, "--compute.precision", precision],
         )
         for precision in ("32-true", "bf16-mixed")
     )
