@@ -475,6 +475,7 @@ def test_the_configs_of_section_5_5_have_settings_that_exist(example, tmp_path, 
 @pytest.mark.slow
 def test_the_example_goes_on_where_it_stopped(example, tmp_path, capsys):
     small = ["--compute.accelerator", "cpu", "--compute.threads", "1", "--training.warmup", "1000"]
+    small += ["--data.min_size", "64", "--data.max_size", "96"]
 
     def script(*arguments: object) -> str:
         assert example.main([*small, *map(str, arguments)]) == 0
@@ -494,6 +495,7 @@ def test_the_example_goes_on_where_it_stopped(example, tmp_path, capsys):
 @pytest.mark.slow
 def test_the_example_trains_mask_rcnn(example, tmp_path, capsys):
     arguments = ["--model", "mask_rcnn", "--training.epochs", "1", "--training.proposals", "16"]
+    arguments += ["--data.min_size", "64", "--data.max_size", "96"]
     arguments += ["--compute.accelerator", "cpu", "--output", str(tmp_path / "out")]
     assert example.main(arguments) == 0
     assert "segm AP" in capsys.readouterr().out

@@ -518,9 +518,7 @@ def test_what_cannot_be_searched_is_refused_before_anything_is_written(files, tm
 class TestResume:
     @pytest.mark.slow
     # Not NNI's own: they order α by a set, so that a resumed optimizer has its states with other α.
-    @pytest.mark.parametrize(
-        "strategy", ({"name": "EDAS"}, {"name": "DARTS"}, {"name": "DARTS", "order": "second"}), ids=str
-    )
+    @pytest.mark.parametrize("strategy", ({"name": "EDAS"}, {"name": "DARTS", "order": "second"}), ids=str)
     def test_a_search_killed_in_the_middle_of_an_epoch(self, tmp_path, strategy):
         config = tmp_path / "search.yaml"
         space = {**SEARCH["space"], "nodes": 1}
