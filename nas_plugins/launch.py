@@ -70,6 +70,8 @@ def launch(config: str | os.PathLike[str], port: int = 8080) -> str:
             raise
         except OSError:  # what the manager's web server does not answer is one
             _end(started)
+            if started:
+                experiment._proc = None  # it is among them, and stop() would ask a process that is gone to end
             why = _last_error(log / "nnictl_stderr.log", r"\n +at ") or "; it was stopped by nnictl, or killed"
             why += _what_there_is(folder)
             raise InputError(f"experiment {experiment.id}: NNI's manager does not answer{why}") from None

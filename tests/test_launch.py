@@ -469,6 +469,7 @@ def test_a_manager_that_is_killed_leaves_no_trial_behind(tmp_path, home):
     done = process.end()
     assert done.status == 2
     assert done.err.endswith("NNI's manager does not answer; it was stopped by nnictl, or killed\n")
+    assert done.err.count("\n") == 1
     assert left_of(experiment) == []
 
 
