@@ -114,7 +114,7 @@ def _search(space: Callable[[], Any], strategy: Any) -> None:
     one_shot = isinstance(strategy, OneShotStrategy)
     if one_shot:
         evaluator = Classification(
-            train_dataloaders=DataLoader(data, batch_size=2), val_dataloaders=DataLoader(data, batch_size=4),
+            train_dataloaders=DataLoader(data, batch_size=2), val_dataloaders=DataLoader(data, batch_size=2),
             num_classes=10, max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False,
             enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
         )  # fmt: skip

@@ -59,7 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _import_training() -> None:
     """What nearly every command needs. It stays to the end: to look through it for garbage again and again would take
-    a fifth of the seconds that it takes to import, and more in a search."""
+    a fifth of the time of the import, and some of a search's."""
     if "nas_plugins.experiment" in sys.modules:
         return
     gc.disable()

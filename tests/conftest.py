@@ -34,8 +34,7 @@ def pytest_collection_modifyitems(items):
 
 
 def pytest_collection_finish():
-    """What is imported by now stays to the end: looking through it again and again for garbage takes a tenth of the
-    time."""
+    """What is imported by now stays to the end: looking through it again and again for garbage takes its time."""
     gc.collect()
     gc.freeze()
     atexit.register(gc.unfreeze)  # at the end all is thrown away: libraries complain of what is not
