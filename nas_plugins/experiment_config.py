@@ -59,7 +59,10 @@ def read_experiment(file: str | os.PathLike[str], images: bool = False) -> Exper
         why = one_line(error) or f"NNI asserts {asserted.removeprefix('assert self.')}"
         raise InputError(f"{file}: no config of an NNI experiment: {why}") from None
     except Exception as error:  # NNI raises many kinds
-        raise InputError(f"{file}: no config of an NNI experiment: {one_line(error) or type(error).__name__}") from None
+        why = one_line(error) or type(error).__name__
+        if isinstance(error, AttributeError) and error.obj is not None:  # what NNI could not read as a section
+            why = f"{error.obj!r:.80} is no section with a {error.name} that NNI knows"
+        raise InputError(f"{file}: no config of an NNI experiment: {why}") from None
     finally:
         unset_base_path()  # NNI forgets to where it refuses a file, and then fails at every other one
     if settings.use_annotation:

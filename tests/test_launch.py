@@ -181,6 +181,8 @@ class TestBadInputIsSaidBeforeAnythingIsStarted:
             ({"tuner": {"name": "TPE", "classArgs": {"optimise_mode": "maximize"}}}, "tuner: TPE: .*'optimise_mode'"),
             ({"tuner": {"name": "PTE"}}, "tuner: PTE: NNI has no such tuner"),
             ({"assessor": {"name": "Medianstop", "classArgs": {"start": 1}}}, "assessor: Medianstop: .*'start'"),
+            ({"tuner": 3}, "no config of an NNI experiment: 3 is no section with a name that NNI knows"),
+            ({"trainingService": {"platform": "mars"}}, "'mars'. is no section with a platform that NNI knows"),
             ({"typo": 1}, "does not have field.* typo"),
         ],
     )  # fmt: skip
