@@ -10,6 +10,7 @@ import re
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -214,16 +215,11 @@ def read_search(file: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
         InputError: a key is unknown or a value is wrong; the message names it.
     """
     given, origin = _merged(file, overrides, "search")
-    parser = _parser()
-    defaults: dict[plugins.Kind, str] = {"space": "DartsSpace", "strategy": "EDAS"}
-    sections: dict[str, type] = {}
-    for kind, default in defaults.items():
-        name = _name(kind, given, default)
-        sections[kind] = found = plugins.find(kind, name)
-        if kind == "strategy" and not issubclass(found, OneShotStrategy):
-            raise InputError(f"strategy.name: {name} is a multi-trial strategy; search takes one-shot ones")
-        parser.add_argument(f"--{kind}.name", type=str, default=name)
-        _add(parser, found, kind, skip={*FROM_DATA, *_INTERNAL})
+    space, strategy = (_name(kind, given, default) for kind, default in (("space", "DartsSpace"), ("strategy", "EDAS")))
+    sections = {"space": plugins.find("space", space), "strategy": plugins.find("strategy", strategy)}
+    if not issubclass(sections["strategy"], OneShotStrategy):
+        raise InputError(f"strategy.name: {strategy} is a multi-trial strategy; search takes one-shot ones")
+    parser = _search_parser((space, sections["space"]), (strategy, sections["strategy"]))
     values = _parse(parser, sections, given, origin)
     return Config(values, Training(**values["training"]), Compute(**values["compute"]))
 
@@ -246,6 +242,16 @@ def is_search(file: str | os.PathLike[str]) -> bool:
     if "network" not in sections and "strategy" not in sections:
         raise InputError(f"{file}: not the config of a run: it has neither a strategy nor a network")
     return "strategy" in sections
+
+
+@cache
+def _search_parser(space: tuple[str, type], strategy: tuple[str, type]) -> ArgumentParser:
+    """Made once for each pair: an experiment reads a config for each value of its search space."""
+    parser = _parser()
+    for section, (name, found) in {"space": space, "strategy": strategy}.items():
+        parser.add_argument(f"--{section}.name", type=str, default=name)
+        _add(parser, found, section, skip={*FROM_DATA, *_INTERNAL})
+    return parser
 
 
 def _parser() -> ArgumentParser:
