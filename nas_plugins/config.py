@@ -344,7 +344,7 @@ def _read_overrides(overrides: Sequence[str]) -> dict[str, Any]:
             raise InputError(f"{_COMMAND_LINE}: {argument!r} should be --KEY VALUE, such as --training.epochs 5")
         if not equals:
             text = next(arguments, "")
-            if not text:
+            if not text or text.startswith("--"):
                 raise InputError(f"{_COMMAND_LINE}: --{key} has no value")
         try:
             values[key] = load_plain(text)

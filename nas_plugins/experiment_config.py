@@ -5,25 +5,28 @@ from __future__ import annotations
 import argparse
 import importlib
 import inspect
-import itertools
-import math
+import json
 import os
 import shlex
+import subprocess
 import sys
 import traceback
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
-from nni.common.hpo_utils import validate_search_space
+import yaml
 from nni.experiment.config import AlgorithmConfig, CustomAlgorithmConfig, ExperimentConfig
 from nni.experiment.config.utils import unset_base_path
 from nni.tools.package_utils.tuner_factory import get_builtin_module_class_name
+from nni.utils import OptimizeMode
 
 from nas_plugins.config import Config, is_search, read_retrain, read_search
 from nas_plugins.errors import InputError
-from nas_plugins.tables import one_line
+from nas_plugins.parameters import batch, samples
+from nas_plugins.plain_yaml import load_plain
+from nas_plugins.run import check_output
+from nas_plugins.tables import one_line, read_text
 from nas_plugins.trial import merged
 
 _BATCH = ("batch", "batchtuner")
@@ -34,46 +37,96 @@ _OWN_KEYS = {
     "pbttuner": "load_checkpoint_dir",
 }
 """Tuner -> a key that it gives trials besides those of the search space."""
+_MOST = {"trial_concurrency": 10_000, "max_trial_number": 10**9}
+"""The largest numbers: NNI takes any, and with more it asks its tuner for more parameters than fit into the memory."""
+_OURS = "nas-plugins trial --config FILE"
+_FOR_EXAMPLE = "such as seed: {_type: choice, _value: [0, 1]}"
 _WHICH_IMAGES = ("dataset", "root", "download", "held_out", "train_images", "test_images", "image_size", "resized_crop")
 """Settings of the data on which it depends what images there are; the others do not make one unusable."""
 
 
-def read_experiment(file: str | os.PathLike[str], images: bool = False) -> ExperimentConfig:
+def read_experiment(file: str | os.PathLike[str], here: bool = False) -> ExperimentConfig:
     """NNI's config of an experiment, checked, and with it what its trials would do.
 
     Args:
         file: the config.
-        images: whether to look at the images of the trials too, where they run on this machine.
+        here: whether to look also for what the trials need, where they run on this machine: their program, their
+            images, a folder to write to.
 
     Raises:
         InputError: the file is no such config; or its tuner or assessor is none, or has no such argument; or its
             trialCommand is ``nas-plugins trial`` and a key of the search space, or a value, cannot be used.
     """
-    if not Path(file).is_file():
-        raise InputError(f"{file}: {'a folder and no file' if Path(file).is_dir() else 'there is no such file'}")
-    try:
-        settings = ExperimentConfig.load(file).canonical_copy()
-        command = shlex.split(settings.trial_command or "")
-    except AssertionError as error:  # NNI says no more of a number that is wrong
-        asserted = traceback.extract_tb(error.__traceback__)[-1].line or ""
-        why = one_line(error) or f"NNI asserts {asserted.removeprefix('assert self.')}"
-        raise InputError(f"{file}: no config of an NNI experiment: {why}") from None
-    except Exception as error:  # NNI raises many kinds
-        why = one_line(error) or type(error).__name__
-        if isinstance(error, AttributeError) and error.obj is not None:  # what NNI could not read as a section
-            why = f"{error.obj!r:.80} is no section with a {error.name} that NNI knows"
-        raise InputError(f"{file}: no config of an NNI experiment: {why}") from None
-    finally:
-        unset_base_path()  # NNI forgets to where it refuses a file, and then fails at every other one
+    settings = _load(file)
     if settings.use_annotation:
         raise InputError(f"{file}: useAnnotation: NNI 3.0 has no annotations; give a searchSpace")
+    if not settings.search_space:
+        raise InputError(f"{file}: searchSpace: {settings.search_space!r} should have keys, {_FOR_EXAMPLE}")
+    for key, most in _MOST.items():
+        number = getattr(settings, key)
+        if isinstance(number, bool) or (number is not None and number > most):
+            raise InputError(f"{file}: {_as_written(key)}: {number} should be a whole number from 1 to {most:,}")
     _check_algorithms(file, settings)
+    here = here and platforms(settings) == ["local"]
+    if here:
+        _check_working_directory(file, settings)
     # Where the shell has a part in it, as in redirections, what a command does is known to the shell alone.
-    if command[:2] == ["nas-plugins", "trial"] and not set(settings.trial_command) & set("|&;<>$`~*?"):
-        configs = _configs(file, settings, command[2:])
-        if images and platforms(settings) == ["local"]:
-            _check_images(file, configs)
+    if not set(settings.trial_command or "") & set("|&;<>$`~*?"):
+        _check_command(file, settings, here)
     return settings
+
+
+def _load(file: str | os.PathLike[str]) -> ExperimentConfig:
+    """What NNI reads. It writes out every alias, and there is no end to some: ours are asked first."""
+    if not Path(file).is_file():
+        raise InputError(f"{file}: {'a folder and no file' if Path(file).is_dir() else 'there is no such file'}")
+    refused = f"{file}: no config of an NNI experiment"
+    try:
+        load_plain(read_text(Path(file)))
+        settings = ExperimentConfig.load(file)
+        if isinstance(settings.search_space_file, str):
+            _check_search_space(f"{file}: searchSpaceFile", Path(file).parent / settings.search_space_file)
+        return settings.canonical_copy()
+    except InputError:
+        raise
+    except AssertionError as error:  # NNI says no more of a number that is wrong
+        frame, _ = [*traceback.walk_tb(error.__traceback__)][-1]
+        asserted = traceback.extract_tb(error.__traceback__)[-1].line or ""
+        key = asserted.removeprefix("assert self.").split()[0]
+        value = getattr(frame.f_locals.get("self"), key, None)
+        why = one_line(error) or f"{_as_written(key)}: {_shown(value)}: NNI asserts {asserted[len('assert self.') :]}"
+        raise InputError(f"{refused}: {why}") from None
+    except Exception as error:  # NNI raises many kinds
+        why = one_line(error) or type(error).__name__
+        if isinstance(error, AttributeError) and error.name:  # what NNI could not read as a section
+            why = f"{_shown(error.obj)} is no section with a {error.name} that NNI knows"
+        raise InputError(f"{refused}: {why}") from None
+    finally:
+        unset_base_path()  # NNI forgets to where it refuses a file, and then fails at every other one
+
+
+def _check_search_space(where: str, file: Path) -> None:
+    file = file.expanduser()
+    if not file.is_file():
+        raise InputError(f"{where}: {file}: there is no such file")
+    text = read_text(file)
+    try:
+        with suppress(ValueError):  # NNI takes it for YAML then
+            json.loads(text)
+            return
+        load_plain(text)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise InputError(f"{where}: {file}: neither JSON nor YAML: {one_line(error)}") from None
+
+
+def _as_written(key: str) -> str:
+    """``trial_concurrency`` -> ``trialConcurrency``."""
+    first, *others = key.split("_")
+    return first + "".join(word.capitalize() for word in others)
+
+
+def _shown(value: object) -> str:
+    return "null" if value is None else f"{value!r:.80}"
 
 
 def platforms(settings: ExperimentConfig) -> list[str]:
@@ -82,14 +135,65 @@ def platforms(settings: ExperimentConfig) -> list[str]:
     return [service.platform for service in (services if isinstance(services, list) else [services])]
 
 
-def _configs(file: str | os.PathLike[str], settings: ExperimentConfig, arguments: list[str]) -> list[Config]:
-    """The configs that trials have with the values of the search space, each value once at least."""
-    parser = argparse.ArgumentParser(prog="trialCommand", add_help=False, allow_abbrev=False)
+def _check_working_directory(file: str | os.PathLike[str], settings: ExperimentConfig) -> None:
+    """NNI's manager that cannot make it dies without a word."""
+    folder = Path(settings.experiment_working_directory)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        why = None if os.access(folder, os.W_OK) else "may not be written to"
+    except OSError as error:
+        why = f"cannot be made: {error.strerror}"
+    if why is not None:
+        raise InputError(f"{file}: experimentWorkingDirectory: {folder} {why}")
+
+
+def _check_command(file: str | os.PathLike[str], settings: ExperimentConfig, here: bool) -> None:
+    """What the trials run, and what is known of it before they do."""
+    where = f"{file}: trialCommand"
+    try:
+        command = shlex.split(settings.trial_command or "")
+    except ValueError as error:
+        raise InputError(f"{where}: {settings.trial_command!r}: {one_line(error)}") from None
+    if not command:
+        raise InputError(f"{where}: {settings.trial_command!r} should be a command, such as {_OURS}")
+    if command[0] != "nas-plugins":
+        if here and not _is_command(command[0], settings.trial_code_directory):
+            raise InputError(f"{where}: {command[0]}: there is no such command")
+        return
+    if command[1:2] != ["trial"]:
+        raise InputError(f"{where}: {settings.trial_command!r:.80} should be {_OURS}")
+    options, given = _options(where, command[2:])
+    configs = _configs(file, settings, options, given)
+    if here:
+        if options.output is not None:
+            with _inside(Path(settings.trial_code_directory)):
+                check_output(Path(options.output, "EXPERIMENT"))
+        _check_images(file, configs)
+
+
+def _is_command(name: str, folder: str | os.PathLike[str]) -> bool:
+    """Whether the shell in which a trial begins knows a command: a program, or one of its own words."""
+    known = ["/bin/bash", "-c", 'type -- "$1"', "bash", name]
+    return "=" in name or subprocess.run(known, check=False, cwd=folder, capture_output=True).returncode == 0
+
+
+def _options(where: str, arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    parser = argparse.ArgumentParser(prog="trialCommand", add_help=False, allow_abbrev=False, exit_on_error=False)
     for name in ("--config", "--genotype", "--output"):
         parser.add_argument(name)
-    options, given = parser.parse_known_args(arguments)
+    try:
+        options, given = parser.parse_known_args(arguments)
+    except argparse.ArgumentError as error:
+        raise InputError(f"{where}: {one_line(error)}") from None
     if options.config is None:
-        raise InputError(f"{file}: trialCommand: nas-plugins trial needs --config FILE")
+        raise InputError(f"{where}: nas-plugins trial needs --config FILE")
+    return options, given
+
+
+def _configs(
+    file: str | os.PathLike[str], settings: ExperimentConfig, options: argparse.Namespace, given: list[str]
+) -> list[Config]:
+    """The configs that trials have with the values of the search space, each value once at least."""
     tuner = (settings.tuner.name or "").lower()
     if tuner in _OWN_KEYS:
         raise InputError(
@@ -98,7 +202,7 @@ def _configs(file: str | os.PathLike[str], settings: ExperimentConfig, arguments
         )
     found = []
     with _inside(Path(settings.trial_code_directory)):
-        for chosen in (_batch if tuner in _BATCH else _samples)(f"{file}: searchSpace", settings.search_space):
+        for chosen in (batch if tuner in _BATCH else samples)(f"{file}: searchSpace", settings.search_space):
             try:
                 _, _, config = merged(options.config, given, options.genotype, chosen)
             except ValueError as error:
@@ -119,7 +223,10 @@ def _check_algorithms(file: str | os.PathLike[str], settings: ExperimentConfig) 
         if algorithm is None:
             continue
         try:
-            inspect.signature(_class_of(algorithm, kind)).bind(**(algorithm.class_args or {}))
+            arguments = algorithm.class_args or {}
+            inspect.signature(_class_of(algorithm, kind)).bind(**arguments)
+            if algorithm.name and "optimize_mode" in arguments:
+                OptimizeMode(arguments["optimize_mode"])
         except (Exception, SystemExit) as error:  # whatever a module of anybody's raises
             name = algorithm.name or algorithm.class_name
             raise InputError(f"{file}: {kind}: {name}: {one_line(error) or type(error).__name__}") from None
@@ -147,55 +254,6 @@ def _check_images(file: str | os.PathLike[str], configs: Iterable[Config]) -> No
                 config.data().prepare()
             except InputError as error:
                 raise InputError(f"{file}: {error}") from None
-
-
-def _batch(where: str, space: Any) -> list[dict[str, Any]]:
-    """What NNI's BatchTuner gives: the values of its one choice, each of which has all keys."""
-    specs = list(space.values()) if isinstance(space, Mapping) else []
-    values = specs[0].get("_value") if len(specs) == 1 and isinstance(specs[0], Mapping) else None
-    if not isinstance(values, list) or not all(isinstance(value, Mapping) for value in values):
-        right = "{combine_params: {_type: choice, _value: [{seed: 0}, {seed: 1}]}}"
-        raise InputError(f"{where}: {space!r:.80} should be one choice between objects with keys, such as {right}")
-    return [dict(value) for value in values]
-
-
-def _samples(where: str, space: Any) -> Iterator[dict[str, Any]]:
-    """Parameters with every value of every choice, and the bounds of every range, or its middle, at least once."""
-    if not isinstance(space, Mapping):
-        raise InputError(f"{where}: {space!r} should have keys such as seed: {{_type: choice, _value: [0, 1]}}")
-    values = {key: _values(f"{where}: {key}", spec) for key, spec in space.items()}
-    first = {key: given[0] for key, given in values.items()}
-    yield first
-    for key, given in values.items():
-        yield from ({**first, key: value} for value in given[1:])
-
-
-def _values(where: str, spec: Any) -> list[Any]:
-    if not isinstance(spec, Mapping) or not isinstance(spec.get("_value"), list) or not spec["_value"]:
-        raise InputError(f"{where}: {spec!r} should have _type and _value, such as {{_type: choice, _value: [0, 1]}}")
-    given = spec["_value"]
-    if spec.get("_type") == "choice":
-        return list(itertools.chain.from_iterable(_choices(where, value) for value in given))
-    try:
-        validate_search_space({where: dict(spec)}, raise_exception=True)
-    except ValueError as error:
-        raise InputError(one_line(error)) from None
-    if spec["_type"] == "randint":
-        return [given[0], given[1] - 1]
-    if "normal" in spec["_type"]:  # which has no bounds: the middle
-        return [math.exp(min(given[0], 700)) if "log" in spec["_type"] else float(given[0])]
-    return [float(number) for number in given[:2]]
-
-
-def _choices(where: str, value: Any) -> Iterator[Any]:
-    if not isinstance(value, Mapping):
-        yield value
-        return
-    if "_name" not in value:
-        raise InputError(f"{where}: {value!r} should have a _name, as a nested choice of NNI's")
-    nested = {key: spec for key, spec in value.items() if key != "_name"}
-    for sample in _samples(where, nested):
-        yield {"_name": value["_name"], **sample}
 
 
 @contextmanager

@@ -48,7 +48,7 @@ def launch(config: str | os.PathLike[str], port: int = 8080) -> str:
     """
     _check_port(port)
     nni.silence_stdout()
-    settings = read_experiment(config, images=True)
+    settings = read_experiment(config, here=True)
     if platforms(settings) != ["local"]:
         _check_port(port + 1, ", which trials on other machines need,")
     # Trials find the commands of this Python, whether or not its environment is activated.

@@ -17,7 +17,7 @@ class TooLargeError(yaml.MarkedYAMLError):
 
 
 class _Loader(yaml.SafeLoader):
-    """Dates are words, and whole numbers no larger than anything can take."""
+    """Dates are words, whole numbers no larger than anything can take, and no key stands twice in a section."""
 
     depth = 0
 
@@ -29,6 +29,16 @@ class _Loader(yaml.SafeLoader):
             return super().compose_node(parent, index)
         finally:
             self.depth -= 1
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        names: set[tuple[str, str]] = set()
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if (key.tag, key.value) in names:
+                    raise yaml.YAMLError(f"line {key.start_mark.line + 1} has the key {key.value:.40} a second time")
+                names.add((key.tag, key.value))
+        return node
 
 
 def _whole_number(loader: _Loader, node: Any) -> int:
@@ -46,7 +56,8 @@ def load_plain(text: str) -> Any:
     """The content of a YAML text: mappings, lists, words, numbers.
 
     Raises:
-        yaml.YAMLError: the text is no YAML, has a tag of Python's, or is too large, also by its aliases or a number.
+        yaml.YAMLError: the text is no YAML, has a tag of Python's or a key twice, or is too large, also by its
+            aliases or a number.
     """
     if len(text) > _MOST:
         raise yaml.YAMLError(f"{len(text):,} characters are more than a config has")

@@ -97,6 +97,8 @@ def merged(
     """
     chosen = dict(chosen)
     searches = is_search(config)
+    if searches and genotype is not None:
+        raise InputError(f"--genotype: {genotype}: {config} is the config of a search, which takes none")
     genotype = None if searches else chosen.pop("genotype", genotype)
     overrides = [*overrides]
     for key, value in chosen.items():

@@ -118,12 +118,12 @@ def save_genotypes(trials: pd.DataFrame, count: int, output: str | os.PathLike[s
     Raises:
         InputError: there are not so many, or the run directory of one is not on this machine.
     """
-    best = succeeded(trials).head(count)
-    if succeeded(trials).empty:
+    best = succeeded(trials)
+    if best.empty:
         raise InputError("--genotypes: no trial has succeeded")
     if not 0 < count <= len(best):
         raise InputError(f"--best: {count} should be from 1 to {len(best)}, the trials that succeeded")
-    found = [Path(run, GENOTYPE) for run in best["run"]]
+    found = [Path(run, GENOTYPE) for run in best["run"].head(count)]
     missing = [str(file) for file in found if not file.is_file()]
     if missing:
         raise InputError(f"{missing[0]}: not there; trials on other machines need an --output that all machines share")

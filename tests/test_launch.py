@@ -2,6 +2,7 @@
 
 import csv
 import getpass
+import itertools
 import json
 import os
 import runpy
@@ -152,7 +153,7 @@ class TestBadInputIsSaidBeforeAnythingIsStarted:
             ({"space": {"sead": {"_type": "choice", "_value": [0]}}}, "searchSpace: unknown key sead; did you mean"),
             ({"space": {"training.epochs": {"_type": "choice", "_value": [2, -1]}}}, "training.epochs.*-1"),
             ({"space": {"seed": [0, 1]}}, "searchSpace: seed: .* should have _type and _value"),
-            ({"space": {"seed": {"_type": "pick", "_value": [0]}}}, 'searchSpace: seed" has unsupported type "pick"'),
+            ({"space": {"seed": {"_type": "pick", "_value": [0]}}}, "seed: _type: 'pick' should be one of choice"),
             ({"space": {"seed": {"_type": "randint", "_value": ["a", "b"]}}}, "must have int values"),
             ({"space": {"seed": {"_type": "randint", "_value": [-2, 3]}}}, "seed: -2 should be a whole number"),
             ({"space": {"training.learning_rate": {"_type": "uniform", "_value": [-1, 1]}}}, "rate: -1.0 should be"),
@@ -164,12 +165,12 @@ class TestBadInputIsSaidBeforeAnythingIsStarted:
             ),
             ({"space": nested(warmup={"_type": "randint", "_value": [0, 3]})}, "unknown key strategy.warmup"),
             ({"searchSpace": ["seed"]}, "searchSpace: .'seed'. should have keys such as seed"),
-            ({"command": "nas-plugins trial --config 'digits.yaml"}, "no config of an NNI experiment: No closing quot"),
+            ({"command": "nas-plugins trial --config 'digits.yaml"}, "trialCommand: .*: No closing quotation"),
             ({"command": "nas-plugins trial --config missing.yaml"}, "missing.yaml: No such file"),
             ({"command": "nas-plugins trial"}, "trialCommand: nas-plugins trial needs --config FILE"),
             ({"trialCodeDirectory": "missing"}, "missing. is not a directory"),
             ({"command": "nas-plugins trial --config digits.yaml --sead 1"}, "yaml: trialCommand: unknown key sead"),
-            ({"trialConcurrency": 0}, "no config of an NNI experiment: NNI asserts trial_concurrency > 0"),
+            ({"trialConcurrency": 0}, "trialConcurrency: 0: NNI asserts trial_concurrency > 0"),
             ({"tuner": {"name": "Hyperband", "classArgs": {"R": 9}}}, "Hyperband: gives each trial a key TRIAL_B"),
             ({"tuner": {"name": "PBT"}}, "tuner: PBT: gives each trial a key load_checkpoint_dir"),
             ({"tuner": {"name": "BatchTuner"}}, "searchSpace: .* should be one choice between objects with keys"),
@@ -184,11 +185,61 @@ class TestBadInputIsSaidBeforeAnythingIsStarted:
             ({"tuner": 3}, "no config of an NNI experiment: 3 is no section with a name that NNI knows"),
             ({"trainingService": {"platform": "mars"}}, "'mars'. is no section with a platform that NNI knows"),
             ({"typo": 1}, "does not have field.* typo"),
+            ({"tuner": {"name": "TPE", "classArgs": {"optimize_mode": "up"}}}, "tuner: TPE: 'up' is not a valid Opt"),
+            ({"tuner": {"className": "nas_plugins.tuner.GridSearch"}}, "codeDirectory: null: NNI asserts"),
+            ({"trainingService": None}, "null is no section with a platform that NNI knows"),
+            ({"searchSpace": {}}, "searchSpace: {} should have keys, such as seed"),
+            ({"space": {"": {"_type": "choice", "_value": [0]}}}, "searchSpace: '' should be a key of a config"),
+            ({"space": {"training.epochs": {"_type": "uniform", "_value": [1, 3]}}}, r"training.epochs: 2\.2.* whole"),
+            ({"space": {"training.epochs": {"_type": "normal", "_value": [2, 1]}}}, r"training.epochs: 2\.6.* whole"),
+            ({"space": {"training.epochs": {"_type": "quniform", "_value": [1, 3, 0]}}}, "is a step and should be abo"),
+            ({"trialConcurrency": True}, "trialConcurrency: True should be a whole number from 1 to 10,000"),
+            ({"trialConcurrency": 10**9}, "trialConcurrency: 1000000000 should be a whole number from 1 to 10,000"),
+            ({"maxTrialNumber": 10**12}, "maxTrialNumber: 1000000000000 should be a whole number from 1 to"),
+            ({"command": ""}, "trialCommand: '' should be a command, such as nas-plugins trial"),
+            ({"command": "nas-plugins trail --config digits.yaml"}, "trail.* should be nas-plugins trial --config"),
+            ({"command": "nas-plugins trial --config digits.yaml --output"}, "trialCommand: argument --output: expec"),
+            ({"command": "nas-plugins trial --config digits.yaml --seed"}, "trialCommand: --seed has no value"),
+            ({"command": "nas-plugins trial --config digits.yaml --genotype 1.json"}, "is the config of a search"),
+            ({"command": "nopeprog --x"}, "trialCommand: nopeprog: there is no such command"),
+            ({"command": "nas-plugins trial --config digits.yaml --output nni.yaml"}, "nni.yaml is not a folder"),
+            ({"experimentWorkingDirectory": "/dev/null/x"}, "experimentWorkingDirectory: /dev/null/x cannot be made"),
         ],
     )  # fmt: skip
     def test_of_the_config(self, tmp_path, changes, message):
         with pytest.raises(InputError, match=message):
-            read_experiment(experiment_file(tmp_path / "code", **changes))
+            read_experiment(experiment_file(tmp_path / "code", **changes), here=True)
+
+    @pytest.mark.parametrize("where", ["searchSpace", "searchSpaceFile"])
+    def test_of_aliases_that_would_be_written_out_without_end(self, tmp_path, where):
+        lines = [f"{new}: &{new} [{', '.join(9 * [f'*{old}'])}]" for old, new in itertools.pairwise("abcdefghij")]
+        bomb = "\n".join(["a: &a [x, x, x, x, x, x, x, x, x]", *lines])
+        file = experiment_file(tmp_path, searchSpaceFile="bomb.yaml", searchSpace=None)
+        (tmp_path / "bomb.yaml").write_text(bomb)
+        if where == "searchSpace":
+            file.write_text(bomb)
+        with pytest.raises(InputError, match="yaml: .*with its aliases written out"):
+            read_experiment(file)
+
+    @pytest.mark.parametrize(
+        ("content", "message"),
+        [
+            (b"\x80\xff", "bin: is no text file"),
+            (b'{"seed": ', "bin: neither JSON nor YAML: while parsing"),
+            (b"[" * 200, "bin: neither JSON nor YAML: more than 100 lists and mappings"),
+            (b"seed: {_type: choice}\nseed: {_value: [1]}", "line 2 has the key seed a second time"),
+        ],
+        ids=str,
+    )
+    def test_of_a_file_of_the_search_space(self, tmp_path, content, message):
+        (tmp_path / "bin").write_bytes(content)
+        with pytest.raises(InputError, match=message):
+            read_experiment(experiment_file(tmp_path, searchSpace=None, searchSpaceFile="bin"))
+
+    def test_but_not_json_with_tabs(self, tmp_path):
+        (tmp_path / "space.json").write_text('{\n\t"seed": {"_type": "choice", "_value": [0, 1]}\n}')
+        settings = read_experiment(experiment_file(tmp_path, searchSpace=None, searchSpaceFile="space.json"))
+        assert settings.search_space == {"seed": {"_type": "choice", "_value": [0, 1]}}
 
     def test_a_config_that_is_refused_leaves_the_next_one_readable(self, tmp_path):
         (tmp_path / "bad.yaml").write_text("[1, 2")
