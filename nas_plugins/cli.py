@@ -14,6 +14,8 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+from nas_plugins.errors import InputError, Terminated
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
@@ -28,7 +30,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:  # here and not above: --help and wrong commands need none of what takes seconds to import
         if options.command != "genotype":
             _import_training()
-        from nas_plugins.errors import InputError
         from search_spaces.genotype import GenotypeError
     except KeyboardInterrupt:
         _fail("interrupted")
@@ -46,11 +47,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except OSError as error:
         return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except KeyboardInterrupt as interrupt:
-        what = "terminated" if isinstance(interrupt, _Terminated) else "interrupted"
+        what = "terminated" if isinstance(interrupt, Terminated) else "interrupted"
         if options.command in ("search", "retrain", "resume"):
             what += "; nas-plugins resume goes on from the last complete epoch"
         _fail(str(interrupt) or what)
-        return 143 if isinstance(interrupt, _Terminated) else 130
+        return 143 if isinstance(interrupt, Terminated) else 130
     finally:
         signal.signal(signal.SIGTERM, before[0])
         warnings.formatwarning = before[1]
@@ -71,12 +72,8 @@ def _import_training() -> None:
         atexit.register(gc.unfreeze)  # at the end all is thrown away: libraries complain of what is not
 
 
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM ends a command as an interrupt does: Lightning would let it end as if it had finished."""
-
-
 def _terminate(number: int, frame: object) -> None:
-    raise _Terminated
+    raise Terminated
 
 
 def _fail(message: str) -> int:
@@ -96,7 +93,6 @@ def _show(text: str) -> None:
 
 def _check_genotype(path: str | os.PathLike[str]) -> None:
     """Say of what is no genotype file also what to do, before a command that needs it."""
-    from nas_plugins.errors import InputError
     from search_spaces.genotype import Genotype, GenotypeError
 
     file = Path(path)

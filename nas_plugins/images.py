@@ -1,6 +1,7 @@
 """Where images come from: arrays in memory, or files that are read on demand and checked beforehand."""
 
 import math
+import os
 import time
 import warnings
 from collections.abc import Iterator, Sequence
@@ -93,6 +94,10 @@ def class_folders(root: Path, name: str, layout: str) -> torchvision.datasets.Im
         InputError: the folder, a class or the images of one are missing; the layout says what would be right.
     """
     check("root", str(root), (root / name).is_dir(), f"a folder with {layout}: it has no folder {name}")
+    for folder, folders, _ in os.walk(root / name):
+        for link in (Path(folder, below) for below in folders):
+            loop = link.is_symlink() and Path(folder).resolve().is_relative_to(link.resolve())
+            check("root", str(root), not loop, f"a folder without a link into itself: {link} is one")
     try:
         return torchvision.datasets.ImageFolder(root / name)
     except OSError as error:  # no class folder, a class without an image, a folder that may not be read
@@ -156,6 +161,8 @@ def read_image(file: str) -> Tensor:
 @contextmanager
 def _opened(file: str) -> Iterator[Image.Image]:
     try:
+        if os.path.exists(file) and not os.path.isfile(file):  # reading a pipe would wait for ever
+            raise ValueError("no regular file")
         with Image.open(file) as image:
             if image.mode.startswith(("I", "F")):  # convert("RGB") would clip these to white
                 raise ValueError(f"mode {image.mode} has more than 8 bits a channel")

@@ -18,7 +18,7 @@ import psutil
 from nni.experiment import Experiment, RunMode, rest
 from nni.experiment.config import ExperimentConfig
 
-from nas_plugins.errors import InputError
+from nas_plugins.errors import InputError, Terminated
 from nas_plugins.experiment_config import platforms, read_experiment
 from nas_plugins.tables import one_line
 from nas_plugins.trials import read_trials, succeeded, trials_text
@@ -44,7 +44,8 @@ def launch(config: str | os.PathLike[str], port: int = 8080) -> str:
     Raises:
         InputError: the config or the port cannot be used, and nothing was started then; or no trial
             succeeded.
-        KeyboardInterrupt: SIGINT, SIGTERM or SIGHUP came. The experiment is stopped and can be resumed.
+        KeyboardInterrupt: SIGINT, SIGTERM (then a Terminated) or SIGHUP came. The experiment is stopped and can be
+            resumed.
     """
     _check_port(port)
     nni.silence_stdout()
@@ -57,7 +58,7 @@ def launch(config: str | os.PathLike[str], port: int = 8080) -> str:
     folder = Path(settings.experiment_working_directory, experiment.id)
     log = folder / "log"
     started: set[psutil.Process] = set()
-    with _signals() as stop:
+    with _signals() as (stop, came):
         try:
             # Detached: what the manager and the tuner write goes into files of its folder. It is stopped all the same.
             experiment.start(port, run_mode=RunMode.Detach)
@@ -76,9 +77,12 @@ def launch(config: str | os.PathLike[str], port: int = 8080) -> str:
             why += _what_there_is(folder)
             raise InputError(f"experiment {experiment.id}: NNI's manager does not answer{why}") from None
         finally:
+            started.update(_processes(experiment.id))
             experiment.stop()
-    if stop.is_set():
-        raise KeyboardInterrupt(f"stopped; nnictl resume {experiment.id} --port {port} goes on with it")
+            _end(started)  # a tuner that is at work does not hear that its manager ends
+    if came:
+        interrupt = Terminated if came[0] == signal.SIGTERM else KeyboardInterrupt
+        raise interrupt(f"stopped; nnictl resume {experiment.id} --port {port} goes on with it")
     _summarize(experiment.id, folder, port, settings)
     return experiment.id
 
@@ -87,20 +91,33 @@ def _check_port(port: int, why: str = "") -> None:
     if not 0 < port < 2**16:
         raise InputError(f"--port: {port} should be from 1 to 65535")
     with socket.socket() as probe:
-        if probe.connect_ex(("localhost", port)) == 0:
-            raise InputError(f"--port: {port}{why} is in use; choose another")
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the manager does
+        try:
+            probe.bind(("", port))
+        except PermissionError:
+            raise InputError(f"--port: {port}{why} may not be used; choose another, such as 8080") from None
+        except OSError:
+            raise InputError(f"--port: {port}{why} is in use; choose another") from None
 
 
 @contextmanager
-def _signals() -> Iterator[threading.Event]:
-    """An event in place of what SIGINT, SIGTERM and SIGHUP do: at no moment may they leave NNI's manager behind."""
-    event = threading.Event()
+def _signals() -> Iterator[tuple[threading.Event, list[int]]]:
+    """An event in place of what SIGINT, SIGTERM and SIGHUP do, and which of them came.
+
+    At no moment may they leave NNI's manager behind.
+    """
+    event, came = threading.Event(), list[int]()
+
+    def note(number: int, frame: object) -> None:
+        came.append(number)
+        event.set()
+
     names = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it; else the terminal that closes ends all
         names.append(signal.SIGHUP)
-    before = {name: signal.signal(name, lambda *_: event.set()) for name in names}
+    before = {name: signal.signal(name, note) for name in names}
     try:
-        yield event
+        yield event, came
     finally:
         for name, handler in before.items():
             signal.signal(name, handler)
@@ -143,7 +160,7 @@ def _processes(experiment: str) -> list[psutil.Process]:
 
 
 def _end(started: set[psutil.Process]) -> None:
-    """End what outlives a manager that was killed; one that nnictl stops ends all by itself, and then itself."""
+    """End what outlives the manager; one that nnictl stops ends all by itself, and then itself."""
     psutil.wait_procs([child for child in psutil.Process().children() if child in started], timeout=10)
     for process in started:
         with suppress(psutil.NoSuchProcess):

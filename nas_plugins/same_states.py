@@ -35,6 +35,10 @@ class SameStates(Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         self._checkpoint = checkpoint
+        for name, parameter in pl_module.named_parameters():
+            saved = checkpoint["state_dict"].get(name, parameter)
+            if isinstance(saved, Tensor) and not saved.isfinite().all():
+                raise OtherStatesError(f"state_dict.{name}: has values that are not finite")
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Compare, before the states are put in place, but after there is what they belong to."""
@@ -76,7 +80,11 @@ def _compare(place: str, value: Any, own: Any) -> None:
 
 def _compare_epochs(trainer: pl.Trainer, checkpoint: Mapping[str, Any]) -> None:
     """Raise where the places that count the epochs that are done disagree."""
-    done, progress = epochs_done(trainer), checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]
+    done, progress = epochs_done(trainer), checkpoint["loops"]
+    for key in ("fit_loop", "epoch_progress", "current"):
+        if key not in progress:
+            raise OtherStatesError(f"loops: {progress!r:.40} should have a key {key}")
+        progress = progress[key]
     counts = {f"epoch_progress.current.{name}": (progress[name], done) for name in ("processed", "ready")}
     for name, (count, right) in {**counts, "epoch": (checkpoint["epoch"], done - 1)}.items():
         if type(count) is not int or count != right:

@@ -57,12 +57,14 @@ def read_table(path: Path, required: Sequence[str], texts: Sequence[str] = ()) -
     Raises:
         InputError: the file is something else; the message names the place.
     """
-    read_text(path)
+    text = read_text(path)
     try:
         # Only an empty field is missing: an edge may be called "NA".
         table = pd.read_csv(path, dtype=dict.fromkeys(texts, str), keep_default_na=False, na_values=[""], **_EVERY_BIT)
     except ValueError as error:  # of pandas, all of them
         raise InputError(f"{path}: is no CSV table: {one_line(error)}") from None
+    if not text.endswith("\n"):  # half a number is one too
+        raise InputError(f"{path}: its last line is cut; put back the whole file")
     if not isinstance(table.index, pd.RangeIndex):  # pandas would take the first field as a row's name
         raise InputError(f"{path}: a line has more fields than columns are named in the first")
     missing = [column for column in required if column not in table]
@@ -114,8 +116,6 @@ def check_epochs(path: Path, epochs: int, required: Sequence[str], rows: Sequenc
         return
     texts = required[1 : 1 + len(rows[0])]
     table = read_table(path, required, texts)
-    if not read_text(path).endswith("\n"):
-        raise InputError(f"{path}: its last line is cut")
     for epoch in range(epochs):
         found = table.loc[table["epoch"] == epoch, ["epoch", *texts]].itertuples(index=False, name=None)
         if sorted(found) != sorted((epoch, *row) for row in rows):

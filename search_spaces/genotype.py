@@ -43,8 +43,8 @@ __all__ = [
 
 FORMAT = "nas-plugins/genotype"
 VERSION = 1
-MOST_LAYERS = 1000
-"""More would fill the memory before anybody sees that a number is wrong."""
+MOST_LAYERS, MOST_NODES = 1000, 100
+"""Of a network; of a cell, its inputs not counted. More fill the memory before anybody sees that a number is wrong."""
 _LONGEST_TEXT = 10_000_000
 """Characters of a genotype file, for the same reason."""
 
@@ -120,6 +120,10 @@ class Genotype:
             raise GenotypeError(
                 f"concat: {list(self.concat)} should name distinct nodes from {INPUTS} on (0 and 1 are inputs)"
             )
+        last = INPUTS + MOST_NODES - 1
+        highest = max(*self.concat, *(edge.target for cell in self.cells for edge in cell))
+        if highest > last:
+            raise GenotypeError(f"node {shown(highest)} should be at most {last}: a cell has up to {MOST_NODES} nodes")
         for one in self.fixed:
             if one.operation not in FIXED_OPERATIONS:
                 known = ", ".join(FIXED_OPERATIONS)

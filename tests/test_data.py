@@ -1,5 +1,6 @@
 """What ImageData promises: the parts of a data set, what is done to its images, and errors of one line."""
 
+import os
 import time
 from pathlib import Path
 
@@ -443,6 +444,16 @@ class TestBrokenImages:
         link = make_folder(tmp_path) / "train" / "cat" / "link.jpg"
         link.symlink_to(tmp_path / "nowhere.jpg")
         assert repr(str(link)) in message_of(folder_data(tmp_path))
+
+    def test_a_pipe_is_named_and_not_waited_for(self, tmp_path):
+        pipe = make_folder(tmp_path) / "train" / "cat" / "pipe.jpg"
+        os.mkfifo(pipe)
+        assert f"{str(pipe)!r} cannot be used (ValueError: no regular file)" in message_of(folder_data(tmp_path))
+
+    def test_a_link_into_itself_counts_no_image_twice(self, tmp_path):
+        link = make_folder(tmp_path) / "train" / "cat" / "all"
+        link.symlink_to("..")
+        assert f"a folder without a link into itself: {link} is one" in message_of(folder_data(tmp_path))
 
     def test_pixels_of_16_bits_are_refused_rather_than_clipped(self, tmp_path):
         deep = make_folder(tmp_path) / "train" / "cat" / "deep.png"

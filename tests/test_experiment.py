@@ -452,14 +452,22 @@ class TestDerive:
         with pytest.raises(InputError, match="edge with threshold 0.99 gives no network"):
             derive(run, tmp_path / "e.json", threshold=0.99)
 
+    def test_a_cut_table_of_metrics_gives_no_other_architecture(self, searched, tmp_path):
+        run = shutil.copytree(searched, tmp_path / "run")
+        lines = (run / "metrics.csv").read_text().splitlines(keepends=True)
+        (run / "metrics.csv").write_text(lines[0] + lines[1][:10])
+        assert derive(run, tmp_path / "g.json") == Genotype.load(searched / "genotype.json")
+        with pytest.raises(InputError, match=f"^{run}/metrics.csv: its last line is cut; put back the whole file"):
+            write_report([run])
+
     @pytest.mark.parametrize(
         ("damage", "message"),
         [
             (lambda lines: lines[:-1], "epoch 2 has not the edges and operations of epoch 0"),
-            (lambda lines: [*lines[:-1], lines[-1][:30]], "epoch 2 has not the edges and operations of epoch 0"),
+            (lambda lines: [*lines[:-1], lines[-1][:30] + "\n"], "epoch 2 has not the edges and operations of epoch 0"),
             (lambda lines: [*lines, lines[-1]], "epoch 2 has not the edges and operations of epoch 0"),
             (lambda lines: lines[:-5], "epoch 2 has not the edges and operations of epoch 0"),
-            (lambda lines: lines[: len(lines) // 2], "has no epoch 2, the last of metrics.csv"),
+            (lambda lines: lines[: len(lines) // 2], "has no epoch 2, the last of the search"),
             (lambda lines: [line for line in lines if ",reduce," not in line], "has 1 cells, genotype.json 2"),
             (lambda lines: [*lines[:-1], lines[-1].rpartition(",")[0] + ",inf\n"], "an α of epoch 2 is not finite"),
         ],

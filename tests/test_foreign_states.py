@@ -81,6 +81,8 @@ ADAM = ("optimizer_states", 1)
         ((*FIT, "epoch_progress", "current", "ready"), 3, "epoch_progress.current.ready: 3 should be 1, as Seeded"),
         (("callbacks", "SeededEpochs", "next_epoch"), 2, "epoch_progress.current.processed: 1 should be 2, as Seeded"),
         (("epoch",), "x", "epoch: 'x' should be 0"),
+        (("loops",), {}, "loops: {} should have a key fit_loop"),
+        ((*FIT, "epoch_progress"), {}, "loops: {} should have a key current"),
         (
             (*FIT, "epoch_loop.batch_progress", "total", "ready"),
             "x",
@@ -137,6 +139,18 @@ def test_a_state_of_another_kind_is_refused(refused, here, tmp_path, place, valu
     err = refused("resume", run)
     assert err.startswith(f"nas-plugins: {run}/checkpoints/last.ckpt: not the checkpoint of this run: ")
     assert words in err and err.endswith("; delete it, and a resume begins at the first epoch\n")
+    assert not (run / "genotype.json").exists()
+
+
+def test_numbers_that_are_not_finite_give_no_architecture(refused, here, tmp_path):
+    run = shutil.copytree(here / "EDAS", tmp_path / "run", ignore=shutil.ignore_patterns("genotype.json"))
+    checkpoint = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
+    name = "architecture._parameters_by_edge.edge reduce/0->3"
+    checkpoint["state_dict"][name] *= torch.nan
+    torch.save(checkpoint, run / "checkpoints/last.ckpt")
+    assert f"not the checkpoint of this run: state_dict.{name}: has values that are not finite" in refused(
+        "resume", run
+    )
     assert not (run / "genotype.json").exists()
 
 

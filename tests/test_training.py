@@ -20,9 +20,9 @@ from torch.utils.data import DataLoader
 
 from nas_plugins.callbacks import SeededEpochs
 from nas_plugins.checkpoints import WholeCheckpoints, load_tensors, save_tensors
-from nas_plugins.cli import _Terminated, main
+from nas_plugins.cli import main
 from nas_plugins.config import Config, Derived, Training, read_retrain
-from nas_plugins.errors import InputError
+from nas_plugins.errors import InputError, Terminated
 from nas_plugins.experiment import resume, search
 from nas_plugins.fitting import ImageClassification, make_trainer
 from nas_plugins.tables import append_epoch, read_table
@@ -319,7 +319,7 @@ class TestEvaluate:
         assert not (run / "test.json").exists()
 
     @pytest.mark.parametrize(
-        ("kind", "status", "word"), [(KeyboardInterrupt, 130, "interrupted"), (_Terminated, 143, "terminated")]
+        ("kind", "status", "word"), [(KeyboardInterrupt, 130, "interrupted"), (Terminated, 143, "terminated")]
     )
     def test_one_that_is_told_to_end_says_so(self, retrained, monkeypatch, capsys, kind, status, word):
         def told(*_: object) -> None:
