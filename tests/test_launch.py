@@ -526,22 +526,34 @@ def test_a_manager_that_is_killed_leaves_no_trial_behind(tmp_path, home):
     assert left_of(experiment) == []
 
 
-DYING_TUNER = """
-from nni.tuner import Tuner
+def with_tuner(folder, body):
+    """An experiment whose tuner does this when it is asked for parameters."""
+    file = experiment_file(folder, ONE, tuner={"className": "its.Tuner", "codeDirectory": "."})
+    lines = [
+        "import nni.tuner, pathlib, time",
+        "class Tuner(nni.tuner.Tuner):",
+        " def update_search_space(self, space): 0",
+    ]
+    file.with_name("its.py").write_text(
+        "\n".join([*lines, f" def generate_parameters(self, number, **of_nni): {body}"])
+    )
+    return file
 
-class Dying(Tuner):
-    def update_search_space(self, space):
-        pass
 
-    def generate_parameters(self, number, **of_nni):
-        raise RuntimeError("no idea")
-"""
+@pytest.mark.slow
+def test_launch_ends_a_tuner_that_does_not_hear_that_its_manager_ends(tmp_path, home):
+    file = with_tuner(tmp_path / "code", f"pathlib.Path('{tmp_path}/asked').touch(); time.sleep(1000)")
+    process = Command(launching(file), tmp_path, {"HOME": str(home)})
+    process.wait((tmp_path / "asked").exists)
+    process.send(signal.SIGTERM)
+    done = process.end()
+    assert done.status == 143
+    assert processes_of(experiment_of(done.out)) == []
 
 
 @pytest.mark.slow
 def test_launch_says_why_its_tuner_died(tmp_path, home):
-    file = experiment_file(tmp_path / "code", ONE, tuner={"className": "dying.Dying", "codeDirectory": "."})
-    file.with_name("dying.py").write_text(DYING_TUNER)
+    file = with_tuner(tmp_path / "code", "raise RuntimeError('no idea')")
     done = Command(launching(file), tmp_path, {"HOME": str(home)}).end()
     assert done.status == 2
     assert done.err.endswith("NNI's manager failed: its tuner has ended; RuntimeError: no idea\n")
