@@ -118,7 +118,9 @@ def _edge_panel(
         axis.plot(history["epoch"], history[name], color=colour, marker=marker, linewidth=1.3, zorder=order)
     axis.set_title(_edge_name(edge), fontsize=8.5, pad=3)
     axis.set(xlim=(first, last), ylim=(lowest, highest))
-    axis.set_xticks([t for t in MaxNLocator(3, integer=True).tick_values(first, last) if first <= t <= last])
+    epochs = history["epoch"]
+    ticks = MaxNLocator(3, integer=True).tick_values(first, last)
+    axis.set_xticks([t for t in ticks if epochs.min() <= t <= epochs.max()])
     axis.set_yticks([t for t in MaxNLocator(3).tick_values(lowest, highest) if lowest <= t <= highest])
     axis.tick_params(labelsize=7, length=0, pad=3)
 

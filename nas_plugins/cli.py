@@ -104,6 +104,9 @@ def _check_genotype(path: str | os.PathLike[str]) -> None:
         Genotype.load(file)
     except GenotypeError as error:
         run = file.parent
+        if file.name == "sample.json":
+            what = "the sample of a space without cells; freeze the space with it and train the network by a script"
+            raise InputError(f"{file}: no genotype but {what}") from None
         if file.name != "genotype.json" or not (run / "config.yaml").exists():
             raise
         cure = "copy that of the search there anew"

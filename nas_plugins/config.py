@@ -440,7 +440,9 @@ def _check_keys(values: Mapping[str, Any], known: Mapping[str, Any], origin: Map
     for key in _flat(values):
         if key in known:
             continue
-        section = key.partition(".")[0]
+        section, _, setting = key.partition(".")
+        if section == "space" and setting in FROM_DATA:
+            raise InputError(f"{origin[key]}: {key} is no key: it comes from the images")
         if origin[key] != _COMMAND_LINE == origin.get(f"{section}.name"):
             name = values[section]["name"]
             hint = f"{name} has no such key; --{section} '{{name: {name}}}' replaces the whole section of the file"

@@ -152,7 +152,7 @@ def derive(
         raise InputError(f"{run}: the search is not finished: nas-plugins resume {run}")
     searched = _read_found(run / runs.GENOTYPE)
     derivation, how = _derivation(settings, method, threshold)
-    alphas = _alphas(run, epoch, settings.training.epochs - 1, searched)
+    alphas = _alphas(run, epoch, searched)
     chosen = {label: derivation(cell) for label, cell in alphas.items()}
     empty = []
     if method is None and threshold is None:
@@ -288,13 +288,12 @@ def _genotype(space: ModelSpace, sample: Mapping[str, Any]) -> Genotype | None:
         return None
 
 
-def _alphas(run: Path, epoch: int | None, last: int, searched: Genotype) -> dict[str, CellAlphas]:
+def _alphas(run: Path, epoch: int | None, searched: Genotype) -> dict[str, CellAlphas]:
     """The α of each cell after an epoch, the last one where it is None, in the order of the genotype.
 
     Args:
         run: the run directory.
         epoch: the epoch.
-        last: the last one of the search.
         searched: what the search derived.
 
     Raises:
@@ -304,9 +303,10 @@ def _alphas(run: Path, epoch: int | None, last: int, searched: Genotype) -> dict
     table = read_table(file, ALPHA_KEYS, texts=ALPHA_KEYS[1:])
     if table.empty:
         raise InputError(f"{file}: has no epoch yet")
-    first = table["epoch"].min()
+    epochs = pd.concat([table["epoch"], read_table(run / "metrics.csv", ["epoch"])["epoch"]])  # one of them may be cut
+    first, last = epochs.min(), epochs.max()
     if epoch is not None and not (table["epoch"] == epoch).any():
-        raise InputError(f"--epoch: {epoch} should be from {first:g} to {last}, the epochs of {file}")
+        raise InputError(f"--epoch: {epoch} should be from {first:g} to {last:g}, the epochs of {file}")
     chosen = last if epoch is None else epoch
     rows = table[table["epoch"] == chosen].drop(columns="epoch")
     cells = _by_cell(file, rows)
@@ -315,15 +315,15 @@ def _alphas(run: Path, epoch: int | None, last: int, searched: Genotype) -> dict
     numbers = rows.drop(columns=["cell", "edge"])
     fault = None
     if rows.empty:
-        fault = f"has no epoch {last}, the last of the search"
+        fault = f"has no epoch {last:g}, the last of the search"
     elif not _present(table, chosen).equals(_present(table, first)):
-        fault = f"epoch {chosen} has not the edges and operations of epoch {first:g}"
+        fault = f"epoch {chosen:g} has not the edges and operations of epoch {first:g}"
     elif len(cells) != len(searched.cells):
         fault = f"has {len(cells)} cells, {runs.GENOTYPE} {len(searched.cells)}"
     elif set(labels) != set(cells):
         fault = f"has the cells {', '.join(cells)}, {facts.FILE} {', '.join(labels)}"
     elif numbers.isin([math.inf, -math.inf]).any(axis=None):
-        fault = f"an α of epoch {chosen} is not finite"
+        fault = f"an α of epoch {chosen:g} is not finite"
     if fault is not None:
         cure = f"put back the whole file, or repeat the search: nas-plugins search --config {run / runs.CONFIG}"
         raise InputError(f"{file}: {fault}; {cure}")

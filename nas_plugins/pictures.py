@@ -147,6 +147,7 @@ def plot_comparison(
                 last = 100 * curve["accuracy"].iloc[-1]
                 axes[1].plot(timed[name] / seconds, last, "o", color=colour, markersize=9)
         axes[0].set(xlabel="epochs trained", ylabel="validation accuracy (%)")
+        axes[0].xaxis.set_major_locator(MaxNLocator(8, integer=True))
         axes[0].tick_params(length=0, which="both")
         lengths = [len(metrics) for metrics in histories.values()]
         if max(lengths) > 4 * min(lengths):

@@ -101,10 +101,10 @@ def find(kind: Kind, name: str) -> type[Any]:
     several = [plugin.name for plugin in plugins.values() if plugin.point.name == name]
     if several:
         raise InputError(f"{kind}.name: {name!r} is a name of several packages; write {' or '.join(several)}")
-    close = difflib.get_close_matches(name, plugins, n=1, cutoff=0.5)
-    hint = f"did you mean {close[0]}? " if close else ""
+    close = difflib.get_close_matches(name.lower(), [plugin.lower() for plugin in plugins], n=1, cutoff=0.5)
+    hint = "".join(f"did you mean {plugin}? " for plugin in plugins if plugin.lower() in close)
     raise InputError(
-        f"{kind}.name: no {kind} is called {name!r}; {hint}There are {', '.join(plugins)}, "
+        f"{kind}.name: no {kind} is called {name!r}; {hint}known are {', '.join(plugins)}, "
         "and any importable class (package.module.Class)"
     )
 

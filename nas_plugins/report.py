@@ -7,10 +7,12 @@ it has not written yet is left out.
 from __future__ import annotations
 
 import base64
+import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jinja2
 from markupsafe import Markup
@@ -22,6 +24,9 @@ from nas_plugins.published_results import check_table, source
 from nas_plugins.results import TEXTS, results, results_cells, summary, summary_cells
 from nas_plugins.saved_run import Run, get, read_runs
 from search_spaces.files import write_text_whole
+
+_CHOSEN = ("label", "choice")
+"""The headings of the table of a sample."""
 
 
 def write_report(
@@ -78,7 +83,8 @@ def _write_page(runs: Sequence[Run], folder: Path, compare: str | None) -> Path:
         table=summary_cells(summary(runs, compare)),
         source=None if compare is None else source(compare),
         results=results_cells(results(runs)),
-        texts=TEXTS,
+        texts=(*TEXTS, *_CHOSEN),
+        chosen=_chosen,
         comparison=comparison,
     )
     write_text_whole(folder / "report.html", page)
@@ -102,6 +108,12 @@ def _draw(run: Run, folder: Path, prefix: str) -> dict[str, str | Markup]:
     if run.metrics["distance"].notna().any():
         drawn["distance"] = _embedded(pictures.plot_distance(run.metrics, f"{start}distance.png"))
     return drawn
+
+
+def _chosen(sample: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Heading -> texts of the table of a sample."""
+    texts = [value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) for value in sample.values()]
+    return dict(zip(_CHOSEN, ([*sample], texts), strict=True))
 
 
 def _titles(runs: Sequence[Run]) -> list[str]:

@@ -218,13 +218,13 @@ def results(runs: Iterable[str | os.PathLike[str] | Run]) -> pd.DataFrame:
     Returns:
         Columns method, searches (how many), retrained_on and retrainings (how many), and for every
         measure its mean, its sample standard deviation (``_std``; empty for a single run) and how
-        many runs have it (``_n``). No rows where no retraining belongs to a search.
+        many runs have it (``_n``). No rows where no retraining belongs to a search and no method was searched twice.
 
     Raises:
         InputError: one of the directories is no run.
     """
     loaded = read_runs(runs)
-    searches = [run for run in loaded if run.kind == "search" and run.genotype]
+    searches = [run for run in loaded if run.kind == "search" and (run.genotype or run.sample)]
     retrainings = [run for run in loaded if run.kind == "retrain" and run.genotype and run.network]
     datasets = [get(run.config, "data", "dataset") or "–" for run in retrainings]
     settings = _differences(retrainings, elsewhere=("data.dataset",))
@@ -238,7 +238,7 @@ def results(runs: Iterable[str | os.PathLike[str] | Run]) -> pd.DataFrame:
             rows.append(row | {"retrained_on": kind, "retrainings": len(group), **_spread(group, RETRAINED)})
     searched, retrained = _spread([], SEARCHED), _spread([], RETRAINED)
     table = pd.DataFrame(rows, columns=["method", "searches", *searched, "retrained_on", "retrainings", *retrained])
-    return table if table["retrainings"].any() else table[:0]
+    return table if table["retrainings"].any() or (table["searches"] > 1).any() else table[:0]
 
 
 def _grouped(runs: Sequence[Run], names: Sequence[str]) -> dict[str, list[Run]]:
@@ -269,6 +269,8 @@ def results_cells(table: pd.DataFrame) -> dict[str, list[str]]:
         return {}
     cells = {"method": list(table["method"]), "searches": [str(n) for n in table["searches"]]}
     cells |= {COLUMNS[name][0]: _means(table, name, table["searches"]) for name in SEARCHED}
+    if not table["retrainings"].any():
+        return cells
     cells["retrained on"] = [_shown(str, kind) for kind in table["retrained_on"]]
     cells["runs"] = [str(n) for n in table["retrainings"]]
     return cells | {COLUMNS[name][0]: _means(table, name, table["retrainings"]) for name in RETRAINED}

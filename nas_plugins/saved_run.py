@@ -42,6 +42,7 @@ class Run:
     alphas: pd.DataFrame | None
     contributions: pd.DataFrame | None
     genotype: Genotype | None
+    sample: dict[str, Any]
     network: dict[str, Any]
     test: dict[str, Any]
     recorded_weights: Weights | None = None
@@ -95,6 +96,7 @@ def read_run(path: str | os.PathLike[str]) -> Run:
         alphas=_read_alphas(path / "alphas.csv"),
         contributions=_read_contributions(path / "contributions.csv"),
         genotype=_read_genotype(path / "genotype.json"),
+        sample=_read_numbers(path / "sample.json", ()),
         network=_read_numbers(path / "network.json", ("parameters", "multiply_adds")),
         test=_read_numbers(path / "test.json", ("test_acc",)),
         recorded_weights=read_facts(path).weights,

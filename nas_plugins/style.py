@@ -52,6 +52,7 @@ STYLE: dict[Any, Any] = {
     "axes.titlelocation": "left",
     "axes.grid": True,
     "axes.axisbelow": True,
+    "axes.formatter.useoffset": False,
     "grid.color": "#eef2f7",
     "xtick.color": MUTED,
     "ytick.color": MUTED,
@@ -70,7 +71,7 @@ def operation_colours(names: Sequence[str]) -> dict[str, str]:
 
 def cell_name(cell: object) -> str:
     """A cell of a table, as a heading names it."""
-    names = {"normal": "normal cell", "reduce": "reduction cell"}
+    names = {"normal": "normal cell", "reduce": "reduction cell", "-": "choices"}
     cell = str(cell).removeprefix("cell_")
     return names.get(str(cell), f"cell {cell}" if str(cell).isdigit() else str(cell))
 

@@ -13,6 +13,7 @@ import torch
 from nni.nas.evaluator.pytorch import Lightning
 from nni.nas.nn.pytorch import ModelSpace
 from nni.nas.oneshot.pytorch.strategy import OneShotStrategy, no_default_hook
+from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
 from nni.nas.oneshot.pytorch.supermodule.operation import MixedOperation
 from pytorch_lightning.utilities.combined_loader import CombinedLoader
 from torch import nn
@@ -157,7 +158,13 @@ class DifferentiableStrategy(OneShotStrategy):
 
         A space may have ``initial_alphas``, edge -> candidate -> α, where it wants a search to start, and
         ``channels_last``, whether it may be searched in that memory format, which is faster on a CPU.
+
+        Raises:
+            ValueError: it is a supernet already.
+            TypeError: it has a choice that cannot be searched.
         """
+        if any(isinstance(module, BaseSuperNetModule) for module in model.modules()):
+            raise ValueError(f"{_name(model)}: a supernet already, of an earlier search: give a fresh instance")
         self.architecture = Architecture(self.none, self.alpha_scale, self.recompute)
         model = super().mutate_model(model)
         self.architecture.start(getattr(model, "initial_alphas", {}))

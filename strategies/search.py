@@ -96,6 +96,16 @@ class SearchModule(EvaluatorHooks):
         if self.trainer.strategy.root_device.type == "cpu" and _takes_channels_last(self.model):
             self.training_module.to(memory_format=torch.channels_last)
 
+    def on_fit_start(self) -> None:
+        """Refuse a Trainer that has done its epochs: nothing would be trained, and α be what it starts from."""
+        super().on_fit_start()
+        epochs = self.trainer.max_epochs
+        if self.trainer.ckpt_path is None and epochs is not None and self.trainer.current_epoch >= epochs > 0:
+            raise ValueError(
+                f"max_epochs: the evaluator's Trainer has done its {epochs} epochs, in an earlier search: "
+                "give each search an evaluator of its own"
+            )
+
     # The two steps
 
     def on_train_epoch_start(self) -> None:
@@ -129,7 +139,7 @@ class SearchModule(EvaluatorHooks):
         # A function of the epoch: NNI has no schedules for α, and so a resumed search needs no state of one.
         epochs = self.trainer.max_epochs
         if epochs is None or epochs < 1:
-            raise ValueError(f"max_epochs: {epochs} of the evaluator should be a number: the schedule of α ends there")
+            raise ValueError(f"max_epochs: {epochs} of the evaluator should be 1 or more: the schedule of α ends there")
         for group in (group for optimizer in self._alpha_optimizers() for group in optimizer.param_groups):
             group["lr"] = schedule(group.setdefault("initial_lr", group["lr"]), self.current_epoch / epochs)
 
@@ -235,15 +245,18 @@ class SearchModule(EvaluatorHooks):
     def _loss(self, batch: Any, batch_idx: int, prefix: str = SUPERNET) -> Tensor:
         with self._logged_as(prefix):
             result = self.training_module.training_step(batch, batch_idx)
-        return result["loss"] if isinstance(result, Mapping) else result
+        loss = result["loss"] if isinstance(result, Mapping) else result
+        if loss is None:
+            raise ValueError("training_step of the evaluator gave no loss: a search needs one of every batch")
+        return loss
 
     def configure_architecture_optimizers(self) -> list[Optimizer]:
         """One optimizer for each group of α."""
         alphas = self.architecture.alphas
         if not alphas:
             raise ValueError(
-                "the model space has no choice to search: no cell, layer choice, input choice, repetition "
-                "or value choice"
+                "the model space has no choice to search, as a frozen one has none: no cell, layer choice, input "
+                "choice, repetition or value choice"
             )
         return [self.strategy.optimizer(group) for group in self.strategy.grouping(alphas)]
 
@@ -279,11 +292,20 @@ class SearchModule(EvaluatorHooks):
             end = self.training_module.on_validation_epoch_end
             # NNI's own only reports what Lightning sums up at the end of all.
             if end.__func__ is not SupervisedLearningModule.on_validation_epoch_end:
+                self._publish_in_sanity_check()
                 end()
             with self._logged_as(DERIVED):
                 self.training_module.on_validation_epoch_start()
         with self._logged_as(DERIVED if dataloader_idx else SUPERNET):
             self.training_module.on_validation_batch_start(batch, batch_idx)
+
+    def _publish_in_sanity_check(self) -> None:
+        """The metrics of the supernet, which the module may read. Lightning does so at the end of a check alone."""
+        results = self.trainer._results
+        if self.trainer.sanity_checking and results is not None:
+            results.dataloader_idx = 0
+            self.trainer._logger_connector._callback_metrics.update(results.metrics(on_step=False)["callback"])
+            results.dataloader_idx = 1
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
         """Validate the supernet (first loader) or the derived architecture (second) on a batch."""

@@ -239,6 +239,7 @@ class TestSearchRefuses:
             ({"space": {"operations": ["conv_9x9", "skip_connect"]}}, ("conv_9x9", "sep_conv_3x3")),
             ({"space": {"layers": 2}}, ("layers: 2",)),
             ({"strategy": {"name": "EDSA"}}, ("strategy.name", "did you mean EDAS?")),
+            ({"strategy": {"name": "edas"}}, ("strategy.name", "did you mean EDAS? known are")),
             ({"strategy": {"name": "os.system"}}, ("os.system is no nni.nas.strategy",)),
             ({"strategy": {"name": "collections.OrderedDict"}}, ("collections.OrderedDict is no",)),
             ({"strategy": {"name": "no_such_module.Strategy"}}, ("No module named 'no_such_module'",)),

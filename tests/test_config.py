@@ -182,7 +182,7 @@ class TestBuild:
 
     def test_what_the_images_decide_is_no_key(self, tmp_path):
         file = write(tmp_path / "c.yaml", {"space": {"num_classes": 10}})
-        assert "unknown key space.num_classes" in message_of(read_search, file)
+        assert "space.num_classes is no key: it comes from the images" in message_of(read_search, file)
 
     @pytest.mark.parametrize(
         ("space", "words"),

@@ -16,6 +16,7 @@ import subprocess
 import sys
 from importlib.metadata import distribution
 from pathlib import Path
+from typing import ClassVar
 
 import pandas as pd
 import pytest
@@ -333,6 +334,21 @@ class TwoOptimizers(Digits):
         return [torch.optim.SGD(part.parameters(), lr=0.02) for part in (self.model.stem, self.model.head)]
 
 
+class Lossless(Digits):
+    def training_step(self, batch, batch_idx):
+        return None
+
+
+class Reading(Digits):
+    """It reads what it has logged, as it may at the end of a validation, a sanity check too."""
+
+    read: ClassVar[list[tuple[bool, float]]] = []
+
+    def on_validation_epoch_end(self):
+        super().on_validation_epoch_end()
+        self.read.append((self.trainer.sanity_checking, float(self.trainer.callback_metrics["top1"])))
+
+
 class ByHand(Digits):
     def __init__(self) -> None:
         super().__init__()
@@ -364,10 +380,12 @@ class Fixed(ModelSpace):
 TWENTY = DataLoader(TensorDataset(torch.rand(20, 1, 8, 8), torch.arange(20) % 10), batch_size=10)
 
 
-def search_it(folder, strategy, space=Chain, module=Digits, train=TWENTY, val=TWENTY, data=None, **settings) -> Trainer:
+def search_it(
+    folder, strategy, space=Chain, module=Digits, train=TWENTY, val=TWENTY, data=None, trainer=None, **settings
+) -> Trainer:
     """Search with an evaluator of parts that are given; its trainer."""
     quiet = ("logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing")
-    trainer = Trainer(**{"max_epochs": 1, "accelerator": "cpu", **dict.fromkeys(quiet, False), **settings})
+    trainer = trainer or Trainer(**{"max_epochs": 1, "accelerator": "cpu", **dict.fromkeys(quiet, False), **settings})
     loaders = {"datamodule": data} if data else {"train_dataloaders": train, "val_dataloaders": val}
     evaluator = Lightning(module(), trainer, **loaders)
     searched = space()
@@ -485,14 +503,32 @@ class TestWhatAnEvaluatorMayHave:
             ({"module": ByHand}, "ByHand: a search steps its optimizer: use automatic_optimization"),
             ({"val": [TWENTY, TWENTY]}, "a search takes one validation loader"),
             ({"train": [TWENTY, TWENTY]}, "a search takes one training loader"),
-            ({"max_epochs": -1}, "max_epochs: -1 of the evaluator should be a number"),
+            ({"max_epochs": -1}, "max_epochs: -1 of the evaluator should be 1 or more"),
             ({"space": Fixed}, "the model space has no choice to search"),
+            ({"module": Lossless}, "training_step of the evaluator gave no loss"),
         ],
         ids=lambda value: value if isinstance(value, str) else "",
     )
     def test_what_a_search_cannot_use_is_named(self, tmp_path, parts, message):
         with pytest.raises(ValueError, match=message):
             search_it(tmp_path, DDARTS(w_abl=0), **parts)
+
+    def test_metrics_are_there_at_the_end_of_every_validation(self, tmp_path):
+        search_it(tmp_path, DARTS(), module=Reading)
+        assert [sanity for sanity, _ in Reading.read] == [True, True, False, False]  # of the supernet and the derived
+
+    def test_a_trainer_that_has_done_its_epochs_gives_no_second_architecture(self, tmp_path):
+        trainer = search_it(tmp_path, DARTS())
+        with pytest.raises(
+            ValueError, match="max_epochs: the evaluator's Trainer has done its 1 epochs, in an earlier"
+        ):
+            search_it(tmp_path, EDAS(), trainer=trainer)
+
+    def test_a_space_is_searched_once(self, tmp_path):
+        space = Chain()
+        search_it(tmp_path, DARTS(), space=lambda: space)
+        with pytest.raises(ValueError, match="Chain: a supernet already, of an earlier search: give a fresh instance"):
+            search_it(tmp_path, EDAS(), space=lambda: space)
 
     def test_an_evaluator_that_trains_nothing_is_named(self, tmp_path):
         space, strategy, evaluator = Chain(), EDAS(), FunctionalEvaluator(len)

@@ -506,6 +506,23 @@ def test_what_stands_in_files_is_escaped(tmp_path):
     assert "<script" not in page and "&lt;script&gt;alert(1)" in page and "<img src=x>" not in page
 
 
+def test_several_seeds_are_a_method_where_nothing_was_retrained_too(tmp_path):
+    runs = [make_search(tmp_path / f"seed {seed}", seed=seed) for seed in range(2)]
+    (row,) = results(runs).to_dict("records")
+    assert row["searches"] == 2 and row["derived_val_acc_n"] == 2 and row["retrainings"] == 0
+    text = results_text(results(runs))
+    assert "derived" in text and "±" in text and "retrained on" not in text
+
+
+def test_what_a_search_without_cells_has_chosen_is_shown(tmp_path):
+    runs = [make_search(tmp_path / f"seed {seed}", genotype=False, seed=seed) for seed in range(2)]
+    for run in runs:
+        (run / "sample.json").write_text('{"block/a": "conv_3x3", "skip": [0, 2]}')
+    page = write_report(runs, tmp_path / "out").read_text(encoding="utf-8")
+    assert "block/a" in page and "conv_3x3" in page and "[0, 2]" in page and "no genotype yet" not in page
+    assert results(runs)["searches"].tolist() == [2]
+
+
 def test_page_and_command_line_show_the_results(tmp_path, capsys):
     runs = [make_search(tmp_path / "s"), *(make_retrain(tmp_path / f"r{n}", seed=n) for n in range(2))]
     assert main(["report", *map(str, runs), "--output", str(tmp_path / "out")]) == 0
@@ -552,6 +569,7 @@ METRICS = table_of_metrics(2).to_csv(index=False)
         ("alphas.csv", "epoch,cell,edge,skip_connect\n0,a,0->2,1,5,6\n", "has more fields than columns"),
         ("genotype.json", "{}", '"format" should be'),
         ("network.json", "[]", "should be a JSON object"),
+        ("sample.json", "[]", "should be a JSON object"),
         ("network.json", '{"parameters": "many"}', "parameters is 'many'"),
         ("test.json", "{", "no JSON"),
         ("config.yaml", "a: [", "no YAML"),
