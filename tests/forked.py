@@ -148,8 +148,8 @@ def together(
     """
     both = [Command(arguments, log, environment, does) for environment in ranks()]
     end = time.monotonic() + seconds
-    while any(one.at_work for one in both) and not any(one.process.exitcode for one in both):
-        connection.wait([one.process.sentinel for one in both if one.at_work], timeout=end - time.monotonic())
+    while (working := [one for one in both if one.at_work]) and not any(one.process.exitcode for one in both):
+        connection.wait([one.process.sentinel for one in working], timeout=end - time.monotonic())
         if time.monotonic() > end:
             break
     for one in both:
