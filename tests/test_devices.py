@@ -51,20 +51,14 @@ compute: {accelerator: cpu, threads: 1}
 """
 
 
-@pytest.fixture(scope="module")
-def seen(tmp_path_factory):
-    """strategy -> what two processes, which search with NNI's own evaluator, saw of each other."""
-    first, second = together([], tmp_path_factory.mktemp("seen"), two_processes.search_and_compare)
-    assert (first.status, second.status) == (0, 0), first.err + second.err
-    return json.loads(first.out.splitlines()[-1])
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "strategy", ["DARTS", "one level", "second order", "EDAS", "FairDARTS", "D-DARTS", "ablation gradient"]
 )
-def test_two_processes_have_the_same_alpha_and_weights_after_every_step(seen, strategy):
-    found = seen[strategy]
+def test_two_processes_have_the_same_alpha_and_weights_after_every_step(tmp_path, strategy):
+    first, second = together([strategy], tmp_path, two_processes.search_and_compare)
+    assert (first.status, second.status) == (0, 0), first.err + second.err
+    found = json.loads(first.out.splitlines()[-1])[strategy]
     assert found["apart"] == 0
     assert min(found["moved"].values()) > 1e-4  # so that it is not for want of steps
     assert found["same sample"]

@@ -105,9 +105,9 @@ class SaveWeights(pl.Callback):
 
 
 def search_and_compare(arguments: list[str]) -> None:
-    """Search with the strategies that are named, or all; the first process prints what was seen of each, as JSON."""
+    """Search with the strategies that are named; the first process prints what was seen of each, as JSON."""
     warnings.filterwarnings("ignore")
-    names = [name for name in arguments if not name.startswith("--")] or STRATEGIES
+    names = [name for name in arguments if not name.startswith("--")]
     seen = {name: run(name, "--plain-ddp" in arguments, "--other-seeds" in arguments) for name in names}
     if torch.distributed.get_rank() == 0:
         print(json.dumps(seen), flush=True)
