@@ -7,6 +7,7 @@ import importlib
 import inspect
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from nni.utils import OptimizeMode
 from nas_plugins.config import Config, is_search, read_retrain, read_search
 from nas_plugins.errors import InputError
 from nas_plugins.parameters import batch, samples
-from nas_plugins.plain_yaml import load_plain
+from nas_plugins.plain_yaml import TooLargeError, load_plain
 from nas_plugins.run import check_output
 from nas_plugins.tables import one_line, read_text
 from nas_plugins.trial import merged
@@ -37,10 +38,13 @@ _OWN_KEYS = {
     "pbttuner": "load_checkpoint_dir",
 }
 """Tuner -> a key that it gives trials besides those of the search space."""
+_OF_NO_MODE = ("random", "gridsearch")
+"""Tuners that take any optimize_mode, and use none."""
+_MOST_VALUES = 10_000_000
+"""Values in the file of an experiment, and letters: a search space may list a great many."""
 _MOST = {"trial_concurrency": 10_000, "max_trial_number": 10**9}
 """The largest numbers: NNI takes any, and with more it asks its tuner for more parameters than fit into the memory."""
 _OURS = "nas-plugins trial --config FILE"
-_FOR_EXAMPLE = "such as seed: {_type: choice, _value: [0, 1]}"
 _WHICH_IMAGES = ("dataset", "root", "download", "held_out", "train_images", "test_images", "image_size", "resized_crop")
 """Settings of the data on which it depends what images there are; the others do not make one unusable."""
 
@@ -54,25 +58,24 @@ def read_experiment(file: str | os.PathLike[str], here: bool = False) -> Experim
             images, a folder to write to.
 
     Raises:
-        InputError: the file is no such config; or its tuner or assessor is none, or has no such argument; or its
-            trialCommand is ``nas-plugins trial`` and a key of the search space, or a value, cannot be used.
+        InputError: the file is no such config; or its tuner or assessor is none, or has no such argument; or a number
+            is too large; or there is no such command; or it is ``nas-plugins trial`` and a key of the search space, or
+            a value, cannot be used; or something that the trials need here is not there.
     """
     settings = _load(file)
     if settings.use_annotation:
         raise InputError(f"{file}: useAnnotation: NNI 3.0 has no annotations; give a searchSpace")
-    if not settings.search_space:
-        raise InputError(f"{file}: searchSpace: {settings.search_space!r} should have keys, {_FOR_EXAMPLE}")
     for key, most in _MOST.items():
         number = getattr(settings, key)
         if isinstance(number, bool) or (number is not None and number > most):
             raise InputError(f"{file}: {_as_written(key)}: {number} should be a whole number from 1 to {most:,}")
     _check_algorithms(file, settings)
     here = here and platforms(settings) == ["local"]
+    # Where the shell has a part in it, as in redirections, what a command does is known to the shell alone.
+    if not set(settings.trial_command or "") & set("|&;<>$`~*?()#\n"):
+        _check_command(file, settings, here)
     if here:
         _check_working_directory(file, settings)
-    # Where the shell has a part in it, as in redirections, what a command does is known to the shell alone.
-    if not set(settings.trial_command or "") & set("|&;<>$`~*?"):
-        _check_command(file, settings, here)
     return settings
 
 
@@ -82,20 +85,16 @@ def _load(file: str | os.PathLike[str]) -> ExperimentConfig:
         raise InputError(f"{file}: {'a folder and no file' if Path(file).is_dir() else 'there is no such file'}")
     refused = f"{file}: no config of an NNI experiment"
     try:
-        load_plain(read_text(Path(file)))
+        _read_over(read_text(Path(file)))
         settings = ExperimentConfig.load(file)
         if isinstance(settings.search_space_file, str):
-            _check_search_space(f"{file}: searchSpaceFile", Path(file).parent / settings.search_space_file)
+            space = Path(file).parent / Path(settings.search_space_file).expanduser()
+            _read_space_over(f"{file}: searchSpaceFile: {space}", space)
         return settings.canonical_copy()
     except InputError:
         raise
     except AssertionError as error:  # NNI says no more of a number that is wrong
-        frame, _ = [*traceback.walk_tb(error.__traceback__)][-1]
-        asserted = traceback.extract_tb(error.__traceback__)[-1].line or ""
-        key = asserted.removeprefix("assert self.").split()[0]
-        value = getattr(frame.f_locals.get("self"), key, None)
-        why = one_line(error) or f"{_as_written(key)}: {_shown(value)}: NNI asserts {asserted[len('assert self.') :]}"
-        raise InputError(f"{refused}: {why}") from None
+        raise InputError(f"{refused}: {one_line(error) or _asserted(error)}") from None
     except Exception as error:  # NNI raises many kinds
         why = one_line(error) or type(error).__name__
         if isinstance(error, AttributeError) and error.name:  # what NNI could not read as a section
@@ -105,18 +104,34 @@ def _load(file: str | os.PathLike[str]) -> ExperimentConfig:
         unset_base_path()  # NNI forgets to where it refuses a file, and then fails at every other one
 
 
-def _check_search_space(where: str, file: Path) -> None:
-    file = file.expanduser()
+def _asserted(error: AssertionError) -> str:
+    """What NNI asserts of a value of a section, and that value."""
+    frame, _ = [*traceback.walk_tb(error.__traceback__)][-1]
+    line = traceback.extract_tb(error.__traceback__)[-1].line or ""
+    found = re.search(r"self\.(\w+)", line)
+    if found is None:
+        return f"NNI does not take it: {line}"
+    value = getattr(frame.f_locals.get("self"), found[1], None)
+    return f"{_as_written(found[1])}: {_shown(value)}: NNI asserts {line.removeprefix('assert ').replace('self.', '')}"
+
+
+def _read_over(text: str) -> None:
+    """Raise a YAMLError where a YAML has aliases without end, or a key twice."""
+    with suppress(TooLargeError):  # a number, which is the trials' own concern
+        load_plain(text, _MOST_VALUES)
+
+
+def _read_space_over(where: str, file: Path) -> None:
     if not file.is_file():
-        raise InputError(f"{where}: {file}: there is no such file")
+        raise InputError(f"{where}: there is no such file")
     text = read_text(file)
     try:
         with suppress(ValueError):  # NNI takes it for YAML then
             json.loads(text)
             return
-        load_plain(text)
+        _read_over(text)
     except (yaml.YAMLError, RecursionError) as error:
-        raise InputError(f"{where}: {file}: neither JSON nor YAML: {one_line(error)}") from None
+        raise InputError(f"{where}: cannot be read: {one_line(error)}") from None
 
 
 def _as_written(key: str) -> str:
@@ -158,7 +173,7 @@ def _check_command(file: str | os.PathLike[str], settings: ExperimentConfig, her
         raise InputError(f"{where}: {settings.trial_command!r} should be a command, such as {_OURS}")
     if command[0] != "nas-plugins":
         if here and not _is_command(command[0], settings.trial_code_directory):
-            raise InputError(f"{where}: {command[0]}: there is no such command")
+            raise InputError(f"{where}: {command[0]}: no command that can be run")
         return
     if command[1:2] != ["trial"]:
         raise InputError(f"{where}: {settings.trial_command!r:.80} should be {_OURS}")
@@ -166,8 +181,11 @@ def _check_command(file: str | os.PathLike[str], settings: ExperimentConfig, her
     configs = _configs(file, settings, options, given)
     if here:
         if options.output is not None:
-            with _inside(Path(settings.trial_code_directory)):
-                check_output(Path(options.output, "EXPERIMENT"))
+            try:
+                with _inside(Path(settings.trial_code_directory)):
+                    check_output(Path(options.output, "EXPERIMENT"))
+            except InputError as error:
+                raise InputError(f"{where}: {error}") from None
         _check_images(file, configs)
 
 
@@ -225,7 +243,7 @@ def _check_algorithms(file: str | os.PathLike[str], settings: ExperimentConfig) 
         try:
             arguments = algorithm.class_args or {}
             inspect.signature(_class_of(algorithm, kind)).bind(**arguments)
-            if algorithm.name and "optimize_mode" in arguments:
+            if algorithm.name and algorithm.name.lower() not in _OF_NO_MODE and "optimize_mode" in arguments:
                 OptimizeMode(arguments["optimize_mode"])
         except (Exception, SystemExit) as error:  # whatever a module of anybody's raises
             name = algorithm.name or algorithm.class_name

@@ -94,15 +94,24 @@ def class_folders(root: Path, name: str, layout: str) -> torchvision.datasets.Im
         InputError: the folder, a class or the images of one are missing; the layout says what would be right.
     """
     check("root", str(root), (root / name).is_dir(), f"a folder with {layout}: it has no folder {name}")
-    for folder, folders, _ in os.walk(root / name):
-        for link in (Path(folder, below) for below in folders):
-            loop = link.is_symlink() and Path(folder).resolve().is_relative_to(link.resolve())
-            check("root", str(root), not loop, f"a folder without a link into itself: {link} is one")
+    loop = _link_into_itself(root / name)
+    check("root", str(root), loop is None, f"a folder without a link into itself: {loop} is one")
     try:
         return torchvision.datasets.ImageFolder(root / name)
     except OSError as error:  # no class folder, a class without an image, a folder that may not be read
         text = f"data.root is {str(root)!r}: in its {name}: {_line(error)}; right would be {layout}"
         raise InputError(text) from error
+
+
+def _link_into_itself(folder: Path) -> Path | None:
+    """A link to a folder that leads to it: its images would be there again and again."""
+    for place, below, _ in os.walk(folder, followlinks=True):
+        for link in (Path(place, name) for name in below):
+            if link.is_symlink():
+                above = [one.resolve() for one in link.parents if one.is_relative_to(folder)]
+                if link.resolve() in above or folder.resolve().is_relative_to(link.resolve()):
+                    return link
+    return None
 
 
 def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import signal
@@ -49,11 +50,11 @@ def launch(config: str | os.PathLike[str], port: int = 8080) -> str:
     """
     _check_port(port)
     nni.silence_stdout()
-    settings = read_experiment(config, here=True)
-    if platforms(settings) != ["local"]:
-        _check_port(port + 1, ", which trials on other machines need,")
     # Trials find the commands of this Python, whether or not its environment is activated.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    settings = read_experiment(config, here=True)
+    if platforms(settings) != ["local"] or isinstance(settings.training_service, list):
+        _check_port(port + 1, ", which trials on other machines need,")
     experiment = Experiment(settings)
     folder = Path(settings.experiment_working_directory, experiment.id)
     log = folder / "log"
@@ -79,7 +80,7 @@ def launch(config: str | os.PathLike[str], port: int = 8080) -> str:
         finally:
             started.update(_processes(experiment.id))
             experiment.stop()
-            _end(started)  # a tuner that is at work does not hear that its manager ends
+            _end({process for process in started if _is_tuner(process)})  # at work, it does not hear its manager's end
     if came:
         interrupt = Terminated if came[0] == signal.SIGTERM else KeyboardInterrupt
         raise interrupt(f"stopped; nnictl resume {experiment.id} --port {port} goes on with it")
@@ -90,14 +91,18 @@ def launch(config: str | os.PathLike[str], port: int = 8080) -> str:
 def _check_port(port: int, why: str = "") -> None:
     if not 0 < port < 2**16:
         raise InputError(f"--port: {port} should be from 1 to 65535")
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the manager does
+    for family, anywhere in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):
         try:
-            probe.bind(("", port))
-        except PermissionError:
-            raise InputError(f"--port: {port}{why} may not be used; choose another, such as 8080") from None
-        except OSError:
-            raise InputError(f"--port: {port}{why} is in use; choose another") from None
+            with socket.socket(family) as probe:
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the manager does
+                if family == socket.AF_INET6:
+                    probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                probe.bind((anywhere, port))
+        except OSError as error:  # others: there is no IPv6
+            if error.errno == errno.EADDRINUSE:
+                raise InputError(f"--port: {port}{why} is in use; choose another") from None
+            if error.errno == errno.EACCES:
+                raise InputError(f"--port: {port}{why} may not be used; choose another, such as 8080") from None
 
 
 @contextmanager
@@ -163,8 +168,15 @@ def _end(started: set[psutil.Process]) -> None:
     """End what outlives the manager; one that nnictl stops ends all by itself, and then itself."""
     psutil.wait_procs([child for child in psutil.Process().children() if child in started], timeout=10)
     for process in started:
-        with suppress(psutil.NoSuchProcess):
+        with suppress(psutil.Error):  # it has ended, or is another user's
             process.kill()
+
+
+def _is_tuner(process: psutil.Process) -> bool:
+    """Whether it is NNI's dispatcher, in which the tuner works."""
+    with suppress(psutil.Error):  # it has just ended
+        return "--exp_params" in process.cmdline()
+    return False
 
 
 def _tuner_has_ended(experiment: str, log: Path) -> bool:
@@ -172,11 +184,7 @@ def _tuner_has_ended(experiment: str, log: Path) -> bool:
     with suppress(OSError):
         if "ERROR (nni.runtime.msg_dispatcher_base/" in log.read_text(errors="replace"):
             return True
-    for process in _processes(experiment):
-        with suppress(psutil.Error):  # it has just ended
-            if "--exp_params" in process.cmdline():
-                return False
-    return True
+    return not any(map(_is_tuner, _processes(experiment)))
 
 
 def _show(trials: pd.DataFrame, planned: int | None, before: str) -> str:

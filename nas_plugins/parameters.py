@@ -16,6 +16,9 @@ from nas_plugins.tables import one_line
 _WITHIN = (math.sqrt(5) - 1) / 2
 """A share of a range that leads to no whole number, nor to another that people write."""
 
+_LARGEST = 1e15
+"""Bounds beyond it are mistakes, and steps so much smaller than a bound change nothing."""
+
 
 def batch(where: str, space: Any) -> list[dict[str, Any]]:
     """What NNI's BatchTuner gives: the values of its one choice, each of which has all keys."""
@@ -64,7 +67,9 @@ def _values(where: str, spec: Any) -> list[Any]:
         raise InputError(one_line(error).removeprefix("search space ").replace(f'"{where}"', f"{where}:", 1)) from None
     if kind == "randint":
         return [given[0], given[1] - 1]
-    if kind.startswith("q") and not given[2] > 0:
+    if not all(abs(number) < _LARGEST for number in given):
+        raise InputError(f"{where}: {kind}: {given!r:.80} should be numbers below {_LARGEST:g}")
+    if kind.startswith("q") and not given[2] > max(map(abs, given[:2])) / _LARGEST:
         raise InputError(f"{where}: {kind}: its last value, {given[2]}, is a step and should be above 0")
     return _in_range(kind, *map(float, given))
 
@@ -82,9 +87,10 @@ def _in_range(kind: str, low: float, high: float, step: float | None = None) -> 
         if "log" in kind:
             numbers = [math.exp(min(number, 700)) for number in numbers]
         return numbers if step is None else [round(numbers[0] / step) * step, (round(numbers[0] / step) + 1) * step]
-    if step is not None:
-        steps = [round(low / step) * step, (round(low / step) + 1) * step]
-        return [low, high, *(min(max(number, low), high) for number in steps)]
+    if step is not None:  # NNI draws between the bounds, rounds, and moves what is out of them to the bound
+        edge = (high - low) / 1e6
+        steps = [round((low + edge) / step), round((low + edge) / step) + 1, round((high - edge) / step)]
+        return [min(max(number * step, low), high) for number in steps]
     between = low * (high / low) ** _WITHIN if "log" in kind else low + _WITHIN * (high - low)
     return [low, high, between]
 

@@ -52,14 +52,18 @@ yaml.add_constructor("tag:yaml.org,2002:int", _whole_number, _Loader)
 yaml.add_constructor("tag:yaml.org,2002:timestamp", _Loader.construct_yaml_str, _Loader)
 
 
-def load_plain(text: str) -> Any:
+def load_plain(text: str, most: int = _MOST) -> Any:
     """The content of a YAML text: mappings, lists, words, numbers.
+
+    Args:
+        text: the YAML.
+        most: characters, and values in it with its aliases written out.
 
     Raises:
         yaml.YAMLError: the text is no YAML, has a tag of Python's or a key twice, or is too large, also by its
             aliases or a number.
     """
-    if len(text) > _MOST:
+    if len(text) > most:
         raise yaml.YAMLError(f"{len(text):,} characters are more than a config has")
     try:
         loader = _Loader(text)
@@ -67,7 +71,7 @@ def load_plain(text: str) -> Any:
         if node is None:
             return None
         # Before anything is made of it: "<<" copies what an alias stands for.
-        if _count(node, {}) > _MOST:
+        if _count(node, {}) > most:
             raise yaml.YAMLError("with its aliases written out it has more values than a config")
         return loader.construct_document(node)
     except yaml.YAMLError:

@@ -64,7 +64,7 @@ def read_table(path: Path, required: Sequence[str], texts: Sequence[str] = ()) -
     except ValueError as error:  # of pandas, all of them
         raise InputError(f"{path}: is no CSV table: {one_line(error)}") from None
     if not text.endswith("\n"):  # half a number is one too
-        raise InputError(f"{path}: its last line is cut; put back the whole file")
+        raise InputError(f"{path}: has no newline at its end: its last line may be cut; put back the whole file")
     if not isinstance(table.index, pd.RangeIndex):  # pandas would take the first field as a row's name
         raise InputError(f"{path}: a line has more fields than columns are named in the first")
     missing = [column for column in required if column not in table]

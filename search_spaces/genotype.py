@@ -121,7 +121,7 @@ class Genotype:
                 f"concat: {list(self.concat)} should name distinct nodes from {INPUTS} on (0 and 1 are inputs)"
             )
         last = INPUTS + MOST_NODES - 1
-        highest = max(*self.concat, *(edge.target for cell in self.cells for edge in cell))
+        highest = max([*self.concat, *(edge.target for cell in self.cells for edge in cell)])
         if highest > last:
             raise GenotypeError(f"node {shown(highest)} should be at most {last}: a cell has up to {MOST_NODES} nodes")
         for one in self.fixed:

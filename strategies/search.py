@@ -97,12 +97,13 @@ class SearchModule(EvaluatorHooks):
             self.training_module.to(memory_format=torch.channels_last)
 
     def on_fit_start(self) -> None:
-        """Refuse a Trainer that has done its epochs: nothing would be trained, and α be what it starts from."""
+        """Refuse a Trainer that has done all its epochs or steps: α would stay what it starts from."""
         super().on_fit_start()
-        epochs = self.trainer.max_epochs
-        if self.trainer.ckpt_path is None and epochs is not None and self.trainer.current_epoch >= epochs > 0:
+        trainer = self.trainer
+        all_epochs = trainer.max_epochs is not None and trainer.current_epoch >= trainer.max_epochs > 0
+        if trainer.ckpt_path is None and (all_epochs or trainer.global_step >= trainer.max_steps > 0):
             raise ValueError(
-                f"max_epochs: the evaluator's Trainer has done its {epochs} epochs, in an earlier search: "
+                f"max_epochs: {trainer.max_epochs}, max_steps: {trainer.max_steps}: the evaluator's Trainer did them: "
                 "give each search an evaluator of its own"
             )
 
@@ -245,7 +246,7 @@ class SearchModule(EvaluatorHooks):
     def _loss(self, batch: Any, batch_idx: int, prefix: str = SUPERNET) -> Tensor:
         with self._logged_as(prefix):
             result = self.training_module.training_step(batch, batch_idx)
-        loss = result["loss"] if isinstance(result, Mapping) else result
+        loss = result.get("loss") if isinstance(result, Mapping) else result
         if loss is None:
             raise ValueError("training_step of the evaluator gave no loss: a search needs one of every batch")
         return loss
@@ -292,20 +293,11 @@ class SearchModule(EvaluatorHooks):
             end = self.training_module.on_validation_epoch_end
             # NNI's own only reports what Lightning sums up at the end of all.
             if end.__func__ is not SupervisedLearningModule.on_validation_epoch_end:
-                self._publish_in_sanity_check()
                 end()
             with self._logged_as(DERIVED):
                 self.training_module.on_validation_epoch_start()
         with self._logged_as(DERIVED if dataloader_idx else SUPERNET):
             self.training_module.on_validation_batch_start(batch, batch_idx)
-
-    def _publish_in_sanity_check(self) -> None:
-        """The metrics of the supernet, which the module may read. Lightning does so at the end of a check alone."""
-        results = self.trainer._results
-        if self.trainer.sanity_checking and results is not None:
-            results.dataloader_idx = 0
-            self.trainer._logger_connector._callback_metrics.update(results.metrics(on_step=False)["callback"])
-            results.dataloader_idx = 1
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
         """Validate the supernet (first loader) or the derived architecture (second) on a batch."""
@@ -318,11 +310,23 @@ class SearchModule(EvaluatorHooks):
         """Let the evaluator see the end of a batch of either."""
         with self._logged_as(DERIVED if dataloader_idx else SUPERNET):
             self.training_module.on_validation_batch_end(outputs, batch, batch_idx)
+        self._publish_in_sanity_check()
 
     def on_validation_epoch_end(self) -> None:
         """Let the evaluator log what it computes at the end."""
         with self._logged_as(DERIVED):
             self.training_module.on_validation_epoch_end()
+        self._publish_in_sanity_check()
+
+    def _publish_in_sanity_check(self) -> None:
+        """Let modules and callbacks read the metrics of both loaders there too: Lightning shows none of several."""
+        results = self.trainer._results
+        if not self.trainer.sanity_checking or results is None:
+            return
+        at = results.dataloader_idx
+        for results.dataloader_idx in (None, 0, 1):
+            self.trainer._logger_connector._callback_metrics.update(results.metrics(on_step=False)["callback"])
+        results.dataloader_idx = at
 
     def _log_distance(self, sample: Mapping[str, Any]) -> None:
         """How far the architecture has moved from the baseline of the space, where it has one."""

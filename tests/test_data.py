@@ -450,10 +450,22 @@ class TestBrokenImages:
         os.mkfifo(pipe)
         assert f"{str(pipe)!r} cannot be used (ValueError: no regular file)" in message_of(folder_data(tmp_path))
 
-    def test_a_link_into_itself_counts_no_image_twice(self, tmp_path):
-        link = make_folder(tmp_path) / "train" / "cat" / "all"
-        link.symlink_to("..")
-        assert f"a folder without a link into itself: {link} is one" in message_of(folder_data(tmp_path))
+    @pytest.mark.parametrize("to", ["..", "../../..", "through another"])
+    def test_a_link_into_itself_counts_no_image_twice(self, tmp_path, to):
+        folder = make_folder(tmp_path / "here") / "train" / "cat"
+        if to == "through another":  # the class is a link itself
+            folder.rename(tmp_path / "cat")
+            folder.symlink_to(tmp_path / "cat")
+            to = "."
+        (folder / "all").symlink_to(to)
+        data = folder_data(tmp_path / "here")
+        assert f"a folder without a link into itself: {folder / 'all'} is one" in message_of(data)
+
+    def test_classes_may_be_links(self, tmp_path):
+        folder = make_folder(tmp_path / "here") / "train" / "cat"
+        folder.rename(tmp_path / "cat")
+        folder.symlink_to(tmp_path / "cat")
+        folder_data(tmp_path / "here").prepare()
 
     def test_pixels_of_16_bits_are_refused_rather_than_clipped(self, tmp_path):
         deep = make_folder(tmp_path) / "train" / "cat" / "deep.png"

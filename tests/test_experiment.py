@@ -459,7 +459,7 @@ class TestDerive:
         assert derive(run, tmp_path / "g.json") == Genotype.load(searched / "genotype.json")
         (run / "metrics.csv").write_text(lines[0] + lines[1][:10])
         for read in (lambda: derive(run, tmp_path / "g.json"), lambda: write_report([run])):
-            with pytest.raises(InputError, match=f"^{run}/metrics.csv: its last line is cut; put back the whole file"):
+            with pytest.raises(InputError, match=f"^{run}/metrics.csv: has no newline at its end: its last line may"):
                 read()
 
     @pytest.mark.parametrize(

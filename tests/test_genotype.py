@@ -356,6 +356,7 @@ MALFORMED = {
     "a concat of NaN": (with_concat("[NaN]"), "concat"),
     "a concat of infinity": (with_concat("[1e999]"), "concat"),
     "a huge number": (with_concat(f"[{10**300}]"), "should be at most 101"),
+    "no operation at all": (changed(cells=2 * [{"edges": []}], concat=[2]), "no operation reaches any"),
     "a cell of many nodes": (with_concat("[2, 102]"), "node 102 should be at most 101: a cell has up to 100 nodes"),
     "a number too long to be read": (with_concat(f"[{'9' * 5000}]"), ""),
     "a key twice": (with_concat('[3], "concat": [2, 3]'), "concat"),

@@ -137,6 +137,7 @@ def nested(**settings):
         {"training.learning_rate": {"_type": "normal", "_value": [0.1, 0.01]}},
         {"training.learning_rate": {"_type": "loguniform", "_value": [0.001, 0.1]}},
         {"training.epochs": {"_type": "quniform", "_value": [2, 10, 2]}},
+        {"training.epochs": {"_type": "quniform", "_value": [0.5, 10.5, 1]}},
         {"training.epochs": {"_type": "randint", "_value": [1, 4]}},
         nested(warmup_epochs={"_type": "randint", "_value": [0, 3]}),
     ],
@@ -144,6 +145,17 @@ def nested(**settings):
 )
 def test_a_search_space_may_have_any_type_of_nnis(tmp_path, space):
     assert read_experiment(experiment_file(tmp_path / "code", space)).search_space == space
+
+
+def has_ipv6() -> bool:
+    try:
+        with closing(socket.create_server(("::1", 0), family=socket.AF_INET6)):
+            return True
+    except OSError:
+        return False
+
+
+NEEDS_IPV6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6")
 
 
 class TestBadInputIsSaidBeforeAnythingIsStarted:
@@ -188,7 +200,9 @@ class TestBadInputIsSaidBeforeAnythingIsStarted:
             ({"tuner": {"name": "TPE", "classArgs": {"optimize_mode": "up"}}}, "tuner: TPE: 'up' is not a valid Opt"),
             ({"tuner": {"className": "nas_plugins.tuner.GridSearch"}}, "codeDirectory: null: NNI asserts"),
             ({"trainingService": None}, "null is no section with a platform that NNI knows"),
-            ({"searchSpace": {}}, "searchSpace: {} should have keys, such as seed"),
+            ({"space": {"seed": {"_type": "uniform", "_value": [0, 10**400]}}}, "should be numbers below 1e\\+15"),
+            ({"space": {"seed": {"_type": "qnormal", "_value": [float("nan"), 1, 1]}}}, "should be numbers below 1e"),
+            ({"space": {"seed": {"_type": "quniform", "_value": [1, 2, 1e-320]}}}, "is a step and should be above 0"),
             ({"space": {"": {"_type": "choice", "_value": [0]}}}, "searchSpace: '' should be a key of a config"),
             ({"space": {"training.epochs": {"_type": "uniform", "_value": [1, 3]}}}, r"training.epochs: 2\.2.* whole"),
             ({"space": {"training.epochs": {"_type": "normal", "_value": [2, 1]}}}, r"training.epochs: 2\.6.* whole"),
@@ -201,8 +215,8 @@ class TestBadInputIsSaidBeforeAnythingIsStarted:
             ({"command": "nas-plugins trial --config digits.yaml --output"}, "trialCommand: argument --output: expec"),
             ({"command": "nas-plugins trial --config digits.yaml --seed"}, "trialCommand: --seed has no value"),
             ({"command": "nas-plugins trial --config digits.yaml --genotype 1.json"}, "is the config of a search"),
-            ({"command": "nopeprog --x"}, "trialCommand: nopeprog: there is no such command"),
-            ({"command": "nas-plugins trial --config digits.yaml --output nni.yaml"}, "nni.yaml is not a folder"),
+            ({"command": "nopeprog --x"}, "trialCommand: nopeprog: no command that can be run"),
+            ({"command": "nas-plugins trial --config digits.yaml --output nni.yaml"}, "--output: .* not a folder"),
             ({"experimentWorkingDirectory": "/dev/null/x"}, "experimentWorkingDirectory: /dev/null/x cannot be made"),
         ],
     )  # fmt: skip
@@ -225,8 +239,8 @@ class TestBadInputIsSaidBeforeAnythingIsStarted:
         ("content", "message"),
         [
             (b"\x80\xff", "bin: is no text file"),
-            (b'{"seed": ', "bin: neither JSON nor YAML: while parsing"),
-            (b"[" * 200, "bin: neither JSON nor YAML: more than 100 lists and mappings"),
+            (b'{"seed": ', "bin: cannot be read: while parsing"),
+            (b"[" * 200, "bin: cannot be read: more than 100 lists and mappings"),
             (b"seed: {_type: choice}\nseed: {_value: [1]}", "line 2 has the key seed a second time"),
         ],
         ids=str,
@@ -235,6 +249,26 @@ class TestBadInputIsSaidBeforeAnythingIsStarted:
         (tmp_path / "bin").write_bytes(content)
         with pytest.raises(InputError, match=message):
             read_experiment(experiment_file(tmp_path, searchSpace=None, searchSpaceFile="bin"))
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"command": "# the training\n(python3 train.py)"},
+            {"command": "FOO=1 python3 train.py"},
+            {"command": "python3 train.py", "tuner": {"name": "Random"}, "searchSpace": {}},
+            {"tuner": {"name": "Random", "classArgs": {"optimize_mode": None}}},
+            {"command": "python3 train.py", "space": {"x": {"_type": "choice", "_value": [*range(20_000), 10**30]}}},
+        ],
+        ids=["shell", "variable", "one setting", "no mode", "large"],
+    )
+    def test_but_not_what_nni_takes(self, tmp_path, changes):
+        read_experiment(experiment_file(tmp_path / "code", **changes), here=True)
+
+    def test_but_not_a_search_space_at_home(self, tmp_path, monkeypatch):
+        monkeypatch.setenv("HOME", str(tmp_path))
+        (tmp_path / "space.json").write_text('{"seed": {"_type": "choice", "_value": [0, 1]}}')
+        file = experiment_file(tmp_path / "code", searchSpace=None, searchSpaceFile="~/space.json")
+        assert read_experiment(file).search_space == {"seed": {"_type": "choice", "_value": [0, 1]}}
 
     def test_but_not_json_with_tabs(self, tmp_path):
         (tmp_path / "space.json").write_text('{\n\t"seed": {"_type": "choice", "_value": [0, 1]}\n}')
@@ -295,8 +329,11 @@ class TestBadInputIsSaidBeforeAnythingIsStarted:
         with pytest.raises(InputError, match=f"--port: {port} should be from 1 to 65535"):
             launch(experiment_file(tmp_path / "code"), port)
 
-    def test_a_port_in_use(self, tmp_path):
-        with closing(socket.create_server(("127.0.0.1", 0))) as taken:
+    @pytest.mark.parametrize(
+        ("host", "family"), [("127.0.0.1", socket.AF_INET), pytest.param("::1", socket.AF_INET6, marks=NEEDS_IPV6)]
+    )
+    def test_a_port_in_use(self, tmp_path, host, family):
+        with closing(socket.create_server((host, 0), family=family)) as taken:
             port = taken.getsockname()[1]
             with pytest.raises(InputError, match=f"--port: {port} is in use"):
                 launch(experiment_file(tmp_path / "code"), port)

@@ -339,6 +339,11 @@ class Lossless(Digits):
         return None
 
 
+class Empty(Digits):
+    def training_step(self, batch, batch_idx):
+        return {}
+
+
 class Reading(Digits):
     """It reads what it has logged, as it may at the end of a validation, a sanity check too."""
 
@@ -347,6 +352,14 @@ class Reading(Digits):
     def on_validation_epoch_end(self):
         super().on_validation_epoch_end()
         self.read.append((self.trainer.sanity_checking, float(self.trainer.callback_metrics["top1"])))
+
+    def on_validation_end(self):
+        assert {"top1", "top2", "derived_top1", "derived_top2"} <= set(self.trainer.callback_metrics)
+
+
+class ReadingToo(Callback):
+    def on_validation_epoch_end(self, trainer, pl_module):
+        assert {"top1", "derived_top1"} <= set(trainer.callback_metrics)
 
 
 class ByHand(Digits):
@@ -506,6 +519,7 @@ class TestWhatAnEvaluatorMayHave:
             ({"max_epochs": -1}, "max_epochs: -1 of the evaluator should be 1 or more"),
             ({"space": Fixed}, "the model space has no choice to search"),
             ({"module": Lossless}, "training_step of the evaluator gave no loss"),
+            ({"module": Empty}, "training_step of the evaluator gave no loss"),
         ],
         ids=lambda value: value if isinstance(value, str) else "",
     )
@@ -514,14 +528,13 @@ class TestWhatAnEvaluatorMayHave:
             search_it(tmp_path, DDARTS(w_abl=0), **parts)
 
     def test_metrics_are_there_at_the_end_of_every_validation(self, tmp_path):
-        search_it(tmp_path, DARTS(), module=Reading)
+        search_it(tmp_path, DARTS(), module=Reading, callbacks=[ReadingToo()])
         assert [sanity for sanity, _ in Reading.read] == [True, True, False, False]  # of the supernet and the derived
 
-    def test_a_trainer_that_has_done_its_epochs_gives_no_second_architecture(self, tmp_path):
-        trainer = search_it(tmp_path, DARTS())
-        with pytest.raises(
-            ValueError, match="max_epochs: the evaluator's Trainer has done its 1 epochs, in an earlier"
-        ):
+    @pytest.mark.parametrize("limits", [{"max_epochs": 1}, {"max_epochs": -1, "max_steps": 3}], ids=str)
+    def test_a_trainer_that_has_done_its_work_gives_no_second_architecture(self, tmp_path, limits):
+        trainer = search_it(tmp_path, DARTS(), **limits)
+        with pytest.raises(ValueError, match="max_epochs: .*: the evaluator's Trainer did them: give each search an"):
             search_it(tmp_path, EDAS(), trainer=trainer)
 
     def test_a_space_is_searched_once(self, tmp_path):

@@ -561,7 +561,7 @@ METRICS = table_of_metrics(2).to_csv(index=False)
     [
         ("metrics.csv", "a,b\n1,2\n", "no column 'epoch'"),
         ("metrics.csv", "", "no CSV table"),
-        ("metrics.csv", METRICS[:-3], "its last line is cut"),
+        ("metrics.csv", METRICS[:-3], "its last line may be cut"),
         ("metrics.csv", b"\xff\xfe\x00\x01", "no text file"),
         ("metrics.csv", METRICS.replace("10.0", "ten"), "seconds of line 2 is 'ten'"),
         ("alphas.csv", "epoch,cell,edge\n0,normal,0->2\n", "no column of an operation"),
