@@ -17,11 +17,8 @@ import torch
 from pytorch_lightning.callbacks import Callback
 
 from nas_plugins.errors import InputError
-from nas_plugins.tables import ALPHA_KEYS, append_epoch, check_epochs
+from nas_plugins.tables import ALPHA_KEYS, NO_CELL, append_epoch, check_epochs
 from strategies.objective import CONTRIBUTION
-
-NO_CELL = "-"
-"""The cell of a choice that stands in no cell, in alphas.csv."""
 
 METRICS = ["train_loss", "train_acc", "val_loss", "val_acc", "derived_val_acc"]
 """The columns of metrics.csv that the training logs."""

@@ -85,11 +85,11 @@ def _load(file: str | os.PathLike[str]) -> ExperimentConfig:
         raise InputError(f"{file}: {'a folder and no file' if Path(file).is_dir() else 'there is no such file'}")
     refused = f"{file}: no config of an NNI experiment"
     try:
-        _read_over(read_text(Path(file)))
+        _check_yaml(read_text(Path(file)))
         settings = ExperimentConfig.load(file)
         if isinstance(settings.search_space_file, str):
             space = Path(file).parent / Path(settings.search_space_file).expanduser()
-            _read_space_over(f"{file}: searchSpaceFile: {space}", space)
+            _check_space_file(f"{file}: searchSpaceFile: {space}", space)
         return settings.canonical_copy()
     except InputError:
         raise
@@ -115,13 +115,14 @@ def _asserted(error: AssertionError) -> str:
     return f"{_as_written(found[1])}: {_shown(value)}: NNI asserts {line.removeprefix('assert ').replace('self.', '')}"
 
 
-def _read_over(text: str) -> None:
+def _check_yaml(text: str) -> None:
     """Raise a YAMLError where a YAML has aliases without end, or a key twice."""
     with suppress(TooLargeError):  # a number, which is the trials' own concern
         load_plain(text, _MOST_VALUES)
 
 
-def _read_space_over(where: str, file: Path) -> None:
+def _check_space_file(where: str, file: Path) -> None:
+    """Raise an InputError where a file of a search space is none that NNI can read."""
     if not file.is_file():
         raise InputError(f"{where}: there is no such file")
     text = read_text(file)
@@ -129,7 +130,7 @@ def _read_space_over(where: str, file: Path) -> None:
         with suppress(ValueError):  # NNI takes it for YAML then
             json.loads(text)
             return
-        _read_over(text)
+        _check_yaml(text)
     except (yaml.YAMLError, RecursionError) as error:
         raise InputError(f"{where}: cannot be read: {one_line(error)}") from None
 

@@ -54,7 +54,7 @@ def launch(config: str | os.PathLike[str], port: int = 8080) -> str:
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     settings = read_experiment(config, here=True)
     if platforms(settings) != ["local"] or isinstance(settings.training_service, list):
-        _check_port(port + 1, ", which trials on other machines need,")
+        _check_port(port + 1, ", which NNI needs too for these trials,")
     experiment = Experiment(settings)
     folder = Path(settings.experiment_working_directory, experiment.id)
     log = folder / "log"

@@ -16,6 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from nas_plugins.tables import NO_CELL
 from search_spaces.files import write_whole
 
 INK, MUTED, FAINT = "#0f172a", "#64748b", "#e2e8f0"
@@ -71,7 +72,7 @@ def operation_colours(names: Sequence[str]) -> dict[str, str]:
 
 def cell_name(cell: object) -> str:
     """A cell of a table, as a heading names it."""
-    names = {"normal": "normal cell", "reduce": "reduction cell", "-": "choices"}
+    names = {"normal": "normal cell", "reduce": "reduction cell", NO_CELL: "choices"}
     cell = str(cell).removeprefix("cell_")
     return names.get(str(cell), f"cell {cell}" if str(cell).isdigit() else str(cell))
 

@@ -19,6 +19,8 @@ _EVERY_BIT: dict[str, Any] = (
 
 ALPHA_KEYS = ("epoch", "cell", "edge")
 """The columns of alphas.csv beside those of the operations."""
+NO_CELL = "-"
+"""The cell of a choice that stands in no cell, in alphas.csv."""
 
 
 def read_text(path: Path) -> str:

@@ -324,7 +324,8 @@ class SearchModule(EvaluatorHooks):
         if not self.trainer.sanity_checking or results is None:
             return
         at = results.dataloader_idx
-        for results.dataloader_idx in (None, 0, 1):
+        for loader in (None, 0, 1):
+            results.dataloader_idx = loader
             self.trainer._logger_connector._callback_metrics.update(results.metrics(on_step=False)["callback"])
         results.dataloader_idx = at
 
