@@ -14,8 +14,9 @@ STAMP := $(VENV)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input -qq
 DEMO := runs/demo
 
-# An idle process takes over tests of a busy one.
-TEST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal $(PYTEST_ARGS)
+# An idle process takes over tests of a busy one. One that dies fails the test that it ran, and is not replaced:
+# what killed it, such as a damaged heap, would kill the next.
+TEST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --max-worker-restart 0 $(PYTEST_ARGS)
 
 # Figures are drawn into files: no display is needed.
 export MPLBACKEND := Agg

@@ -40,6 +40,7 @@ from nas_plugins.fitting import quiet
 from search_spaces.files import write_text_whole
 from strategies.calibration import measure, normalized_by
 from strategies.enas import ENAS
+from strategies.memory_format import avoid_faulty_kernels
 from strategies.search import CALIBRATION_BATCHES, SearchModule
 
 OPERATIONS = {
@@ -206,7 +207,9 @@ class Curve(Callback):
 def make_space(protocol: Protocol, classes: int) -> NasBench201:
     """NNI's space, in the memory layout that is fast on a CPU."""
     space = NasBench201(protocol.channels, protocol.modules, num_labels=classes)
-    return space.to(memory_format=torch.channels_last)
+    space.to(memory_format=torch.channels_last)
+    avoid_faulty_kernels(space)
+    return space
 
 
 def make_trainer(epochs: int, **settings: Any) -> Trainer:

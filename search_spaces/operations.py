@@ -16,6 +16,7 @@ from torch.nn import functional
 from torchvision.ops import SqueezeExcitation
 
 from search_spaces.depthwise import DepthwiseConv2d
+from search_spaces.pointwise import PointwiseConv2d
 
 OperationFactory = Callable[[int, int, bool], nn.Module]
 
@@ -28,9 +29,14 @@ def relu_conv_bn(
     affine: bool = True,
 ) -> nn.Sequential:
     """ReLU, convolution, batch normalization: also what aligns the inputs of a cell."""
+    convolution = (
+        PointwiseConv2d(in_channels, out_channels, stride)
+        if kernel == 1
+        else nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False)
+    )
     return nn.Sequential(
         nn.ReLU(),
-        nn.Conv2d(in_channels, out_channels, kernel, stride, kernel // 2, bias=False),
+        convolution,
         nn.BatchNorm2d(out_channels, affine=affine),
     )
 
@@ -46,8 +52,8 @@ class FactorizedReduce(nn.Module):
         super().__init__()
         first = out_channels // 2
         self.relu = nn.ReLU()
-        self.conv_1 = nn.Conv2d(in_channels, first, 1, stride=2, bias=False)
-        self.conv_2 = nn.Conv2d(in_channels, out_channels - first, 1, stride=2, bias=False)
+        self.conv_1 = PointwiseConv2d(in_channels, first, stride=2)
+        self.conv_2 = PointwiseConv2d(in_channels, out_channels - first, stride=2)
         self.bn = nn.BatchNorm2d(out_channels, affine=affine)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from strategies.bilevel import Gradient, Gradients, Problem, one_level
 from strategies.calibration import Statistics, measure, normalized_by
 from strategies.devices import average, check_processes
 from strategies.hooks import EvaluatorHooks
+from strategies.memory_format import avoid_faulty_kernels, takes_channels_last
 from strategies.mixed_cell import MixedCell
 from strategies.objective import ArchitectureBatch
 from strategies.relaxation import Plan, Step, moved
@@ -91,10 +92,11 @@ class SearchModule(EvaluatorHooks):
         self.metric_copies["own"] = nn.ModuleList(metrics)
         for prefix in (ARCHITECTURE, DERIVED, UNLOGGED):
             self.metric_copies[prefix] = nn.ModuleList(copy.deepcopy(metric) for metric in metrics)
-        # The module itself is moved to its device later. On a CPU the convolutions of cell spaces
-        # are faster in this layout; what it does elsewhere was not measured.
-        if self.trainer.strategy.root_device.type == "cpu" and _takes_channels_last(self.model):
-            self.training_module.to(memory_format=torch.channels_last)
+        # Lightning moves the module to its device later. Other devices were not measured in this format.
+        if self.trainer.strategy.root_device.type == "cpu":
+            if takes_channels_last(self.model):
+                self.training_module.to(memory_format=torch.channels_last)
+            avoid_faulty_kernels(self.model)
 
     def on_fit_start(self) -> None:
         """Refuse a Trainer that has done all its epochs or steps: α would stay what it starts from."""
@@ -398,9 +400,3 @@ class SearchModule(EvaluatorHooks):
                 "the evaluator's ReduceLROnPlateau cannot be stepped in a search: use a schedule over epochs or steps"
             )
         super()._advance_lr_schedulers_impl(batch_idx, interval)
-
-
-def _takes_channels_last(space: nn.Module) -> bool:
-    # The spaces of NNI's hub do; one of somebody else's may count on the order of the dimensions.
-    hub = any(kind.__module__.startswith("nni.nas.hub.") for kind in type(space).__mro__)
-    return getattr(space, "channels_last", hub)

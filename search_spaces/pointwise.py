@@ -1,0 +1,33 @@
+"""1×1 convolutions whose stride does not reach the CPU library of PyTorch."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+
+class PointwiseConv2d(nn.Conv2d):
+    """A 1×1 convolution without bias, which reads every ``stride``-th pixel.
+
+    A strided 1×1 convolution is an ordinary one of the pixels that it reads. It is computed that way because oneDNN's
+    kernel for a strided one writes beyond its buffers on processors without AVX-512 (docs/cpu_kernels.md).
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        stride: Distance in pixels between the pixels that are read, in both directions.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
+        super().__init__(in_channels, out_channels, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, in_channels, height, width) -> (batch, out_channels, ⌈height/stride⌉, ⌈width/stride⌉)."""
+        stride = self.stride[0]
+        return nn.functional.conv2d(x if stride == 1 else _every(stride, x), self.weight)
+
+
+def _every(stride: int, x: Tensor) -> Tensor:
+    """Return every ``stride``-th row and column of images, as a view."""
+    view = x[..., ::stride, ::stride]
+    # Slicing is two views, and the backward pass would fill a gradient for each; this is the same view as one.
+    return x.as_strided(view.shape, view.stride()) if x.requires_grad else view
