@@ -23,9 +23,9 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 
 from nas_plugins import DDARTS, DDartsSpace
+from strategies.ablation import Ablation, ablation_losses, random_weights
 from strategies.bilevel import constant
-from strategies.contributions import random_weights
-from strategies.objective import Ablation, ArchitectureBatch, ablation_losses, by_cell, total, zero_one
+from strategies.objective import ArchitectureBatch, by_cell, total, zero_one
 from strategies.relaxation import sigmoid
 
 W_ABL, W_01 = 0.5, 7.0

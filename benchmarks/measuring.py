@@ -75,7 +75,7 @@ def measure(setting: Setting) -> dict[str, Any]:
         logging.getLogger(logger).setLevel(logging.ERROR)
     import torch
 
-    from nas_plugins.callbacks import peak_memory_mb
+    from nas_plugins.training.recorder import peak_memory_mb
 
     if setting.threads:
         torch.set_num_threads(setting.threads)
@@ -146,8 +146,8 @@ def _search(setting: Setting, data: Any) -> _Clock:
     from nni.nas.experiment import NasExperiment
     from pytorch_lightning.callbacks import Callback
 
-    from nas_plugins.config import Training
-    from nas_plugins.fitting import ImageClassification
+    from nas_plugins.config.schema import Training
+    from nas_plugins.training.module import ImageClassification
 
     clock = _Clock()
 

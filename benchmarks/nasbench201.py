@@ -39,8 +39,8 @@ from nasbench201_search import OPERATIONS, PROTOCOLS, STRATEGIES, Protocol, arch
 from tqdm import tqdm
 
 from nas_plugins.errors import InputError
-from nas_plugins.studies import in_parallel
-from nas_plugins.style import MUTED, STYLE
+from nas_plugins.parallel_runs import in_parallel
+from nas_plugins.report.style import MUTED, STYLE
 from search_spaces.files import write_text_whole, write_whole
 
 SEARCH = str(Path(__file__).with_name("nasbench201_search.py"))

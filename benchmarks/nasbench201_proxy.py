@@ -22,9 +22,9 @@ from nasbench201_images import halves
 from nasbench201_runs import apart, results
 from nasbench201_search import DEVICE, Protocol, Recipe, accuracy, architecture, every_sample, make_space, make_trainer
 
-from nas_plugins.fitting import quiet
-from nas_plugins.studies import in_parallel
-from nas_plugins.style import STYLE
+from nas_plugins.parallel_runs import in_parallel
+from nas_plugins.report.style import STYLE
+from nas_plugins.training.trainer import quiet
 from search_spaces.files import write_text_whole, write_whole
 
 

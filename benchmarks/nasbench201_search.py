@@ -36,9 +36,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from nas_plugins import DARTS, DDARTS, EDAS, FairDARTS
-from nas_plugins.fitting import quiet
+from nas_plugins.training.trainer import quiet
 from search_spaces.files import write_text_whole
-from strategies.calibration import measure, normalized_by
+from strategies.bn_statistics import measure, normalized_by
 from strategies.enas import ENAS
 from strategies.memory_format import avoid_faulty_kernels
 from strategies.search import CALIBRATION_BATCHES, SearchModule

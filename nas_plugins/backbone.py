@@ -20,13 +20,14 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
-from nas_plugins import run as runs
-from nas_plugins.checkpoints import load_tensors
 from nas_plugins.errors import InputError
-from nas_plugins.saved_run import read_run
-from nas_plugins.tables import one_line
+from nas_plugins.files import one_line
+from nas_plugins.runs import directory as runs
+from nas_plugins.runs.reader import read_run
+from nas_plugins.training.checkpoints import load_tensors
 from search_spaces.genotype import Genotype
-from search_spaces.network import Network, Stem
+from search_spaces.network import Network
+from search_spaces.stems import Stem
 
 PathLike = str | os.PathLike[str]
 LastLevels = Literal["pool", "p6p7"]

@@ -117,7 +117,7 @@ def _check_genotype(path: str | os.PathLike[str]) -> None:
 
 def _list(options: argparse.Namespace, overrides: Sequence[str]) -> None:
     from nas_plugins import plugins
-    from nas_plugins.data import DATASETS
+    from nas_plugins.data.module import DATASETS
 
     for title, names in (
         ("search spaces", [f"{p.name:<22} {p.value}" for p in plugins.registered("space").values()]),
@@ -138,8 +138,8 @@ def example_configs(experiments: bool = False) -> list[Path]:
 
 
 def _search(options: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from nas_plugins.experiment import search
-    from nas_plugins.run import is_first
+    from nas_plugins.runs.directory import is_first
+    from nas_plugins.training.search import search
 
     run = search(options.config, options.output, overrides)
     if is_first():  # the others may be here before it has written what was found
@@ -148,14 +148,14 @@ def _search(options: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 
 def _resume(options: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from nas_plugins.experiment import resume
-    from nas_plugins.run import say
+    from nas_plugins.runs.directory import say
+    from nas_plugins.training.search import resume
 
     say(f"{resume(options.run_directory)}: finished")
 
 
 def _derive(options: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from nas_plugins.experiment import derive
+    from nas_plugins.training.derive import derive
 
     genotype = derive(
         options.run_directory, options.output, options.method, options.threshold, options.layers, options.epoch
@@ -164,8 +164,8 @@ def _derive(options: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 
 def _retrain(options: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from nas_plugins.run import say
-    from nas_plugins.training import retrain
+    from nas_plugins.runs.directory import say
+    from nas_plugins.training.retrain import retrain
 
     _check_genotype(options.genotype)
     run = retrain(options.genotype, options.config, options.output, overrides)
@@ -173,7 +173,7 @@ def _retrain(options: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 
 def _evaluate(options: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from nas_plugins.training import evaluate
+    from nas_plugins.training.retrain import evaluate
 
     result = evaluate(options.run_directory)
     print(
@@ -183,10 +183,10 @@ def _evaluate(options: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 
 def _report(options: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from nas_plugins import results
-    from nas_plugins.published_results import source
-    from nas_plugins.report import write_report
-    from nas_plugins.saved_run import read_runs
+    from nas_plugins.report import summary as results
+    from nas_plugins.report.page import write_report
+    from nas_plugins.report.published import source
+    from nas_plugins.runs.reader import read_runs
 
     for run in options.run_directories:
         if Path(run, "genotype.json").exists():
@@ -203,20 +203,20 @@ def _report(options: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 
 def _trial(options: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from nas_plugins.run import say
-    from nas_plugins.trial import run_trial
+    from nas_plugins.runs.directory import say
+    from nas_plugins.sweep.trial import run_trial
 
     say(f"{run_trial(options.config, overrides, options.genotype, options.output)}: finished")
 
 
 def _launch(options: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from nas_plugins.launch import launch
+    from nas_plugins.sweep.launch import launch
 
     launch(options.config, options.port)
 
 
 def _trials(options: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from nas_plugins.trials import read_trials, save_genotypes, trials_text
+    from nas_plugins.sweep.records import read_trials, save_genotypes, trials_text
 
     trials = read_trials(options.experiment)
     if options.genotypes:

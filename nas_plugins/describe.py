@@ -9,8 +9,10 @@ from typing import Any
 import torch
 
 from nas_plugins.errors import InputError
+from search_spaces.complexity import count_multiply_adds, count_parameters
 from search_spaces.genotype import Genotype, after_cells
-from search_spaces.network import STEMS, Network, Stem, count_multiply_adds, count_parameters
+from search_spaces.network import Network
+from search_spaces.stems import STEMS, Stem
 
 
 def describe(

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from search_spaces.darts import check_layers
 from search_spaces.genotype import default_reductions
-from search_spaces.network import Stem
 from search_spaces.operations import DARTS_OPERATIONS
 from search_spaces.space import CellStack, StackedSpace
+from search_spaces.stems import Stem
 
 
 class DDartsSpace(StackedSpace):

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from search_spaces.baselines import find_baseline
 from search_spaces.genotype import INPUTS, Cell, Fixed
-from search_spaces.network import Stem
 from search_spaces.operations import OPERATIONS
 from search_spaces.space import CellStack, StackedSpace
+from search_spaces.stems import Stem
 
 CellAlphas = dict[tuple[int, int], dict[str, float]]
 """(source node, target node) -> operation -> α."""

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from search_spaces.fixed import KINDS
 from search_spaces.genotype import MOST_LAYERS, default_reductions
-from search_spaces.network import Stem
 from search_spaces.operations import DARTS_OPERATIONS
 from search_spaces.space import CellStack, StackedSpace
+from search_spaces.stems import Stem
 
 
 class DartsSpace(StackedSpace):

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from search_spaces.darts import DartsSpace
-from search_spaces.network import Stem
 from search_spaces.operations import DARTS_OPERATIONS
+from search_spaces.stems import Stem
 
 ATTENTION = ("squeeze_excitation",)
 """The fixed operations of the paper: an attention module behind each cell (section III.C)."""

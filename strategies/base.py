@@ -22,14 +22,14 @@ from torch.optim import Optimizer
 from search_spaces.space import StackedSpace
 from strategies.bilevel import Gradient, first_order
 from strategies.derivation import darts
-from strategies.hooks import serve_batches_in_parts
-from strategies.mixed_cell import Derivation, MixedCell
-from strategies.mixed_value import FollowPlan
-from strategies.mutation import replace_choice
+from strategies.evaluator_hooks import serve_batches_in_parts
 from strategies.objective import Grouping, Objective, evaluator_loss, one_group
 from strategies.relaxation import Alphas, Plan, Step
 from strategies.search import SearchModule
-from strategies.supernet import Architecture
+from strategies.supernet.architecture import Architecture
+from strategies.supernet.cell import Derivation, MixedCell
+from strategies.supernet.mutation import replace_choice
+from strategies.supernet.values import FollowPlan
 
 
 class Relaxation(Protocol):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Optimizer
 
-from strategies.draws import draws_undone
+from strategies.rng import draws_undone
 
 Loss = Callable[[], Tensor]
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from nni.nas.nn.pytorch import ModelSpace
 
+from strategies.ablation import Ablation, Absent, CellChain
 from strategies.base import DifferentiableStrategy, adam, cosine
-from strategies.contributions import CellChain
 from strategies.derivation import Method, by_method
-from strategies.objective import Ablation, Absent, by_cell, evaluator_loss, total, zero_one
+from strategies.objective import by_cell, evaluator_loss, total, zero_one
 from strategies.relaxation import EveryEdge, sigmoid
 
 

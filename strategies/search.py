@@ -21,14 +21,14 @@ from torchmetrics import Metric
 
 from search_spaces.genotype import Genotype
 from strategies.bilevel import Gradient, Gradients, Problem, one_level
-from strategies.calibration import Statistics, measure, normalized_by
-from strategies.devices import average, check_processes
-from strategies.hooks import EvaluatorHooks
+from strategies.bn_statistics import Statistics, measure, normalized_by
+from strategies.distributed import average, check_processes
+from strategies.evaluator_hooks import EvaluatorHooks
 from strategies.memory_format import avoid_faulty_kernels, takes_channels_last
-from strategies.mixed_cell import MixedCell
 from strategies.objective import ArchitectureBatch
 from strategies.relaxation import Plan, Step, moved
-from strategies.supernet import Architecture
+from strategies.supernet.architecture import Architecture
+from strategies.supernet.cell import MixedCell
 
 if TYPE_CHECKING:
     from strategies.base import DifferentiableStrategy, Schedule

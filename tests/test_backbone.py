@@ -21,11 +21,12 @@ from test_genotype import valid_genotypes
 from torchvision.models.detection import MaskRCNN, RetinaNet
 
 from nas_plugins.backbone import Backbone, Stages, mask_rcnn, retinanet
-from nas_plugins.checkpoints import load_tensors
 from nas_plugins.errors import InputError
-from nas_plugins.training import retrain
+from nas_plugins.training.checkpoints import load_tensors
+from nas_plugins.training.retrain import retrain
 from search_spaces.genotype import Genotype
-from search_spaces.network import STEMS, Network
+from search_spaces.network import Network
+from search_spaces.stems import STEMS
 
 SCRIPT = Path(__file__).parent.parent / "examples" / "d_darts" / "detection.py"
 CELL = (("simple_conv_3x3", 0, 2), ("skip_connect", 1, 2), ("simple_conv_1x1", 2, 3))

@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from strategies.calibration import measure, normalized_by
+from strategies.bn_statistics import measure, normalized_by
 
 
 def network():

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from nas_plugins.config import Config, is_search, read_retrain, read_search
+from nas_plugins.config.reader import Config, is_search, read_retrain, read_search
 from nas_plugins.errors import InputError
 from search_spaces.darts import DartsSpace
 from strategies.darts import DARTS

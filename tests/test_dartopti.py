@@ -13,12 +13,13 @@ from nni.nas.strategy import DARTS as NniDarts
 from torch import nn
 
 from nas_plugins import DDARTS, EDAS, DartOptiSpace, Genotype
-from nas_plugins.experiment import resume, search
-from nas_plugins.report import write_report
+from nas_plugins.report.page import write_report
+from nas_plugins.training.search import resume, search
 from search_spaces.baselines import BASELINES, distinct_cells, find_baseline
+from search_spaces.complexity import count_parameters
 from search_spaces.dartopti import alphas_of
 from search_spaces.genotype import Edge, Fixed, GenotypeError
-from search_spaces.network import Network, count_parameters
+from search_spaces.network import Network
 from search_spaces.operations import OPERATIONS
 from strategies.derivation import derive, edge
 from strategies.relaxation import sigmoid

@@ -17,7 +17,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from nas_plugins import DARTS, DartsSpace, Genotype
 from strategies.base import DifferentiableStrategy
 from strategies.bilevel import first_order, second_order
-from strategies.calibration import normalized_by
+from strategies.bn_statistics import normalized_by
 from strategies.relaxation import EveryEdge, softmax
 
 

@@ -16,9 +16,10 @@ from numpy.random import RandomState
 from test_genotype import DARTS_V2_TEXT
 from torch import nn
 
+from search_spaces.complexity import count_parameters
 from search_spaces.darts import DartsSpace
 from search_spaces.genotype import Genotype
-from search_spaces.network import Network, count_parameters
+from search_spaces.network import Network
 from strategies.edas import EDAS
 from strategies.relaxation import argmax
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from jsonargparse import ArgumentParser
 from PIL import Image
 
-from nas_plugins.data import Cutout, ImageData, RandomErasing, check_images, stratified_order
+from nas_plugins.data.augmentation import Cutout, RandomErasing
+from nas_plugins.data.module import ImageData, check_images, stratified_order
 from nas_plugins.errors import InputError
 
 

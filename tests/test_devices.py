@@ -18,12 +18,13 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch.nn.functional import cross_entropy
 
-from nas_plugins.config import Compute, read_retrain
-from nas_plugins.data import _batch_of_a_share
+from nas_plugins.config.reader import read_retrain
+from nas_plugins.config.schema import Compute
+from nas_plugins.data.module import _batch_of_a_share
 from nas_plugins.errors import InputError
-from nas_plugins.experiment import search
-from nas_plugins.fitting import check_compute
-from nas_plugins.training import Retraining, evaluate, retrain
+from nas_plugins.training.retrain import Retraining, evaluate, retrain
+from nas_plugins.training.search import search
+from nas_plugins.training.trainer import check_compute
 from search_spaces.genotype import Genotype
 from strategies.bilevel import Problem, alone, first_order, second_order
 

@@ -9,8 +9,8 @@ from pytorch_lightning.callbacks import Callback
 from torch import nn
 
 from nas_plugins import EDAS, DartsSpace
-from strategies.mixed_cell import MixedCell
 from strategies.relaxation import argmax, softmax
+from strategies.supernet.cell import MixedCell
 
 
 def small_space():

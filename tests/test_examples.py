@@ -13,9 +13,9 @@ import yaml
 from forked import nas_plugins
 
 from nas_plugins import studies
-from nas_plugins.config import read_retrain, read_search
+from nas_plugins.config.reader import read_retrain, read_search
 from nas_plugins.errors import InputError
-from nas_plugins.results import results
+from nas_plugins.report.summary import results
 from search_spaces.baselines import BASELINES
 from search_spaces.genotype import Genotype
 from search_spaces.network import Network

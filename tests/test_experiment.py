@@ -24,12 +24,14 @@ from PIL import Image
 from torch import nn
 
 from nas_plugins.errors import InputError
-from nas_plugins.experiment import derive, resume, search
-from nas_plugins.report import write_report
-from nas_plugins.saved_run import read_run
-from nas_plugins.training import evaluate, retrain
+from nas_plugins.report.page import write_report
+from nas_plugins.runs.reader import read_run
+from nas_plugins.training.derive import derive
+from nas_plugins.training.retrain import evaluate, retrain
+from nas_plugins.training.search import resume, search
+from search_spaces.complexity import count_parameters
 from search_spaces.genotype import Genotype
-from search_spaces.network import Network, count_parameters
+from search_spaces.network import Network
 from search_spaces.space import CellStack, StackedSpace
 from strategies.fair_darts import FairDARTS
 

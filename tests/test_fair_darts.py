@@ -14,9 +14,9 @@ from search_spaces.genotype import Edge
 from strategies.base import DifferentiableStrategy
 from strategies.derivation import by_method, connected
 from strategies.derivation import derive as derive_cell
-from strategies.mixed_cell import MixedCell
 from strategies.objective import evaluator_loss, total, zero_one
 from strategies.relaxation import EveryEdge, sigmoid
+from strategies.supernet.cell import MixedCell
 
 
 def small_space():

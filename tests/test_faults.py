@@ -14,7 +14,7 @@ from test_kills import CONFIGS, GENOTYPE, assert_same
 
 from nas_plugins.cli import main
 from nas_plugins.errors import InputError
-from nas_plugins.experiment import resume, search
+from nas_plugins.training.search import resume, search
 
 EPOCHS = {"epochs": 4}
 

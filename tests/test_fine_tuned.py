@@ -20,17 +20,19 @@ from torch.nn import functional
 from torchvision.ops import SqueezeExcitation
 
 from nas_plugins import DARTS, EDAS, DartsSpace, DDartsSpace, FineTunedDartsSpace, Genotype, extended_alpha
-from nas_plugins.cell_drawings import draw_cells
-from nas_plugins.config import read_search
+from nas_plugins.config.reader import read_search
 from nas_plugins.describe import describe
 from nas_plugins.errors import InputError
-from nas_plugins.experiment import search
-from nas_plugins.saved_run import read_run
+from nas_plugins.report.cells import draw_cells
+from nas_plugins.runs.reader import read_run
+from nas_plugins.training.search import search
 from search_spaces.cell import NodeByNodeCell
+from search_spaces.complexity import count_parameters
 from search_spaces.fine_tuned import ATTENTION
 from search_spaces.fixed import parse_fixed
-from search_spaces.network import STEMS, Network, count_parameters
+from search_spaces.network import Network
 from search_spaces.operations import DARTS_OPERATIONS, FIXED_OPERATIONS
+from search_spaces.stems import STEMS
 from strategies.relaxation import softmax
 
 EVERYWHERE = ("squeeze_excitation", "sep_conv_3x3 normal/0->3", "squeeze_excitation reduce/0->2")

@@ -17,17 +17,17 @@ import torch
 import yaml
 from pytorch_lightning.callbacks import ModelCheckpoint
 
-from nas_plugins import run as runs
 from nas_plugins.cli import main
-from nas_plugins.config import read_retrain, read_search
+from nas_plugins.config.reader import read_retrain, read_search
+from nas_plugins.config.yaml import load_plain
 from nas_plugins.errors import InputError
-from nas_plugins.experiment import search
-from nas_plugins.fitting import make_trainer
-from nas_plugins.plain_yaml import load_plain
-from nas_plugins.report import write_report
-from nas_plugins.tables import one_line
-from nas_plugins.training import retrain
-from nas_plugins.trials import read_trials, trials_text
+from nas_plugins.files import one_line
+from nas_plugins.report.page import write_report
+from nas_plugins.runs import directory as runs
+from nas_plugins.sweep.records import read_trials, trials_text
+from nas_plugins.training.retrain import retrain
+from nas_plugins.training.search import search
+from nas_plugins.training.trainer import make_trainer
 from search_spaces.genotype import MOST_LAYERS, Genotype
 
 BASE = {

@@ -17,10 +17,10 @@ import torch
 import yaml
 from forked import Command, nas_plugins
 
-from nas_plugins import run as runs
-from nas_plugins.checkpoints import load_tensors
-from nas_plugins.config import read_search
+from nas_plugins.config.reader import read_search
 from nas_plugins.errors import InputError
+from nas_plugins.runs import directory as runs
+from nas_plugins.training.checkpoints import load_tensors
 from search_spaces.genotype import Genotype
 
 KILLS = {"EDAS": 20, "DDARTS": 8, "retraining": 20}

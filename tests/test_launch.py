@@ -28,13 +28,13 @@ from hypothesis import strategies as st
 from nni.tools.nnictl.config_utils import Experiments
 
 from nas_plugins.cli import main
-from nas_plugins.config import read_search
+from nas_plugins.config.reader import read_search
 from nas_plugins.errors import InputError
-from nas_plugins.experiment_config import read_experiment
-from nas_plugins.launch import _signals, launch
-from nas_plugins.report import write_report
-from nas_plugins.trial import merged
-from nas_plugins.trials import read_trials, save_genotypes
+from nas_plugins.report.page import write_report
+from nas_plugins.sweep.config import read_experiment
+from nas_plugins.sweep.launch import _signals, launch
+from nas_plugins.sweep.records import read_trials, save_genotypes
+from nas_plugins.sweep.trial import merged
 from nas_plugins.tuner import GridSearch
 from search_spaces.genotype import Genotype
 
@@ -633,7 +633,7 @@ def test_nnictl_creates_stops_resumes_exports_and_views_it(tmp_path, environment
         nnictl("stop", experiment)
         assert left_of(experiment) == []
         (run,) = folder.glob("environments/*/trials/*/*/config.yaml")
-        monkeypatch.setattr("nas_plugins.trials.Experiments", partial(Experiments, folder.parent))
+        monkeypatch.setattr("nas_plugins.sweep.records.Experiments", partial(Experiments, folder.parent))
         assert read_trials(folder)["status"].tolist() == ["WAITING"]  # for the resume
         before = len(pd.read_csv(run.with_name("metrics.csv")))
         assert before < epochs and not run.with_name("genotype.json").exists()

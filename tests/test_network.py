@@ -13,17 +13,10 @@ from torch import nn
 from torchvision.ops import SqueezeExcitation
 
 from search_spaces.cell import CellShape, FixedCell
+from search_spaces.complexity import count_multiply_adds, count_parameters
 from search_spaces.genotype import Genotype
-from search_spaces.network import (
-    STEMS,
-    AuxiliaryHead,
-    CifarStem,
-    ImageNetStem,
-    Network,
-    Stem,
-    count_multiply_adds,
-    count_parameters,
-)
+from search_spaces.network import Network
+from search_spaces.stems import STEMS, AuxiliaryHead, CifarStem, ImageNetStem, Stem
 
 DARTS_V2 = Genotype.parse(DARTS_V2_TEXT)
 

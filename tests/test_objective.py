@@ -15,20 +15,11 @@ from search_spaces.cell import AlignInputs
 from search_spaces.d_darts import DDartsSpace
 from search_spaces.darts import DartsSpace
 from search_spaces.fine_tuned import FineTunedDartsSpace
-from strategies.contributions import CellChain, random_weights, shortcut
+from strategies.ablation import Ablation, CellChain, ablation_losses, random_weights, shortcut
 from strategies.fair_darts import FairDARTS
-from strategies.objective import (
-    Ablation,
-    ArchitectureBatch,
-    ablation_losses,
-    by_cell,
-    evaluator_loss,
-    one_group,
-    total,
-    zero_one,
-)
+from strategies.objective import ArchitectureBatch, by_cell, evaluator_loss, one_group, total, zero_one
 from strategies.relaxation import sigmoid
-from strategies.supernet import Architecture
+from strategies.supernet.architecture import Architecture
 
 
 class Supernet:

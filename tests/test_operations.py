@@ -5,7 +5,7 @@ import torch
 from nni.nas.hub.pytorch import DARTS as HubDarts
 from torch import Tensor, nn
 
-from search_spaces.network import count_parameters
+from search_spaces.complexity import count_parameters
 from search_spaces.operations import (
     DARTS_OPERATIONS,
     OPERATION_SETS,

@@ -13,7 +13,7 @@ import yaml
 
 from nas_plugins import plugins
 from nas_plugins.cli import main
-from nas_plugins.config import read_search
+from nas_plugins.config.reader import read_search
 from nas_plugins.errors import InputError
 from search_spaces.darts import DartsSpace
 from search_spaces.fine_tuned import FineTunedDartsSpace

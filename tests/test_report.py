@@ -14,15 +14,15 @@ import pytest
 import yaml
 from forked import Command
 
-from nas_plugins.alpha_pictures import architecture_weights, plot_alphas, plot_heatmap
-from nas_plugins.cell_drawings import cell_titles, draw_cells
 from nas_plugins.cli import main
-from nas_plugins.data import DATASETS
+from nas_plugins.data.module import DATASETS
 from nas_plugins.errors import InputError
-from nas_plugins.pictures import plot_comparison, plot_progress
-from nas_plugins.published_results import read_published
-from nas_plugins.report import write_report
-from nas_plugins.results import results, results_text, summary, summary_text
+from nas_plugins.report.alphas import architecture_weights, plot_alphas, plot_heatmap
+from nas_plugins.report.cells import cell_titles, draw_cells
+from nas_plugins.report.curves import plot_comparison, plot_progress
+from nas_plugins.report.page import write_report
+from nas_plugins.report.published import read_published
+from nas_plugins.report.summary import results, results_text, summary, summary_text
 from search_spaces.genotype import Genotype
 
 OPERATIONS = ("none", "max_pool_3x3", "skip_connect", "sep_conv_3x3")

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from nas_plugins.studies import command, in_parallel, retrained
+from nas_plugins.parallel_runs import command, in_parallel, retrained
 from search_spaces.genotype import Genotype
 
 GENOTYPE = Genotype(cells=((("skip_connect", 0, 2),),), layout=(0, 0, 0), reductions=(1,), concat=(2,))

@@ -14,10 +14,10 @@ from torch.nn import functional
 
 from nas_plugins import DARTS, DartsSpace
 from strategies.bilevel import Problem, constant, first_order
-from strategies.candidates import weigh_norm, weighted
-from strategies.mixed_cell import MixedCell
 from strategies.relaxation import argmax, softmax
-from strategies.supernet import Mixed
+from strategies.supernet.architecture import Mixed
+from strategies.supernet.candidates import weigh_norm, weighted
+from strategies.supernet.cell import MixedCell
 
 
 def supernet(space=None, strategy=None):

@@ -18,15 +18,17 @@ import yaml
 from torch import nn
 from torch.utils.data import DataLoader
 
-from nas_plugins.callbacks import SeededEpochs
-from nas_plugins.checkpoints import WholeCheckpoints, load_tensors, save_tensors
 from nas_plugins.cli import main
-from nas_plugins.config import Config, Derived, Training, read_retrain
+from nas_plugins.config.reader import Config, read_retrain
+from nas_plugins.config.schema import Derived, Training
 from nas_plugins.errors import InputError, Terminated
-from nas_plugins.experiment import resume, search
-from nas_plugins.fitting import ImageClassification, make_trainer
-from nas_plugins.tables import append_epoch, read_table
-from nas_plugins.training import evaluate, retrain
+from nas_plugins.runs.tables import append_epoch, read_table
+from nas_plugins.training.callbacks import SeededEpochs
+from nas_plugins.training.checkpoints import WholeCheckpoints, load_tensors, save_tensors
+from nas_plugins.training.module import ImageClassification
+from nas_plugins.training.retrain import evaluate, retrain
+from nas_plugins.training.search import resume, search
+from nas_plugins.training.trainer import make_trainer
 from search_spaces.genotype import Genotype
 from search_spaces.network import Network
 

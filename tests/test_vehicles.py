@@ -7,10 +7,10 @@ import pytest
 import yaml
 from PIL import Image
 
-from nas_plugins.data import ImageData
+from nas_plugins.data.module import ImageData
+from nas_plugins.data.vehicles import load
 from nas_plugins.errors import InputError
-from nas_plugins.training import evaluate, retrain
-from nas_plugins.vehicles import load
+from nas_plugins.training.retrain import evaluate, retrain
 from search_spaces.genotype import Genotype
 
 MIOTCD = [

@@ -15,8 +15,8 @@ from nni.nas.experiment.config import NasExperimentConfig
 from torch.utils.data import TensorDataset
 
 from nas_plugins import DARTS, DDARTS, EDAS, DartsSpace, FairDARTS
-from nas_plugins.run import is_first
-from nas_plugins.training import evaluate, retrain
+from nas_plugins.runs.directory import is_first
+from nas_plugins.training.retrain import evaluate, retrain
 
 STRATEGIES = {
     "DARTS": DARTS,

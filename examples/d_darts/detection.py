@@ -32,17 +32,18 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torchmetrics.detection import MeanAveragePrecision
 
-from nas_plugins import config
 from nas_plugins.backbone import Backbone, LastLevels, mask_rcnn, retinanet
-from nas_plugins.callbacks import SeededEpochs
-from nas_plugins.checkpoints import WholeCheckpoints
+from nas_plugins.config import reader as config
 from nas_plugins.errors import InputError
-from nas_plugins.fitting import guarded, quiet
-from nas_plugins.run import CHECKPOINT, CONFIG
-from nas_plugins.tables import append_epoch, one_line, read_table
+from nas_plugins.files import one_line
+from nas_plugins.runs.directory import CHECKPOINT, CONFIG
+from nas_plugins.runs.tables import append_epoch, read_table
+from nas_plugins.training.callbacks import SeededEpochs
+from nas_plugins.training.checkpoints import WholeCheckpoints
+from nas_plugins.training.trainer import guarded, quiet
 from search_spaces.baselines import BASELINES
 from search_spaces.files import write_text_whole
-from search_spaces.network import Stem
+from search_spaces.stems import Stem
 
 
 @dataclass

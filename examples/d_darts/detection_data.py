@@ -15,9 +15,9 @@ from torchvision import datasets, tv_tensors
 from torchvision.ops import box_convert, clip_boxes_to_image, masks_to_boxes
 from torchvision.transforms import v2
 
+from nas_plugins.data.sources import check_images
 from nas_plugins.errors import InputError
-from nas_plugins.images import check_images
-from nas_plugins.tables import one_line
+from nas_plugins.files import one_line
 
 Sample = tuple[Tensor, dict[str, Any]]
 """An image of values from 0 to 1, and its objects: boxes, labels, masks, and whether each is a crowd of them."""

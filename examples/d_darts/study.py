@@ -19,9 +19,9 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
-from nas_plugins.report import write_report
-from nas_plugins.results import results, results_text, summary, summary_text
-from nas_plugins.studies import in_parallel, retrained, searched
+from nas_plugins.parallel_runs import in_parallel, retrained, searched
+from nas_plugins.report.page import write_report
+from nas_plugins.report.summary import results, results_text, summary, summary_text
 from search_spaces.baselines import BASELINES
 
 HERE = Path(__file__).parent

@@ -15,11 +15,12 @@ import pandas as pd
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from nas_plugins.alpha_pictures import architecture_weights, operations_of
 from nas_plugins.errors import InputError
-from nas_plugins.saved_run import Run, get, read_runs
-from nas_plugins.style import MUTED, SPARE_COLOURS, STYLE
-from nas_plugins.trials import read_trials, succeeded
+from nas_plugins.report.alphas import architecture_weights
+from nas_plugins.report.style import MUTED, SPARE_COLOURS, STYLE
+from nas_plugins.runs.reader import Run, get, read_runs
+from nas_plugins.runs.tables import operations_of
+from nas_plugins.sweep.records import read_trials, succeeded
 from search_spaces.files import write_text_whole, write_whole
 
 LABELS = {

@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
-from nas_plugins.style import INK, MUTED, SPARE_COLOURS, STYLE
+from nas_plugins.report.style import INK, MUTED, SPARE_COLOURS, STYLE
 from search_spaces.files import write_text_whole, write_whole
 from strategies.bilevel import Problem, constant, first_order, second_order
 

@@ -8,10 +8,10 @@ The rest of the line overrides keys of the search, such as ``--strategy.warmup_e
 import argparse
 from pathlib import Path
 
-from nas_plugins.experiment import search
-from nas_plugins.report import write_report
-from nas_plugins.results import summary, summary_text
-from nas_plugins.training import evaluate, retrain
+from nas_plugins.report.page import write_report
+from nas_plugins.report.summary import summary, summary_text
+from nas_plugins.training.retrain import evaluate, retrain
+from nas_plugins.training.search import search
 
 HERE = Path(__file__).parent
 

@@ -19,12 +19,12 @@ import matplotlib.pyplot as plt
 import pandas as pd
 
 from nas_plugins import Genotype
-from nas_plugins.alpha_pictures import operations_of
-from nas_plugins.cell_drawings import draw_cells
-from nas_plugins.experiment import derive
-from nas_plugins.saved_run import Run, read_run
-from nas_plugins.studies import in_parallel, retrained, searched
-from nas_plugins.style import STYLE, operation_colours
+from nas_plugins.parallel_runs import in_parallel, retrained, searched
+from nas_plugins.report.cells import draw_cells
+from nas_plugins.report.style import STYLE, operation_colours
+from nas_plugins.runs.reader import Run, read_run
+from nas_plugins.runs.tables import operations_of
+from nas_plugins.training.derive import derive
 from search_spaces.files import write_text_whole
 
 HERE = Path(__file__).parent

@@ -59,7 +59,7 @@ def main(name: str, folder: Path, overrides: list[str]) -> None:
         InputError: an override is wrong; nothing has begun then.
     """
     # Here and not above: --help needs none of what takes seconds to import.
-    from nas_plugins.config import read_retrain, read_search
+    from nas_plugins.config.reader import read_retrain, read_search
 
     source = SEARCHED_ON.get(name, name)
     search, trained = folder / source, folder / f"{name}-retrained"

@@ -12,9 +12,9 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from nas_plugins.report import write_report
-from nas_plugins.results import results, results_text
-from nas_plugins.studies import in_parallel, retrained, searched
+from nas_plugins.parallel_runs import in_parallel, retrained, searched
+from nas_plugins.report.page import write_report
+from nas_plugins.report.summary import results, results_text
 
 HERE = Path(__file__).parent
 SPACES = ("DartsSpace", "FineTunedDartsSpace")

@@ -1,0 +1,184 @@
+"""Drawings of the cells of a genotype as directed graphs, laid out by Graphviz."""
+
+from __future__ import annotations
+
+import atexit
+import math
+import os
+import shutil
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+import matplotlib
+import pygraphviz
+
+from nas_plugins.report.style import FAINT, INK, MUTED
+from search_spaces.files import write_whole
+from search_spaces.genotype import Genotype, after_cells
+
+CONVOLUTION = ("#1e40af", "#dbeafe")
+FAMILIES = {
+    "conv": CONVOLUTION,
+    "bottleneck": CONVOLUTION,
+    "pool": ("#9a3412", "#ffedd5"),
+    "skip": ("#166534", "#dcfce7"),
+    "excitation": ("#6b21a8", "#f3e8ff"),
+}
+"""What stands in an operation's name -> ink and background of its label in a cell."""
+
+
+def draw_cells(genotype: Genotype, path_stem: str | os.PathLike[str]) -> tuple[Path, Path]:
+    """Draw each distinct cell of a genotype as a graph from its inputs to its output.
+
+    What no search chose is labelled "fixed" and has a border.
+
+    Args:
+        genotype: the architecture.
+        path_stem: where to write, without ``.svg`` and ``.png``.
+
+    Returns:
+        The paths of the SVG and of the PNG.
+    """
+    graph = _cells_graph(genotype)
+    _load_fonts()
+    graph.layout("dot")
+    svg, png = (Path(f"{os.fspath(path_stem)}.{suffix}") for suffix in ("svg", "png"))
+    drawn = graph.draw(format="svg")
+    graph.graph_attr["dpi"] = "144"  # for the PNG alone: an SVG needs no pixels
+    write_whole(svg, lambda file: file.write(drawn))
+    write_whole(png, lambda file: file.write(graph.draw(format="png")))
+    return svg, png
+
+
+def cell_titles(genotype: Genotype) -> list[str]:
+    """What each cell is called: by its kind where all layers of a kind share a cell, else by its number."""
+    kinds = genotype.kinds() or {}
+    names = {"normal": "normal", "reduce": "reduction"}
+    titles = []
+    for index in range(len(genotype.cells)):
+        layers = [layer for layer, cell in enumerate(genotype.layout) if cell == index]
+        name = " and ".join(names[kind] for kind, cell in kinds.items() if cell == index)
+        title = f"{name} cell" if name else f"cell {index}"
+        title += f": layer{'s' if len(layers) > 1 else ''} {_ranges(layers)}" if layers else ": in no layer"
+        if not name and layers and set(layers) <= set(genotype.reductions):
+            title += " (reduction)"
+        titles.append(title)
+    return titles
+
+
+def _ranges(numbers: Sequence[int]) -> str:
+    """1, 2, 3, 5 -> "1–3, 5"."""
+    spans: list[list[int]] = []
+    for number in numbers:
+        if spans and number == spans[-1][1] + 1:
+            spans[-1][1] = number
+        else:
+            spans.append([number, number])
+    return ", ".join(str(a) if a == b else f"{a}, {b}" if b == a + 1 else f"{a}–{b}" for a, b in spans)
+
+
+def _cells_graph(genotype: Genotype) -> pygraphviz.AGraph:
+    """All cells in one graph, as a grid: one column for up to three cells, two for more."""
+    count = len(genotype.cells)
+    columns = 1 if count <= 3 else 2 if count <= 12 else 3
+    rows = math.ceil(count / columns)
+    font = "DejaVu Sans,Verdana,sans-serif"  # the first is what we load; a browser may have the others only
+    graph = pygraphviz.AGraph(
+        directed=True, strict=False, rankdir="LR", nodesep="0.16", ranksep="0.3", pad="0.1", bgcolor="white",
+        fontname=font, fontcolor=INK, pack="16", packmode=f"array_cut{columns}",
+    )  # fmt: skip
+    graph.node_attr.update(
+        fontname=font, fontsize="12", fontcolor=INK, shape="box", style="rounded,filled", color=MUTED,
+        fillcolor="#f8fafc", margin="0.12,0.06", width="0.36", height="0.3", penwidth="1.2",
+    )  # fmt: skip
+    graph.edge_attr.update(color="#94a3b8", penwidth="1.3", arrowsize="0.6")
+    titles = cell_titles(genotype)
+    for row in reversed(range(rows)):  # Graphviz fills the grid from the bottom up
+        for index in range(row * columns, (row + 1) * columns):
+            if index < count:
+                _add_cell(graph, genotype, index, titles[index])
+            else:
+                empty = graph.add_subgraph(name=f"cluster_{index}", style="invis")
+                empty.add_node(f"{index} empty", style="invis")
+    return graph
+
+
+def _add_cell(graph: pygraphviz.AGraph, genotype: Genotype, index: int, title: str) -> None:
+    cell = graph.add_subgraph(
+        name=f"cluster_{index}", label=title, labeljust="l", fontsize="14", color=FAINT, style="rounded",
+        margin="12",
+    )  # fmt: skip
+    whole = genotype.whole_cell(index)
+    edges, searched = genotype.existing_edges(whole), Counter(genotype.cells[index])
+    ends = {0: "input k−2", 1: "input k−1"}
+    for node in sorted({*ends, *(edge.target for edge in edges)}):
+        shape = {} if node in ends else {"shape": "circle", "margin": "0.02"}
+        cell.add_node(f"{index} {node}", label=ends.get(node, str(node)), **shape)
+    cell.add_node(f"{index} out", label="output")
+    for number, edge in enumerate(edges):
+        # The label is a node in the middle of the edge: it lies on its line, and no two overlap.
+        label = f"{index} edge {number}"
+        ink = _add_operation(cell, label, edge.operation, fixed=not searched[edge])
+        searched[edge] -= bool(searched[edge])
+        cell.add_edge(f"{index} {edge.source}", label, color=ink, arrowhead="none", weight=2)
+        cell.add_edge(label, f"{index} {edge.target}", color=ink, weight=2)
+    following = after_cells(genotype.fixed)
+    chain = [*(f"{index} after {number}" for number in range(len(following))), f"{index} out"]
+    for operation, label, after in zip(following, chain, chain[1:], strict=False):
+        cell.add_edge(label, after, color=_add_operation(cell, label, operation, fixed=True))
+    for node in genotype.output_nodes(whole):
+        cell.add_edge(f"{index} {node}", chain[0])
+    for node in {0, 1} - {edge.source for edge in edges}:
+        # Unseen, so that an input which no operation reads stays at its place.
+        cell.add_edge(f"{index} {node}", f"{index} edge 0", style="invis")
+
+
+def _add_operation(cell: pygraphviz.AGraph, label: str, operation: str, fixed: bool) -> str:
+    """Add the node that shows an operation; its ink."""
+    ink, paper = next((FAMILIES[key] for key in FAMILIES if key in operation), (INK, FAINT))
+    marked = {"label": f"{operation} (fixed)", "color": ink} if fixed else {"label": operation, "penwidth": "0"}
+    cell.add_node(label, fontcolor=ink, fillcolor=paper, fontsize="11", **marked)
+    return ink
+
+
+@cache
+def _load_fonts() -> None:
+    """Let Graphviz find matplotlib's DejaVu Sans, once a process, whatever fonts the machine has.
+
+    Fontconfig reads its configuration at its first use only, so the environment is changed for that
+    moment. The fontconfig within pygraphviz's wheel also reads the machine's folder of templates,
+    and warns on stderr about what is newer than itself: those lines are left out.
+    """
+    folder = tempfile.mkdtemp(prefix="nas-plugins-fonts-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    config = Path(folder, "fonts.conf")
+    fonts = Path(matplotlib.get_data_path(), "fonts", "ttf")
+    config.write_text(
+        f"<fontconfig><dir>{fonts}</dir><cachedir>{folder}</cachedir>"
+        "<config><rescan><int>0</int></rescan></config></fontconfig>",
+        encoding="utf-8",
+    )
+    before = os.environ.get("FONTCONFIG_FILE")
+    os.environ["FONTCONFIG_FILE"] = str(config)
+    stderr = os.dup(2)
+    with tempfile.TemporaryFile() as caught:
+        os.dup2(caught.fileno(), 2)
+        try:
+            graph = pygraphviz.AGraph()
+            graph.add_node("text", fontname="DejaVu Sans")
+            graph.layout("dot")
+            graph.draw(format="png")
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+            del os.environ["FONTCONFIG_FILE"]
+            if before is not None:
+                os.environ["FONTCONFIG_FILE"] = before
+        caught.seek(0)
+        for line in caught.read().decode(errors="replace").splitlines():
+            if not line.startswith("Fontconfig warning"):
+                print(line, file=sys.stderr)

@@ -1,0 +1,96 @@
+"""The Lightning module that trains a supernet or a derived network to classify images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from nni.nas.evaluator.pytorch import LightningModule
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassAccuracy
+
+from nas_plugins.config.schema import Derived, Training
+from search_spaces.network import Network
+
+
+class ImageClassification(LightningModule):
+    """Cross-entropy, SGD with momentum and a cosine schedule: the recipe of DARTS and its descendants.
+
+    It trains the model that NNI, or :meth:`set_model`, gives it. It logs ``train_loss``,
+    ``train_acc``, ``val_loss``, ``val_acc``, ``test_loss`` and ``test_acc``; accuracies are
+    shares from 0 to 1.
+
+    Args:
+        num_classes: classes of the images.
+        training: the settings.
+        derived: the settings of a derived network; None for a supernet.
+    """
+
+    def __init__(self, num_classes: int, training: Training, derived: Derived | None = None) -> None:
+        super().__init__()
+        self.training_settings = training
+        self.derived = derived
+        self.criterion = nn.CrossEntropyLoss(label_smoothing=training.label_smoothing)
+        self.accuracy = MulticlassAccuracy(num_classes, average="micro")
+
+    def forward(self, x: Tensor) -> Any:
+        """The logits of the model."""
+        return self.model(x)
+
+    def on_train_epoch_start(self) -> None:
+        """Let drop-path grow linearly over the epochs (DARTS, section 3.2)."""
+        if self.derived is not None and isinstance(self.model, Network):
+            share = self.current_epoch / self.training_settings.epochs
+            self.model.set_drop_path(self.derived.drop_path * share)
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """The loss of a batch of images and labels."""
+        images, labels = batch
+        logits = self(images)
+        auxiliary = None
+        if isinstance(logits, tuple):
+            logits, auxiliary = logits
+        loss = self.criterion(logits, labels)
+        self._log("train", loss, logits, labels)
+        if auxiliary is not None and self.derived is not None:
+            loss = loss + self.derived.auxiliary_weight * self.criterion(auxiliary, labels)
+        return loss
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Log the loss and the accuracy of a batch."""
+        self._evaluate("val", batch)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        """Log the loss and the accuracy of a batch."""
+        self._evaluate("test", batch)
+
+    def _evaluate(self, stage: str, batch: tuple[Tensor, Tensor]) -> None:
+        images, labels = batch
+        logits = self(images)
+        self._log(stage, self.criterion(logits, labels), logits, labels)
+
+    def _log(self, stage: str, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        # Over the images of all processes, which may have different numbers: the mean of whole ones Lightning rounds.
+        shown: dict[str, Any] = {"sync_dist": True, "batch_size": float(len(labels))}
+        for name, value in (("loss", loss.detach()), ("acc", self.accuracy(logits, labels))):
+            self.log(f"{stage}_{name}", value, on_step=False, on_epoch=True, prog_bar=True, **shown)
+
+    def configure_optimizers(self) -> Any:
+        """SGD, its learning rate falling, once an epoch, along one cosine or several (SGDR)."""
+        settings = self.training_settings
+        optimizer = torch.optim.SGD(
+            self.parameters(),
+            lr=settings.learning_rate,
+            momentum=settings.momentum,
+            weight_decay=settings.weight_decay,
+        )
+        return {"optimizer": optimizer, "lr_scheduler": _cosines(optimizer, settings)}
+
+
+def _cosines(optimizer: torch.optim.Optimizer, settings: Training) -> torch.optim.lr_scheduler.LRScheduler:
+    least = settings.min_learning_rate
+    if settings.restart_epochs is None:
+        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=settings.epochs, eta_min=least)
+    return torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(
+        optimizer, T_0=settings.restart_epochs, T_mult=settings.restart_factor, eta_min=least
+    )

@@ -1,0 +1,28 @@
+"""Parameters and multiply-adds of a network."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+
+def count_parameters(network: nn.Module) -> int:
+    """The number of trainable parameters."""
+    return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
+
+
+def count_multiply_adds(network: nn.Module, image_channels: int, image_size: int) -> int:
+    """Multiplications with an addition in convolutions and linear layers, for one image in evaluation.
+
+    Args:
+        network: any network; it is neither changed nor run on real memory.
+        image_channels, image_size: the image is (1, image_channels, image_size, image_size).
+    """
+    shadow = copy.deepcopy(network).to("meta").eval()
+    image = torch.empty(1, image_channels, image_size, image_size, device="meta")
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        shadow(image)
+    return counter.get_total_flops() // 2

@@ -1,0 +1,206 @@
+"""The cell of a supernet, in which every node is connected to every node before it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
+from functools import partial
+from itertools import count
+from typing import Any
+
+import torch
+from nni.mutable import Categorical, CategoricalMultiple, label_scope
+from nni.mutable.exception import SampleValidationError
+from nni.nas.nn.pytorch import Cell, MutableModule
+from nni.nas.nn.pytorch.cell import create_cell_op_candidates, preprocess_cell_inputs
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
+
+from search_spaces.samples import sample_of_node
+from strategies.derivation import NONE, CellAlphas, Chosen, connected, darts
+from strategies.relaxation import Choice
+from strategies.supernet.architecture import Architecture, Mixed, add, mix
+from strategies.supernet.candidates import Uncounted, take_relu, weigh_norm, weighted
+
+Derivation = Callable[[CellAlphas], list[Chosen]]
+
+
+class MixedCell(Mixed):
+    """A cell in which every node is connected to every node before it."""
+
+    def __init__(self, cell: Cell, architecture: Architecture, derivation: Derivation) -> None:
+        super().__init__(architecture)
+        self.derivation = derivation
+        self.label = cell.label
+        self.preprocessor, self.postprocessor = cell.preprocessor, cell.postprocessor
+        self.num_predecessors, self.num_ops_per_node = cell.num_predecessors, cell.num_ops_per_node
+        self.concat_dim = cell.concat_dim
+        first, last = cell.num_predecessors, cell.num_predecessors + cell.num_nodes
+        # NNI's cells with loose ends concatenate all nodes here, as in NNI's own supernets: what is validated as
+        # their derived architecture has more outputs than the frozen one.
+        self.nodes = range(first, last)
+        self.operations: dict[str, nn.ModuleList] = nn.ModuleDict()  # type: ignore[assignment]
+        self.after_relu: dict[str, tuple[bool, ...]] = {}
+        for target in self.nodes:
+            for source in range(target):
+                candidates = _cell_candidates(cell, target, source)
+                architecture.add_edge(self.edge(source, target), list(candidates), none=architecture.none)
+                key = f"{source}->{target}"
+                self.operations[key] = nn.ModuleList(candidates.values())
+                self.after_relu[key] = tuple(take_relu(candidate) for candidate in candidates.values())
+                for candidate in candidates.values():
+                    weigh_norm(candidate)
+                self.op_names = tuple(candidates)
+        with label_scope(self.label):
+            for target in self.nodes:
+                for slot in range(self.num_ops_per_node):
+                    self.add_mutable(Categorical(self.op_names, label=f"op_{target}_{slot}"))
+                    self.add_mutable(CategoricalMultiple(range(target), n_chosen=1, label=f"input_{target}_{slot}"))
+
+    def edge(self, source: int, target: int) -> str:
+        """The name of the edge between two nodes."""
+        return f"{self.label}/{source}->{target}"
+
+    def edges(self) -> Iterable[str]:
+        return (self.edge(source, target) for target in self.nodes for source in range(target))
+
+    def forward(self, *inputs: Any) -> Any:
+        """Follow the plan: the same inputs and output as the cell that this one replaces."""
+        plan = self.architecture.plan
+        inputs_list = preprocess_cell_inputs(self.num_predecessors, *inputs)
+        states = list(self.preprocessor(inputs_list))
+        activated: dict[int, Tensor] = {}
+
+        def seen(source: int, key: str) -> tuple[Tensor, Tensor | None]:
+            """The state of a node and, where a candidate of the edge begins with one, its ReLU."""
+            # One ReLU a node serves all candidates of all edges that leave it.
+            if any(self.after_relu[key]) and source not in activated:
+                activated[source] = functional.relu(states[source])
+            return states[source], activated.get(source)
+
+        for target in self.nodes:
+            total = None
+            for source in range(target):
+                key = f"{source}->{target}"
+                total = add(total, self._edge(key, plan[self.edge(source, target)], *seen(source, key)))
+            if total is None:
+                total = self._nothing(states, target)
+            elif total.requires_grad:
+                # From the concatenation it comes as a slice, with which normalizations are slow.
+                total.register_hook(torch.clone)
+            states.append(total)
+        out = torch.cat(states[self.num_predecessors :], self.concat_dim)
+        return self.postprocessor(out, inputs_list)
+
+    def _edge(self, key: str, choice: Choice, x: Tensor, activated: Tensor | None) -> Tensor | None:
+        if isinstance(choice, Tensor) and self.architecture.recompute and torch.is_grad_enabled():
+            operations = self.operations[key]
+            return checkpoint(
+                partial(self._mix, key),
+                choice,
+                x,
+                activated,
+                use_reentrant=False,
+                context_fn=lambda: (nullcontext(), Uncounted(operations)),
+            )
+        return self._mix(key, choice, x, activated)
+
+    def _mix(self, key: str, choice: Choice, x: Tensor, activated: Tensor | None) -> Tensor | None:
+        def output(index: int, weight: Tensor | None) -> Tensor:
+            operation, after_relu = self.operations[key][index], self.after_relu[key][index]
+            given = activated if activated is not None and after_relu else x
+            return operation(given) if weight is None else weighted(operation, weight, given)
+
+        return mix(choice, len(self.op_names), output)
+
+    def _nothing(self, states: list[Tensor], target: int) -> Tensor:
+        """The output of a node that only ``none`` reaches: zeros of the shape of any candidate's output."""
+        candidate = self.operations[f"0->{target}"][0]
+        training = candidate.training
+        with torch.no_grad():
+            # In evaluation, so that this does not count in any statistics.
+            zeros = torch.zeros_like(candidate.eval()(states[0]))
+        candidate.train(training)
+        return zeros
+
+    def cell_alphas(self) -> CellAlphas:
+        """(source, target) -> operation -> α of all edges with the label of this cell.
+
+        A cell of our spaces may be built of several of NNI's, one for each node.
+        """
+        cell = {}
+        for edge, alphas in self.architecture.table().items():
+            label, _, nodes = edge.rpartition("/")
+            if label == self.label and "->" in nodes:
+                source, target = nodes.split("->")
+                cell[int(source), int(target)] = alphas
+        return cell
+
+    def export(self, memo: dict[str, Any]) -> dict[str, Any]:
+        """The derived cell as NNI's sample: ``label/op_2_0``, ``label/input_2_0``, …
+
+        A node may have more operations than in the cell that this one replaced, or ``none`` in their
+        place: our spaces freeze to it, NNI's do not. A cell that would have none at all is no
+        network, and is derived as ``darts`` would.
+        """
+        if f"{self.label}/op_{self.nodes[0]}_0" in memo:
+            return {}
+        alphas, as_darts = self.cell_alphas(), partial(darts, inputs=self.num_ops_per_node)
+        derive = as_darts if self.derivation is darts else self.derivation
+        chosen = derive(alphas)
+        if not connected(chosen, min(target for _, target in alphas)):
+            warnings.warn(f"{self.label}: the derivation keeps no operation; it is derived as 'darts'", stacklevel=1)
+            derive, chosen = as_darts, as_darts(alphas)
+        sample: dict[str, Any] = {}
+        for target in self.nodes:
+            incoming = [(edge.operation, edge.source) for edge in chosen if edge.target == target]
+            if derive is as_darts:
+                # A cell may ask for more operations than a node has edges: then edges repeat, as in NNI.
+                incoming = [incoming[slot % len(incoming)] for slot in range(self.num_ops_per_node)]
+            sample |= sample_of_node(self.label, target, incoming, self.num_ops_per_node)
+        return sample
+
+    def check_contains(self, sample: Mapping[str, Any]) -> SampleValidationError | None:
+        """What is wrong with a sample, if anything; it may have ``none`` for any operation, as :meth:`export` does."""
+        return super().check_contains({k: self.op_names[0] if v == NONE else v for k, v in sample.items()})
+
+    def derived_plan(self, sample: Mapping[str, Any]) -> dict[str, Choice]:
+        """The plan of this cell's edges for the architecture of a sample."""
+        plan: dict[str, tuple[int, ...]] = dict.fromkeys(self.edges(), ())
+        for target in self.nodes:
+            for slot in count():
+                operation = sample.get(f"{self.label}/op_{target}_{slot}")
+                if operation is None:
+                    break
+                if operation != NONE:
+                    (source,) = sample[f"{self.label}/input_{target}_{slot}"]
+                    plan[self.edge(source, target)] += (self.op_names.index(operation),)
+        return dict(plan)
+
+
+def _cell_candidates(cell: Cell, target: int, source: int) -> dict[str, nn.Module]:
+    """The candidates of one edge, as NNI's cell would make them for that node and that input."""
+    factories = cell.op_candidates_factory
+    if factories is None:  # the cell was given modules: NNI's cell copies them
+        factories = cell.ops[0][0].candidates
+    with label_scope(cell.label):  # for choices inside a candidate
+        candidates, _ = create_cell_op_candidates(factories, target, 0, source)
+        inside = _labels(candidates)
+        if inside:  # made again for every operation of a node, they should have the same labels
+            for slot in range(cell.num_ops_per_node):
+                others, _ = create_cell_op_candidates(factories, target, slot, source)
+                for label in sorted(inside - _labels(others)):
+                    raise ValueError(
+                        f"the choice {label!r} in a candidate of the cell {cell.label!r} is another one for another "
+                        "operation of its node, but a search has one for an edge: give it a label without op_index"
+                    )
+    return candidates
+
+
+def _labels(candidates: Mapping[str, nn.Module]) -> set[str]:
+    """The labels of the choices inside candidates."""
+    modules = (module for candidate in candidates.values() for module in candidate.modules())
+    choices = (module for module in modules if isinstance(module, MutableModule))
+    return {label for choice in choices for mutable in choice.mutables for label in mutable.simplify()}

@@ -1,0 +1,62 @@
+"""From a model space to a supernet: each of NNI's choices replaced by the module that follows the plan."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from nni.mutable import MutableExpression
+from nni.nas.nn.pytorch import Cell, InputChoice, LayerChoice, MutableModule, Repeat
+from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
+from nni.nas.oneshot.pytorch.supermodule.operation import NATIVE_MIXED_OPERATIONS, MixedOperation
+from torch import nn
+
+from strategies.supernet.architecture import Architecture
+from strategies.supernet.cell import Derivation, MixedCell
+from strategies.supernet.choices import MixedInput, MixedLayer, MixedRepeat
+from strategies.supernet.values import FollowPlan
+
+SUPER_KERNELS: dict[type, type[MixedOperation]] = {kind.bound_type: kind for kind in NATIVE_MIXED_OPERATIONS}
+"""A module that takes value choices as arguments -> NNI's that holds the weights of all values."""
+
+
+def replace_choice(
+    module: nn.Module, name: str, architecture: Architecture, derivation: Derivation
+) -> BaseSuperNetModule | None:
+    """The supernet module in place of one that is a choice; None for any other module.
+
+    Args:
+        module: of a model space.
+        name: where it stands there.
+        architecture: what gets the edges.
+        derivation: of cells.
+
+    Raises:
+        TypeError: its choice cannot be searched.
+    """
+    # The types must match exactly: a subclass may mean something else by its choice.
+    if type(module) is Cell:
+        return MixedCell(module, architecture, derivation)
+    if type(module) is LayerChoice:
+        return MixedLayer(module, architecture)
+    if type(module) is InputChoice:
+        return MixedInput(module, architecture)
+    plain = isinstance(module, Repeat) and type(module).forward is Repeat.forward
+    if plain and isinstance(module.depth_choice, MutableExpression):
+        return MixedRepeat(module, architecture)
+    if not isinstance(module, MutableModule) or isinstance(module, BaseSuperNetModule) or not module.mutables:
+        return None
+    if type(module) in SUPER_KERNELS:
+        return _super_kernel(module, architecture)
+    labels = ", ".join(repr(label) for mutable in module.mutables for label in mutable.simplify())
+    raise TypeError(
+        f"{name} ({type(module).__name__}) has the choice {labels}, which a differentiable strategy cannot search: "
+        "it searches cells, layer and input choices, the depth of Repeat, and arguments of "
+        f"{', '.join(kind.__name__ for kind in SUPER_KERNELS)}"
+    )
+
+
+def _super_kernel(module: Any, architecture: Architecture) -> MixedOperation:
+    # As NNI's own supernets make it, but for the policy.
+    mixed = SUPER_KERNELS[type(module)](module.trace_kwargs)
+    mixed.sampling_policy = FollowPlan(mixed, architecture)
+    return mixed
