@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from nas_plugins import DDARTS, DDartsSpace
 from strategies.ablation import Ablation, ablation_losses, random_weights
-from strategies.bilevel import constant
+from strategies.bilevel import frozen
 from strategies.objective import ArchitectureBatch, by_cell, total, zero_one
 from strategies.relaxation import sigmoid
 
@@ -52,14 +52,14 @@ class Supernet:
     def ours(self, absent: str = "random", gradient: bool = False) -> None:
         """The step of DDARTS."""
         objective = total(Ablation(W_ABL, absent, gradient), zero_one(W_01, by_cell))
-        with constant(list(self.model.parameters())):
+        with frozen(list(self.model.parameters())):
             self.architecture.plan = sigmoid(self.alphas)
             batch = ArchitectureBatch(self.loss, self.loss, self.architecture, self.model)
             torch.autograd.grad(objective(batch), list(self.alphas.values()))
 
     def plain(self, weights: bool = True) -> None:
         """The step as the equations are written."""
-        with constant([] if weights else list(self.model.parameters())):
+        with frozen([] if weights else list(self.model.parameters())):
             plan = sigmoid(self.alphas)
             without = []
             for cell in self.cells:

@@ -192,23 +192,23 @@ def _bare_loop(setting: Setting, data: Any) -> _Clock:
     import torch
     from torch.nn.functional import cross_entropy
 
-    from strategies.bilevel import constant
+    from strategies.bilevel import frozen
     from strategies.relaxation import Step
 
     strategy, clock = _strategy("EDAS"), _Clock()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = strategy.mutate_model(_space(setting)).to(device, memory_format=torch.channels_last)
     strategy.architecture.to(device)
-    architecture, relaxation = strategy.architecture, strategy.relaxation
+    architecture, relaxation = strategy.architecture, strategy.composition.relaxation
     alphas = architecture.alphas
     _set_alphas(alphas)
     weights = list(model.parameters())
-    weight_optimizer, alpha_optimizer = _sgd(weights), strategy.optimizer(list(alphas.values()))
+    weight_optimizer, alpha_optimizer = _sgd(weights), strategy.composition.optimizer(list(alphas.values()))
     for iteration, (images, labels) in enumerate(torch.utils.data.DataLoader(data, setting.batch)):
         images, labels = images.to(device), labels.to(device)
         clock.start()
         step = Step(iteration)
-        with constant(weights):
+        with frozen(weights):
             architecture.plan = relaxation.architecture(alphas, step)
             alpha_optimizer.zero_grad()
             cross_entropy(model(images), labels).backward()

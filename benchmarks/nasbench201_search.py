@@ -38,10 +38,11 @@ from torch.nn.functional import cross_entropy
 from nas_plugins import DARTS, DDARTS, EDAS, FairDARTS
 from nas_plugins.training.trainer import quiet
 from search_spaces.files import write_text_whole
-from strategies.bn_statistics import measure, normalized_by
+from strategies.bn_statistics import measure_bn_stats, use_bn_stats
 from strategies.enas import ENAS
 from strategies.memory_format import avoid_faulty_kernels
-from strategies.search import CALIBRATION_BATCHES, SearchModule
+from strategies.search import SearchModule
+from strategies.validation import CALIBRATION_BATCHES
 
 OPERATIONS = {
     "none": "none",
@@ -113,10 +114,10 @@ def paced(protocol: Protocol, weights_first: int = 0) -> float:
 
 
 STRATEGIES: dict[str, Callable[[Protocol], OneShotStrategy]] = {
-    "EDAS": lambda protocol: EDAS(warmup_epochs=warmup(protocol)),
-    "EDAS, no warm-up": lambda protocol: EDAS(warmup_epochs=0),
-    "EDAS, one-level": lambda protocol: EDAS(warmup_epochs=warmup(protocol), order="one-level"),
-    "EDAS, cyclic": lambda protocol: EDAS(warmup_epochs=warmup(protocol), sampling="cyclic"),
+    "EDAS": lambda protocol: EDAS(sign_flip_epochs=warmup(protocol)),
+    "EDAS, no warm-up": lambda protocol: EDAS(sign_flip_epochs=0),
+    "EDAS, one-level": lambda protocol: EDAS(sign_flip_epochs=warmup(protocol), order="one-level"),
+    "EDAS, cyclic": lambda protocol: EDAS(sign_flip_epochs=warmup(protocol), sampling="cyclic"),
     "DARTS": lambda protocol: DARTS(),
     "DARTS, paced": lambda protocol: DARTS(learning_rate=paced(protocol)),
     "DARTS, second order": lambda protocol: DARTS(order="second"),
@@ -306,7 +307,7 @@ def accuracies(
     found: dict[str, float | None] = {"supernet_val_acc": None, "derived_val_acc": None}
     if isinstance(module, SearchModule):
         with torch.no_grad():
-            module.architecture.plan = module.strategy.relaxation.evaluation(module.architecture.alphas)
+            module.architecture.plan = module.composition.relaxation.evaluation(module.architecture.alphas)
         found["supernet_val_acc"] = validated()
         module.architecture.plan = module.derived_plan()
         found["derived_val_acc"] = validated()
@@ -319,7 +320,7 @@ def path_accuracy(model: nn.Module, train: Half, val: Half) -> float:
     """:func:`accuracy` with batch statistics of what the supernet runs at the moment."""
     device = next(model.parameters()).device
     batches = [images.to(device) for images, _ in islice(train.plain(64), CALIBRATION_BATCHES)]
-    with normalized_by(measure(model, lambda: [model(images) for images in batches])):
+    with use_bn_stats(measure_bn_stats(model, lambda: [model(images) for images in batches])):
         return accuracy(model, val)
 
 

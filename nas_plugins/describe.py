@@ -69,7 +69,7 @@ def describe(
             f"--channels: {channels}, with {num_classes} classes and images of {image_size} pixels a side, "
             "is a network beyond any memory"
         ) from None
-    cells = [genotype.existing_edges(genotype.whole_cell(cell)) for cell in genotype.layout]
+    cells = [genotype.existing_edges(genotype.edges_with_fixed(cell)) for cell in genotype.layout]
     counted = Counter(edge.operation for cell in cells for edge in cell)
     counted.update(after_cells(genotype.fixed) * len(cells))
     return {

@@ -48,7 +48,7 @@ class CellShape(NamedTuple):
         return 2 if self.reduction and source < INPUTS else 1
 
 
-class AlignInputs(nn.Module):
+class Preprocess(nn.Module):
     """Bring both inputs of a cell to its number of channels and to one resolution."""
 
     def __init__(self, shape: CellShape, affine: bool) -> None:
@@ -92,8 +92,8 @@ def searchable_cell(
         return searchable(name, shape.channels, shape.stride(0 if source is None else source))
 
     candidates = {name: partial(candidate, name=name) for name in operations}
-    align = AlignInputs(shape, affine=False)
-    following = Following(shape.channels * nodes, after) if after else None
+    align = Preprocess(shape, affine=False)
+    following = PostOps(shape.channels * nodes, after) if after else None
     if not fixed:
         return nas.Cell(
             candidates,
@@ -138,7 +138,7 @@ def refuse_proxyless(strategy: OneShotStrategy) -> None:
         )
 
 
-class Following(nn.Module):
+class PostOps(nn.Module):
     """The fixed operations behind a searchable cell: its postprocessor, which every strategy of NNI's keeps.
 
     Args:
@@ -170,11 +170,11 @@ class NodeByNodeCell(nn.Module):
 
     def __init__(
         self,
-        align: AlignInputs,
+        align: Preprocess,
         nodes: Sequence[nas.Cell],
         edges: Cell,
         fixed: Sequence[nn.Module],
-        following: Following | None,
+        following: PostOps | None,
     ) -> None:
         super().__init__()
         self.align = align
@@ -196,7 +196,7 @@ class NodeByNodeCell(nn.Module):
         return out if self.following is None else self.following(out, states)
 
 
-class FixedCell(nn.Module):
+class DiscreteCell(nn.Module):
     """A cell of a genotype, with operations that learn their normalization.
 
     Args:
@@ -214,7 +214,7 @@ class FixedCell(nn.Module):
 
     def __init__(self, shape: CellShape, cell: Cell, outputs: Sequence[int], after: Sequence[str] = ()) -> None:
         super().__init__()
-        self.align = AlignInputs(shape, affine=True)
+        self.align = Preprocess(shape, affine=True)
         self.edges = Genotype.existing_edges(cell)
         self.outputs = tuple(outputs)
         self.operations = nn.ModuleList(

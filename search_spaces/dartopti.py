@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
 
 from search_spaces.baselines import find_baseline
 from search_spaces.genotype import INPUTS, Cell, Fixed
@@ -85,6 +88,24 @@ class DartOptiSpace(StackedSpace):
             stem=stem,
         )
         self.baseline, self.initial_alphas = genotype, initial_alphas
+
+    def search_metrics(self, alphas: Mapping[str, Mapping[str, float]], sample: Mapping[str, Any]) -> dict[str, float]:
+        """Return how far a search has moved from the baseline; it is logged with every validation.
+
+        Args:
+            alphas: The α of each candidate of each edge.
+            sample: The derived sample.
+
+        Returns:
+            ``alpha_distance``, the mean change of σ(α), from 0 to 1, and ``distance``, the number of operations that
+            differ from those of the baseline.
+        """
+        initial = torch.tensor([value for named in self.initial_alphas.values() for value in named.values()])
+        current = torch.tensor([alphas[edge][name] for edge, named in self.initial_alphas.items() for name in named])
+        return {
+            "alpha_distance": float((torch.sigmoid(current) - torch.sigmoid(initial)).abs().mean()),
+            "distance": float(self.genotype(sample).distance(self.baseline)),
+        }
 
 
 def alphas_of(

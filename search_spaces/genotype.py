@@ -144,7 +144,7 @@ class Genotype:
                     f"{where}: unknown operation {shown(operation)}; the set {shown(self.operations)} has "
                     + ", ".join(allowed)
                 )
-        cell = self.whole_cell(index)
+        cell = self.edges_with_fixed(index)
         known = {0, 1, *self.concat, *(edge.target for edge in cell)}
         for operation, source, target in cell:
             edge = f"{where}: {operation} from node {source} to node {target}"
@@ -159,7 +159,7 @@ class Genotype:
 
     # What the network reads
 
-    def whole_cell(self, index: int) -> Cell:
+    def edges_with_fixed(self, index: int) -> Cell:
         """The operations of a cell, the fixed ones on its edges included."""
         return self.cells[index] + fixed_edges(self.fixed, index)
 
@@ -203,7 +203,7 @@ class Genotype:
                 f"layout: {list(other.layout)} should be {list(self.layout)}, with the same reductions and "
                 f"{len(self.cells)} cells"
             )
-        pairs = ((self.whole_cell(index), other.whole_cell(index)) for index in range(len(self.cells)))
+        pairs = ((self.edges_with_fixed(index), other.edges_with_fixed(index)) for index in range(len(self.cells)))
         return sum(((Counter(a) - Counter(b)) + (Counter(b) - Counter(a))).total() for a, b in pairs)
 
     def deepen(self, layers: int) -> Genotype:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection
 
 from torch import Tensor, nn
 
-from search_spaces.cell import CellShape, FixedCell
+from search_spaces.cell import CellShape, DiscreteCell
 from search_spaces.genotype import Genotype, after_cells
 from search_spaces.stems import STEMS, AuxiliaryHead, Stem, mlp_classifier
 
@@ -109,9 +109,9 @@ class Network(nn.Module):
         """
 
         def make_cell(layer: int, shape: CellShape) -> tuple[nn.Module, int]:
-            cell = genotype.whole_cell(genotype.layout[layer])
+            cell = genotype.edges_with_fixed(genotype.layout[layer])
             outputs = genotype.output_nodes(cell)
-            return FixedCell(shape, cell, outputs, after_cells(genotype.fixed)), shape.channels * len(outputs)
+            return DiscreteCell(shape, cell, outputs, after_cells(genotype.fixed)), shape.channels * len(outputs)
 
         return cls(
             make_cell,
@@ -149,5 +149,5 @@ class Network(nn.Module):
         if not 0 <= probability < 1:
             raise ValueError(f"drop-path: {probability} should be from 0 to below 1")
         for cell in self.cells:
-            if isinstance(cell, FixedCell):
+            if isinstance(cell, DiscreteCell):
                 cell.drop_path = probability

@@ -15,11 +15,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from search_spaces.network import Network
 from strategies.objective import ArchitectureBatch
-from strategies.rng import drawn_again, generators
+from strategies.rng import generators, replay_rng
 from strategies.supernet.architecture import Architecture
 from strategies.supernet.cell import MixedCell
 
-Absent = Literal["random", "skip"]
+AblationMode = Literal["random", "skip"]
 
 
 CONTRIBUTION = "contribution/"
@@ -56,7 +56,7 @@ class Ablation:
 
     Args:
         weight: w_abl.
-        absent: what stands for an absent cell: "random": its operations with random weights from 0 to
+        mode: what stands for an absent cell: "random": its operations with random weights from 0 to
             1, as released; "skip": the output of the layer before it, see
             :func:`~strategies.ablation.shortcut`.
         gradient: differentiate L_AB. The released code does not: there it is a constant, and moves
@@ -67,12 +67,12 @@ class Ablation:
         ValueError: a setting is out of range; later, a model that is no chain of cells.
     """
 
-    def __init__(self, weight: float, absent: Absent = "random", gradient: bool = False, seed: int = 0) -> None:
+    def __init__(self, weight: float, mode: AblationMode = "random", gradient: bool = False, seed: int = 0) -> None:
         if not 0 <= weight < float("inf"):
             raise ValueError(f"w_abl: {weight} should be at least 0")
-        if absent not in get_args(Absent):
-            raise ValueError(f"absent: {absent!r} should be one of {', '.join(get_args(Absent))}")
-        self.weight, self.absent, self.gradient, self.seed = weight, absent, gradient, seed
+        if mode not in get_args(AblationMode):
+            raise ValueError(f"ablation_mode: {mode!r} should be one of {', '.join(get_args(AblationMode))}")
+        self.weight, self.mode, self.gradient, self.seed = weight, mode, gradient, seed
 
     def __call__(self, batch: ArchitectureBatch) -> Tensor:
         """The evaluator's loss; its gradient for the α of cell i is that of L_T,i."""
@@ -80,15 +80,15 @@ class Ablation:
         chain, since, again = CellChain(batch.model), generators(), batch.again
 
         def drawn_alike() -> Tensor:
-            with drawn_again(since):
+            with replay_rng(since):
                 return again()
 
         batch = replace(batch, again=drawn_alike)
-        with chain.recorded() as outputs:
+        with chain.record_outputs() as outputs:
             loss = batch.loss()
         if self.gradient:
             return self._differentiated(batch, chain, loss, outputs)
-        with untracked(batch.model), torch.no_grad():
+        with batch_stats_only(batch.model), torch.no_grad():
             without = [self._without(cell, batch, chain, outputs) for cell in chain.layers]
         _contributions(batch, chain, loss, without)
         return loss  # each L_AB is a constant, and their sum is zero
@@ -96,9 +96,9 @@ class Ablation:
     def _without(self, cell: str, batch: ArchitectureBatch, chain: CellChain, outputs: Sequence[Tensor]) -> Tensor:
         """L without a cell."""
         weights = None
-        if self.absent == "random":
+        if self.mode == "random":
             weights = random_weights(batch.architecture, chain.edges[cell], f"{self.seed}/{batch.iteration}/{cell}")
-        with chain.without(cell, outputs, batch.architecture, weights):
+        with chain.ablate(cell, outputs, batch.architecture, weights):
             return batch.again()
 
     def _differentiated(
@@ -111,10 +111,10 @@ class Ablation:
         # goes before the passes without a cell have theirs, and is made once more when they are done.
         passing = not any(parameter.requires_grad for parameter in batch.model.parameters())
         own = _gradients([loss], weights, [None], keep_graph=not passing)
-        with untracked(batch.model):
+        with batch_stats_only(batch.model):
             without, slopes, arrived = self._each_without(batch, chain, outputs, weights)
             if passing:
-                with chain.recorded() as outputs:
+                with chain.record_outputs() as outputs:
                     batch.again()
                 before = _gradients(outputs, weights, arrived, keep_graph=False)
         if not passing:
@@ -218,7 +218,7 @@ class CellChain:
             self.edges[cells[0].label] = [edge for cell in cells for edge in cell.edges()]
 
     @contextmanager
-    def recorded(self) -> Iterator[list[Tensor]]:
+    def record_outputs(self) -> Iterator[list[Tensor]]:
         """A list that the pass made meanwhile fills: the two outputs of the stem, then that of each layer."""
         outputs: list[Tensor] = []
         hooks = [self.network.stem.register_forward_hook(lambda *call: outputs.extend(call[-1]))]
@@ -232,7 +232,7 @@ class CellChain:
             raise ValueError("the ablation loss needs an evaluator that runs the network once on a batch")
 
     @contextmanager
-    def without(
+    def ablate(
         self,
         label: str,
         outputs: Sequence[Tensor],
@@ -300,7 +300,7 @@ def random_weights(architecture: Architecture, edges: Iterable[str], seed: str) 
 
 
 @contextmanager
-def untracked(model: nn.Module) -> Iterator[None]:
+def batch_stats_only(model: nn.Module) -> Iterator[None]:
     """Meanwhile batch normalizations normalize by the batch, and do not count it in their statistics.
 
     To put the statistics back afterwards would not do: backward passes that are yet to come hold them.

@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, get_args
+from typing import Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
 from torch.optim import SGD, Optimizer
 
-from strategies.rng import draws_undone
+from strategies.rng import isolate_rng
 
 Loss = Callable[[], Tensor]
 
@@ -25,13 +25,13 @@ Gradients = list[Tensor | None]
 """A gradient for each parameter, None where the loss does not depend on it."""
 
 
-def alone(gradients: Gradients) -> Gradients:
+def no_reduction(gradients: Gradients) -> Gradients:
     """The average over one process: the gradients themselves."""
     return gradients
 
 
 @dataclass(frozen=True)
-class Problem:
+class BilevelProblem:
     """The bilevel problem as it stands at one iteration.
 
     Args:
@@ -50,11 +50,21 @@ class Problem:
     weights: Sequence[Tensor]
     optimizer: Optimizer
     buffers: Sequence[Tensor] = ()
-    average: Callable[[Gradients], Gradients] = alone
+    average: Callable[[Gradients], Gradients] = no_reduction
 
 
-Gradient = Callable[[Problem], Gradients]
-"""A bilevel problem -> the gradient of each α."""
+class Gradient(Protocol):
+    """Computes the gradient of the validation loss with respect to α.
+
+    Example::
+
+        def first_order(problem):
+            return list(torch.autograd.grad(problem.val_loss(), problem.alphas, allow_unused=True))
+    """
+
+    def __call__(self, problem: BilevelProblem, /) -> Gradients:
+        """Return a gradient of the shape of each α, or None where the loss does not depend on it."""
+
 
 Order = Literal["one-level", "first", "second"]
 
@@ -94,17 +104,17 @@ def one_level(loss: Loss, alphas: Sequence[Tensor], descend: Callable[[Tensor], 
     return value.detach(), [alpha.grad for alpha in alphas]
 
 
-def first_order(problem: Problem) -> Gradients:
+def first_order(problem: BilevelProblem) -> Gradients:
     """∇_α L_val(w, α): the present weights stand for w*(α) (DARTS, Eq. 6 with ξ = 0).
 
     The weights are constants meanwhile: their gradient, half of an ordinary backward pass, is
     never computed, and the inputs of convolutions need not be kept for it.
     """
-    with constant(problem.weights):
+    with frozen(problem.weights):
         return problem.average(_differentiate(problem.val_loss(), problem.alphas))
 
 
-def second_order(problem: Problem, xi: float | None = None, epsilon: float = 0.01) -> Gradients:
+def second_order(problem: BilevelProblem, xi: float | None = None, epsilon: float = 0.01) -> Gradients:
     """∇_α L_val(w', α), where w' = w − ξ ∇_w L_train(w, α) stands for w*(α) (DARTS, Eqs. 6 and 7)::
 
         ∇_α L_val(w', α) − ξ ∇²_{α,w} L_train(w, α) ∇_w' L_val(w', α)
@@ -119,19 +129,19 @@ def second_order(problem: Problem, xi: float | None = None, epsilon: float = 0.0
         epsilon: of the finite difference, see :func:`mixed_product`.
     """
     count, weights = len(problem.alphas), _trained(problem.weights)
-    with restored([*weights, *problem.buffers]):
-        with constant(problem.alphas), draws_undone():
+    with preserving([*weights, *problem.buffers]):
+        with frozen(problem.alphas), isolate_rng():
             gradients = problem.average(_differentiate(problem.train_loss(), weights))
         rates = virtual_step(problem.optimizer, weights, gradients, xi)
-        with draws_undone():
+        with isolate_rng():
             gradients = problem.average(_differentiate(problem.val_loss(), [*problem.alphas, *weights]))
     # ξ goes into the direction, since weights may have different learning rates.
     direction = [None if v is None else rate * v for rate, v in zip(rates, gradients[count:], strict=True)]
     correction = mixed_product(problem, direction, epsilon)
-    return [_minus(outer, inner) for outer, inner in zip(gradients[:count], correction, strict=True)]
+    return [_difference(outer, inner) for outer, inner in zip(gradients[:count], correction, strict=True)]
 
 
-def mixed_product(problem: Problem, direction: Gradients, epsilon: float = 0.01) -> Gradients:
+def mixed_product(problem: BilevelProblem, direction: Gradients, epsilon: float = 0.01) -> Gradients:
     """∇²_{α,w} L_train(w, α) · d by a central difference (DARTS, Eq. 8)::
 
         (∇_α L_train(w + εd, α) − ∇_α L_train(w − εd, α)) / 2ε
@@ -148,12 +158,12 @@ def mixed_product(problem: Problem, direction: Gradients, epsilon: float = 0.01)
         return [None] * len(problem.alphas)
     sides = []
     for sign in (1, -1):
-        with restored([*weights, *problem.buffers]), constant(weights), draws_undone():
+        with preserving([*weights, *problem.buffers]), frozen(weights), isolate_rng():
             for weight, d in moved:
                 weight += d * (sign * epsilon / norm)
             torch.clear_autocast_cache()  # of the weights as they were
             sides.append(problem.average(_differentiate(problem.train_loss(), problem.alphas)))
-    differences = [_minus(plus, minus) for plus, minus in zip(*sides, strict=True)]
+    differences = [_difference(plus, minus) for plus, minus in zip(*sides, strict=True)]
     return [None if d is None else d * (norm / (2 * epsilon)) for d in differences]
 
 
@@ -201,7 +211,7 @@ def virtual_step(
     return rates
 
 
-def _minus(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+def _difference(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     """A difference in which None is zero."""
     return a if b is None else -b if a is None else a - b
 
@@ -219,7 +229,7 @@ def _differentiate(loss: Tensor, parameters: Sequence[Tensor]) -> Gradients:
 
 
 @contextmanager
-def constant(tensors: Iterable[Tensor]) -> Iterator[None]:
+def frozen(tensors: Iterable[Tensor]) -> Iterator[None]:
     """Tensors that are computed with, and not differentiated."""
     trained = _trained(tensors)
     for tensor in trained:
@@ -232,7 +242,7 @@ def constant(tensors: Iterable[Tensor]) -> Iterator[None]:
 
 
 @contextmanager
-def restored(tensors: Sequence[Tensor]) -> Iterator[None]:
+def preserving(tensors: Sequence[Tensor]) -> Iterator[None]:
     """Tensors that are changed in place meanwhile, and have their values back afterwards."""
     before = [tensor.detach().clone() for tensor in tensors]
     try:

@@ -19,7 +19,7 @@ Statistics = dict[_BatchNorm, tuple[Tensor, ...]]
 """normalization -> mean and variance of each channel."""
 
 
-def measure(module: nn.Module, run: Callable[[], object]) -> Statistics:
+def measure_bn_stats(module: nn.Module, run: Callable[[], object]) -> Statistics:
     """The statistics of all batch normalizations over some forward passes; the module stays as it is.
 
     Args:
@@ -45,7 +45,7 @@ def measure(module: nn.Module, run: Callable[[], object]) -> Statistics:
 
 
 @contextmanager
-def normalized_by(statistics: Statistics) -> Iterator[None]:
+def use_bn_stats(statistics: Statistics) -> Iterator[None]:
     """Normalize by these statistics; afterwards by the ones before."""
     before = {norm: _state(norm) for norm in statistics}
     for norm, measured in statistics.items():

@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from nni.nas.nn.pytorch import ModelSpace
 
-from strategies.ablation import Ablation, Absent, CellChain
-from strategies.base import DifferentiableStrategy, adam, cosine
+from search_spaces.deprecation import renamed_arguments
+from strategies.ablation import Ablation, AblationMode, CellChain
+from strategies.base import DifferentiableStrategy
+from strategies.composition import Composition, adam, cosine
 from strategies.derivation import Method, by_method
 from strategies.objective import by_cell, evaluator_loss, total, zero_one
 from strategies.relaxation import EveryEdge, sigmoid
@@ -28,7 +30,7 @@ class DDARTS(DifferentiableStrategy):
         w_abl: weight of the ablation loss (section 5.2.1); 0 leaves it out, as in the paper's searches with
             L_F, and searches any space.
         w_01: weight of the zero-one loss (section 5.2.1).
-        absent: what stands for a cell that is left out (Eq. 6): "random": its operations with random
+        ablation_mode: what stands for a cell that is left out (Eq. 6): "random": its operations with random
             weights, as released; "skip": the output of the layer before it.
         ablation_gradient: differentiate the ablation loss. The released code does not: it measures
             the contributions, and they move no α.
@@ -40,16 +42,17 @@ class DDARTS(DifferentiableStrategy):
         betas: of Adam for α.
         warmup_epochs: epochs in which weights alone are trained.
         gradient_clip_val: the largest norm of the gradient of the weights; None for no limit.
-        still: end the search after an epoch in which the weights of the operations moved less than
-            this on average, from 0 to 1; None never does.
+        min_alpha_change: Early stopping: the search ends after an epoch in which the sigmoids of α changed by less
+            than this on average, from 0 to 1. None disables it.
         seed: of the random weights; None for the seed that PyTorch has when the strategy is made.
     """
 
+    @renamed_arguments(absent="ablation_mode", still="min_alpha_change")
     def __init__(
         self,
         w_abl: float = 0.5,
         w_01: float = 7.0,
-        absent: Absent = "random",
+        ablation_mode: AblationMode = "random",
         ablation_gradient: bool = False,
         derivation: Method = "sparse",
         threshold: float = 0.85,
@@ -59,23 +62,25 @@ class DDARTS(DifferentiableStrategy):
         betas: tuple[float, float] = (0.9, 0.999),
         warmup_epochs: int = 0,
         gradient_clip_val: float | None = 5.0,
-        still: float | None = None,
+        min_alpha_change: float | None = None,
         seed: int | None = None,
     ) -> None:
-        ablation = Ablation(w_abl, absent, ablation_gradient, torch.initial_seed() if seed is None else seed)
+        ablation = Ablation(w_abl, ablation_mode, ablation_gradient, torch.initial_seed() if seed is None else seed)
         self.w_abl = w_abl
         super().__init__(
-            relaxation=EveryEdge(sigmoid),
-            optimizer=adam(learning_rate, weight_decay, betas),
-            objective=total(ablation if w_abl > 0 else evaluator_loss, zero_one(w_01, by_cell)),
-            grouping=by_cell,
-            schedule=cosine(min_learning_rate),
-            derivation=by_method(derivation, threshold),
-            none=False,
-            alpha_scale=0.0,
-            weights_first=warmup_epochs,
-            gradient_clip_val=gradient_clip_val,
-            still=still,
+            Composition(
+                relaxation=EveryEdge(sigmoid),
+                optimizer=adam(learning_rate, weight_decay, betas),
+                objective=total(ablation if w_abl > 0 else evaluator_loss, zero_one(w_01, by_cell)),
+                grouping=by_cell,
+                schedule=cosine(min_learning_rate),
+                derivation=by_method(derivation, threshold),
+                none=False,
+                alpha_scale=0.0,
+                warmup_epochs=warmup_epochs,
+                gradient_clip_val=gradient_clip_val,
+                min_alpha_change=min_alpha_change,
+            )
         )
 
     def mutate_model(self, model: ModelSpace) -> ModelSpace:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from strategies.base import DifferentiableStrategy, adam
+from strategies.base import DifferentiableStrategy
 from strategies.bilevel import Order, gradient_of
+from strategies.composition import Composition, adam
 from strategies.relaxation import EveryEdge, softmax
 
 
@@ -44,12 +45,14 @@ class DARTS(DifferentiableStrategy):
         recompute: bool = False,
     ) -> None:
         super().__init__(
-            relaxation=EveryEdge(softmax),
-            optimizer=adam(learning_rate, weight_decay, betas),
-            gradient=gradient_of(order, xi, epsilon),
-            none=none,
-            alpha_scale=alpha_scale,
-            weights_first=warmup_epochs,
-            gradient_clip_val=gradient_clip_val,
-            recompute=recompute,
+            Composition(
+                relaxation=EveryEdge(softmax),
+                optimizer=adam(learning_rate, weight_decay, betas),
+                gradient=gradient_of(order, xi, epsilon),
+                none=none,
+                alpha_scale=alpha_scale,
+                warmup_epochs=warmup_epochs,
+                gradient_clip_val=gradient_clip_val,
+                recompute=recompute,
+            )
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 CellAlphas = Mapping[tuple[int, int], Mapping[str, float]]
 """(source node, target node) -> operation -> α, every edge of a cell."""
@@ -19,7 +19,7 @@ NONE = "none"
 """The candidate that computes zero; it is never derived."""
 
 
-class Chosen(NamedTuple):
+class DerivedEdge(NamedTuple):
     """A derived operation, with the weight for which it was chosen."""
 
     operation: str
@@ -28,10 +28,24 @@ class Chosen(NamedTuple):
     weight: float
 
 
+class Derivation(Protocol):
+    """Turns the α of a cell into its discrete operations.
+
+    Example::
+
+        def strongest_per_edge(cell):
+            best = {edge: max(alphas, key=alphas.get) for edge, alphas in cell.items()}
+            return [DerivedEdge(name, *edge, cell[edge][name]) for edge, name in best.items() if name != "none"]
+    """
+
+    def __call__(self, cell: CellAlphas, /) -> list[DerivedEdge]:
+        """Return the operations that a cell keeps."""
+
+
 Method = Literal["darts", "sparse", "edge"]
 
 
-def derive(cell: CellAlphas, method: Method = "darts", threshold: float = 0.85) -> list[Chosen]:
+def derive(cell: CellAlphas, method: Method = "darts", threshold: float = 0.85) -> list[DerivedEdge]:
     """The operations that a cell keeps.
 
     Args:
@@ -53,7 +67,7 @@ def derive(cell: CellAlphas, method: Method = "darts", threshold: float = 0.85) 
     raise ValueError(f"method: {method!r} should be darts, sparse or edge")
 
 
-def by_method(method: Method, threshold: float = 0.85) -> Callable[[CellAlphas], list[Chosen]]:
+def by_method(method: Method, threshold: float = 0.85) -> Derivation:
     """:func:`derive` with settings that are checked at once.
 
     Raises:
@@ -63,7 +77,7 @@ def by_method(method: Method, threshold: float = 0.85) -> Callable[[CellAlphas],
     return darts if method == "darts" else partial(derive, method=method, threshold=threshold)
 
 
-def connected(chosen: Iterable[Chosen], inputs: int = 2) -> list[Chosen]:
+def connected(chosen: Iterable[DerivedEdge], inputs: int = 2) -> list[DerivedEdge]:
     """The operations of a cell that receive something: not those that leave a node which nothing reaches.
 
     Args:
@@ -78,7 +92,7 @@ def connected(chosen: Iterable[Chosen], inputs: int = 2) -> list[Chosen]:
     return kept
 
 
-def darts(cell: CellAlphas, inputs: int = 2) -> list[Chosen]:
+def darts(cell: CellAlphas, inputs: int = 2) -> list[DerivedEdge]:
     """For each node the strongest edges, of each the best operation (DARTS, section 2.4).
 
     An edge is as strong as its best operation other than ``none`` after the softmax over all its
@@ -91,28 +105,28 @@ def darts(cell: CellAlphas, inputs: int = 2) -> list[Chosen]:
     return _strongest(cell, _softmax, inputs)
 
 
-def sparse(cell: CellAlphas, threshold: float, inputs: int = 2) -> list[Chosen]:
+def sparse(cell: CellAlphas, threshold: float, inputs: int = 2) -> list[DerivedEdge]:
     """As :func:`darts`, on the sigmoid of α, of weights that reach the threshold (FairDARTS)."""
     return [chosen for chosen in _strongest(cell, _sigmoid, inputs) if chosen.weight >= threshold]
 
 
-def edge(cell: CellAlphas, threshold: float, operations: int = 2) -> list[Chosen]:
+def edge(cell: CellAlphas, threshold: float, operations: int = 2) -> list[DerivedEdge]:
     """On every edge the best operations whose sigmoid reaches the threshold (FairDARTS)."""
     kept = []
     for (source, target), alphas in sorted(cell.items(), key=lambda item: item[0][::-1]):
         ranked = sorted(_candidates(_sigmoid(alphas)), key=lambda item: -item[1])[:operations]
-        kept += [Chosen(name, source, target, weight) for name, weight in ranked if weight >= threshold]
+        kept += [DerivedEdge(name, source, target, weight) for name, weight in ranked if weight >= threshold]
     return kept
 
 
-def _strongest(cell: CellAlphas, weigh: Weigh, inputs: int) -> list[Chosen]:
+def _strongest(cell: CellAlphas, weigh: Weigh, inputs: int) -> list[DerivedEdge]:
     kept = []
     for node in sorted({target for _, target in cell}):
         best = []
         for (source, target), alphas in sorted(cell.items()):
             if target == node:
                 name, weight = max(_candidates(weigh(alphas)), key=lambda item: item[1])
-                best.append(Chosen(name, source, target, weight))
+                best.append(DerivedEdge(name, source, target, weight))
         kept += sorted(best, key=lambda chosen: -chosen.weight)[:inputs]
     return kept
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from nni.nas.nn.pytorch import ModelSpace
 
-from strategies.base import DifferentiableStrategy, adam
+from search_spaces.deprecation import renamed_arguments
+from strategies.base import DifferentiableStrategy
 from strategies.bilevel import Order, gradient_of
+from strategies.composition import Composition, adam
 from strategies.relaxation import SampledEdges
 from strategies.sampling import policy
 
@@ -18,14 +20,14 @@ class EDAS(DifferentiableStrategy):
     and what is validated as the supernet is the path of the strongest candidates.
 
     With no argument it is the variant with warm-up of section 4.1 ("EDAS warmup", "EDAS-inv");
-    ``warmup_epochs=0`` is the plain one.
+    ``sign_flip_epochs=0`` is the plain one.
 
     Args:
         learning_rate: of Adam for α.
         weight_decay: of Adam for α, on the relaxed edge alone. None for the paper's: 1e-3 with
             warm-up, 0 without.
         betas: of Adam for α.
-        warmup_epochs: epochs in which every second iteration sees −α in place of α (Eq. 3).
+        sign_flip_epochs: Epochs in which every second iteration sees −α in place of α, the warm-up of Eq. 3.
         alpha_max: the ablation of section 5.3: no edge is relaxed for the weights.
         sampling: which edge is relaxed: "uniform" (the paper), "cyclic" (each in turn) or "entropy"
             (the more often the less its α has decided).
@@ -41,12 +43,13 @@ class EDAS(DifferentiableStrategy):
         ValueError: a setting is out of its range.
     """
 
+    @renamed_arguments(warmup_epochs="sign_flip_epochs")
     def __init__(
         self,
         learning_rate: float = 0.025,
         weight_decay: float | None = None,
         betas: tuple[float, float] = (0.5, 0.999),
-        warmup_epochs: int = 10,
+        sign_flip_epochs: int = 10,
         alpha_max: bool = False,
         sampling: str = "uniform",
         relaxed_edges: int = 1,
@@ -56,26 +59,28 @@ class EDAS(DifferentiableStrategy):
         seed: int | None = None,
         order: Order = "first",
     ) -> None:
-        if warmup_epochs < 0:
-            raise ValueError(f"warmup_epochs: {warmup_epochs} should be at least 0")
+        if sign_flip_epochs < 0:
+            raise ValueError(f"sign_flip_epochs: {sign_flip_epochs} should be at least 0")
         if alpha_max and order == "one-level":
             raise ValueError(
                 "alpha_max: true should be false: with order 'one-level' α learns from the pass of the weights, in "
                 "which alpha_max relaxes no edge"
             )
         if weight_decay is None:
-            weight_decay = 1e-3 if warmup_epochs > 0 else 0.0
+            weight_decay = 1e-3 if sign_flip_epochs > 0 else 0.0
         super().__init__(
-            relaxation=SampledEdges(
-                draw=policy(sampling, torch.initial_seed() if seed is None else seed, relaxed_edges),
-                warmup_epochs=warmup_epochs,
-                relax_weights=not alpha_max,
-            ),
-            optimizer=adam(learning_rate, weight_decay, betas),
-            gradient=gradient_of(order),
-            none=none,
-            gradient_clip_val=gradient_clip_val,
-            recompute=recompute,
+            Composition(
+                relaxation=SampledEdges(
+                    draw=policy(sampling, torch.initial_seed() if seed is None else seed, relaxed_edges),
+                    sign_flip_epochs=sign_flip_epochs,
+                    relax_weights=not alpha_max,
+                ),
+                optimizer=adam(learning_rate, weight_decay, betas),
+                gradient=gradient_of(order),
+                none=none,
+                gradient_clip_val=gradient_clip_val,
+                recompute=recompute,
+            )
         )
 
     def mutate_model(self, model: ModelSpace) -> ModelSpace:
@@ -85,7 +90,7 @@ class EDAS(DifferentiableStrategy):
             TypeError: an input choice takes more than one input.
         """
         model = super().mutate_model(model)
-        for label in sorted(self.architecture.several):
+        for label in sorted(self.architecture.multi_input_choices):
             raise TypeError(
                 f"the input choice {label!r} takes more than one input, and a path of EDAS runs one candidate an edge: "
                 "n_chosen should be 1"

@@ -24,10 +24,10 @@ def serve_batches_in_parts(owner: pl.LightningModule | pl.LightningDataModule | 
     for hook in BATCH_HOOKS:
         # Only those: Lightning warns of a hook that both modules have.
         if owner is not None and is_overridden(hook, owner):
-            setattr(caller, hook, partial(_of_each_part, getattr(owner, hook)))
+            setattr(caller, hook, partial(_apply_to_parts, getattr(owner, hook)))
 
 
-def _of_each_part(hook: Callable[..., Any], batch: Any, *args: Any) -> Any:
+def _apply_to_parts(hook: Callable[..., Any], batch: Any, *args: Any) -> Any:
     if hook.__self__.trainer.training:  # type: ignore[attr-defined]  # it is a method of the owner
         return {part: hook(of_part, *args) for part, of_part in batch.items()}
     return hook(batch, *args)

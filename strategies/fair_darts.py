@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from strategies.base import DifferentiableStrategy, adam
+from strategies.base import DifferentiableStrategy
+from strategies.composition import Composition, adam
 from strategies.derivation import Method, by_method
 from strategies.objective import evaluator_loss, total, zero_one
 from strategies.relaxation import EveryEdge, sigmoid
@@ -40,12 +41,14 @@ class FairDARTS(DifferentiableStrategy):
         gradient_clip_val: float | None = 5.0,
     ) -> None:
         super().__init__(
-            relaxation=EveryEdge(sigmoid),
-            optimizer=adam(learning_rate, weight_decay, betas),
-            objective=total(evaluator_loss, zero_one(w_01)),
-            derivation=by_method(derivation, threshold),
-            none=False,
-            alpha_scale=alpha_scale,
-            weights_first=warmup_epochs,
-            gradient_clip_val=gradient_clip_val,
+            Composition(
+                relaxation=EveryEdge(sigmoid),
+                optimizer=adam(learning_rate, weight_decay, betas),
+                objective=total(evaluator_loss, zero_one(w_01)),
+                derivation=by_method(derivation, threshold),
+                none=False,
+                alpha_scale=alpha_scale,
+                warmup_epochs=warmup_epochs,
+                gradient_clip_val=gradient_clip_val,
+            )
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -36,12 +37,34 @@ class ArchitectureBatch:
     log: Callable[[str, Tensor], None] = lambda name, value: None
 
 
-Objective = Callable[[ArchitectureBatch], Tensor]
-"""A batch -> what the architecture step minimizes."""
+class Objective(Protocol):
+    """The loss that an architecture step minimizes.
+
+    Where each group of α has a loss of its own, the scalar stands for all of them: its gradient for the α of a group
+    is that of the loss of the group.
+
+    Example::
+
+        def with_entropy(batch):
+            weights = [alpha.softmax(0) for alpha in batch.architecture.alphas.values()]
+            return batch.loss() + sum(torch.special.entr(each).sum() for each in weights)
+    """
+
+    def __call__(self, batch: ArchitectureBatch, /) -> Tensor:
+        """Return the loss of a batch, a scalar."""
 
 
-Grouping = Callable[[Mapping[str, nn.Parameter]], Sequence[Sequence[nn.Parameter]]]
-"""edge -> α, to the groups of α that have a loss, or an optimizer, of their own."""
+class Grouping(Protocol):
+    """Divides α into groups, each with an optimizer, or a loss, of its own.
+
+    Example::
+
+        def each_edge(alphas):
+            return [[alpha] for alpha in alphas.values()]
+    """
+
+    def __call__(self, alphas: Mapping[str, nn.Parameter], /) -> Sequence[Sequence[nn.Parameter]]:
+        """Return the groups, given the α (candidates,) of each edge."""
 
 
 def one_group(alphas: Mapping[str, nn.Parameter]) -> list[list[nn.Parameter]]:

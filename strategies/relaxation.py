@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -15,12 +16,15 @@ from torch import Tensor
 Alphas = Mapping[str, Tensor]
 """edge -> its α, a vector with one entry for each candidate."""
 
-Choice = Tensor | tuple[int, ...]
-"""What an edge computes: the sum of all its candidates with these weights, or the plain sum of the
-candidates with these indices alone. The candidate after the last one is ``none``: zero."""
+EdgeWeights = Tensor
+"""A relaxed edge: the weights (candidates,) with which all candidates are summed."""
 
-Plan = Mapping[str, Choice]
-"""edge -> its choice."""
+ActiveOps = tuple[int, ...]
+"""A discrete edge: the indices of the candidates that run, summed without weights. The index after the last
+candidate stands for ``none``, which is zero."""
+
+Plan = Mapping[str, EdgeWeights | ActiveOps]
+"""What each edge computes in a forward pass."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,41 @@ class Step:
 
     iteration: int = 0
     epoch: int = 0
+
+
+class Relaxation(Protocol):
+    """Turns α into the plan of each kind of forward pass.
+
+    A relaxation that samples derives the sample from the iteration, as :class:`SampledEdges` does, and not from the
+    generator of PyTorch: all losses of a second-order step must see the same plan.
+
+    Attributes:
+        activation: The function that turns α into the weights that a report shows.
+
+    Example::
+
+        class Softmax:
+            activation = "softmax"
+
+            def architecture(self, alphas, step):
+                return {edge: alpha.softmax(0) for edge, alpha in alphas.items()}
+
+            weights = architecture
+
+            def evaluation(self, alphas):
+                return self.architecture(alphas, Step())
+    """
+
+    activation: Literal["softmax", "sigmoid"]
+
+    def architecture(self, alphas: Alphas, step: Step) -> Plan:
+        """Return the plan of an architecture step; gradients flow through it to α."""
+
+    def weights(self, alphas: Alphas, step: Step) -> Plan:
+        """Return the plan of a weight step; no gradient is taken through it."""
+
+    def evaluation(self, alphas: Alphas) -> Plan:
+        """Return the plan by which the supernet is validated."""
 
 
 def rows(alphas: Alphas) -> dict[str, list[float]]:
@@ -57,7 +96,7 @@ def sigmoid(alphas: Alphas) -> Plan:
     return {edge: torch.sigmoid(alpha) for edge, alpha in alphas.items()}
 
 
-def moved(before: Alphas, now: Alphas) -> float:
+def mean_alpha_change(before: Alphas, now: Alphas) -> float:
     """How far α has moved: the mean over all candidates of |σ(α) − σ(α before)|, from 0 to 1.
 
     Args:
@@ -80,8 +119,7 @@ class EveryEdge:
 
     def __init__(self, relax: Callable[[Alphas], Plan]) -> None:
         self.relax = relax
-        # How a report draws α; a relaxation that does not say it is drawn with softmax weights.
-        self.activation = "sigmoid" if relax is sigmoid else "softmax"
+        self.activation: Literal["softmax", "sigmoid"] = "sigmoid" if relax is sigmoid else "softmax"
 
     def architecture(self, alphas: Alphas, step: Step) -> Plan:
         """The plan of an architecture step; the gradient of α flows through it."""
@@ -104,17 +142,17 @@ class SampledEdges:
 
     Args:
         draw: (α, iteration) -> the relaxed edges; see :mod:`strategies.sampling`.
-        warmup_epochs: epochs with the sign flipped at every second iteration.
+        sign_flip_epochs: epochs with the sign flipped at every second iteration.
         relax_weights: relax the edges in the weight step, too. False is the ablation "α-max" of
             section 5.3, where operations train on the derived path alone.
     """
 
-    activation = "softmax"
+    activation: Literal["softmax", "sigmoid"] = "softmax"
 
     def __init__(
-        self, draw: Callable[[Alphas, int], list[str]], warmup_epochs: int = 0, relax_weights: bool = True
+        self, draw: Callable[[Alphas, int], list[str]], sign_flip_epochs: int = 0, relax_weights: bool = True
     ) -> None:
-        self.draw, self.warmup_epochs, self.relax_weights = draw, warmup_epochs, relax_weights
+        self.draw, self.sign_flip_epochs, self.relax_weights = draw, sign_flip_epochs, relax_weights
         self._drawn: tuple[object, list[str]] = (None, [])
 
     def edges(self, alphas: Alphas, iteration: int) -> list[str]:
@@ -141,6 +179,6 @@ class SampledEdges:
         return argmax(alphas)
 
     def _signed(self, alphas: Alphas, step: Step) -> Alphas:
-        if step.epoch < self.warmup_epochs and step.iteration % 2 == 1:
+        if step.epoch < self.sign_flip_epochs and step.iteration % 2 == 1:
             return {edge: -alpha for edge, alpha in alphas.items()}
         return alphas

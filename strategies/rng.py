@@ -20,7 +20,7 @@ def generators() -> Generators:
     return random.getstate(), np.random.get_state(), torch.get_rng_state(), devices
 
 
-def _put_back(stood: Generators) -> None:
+def _restore(stood: Generators) -> None:
     python, numpy_, torch_, devices = stood
     random.setstate(python)
     np.random.set_state(numpy_)
@@ -30,18 +30,18 @@ def _put_back(stood: Generators) -> None:
 
 
 @contextmanager
-def draws_undone() -> Iterator[None]:
+def isolate_rng() -> Iterator[None]:
     """The generators stand afterwards where they stood before."""
     before = generators()
     try:
         yield
     finally:
-        _put_back(before)
+        _restore(before)
 
 
 @contextmanager
-def drawn_again(since: Generators) -> Iterator[None]:
+def replay_rng(since: Generators) -> Iterator[None]:
     """Meanwhile the draws are those that were made since then; afterwards the generators stand where they stood."""
-    with draws_undone():
-        _put_back(since)
+    with isolate_rng():
+        _restore(since)
         yield

@@ -59,7 +59,7 @@ SEARCHES = {
     "EDAS": (EDAS, lambda: FineTunedDartsSpace(channels=2, layers=3)),
     "FairDARTS": (FairDARTS, lambda: DartsSpace(channels=2, layers=3, nodes=2, operations=STRIDED)),
     "D-DARTS": (lambda: DDARTS(ablation_gradient=True), lambda: DDartsSpace(channels=2, layers=3, nodes=2)),
-    "D-DARTS skipping": (lambda: DDARTS(absent="skip"), lambda: DartOptiSpace("resnet18", channels=2)),
+    "D-DARTS skipping": (lambda: DDARTS(ablation_mode="skip"), lambda: DartOptiSpace("resnet18", channels=2)),
     "DARTS on NNI's hub": (DARTS, lambda: NasBench201(stem_out_channels=2, num_modules_per_stack=1)),
     "DARTS on a user's space": (DARTS, Strided),
     "EDAS on a user's space": (EDAS, Strided),

@@ -10,7 +10,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional
 
-from strategies.bilevel import Problem, first_order, mixed_product, one_level, second_order, virtual_step
+from strategies.bilevel import BilevelProblem, first_order, mixed_product, one_level, second_order, virtual_step
 
 EPSILON = 1e-8
 """So small that hardly any ReLU of these few changes its side, which a finite difference cannot see past."""
@@ -58,7 +58,7 @@ class Batches:
         return functional.cross_entropy(functional_call(self.network, weights, (x, self.alpha)), y)
 
     def problem(self):
-        return Problem(
+        return BilevelProblem(
             lambda: self.loss(self.train),
             lambda: self.loss(self.val),
             [self.alpha],
@@ -193,7 +193,7 @@ def test_everything_is_bit_for_bit_what_it_was_also_when_a_loss_raises(fails_at)
             raise ArithmeticError("the loss raises")
         return value
 
-    problem = Problem(
+    problem = BilevelProblem(
         lambda: loss("train", batches.train),
         lambda: loss("val", batches.val),
         [batches.alpha],
@@ -231,7 +231,7 @@ def test_weights_that_are_no_part_of_the_loss_or_of_training_stay_out_of_it():
     frozen = nn.Parameter(torch.ones(3, dtype=torch.float64), requires_grad=False)
     unused = nn.Parameter(torch.ones(3, dtype=torch.float64))
     problem = batches.problem()
-    more = Problem(
+    more = BilevelProblem(
         problem.train_loss,
         problem.val_loss,
         [*problem.alphas, torch.ones(2, dtype=torch.float64, requires_grad=True)],
@@ -249,7 +249,7 @@ def test_in_mixed_precision_the_losses_see_the_weights_that_moved():
     w = nn.Parameter(torch.ones(4, 4))
     alpha = torch.ones((), requires_grad=True)
     x = torch.eye(4)
-    problem = Problem(
+    problem = BilevelProblem(
         lambda: (functional.linear(x, w) * alpha).float().square().sum(),
         lambda: (functional.linear(x, w) * alpha).float().sum(),
         [alpha],
@@ -267,7 +267,7 @@ def test_in_mixed_precision_the_losses_see_the_weights_that_moved():
 def test_the_mixed_product_of_a_quadratic_is_exact():
     alpha = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
     w = torch.tensor(-2.0, dtype=torch.float64, requires_grad=True)
-    problem = Problem(lambda: (w - alpha) ** 2, lambda: alpha * w, [alpha], [w], torch.optim.SGD([w], lr=0.1))
+    problem = BilevelProblem(lambda: (w - alpha) ** 2, lambda: alpha * w, [alpha], [w], torch.optim.SGD([w], lr=0.1))
     (product,) = mixed_product(problem, [torch.tensor(3.0, dtype=torch.float64)])
     assert product.item() == pytest.approx(-6.0, rel=1e-9)  # ∂²/∂α∂w (w − α)² = −2
 
@@ -295,7 +295,7 @@ def test_an_alpha_of_the_training_loss_alone_is_reached_through_the_virtual_step
     w = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
     alpha = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.SGD([w], lr=0.1)
-    problem = Problem(lambda: (w - 1) ** 2 + alpha * w**2, lambda: (w - 3) ** 2, [alpha], [w], optimizer)
+    problem = BilevelProblem(lambda: (w - 1) ** 2 + alpha * w**2, lambda: (w - 3) ** 2, [alpha], [w], optimizer)
     # w' = w − 0.1 (2 (w − 1) + 2αw) = 1.6, and ∂L_val/∂α = 2 (w' − 3) · (−0.1 · w²) = 1.12
     assert second_order(problem)[0].item() == pytest.approx(1.12, rel=1e-9)
 

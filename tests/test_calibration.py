@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from strategies.bn_statistics import measure, normalized_by
+from strategies.bn_statistics import measure_bn_stats, use_bn_stats
 
 
 def network():
@@ -19,7 +19,7 @@ def snapshot(model):
 
 def test_measured_statistics_are_those_of_the_batches():
     model, images = network(), torch.randn(16, 3, 6, 6) * 5 + 2
-    statistics = measure(model, lambda: model(images))
+    statistics = measure_bn_stats(model, lambda: model(images))
     features = model[0](images)
     mean, variance = statistics[model[1]]
     assert torch.allclose(mean, features.mean(dim=(0, 2, 3)), atol=1e-5)
@@ -28,16 +28,16 @@ def test_measured_statistics_are_those_of_the_batches():
 
 def test_several_batches_count_alike():
     model, batches = network(), [torch.randn(8, 3, 6, 6) + shift for shift in (0, 3)]
-    both = measure(model, lambda: [model(batch) for batch in batches])
-    each = [measure(model, lambda batch=batch: model(batch)) for batch in batches]
+    both = measure_bn_stats(model, lambda: [model(batch) for batch in batches])
+    each = [measure_bn_stats(model, lambda batch=batch: model(batch)) for batch in batches]
     mean = (each[0][model[1]][0] + each[1][model[1]][0]) / 2
     assert torch.allclose(both[model[1]][0], mean, atol=1e-5)
 
 
 def test_normalizing_by_the_statistics_of_a_batch_is_training_mode_on_that_batch():
     model, images = network(), torch.randn(64, 3, 6, 6) * 3
-    statistics = measure(model, lambda: model(images))
-    with normalized_by(statistics):
+    statistics = measure_bn_stats(model, lambda: model(images))
+    with use_bn_stats(statistics):
         calibrated = model(images)
     model.train()
     # Training normalizes by the biased variance, n values in place of n − 1.
@@ -47,8 +47,8 @@ def test_normalizing_by_the_statistics_of_a_batch_is_training_mode_on_that_batch
 def test_measuring_and_using_leave_no_trace():
     model = network()
     before = snapshot(model)
-    statistics = measure(model, lambda: model(torch.randn(4, 3, 6, 6) + 9))
-    with normalized_by(statistics):
+    statistics = measure_bn_stats(model, lambda: model(torch.randn(4, 3, 6, 6) + 9))
+    with use_bn_stats(statistics):
         model(torch.randn(4, 3, 6, 6))
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not any(module.training for module in model.modules())
@@ -57,5 +57,5 @@ def test_measuring_and_using_leave_no_trace():
 
 def test_a_normalization_that_did_not_run_keeps_its_own():
     model = network()
-    statistics = measure(model, lambda: model[:2](torch.randn(4, 3, 6, 6)))
+    statistics = measure_bn_stats(model, lambda: model[:2](torch.randn(4, 3, 6, 6)))
     assert set(statistics) == {model[1]}

@@ -31,7 +31,7 @@ SEARCH = {
 }
 RETRAIN = {
     "network": {"channels": 4},
-    "data": {**DATA, "held_out": 0.0},
+    "data": {**DATA, "val_fraction": 0.0},
     "training": {"epochs": 2},
     "compute": {"accelerator": "cpu", "threads": 1},
 }
@@ -249,12 +249,12 @@ class TestSearchRefuses:
             ({"strategy": {"weight_decay": -1.0}}, ("weight_decay",)),
             ({"strategy": {"betas": [2.0, 3.0]}}, ("betas",)),
             ({"strategy": {"gradient_clip_val": -1.0}}, ("gradient_clip_val",)),
-            ({"strategy": {"warmup_epochs": -1}}, ("warmup_epochs",)),
+            ({"strategy": {"sign_flip_epochs": -1}}, ("sign_flip_epochs",)),
             ({"data": {**DATA, "dataset": "digit"}}, ("data.dataset", "did you mean digits?")),
             ({"data": {**DATA, "train_images": 5}}, ("data.train_images",)),
-            ({"data": {**DATA, "train_images": 12}}, ("data.held_out",)),
-            ({"data": {**DATA, "held_out": 0}}, ("data.held_out",)),
-            ({"data": {**DATA, "held_out": 1.5}}, ("data.held_out",)),
+            ({"data": {**DATA, "train_images": 12}}, ("data.val_fraction",)),
+            ({"data": {**DATA, "val_fraction": 0}}, ("data.val_fraction",)),
+            ({"data": {**DATA, "val_fraction": 1.5}}, ("data.val_fraction",)),
             ({"data": {"dataset": "folder", "root": "/nowhere"}}, ("data.root", "/nowhere")),
             ({"data": {"dataset": "cifar10", "root": "/nowhere"}}, ("data.root", "--data.download")),
             ({"compute": {"accelerator": "quantum"}}, ("compute", "quantum")),

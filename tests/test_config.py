@@ -16,7 +16,7 @@ from strategies.edas import EDAS
 SEARCH = {
     "seed": 3,
     "space": {"name": "DartsSpace", "channels": 4, "layers": 3},
-    "strategy": {"name": "EDAS", "warmup_epochs": 1},
+    "strategy": {"name": "EDAS", "sign_flip_epochs": 1},
     "data": {"dataset": "digits", "train_images": 120, "test_images": 40, "batch_size": 32},
     "training": {"epochs": 2, "learning_rate": 0.05},
     "compute": {"accelerator": "cpu", "threads": 1},
@@ -176,9 +176,9 @@ class TestBuild:
     def test_the_defaults_are_those_of_the_class(self, tmp_path):
         config = read_search(write(tmp_path / "c.yaml", {"strategy": {"name": "DARTS"}}))
         strategy, default = config.build("strategy"), DARTS()
-        given, usual = strategy.optimizer.keywords, default.optimizer.keywords
+        given, usual = strategy.composition.optimizer.keywords, default.composition.optimizer.keywords
         assert {**given, "betas": tuple(given["betas"])} == usual
-        assert strategy.gradient_clip_val == default.gradient_clip_val
+        assert strategy.composition.gradient_clip_val == default.composition.gradient_clip_val
 
     def test_what_the_images_decide_is_no_key(self, tmp_path):
         file = write(tmp_path / "c.yaml", {"space": {"num_classes": 10}})
@@ -344,7 +344,7 @@ class TestWrongValues:
             ("strategy.betas", [0.5], "[0.5] should be a list of two"),
             ("strategy.none", "perhaps", "'perhaps' should be true or false"),
             ("data.root", 5, "5 should be a text"),
-            ("data.held_out", "half", "'half' should be a number"),
+            ("data.val_fraction", "half", "'half' should be a number"),
             ("training.epochs", 0, "0 should be a whole number above 0"),
             ("training.learning_rate", -0.1, "-0.1 should be a number above 0"),
             ("training.momentum", 1.5, "1.5 should be a number from 0 to 1"),
@@ -372,7 +372,7 @@ class TestWrongValues:
             ("space.nodes", 101, "101 should be at most 100"),
             ("strategy.learning_rate", 1e300, "1e+300 should be at most 1,000,000"),
             ("strategy.gradient_clip_val", -1e300, "-1e+300 should be at least -1,000,000,000,000,000,000"),
-            ("strategy.warmup_epochs", 2**63, f"{2**63} should be at most 1,000,000,000,000,000,000"),
+            ("strategy.sign_flip_epochs", 2**63, f"{2**63} should be at most 1,000,000,000,000,000,000"),
             ("training.learning_rate", 1e300, "1e+300 should be at most 1,000,000"),
             ("training.min_learning_rate", 1e300, "1e+300 should be at most 1,000,000"),
             ("training.weight_decay", 1e300, "1e+300 should be at most 1,000,000"),
@@ -462,3 +462,25 @@ def test_a_config_is_a_value(search_file):
     assert isinstance(config, Config)
     with pytest.raises(AttributeError):
         config.training = None  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("strategy", "section", "old", "new", "value"),
+    [
+        ("EDAS", "strategy", "warmup_epochs", "sign_flip_epochs", 3),
+        ("DDARTS", "strategy", "still", "min_alpha_change", 0.5),
+        ("DDARTS", "strategy", "absent", "ablation_mode", "skip"),
+        ("EDAS", "data", "held_out", "val_fraction", 0.25),
+    ],
+)
+def test_a_key_that_was_renamed_goes_on_working_with_a_warning(tmp_path, strategy, section, old, new, value):
+    file = write(tmp_path / "old.yaml", {"strategy": {"name": strategy}, "data": {"dataset": "digits"}})
+    with pytest.warns(FutureWarning, match=rf"{section}\.{old} is now called {section}\.{new}"):
+        config = read_search(file, [f"--{section}.{old}", str(value)])
+    assert config.values[section][new] == value
+    assert old not in config.values[section]
+
+
+def test_an_argument_that_was_renamed_goes_on_working_with_a_warning():
+    with pytest.warns(FutureWarning, match="warmup_epochs: renamed to sign_flip_epochs"):
+        assert EDAS(warmup_epochs=3).composition.relaxation.sign_flip_epochs == 3

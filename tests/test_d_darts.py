@@ -45,9 +45,9 @@ SPACES = {
     ("space", "settings"),
     [
         ("a cell a layer", {}),
-        ("a cell a layer", {"absent": "skip", "ablation_gradient": True}),
+        ("a cell a layer", {"ablation_mode": "skip", "ablation_gradient": True}),
         ("shared cells", {"ablation_gradient": True}),
-        ("attention after each cell", {"absent": "skip"}),
+        ("attention after each cell", {"ablation_mode": "skip"}),
     ],
     ids=str,
 )
@@ -135,7 +135,7 @@ def alphas_after(run_search, **settings):
 def test_the_ablation_loss_moves_alpha_with_its_gradient_alone(run_search):
     plain = alphas_after(run_search, w_abl=0.0)
     assert torch.equal(alphas_after(run_search, w_abl=0.5), plain)
-    assert torch.equal(alphas_after(run_search, w_abl=0.5, absent="skip"), plain)
+    assert torch.equal(alphas_after(run_search, w_abl=0.5, ablation_mode="skip"), plain)
     assert not torch.equal(alphas_after(run_search, w_abl=0.5, ablation_gradient=True), plain)
 
 
@@ -163,7 +163,7 @@ def test_without_the_ablation_loss_it_searches_any_space(run_search):
     [
         ({"w_abl": -0.5}, "w_abl: -0.5 should be at least 0"),
         ({"w_01": -1.0}, "w_01: -1.0 should be at least 0"),
-        ({"absent": "none"}, "absent: 'none' should be one of random, skip"),
+        ({"ablation_mode": "none"}, "ablation_mode: 'none' should be one of random, skip"),
         ({"derivation": "best"}, "method: 'best' should be"),
         ({"min_learning_rate": -1.0}, "min_learning_rate: -1.0 should be at least 0"),
     ],

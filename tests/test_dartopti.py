@@ -137,7 +137,7 @@ def test_the_search_of_a_baseline_begins_at_it(name):
         cells[label][tuple(map(int, ends.split("->")))] = values
     derived = [tuple(Edge(*chosen[:3]) for chosen in derive(cell, "edge")) for cell in cells.values()]
     assert replace(space.baseline, cells=tuple(derived)).distance(space.baseline) == 0
-    assert len(strategy.grouping(strategy.architecture.alphas)) == len(space.baseline.cells)
+    assert len(strategy.composition.grouping(strategy.architecture.alphas)) == len(space.baseline.cells)
     assert supernet is space
 
 
@@ -281,7 +281,7 @@ seed: 0
 space:
   {{name: DartOptiSpace, baseline: {baseline}, channels: 2, operations: [skip_connect, simple_conv_3x3, max_pool_3x3]}}
 strategy: {{name: DDARTS, derivation: edge, warmup_epochs: 1, learning_rate: 0.5}}
-data: {{dataset: digits, batch_size: 128, held_out: 0.5, train_images: 256}}
+data: {{dataset: digits, batch_size: 128, val_fraction: 0.5, train_images: 256}}
 training: {{epochs: 4}}
 compute: {{accelerator: cpu, threads: 1}}
 """
@@ -315,7 +315,7 @@ def test_a_search_tells_how_far_it_has_moved_from_the_baseline(tmp_path, config)
 
 
 def test_a_search_ends_when_alpha_stands_still_and_a_resume_does_not_take_it_up_again(tmp_path, config):
-    run = search(config, tmp_path / "run", ["--strategy.still", "1"])  # nothing moves further than 1
+    run = search(config, tmp_path / "run", ["--strategy.min_alpha_change", "1"])  # nothing moves further than 1
     assert list(pd.read_csv(run / "metrics.csv")["epoch"]) == [0, 1]  # not in the warm-up
     genotype = (run / "genotype.json").read_text()
     (run / "genotype.json").unlink()  # as if killed before it was written
@@ -334,5 +334,5 @@ def test_a_search_from_a_file_is_resumed_from_any_folder(tmp_path, config, monke
 
 
 def test_a_threshold_of_stillness_is_above_zero():
-    with pytest.raises(ValueError, match=r"still: 0 should be above 0, or null"):
-        DDARTS(still=0)
+    with pytest.raises(ValueError, match=r"min_alpha_change: 0 should be above 0, or null"):
+        DDARTS(min_alpha_change=0)

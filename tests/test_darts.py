@@ -15,9 +15,9 @@ from torch.nn import functional
 from torchmetrics.classification import MulticlassAccuracy
 
 from nas_plugins import DARTS, DartsSpace, Genotype
-from strategies.base import DifferentiableStrategy
+from strategies.base import Composition, DifferentiableStrategy
 from strategies.bilevel import first_order, second_order
-from strategies.bn_statistics import normalized_by
+from strategies.bn_statistics import use_bn_stats
 from strategies.relaxation import EveryEdge, softmax
 
 
@@ -64,16 +64,16 @@ def test_recomputing_finds_the_same_bit_for_bit(run_search, order):
 
 def test_it_has_the_settings_of_the_paper():
     strategy = DARTS()
-    optimizer = strategy.optimizer([torch.zeros(1, requires_grad=True)])
+    optimizer = strategy.composition.optimizer([torch.zeros(1, requires_grad=True)])
     assert isinstance(optimizer, torch.optim.Adam)
     assert {key: optimizer.defaults[key] for key in ("lr", "betas", "weight_decay")} == {
         "lr": 3e-4,
         "betas": (0.5, 0.999),
         "weight_decay": 1e-3,
     }
-    assert strategy.gradient_clip_val == 5.0
-    assert strategy.none
-    assert strategy.gradient is first_order
+    assert strategy.composition.gradient_clip_val == 5.0
+    assert strategy.composition.none
+    assert strategy.composition.gradient is first_order
 
 
 @pytest.mark.parametrize(
@@ -133,9 +133,8 @@ def test_one_step_is_the_equation_computed_by_hand(run_search, images):
 
 def plain_descent(gradient):
     """α by plain gradient descent: unlike those of Adam, its steps show how large a gradient is."""
-    return DifferentiableStrategy(
-        EveryEdge(softmax), partial(torch.optim.SGD, lr=50.0), gradient=gradient, gradient_clip_val=None
-    )
+    optimizer = partial(torch.optim.SGD, lr=50.0)
+    return DifferentiableStrategy(Composition(EveryEdge(softmax), optimizer, gradient=gradient, gradient_clip_val=None))
 
 
 def twin_of_a_search():
@@ -247,7 +246,7 @@ def test_validation_does_not_depend_on_the_order_of_the_images(run_search):
     logits = {}
     for prefix, (plan, statistics) in module._validated.items():
         module.architecture.plan = plan
-        with torch.no_grad(), normalized_by(statistics):
+        with torch.no_grad(), use_bn_stats(statistics):
             logits[prefix] = module(x), torch.cat([module(x[y == label]) for label in (0, 1)])
     for together, sorted_by_class in logits.values():
         assert torch.allclose(together[y == 0], sorted_by_class[:16], atol=1e-4)

@@ -74,18 +74,18 @@ class TestParts:
         data.prepare()
         assert (data.num_classes, data.image_channels, data.image_size) == (10, 1, 8)
         assert data.classes == [str(digit) for digit in range(10)]
-        assert data.lengths == {"train": 719, "held_out": 719, "test": 359}
+        assert data.lengths == {"train": 719, "val": 719, "test": 359}
 
     @settings(max_examples=25, deadline=None)
-    @given(held_out=st.floats(0.05, 0.95), seed=st.integers(0, 2**32 - 1), images=st.integers(300, 1438))
-    def test_the_split_is_disjoint_complete_and_balanced(self, held_out, seed, images):
-        data = ImageData(held_out=held_out, seed=seed, train_images=images, batch_size=images)
+    @given(val_fraction=st.floats(0.05, 0.95), seed=st.integers(0, 2**32 - 1), images=st.integers(300, 1438))
+    def test_the_split_is_disjoint_complete_and_balanced(self, val_fraction, seed, images):
+        data = ImageData(val_fraction=val_fraction, seed=seed, train_images=images, batch_size=images)
         data.prepare()
-        train, kept = data.parts["train"], data.parts["held_out"]
+        train, kept = data.parts["train"], data.parts["val"]
         assert len(np.union1d(train, kept)) == len(train) + len(kept) == images
-        assert len(kept) == round(held_out * images)
+        assert len(kept) == round(val_fraction * images)
         weights, architecture = class_counts(data.train_dataloader()), class_counts(data.val_dataloader())
-        assert np.abs(architecture - held_out * (weights + architecture)).max() <= 2
+        assert np.abs(architecture - val_fraction * (weights + architecture)).max() <= 2
 
     @given(counts=st.lists(st.integers(1, 30), min_size=1, max_size=6), seed=st.integers(0, 9), data=st.data())
     def test_any_stretch_of_the_order_has_the_classes_in_proportion(self, counts, seed, data):
@@ -98,13 +98,13 @@ class TestParts:
         assert np.abs(got - np.array(counts) * length / len(labels)).max() <= 1 + len(counts) / 2
 
     def test_the_split_depends_on_the_seed_alone(self):
-        def held_out(seed: int, global_seed: int) -> list[int]:
+        def val_fraction(seed: int, global_seed: int) -> list[int]:
             pl.seed_everything(global_seed, verbose=False)
             data = ImageData(seed=seed)
             data.prepare()
-            return data.parts["held_out"].tolist()
+            return data.parts["val"].tolist()
 
-        assert held_out(1, global_seed=1) == held_out(1, global_seed=2) != held_out(2, global_seed=1)
+        assert val_fraction(1, global_seed=1) == val_fraction(1, global_seed=2) != val_fraction(2, global_seed=1)
 
     def test_the_test_digits_are_the_same_for_every_seed(self):
         first, second = ImageData(seed=1), ImageData(seed=2)
@@ -113,22 +113,22 @@ class TestParts:
     def test_subsets_are_balanced(self):
         data = ImageData(train_images=100, test_images=20)
         data.prepare()
-        assert data.lengths == {"train": 50, "held_out": 50, "test": 20}
+        assert data.lengths == {"train": 50, "val": 50, "test": 20}
         assert set(class_counts(data.val_dataloader())) <= {4, 5, 6}
         assert set(class_counts(data.test_dataloader())) <= {1, 2, 3}
 
     def test_holding_out_nothing_trains_on_all_and_validates_on_the_test_images(self):
-        data = ImageData(held_out=0)
+        data = ImageData(val_fraction=0)
         assert torch.equal(images_of(data.val_dataloader()), images_of(data.test_dataloader()))
         assert data.lengths["train"] == 1438
 
     def test_an_architecture_cannot_be_learned_when_nothing_is_held_out(self):
-        with pytest.raises(InputError, match=r"data\.held_out is 0: .* above 0"):
-            ImageData(held_out=0).architecture_dataloader()
+        with pytest.raises(InputError, match=r"data\.val_fraction is 0: .* above 0"):
+            ImageData(val_fraction=0).architecture_dataloader()
 
     def test_a_split_that_leaves_a_class_out_names_the_numbers(self):
-        message = message_of(ImageData(held_out=0.001))
-        assert message.startswith("data.held_out is 0.001") and "1438" in message and "10 classes" in message
+        message = message_of(ImageData(val_fraction=0.001))
+        assert message.startswith("data.val_fraction is 0.001") and "1438" in message and "10 classes" in message
 
     @pytest.mark.parametrize("count", [1, 9, 1439])
     def test_a_subset_of_an_impossible_size_names_the_possible_ones(self, count):
@@ -170,7 +170,7 @@ class TestLoaders:
         assert not torch.equal(batches(1), batches(2))
 
     def test_the_architecture_learns_from_augmented_images(self):
-        data = ImageData(held_out=0.2, batch_size=1000, cutout=8)
+        data = ImageData(val_fraction=0.2, batch_size=1000, cutout=8)
         learned, seen = images_of(data.architecture_dataloader()), images_of(data.val_dataloader())
         assert (learned == 0).float().mean() > 0.2 > (seen == 0).float().mean()
 
@@ -212,7 +212,7 @@ class TestLoaders:
     def test_the_arguments_are_keys_of_a_yaml_file(self):
         parser = ArgumentParser()
         parser.add_class_arguments(ImageData, "data")
-        config = parser.parse_string("data: {batch_size: 8, flip: null, image_size: 16, held_out: 0}")
+        config = parser.parse_string("data: {batch_size: 8, flip: null, image_size: 16, val_fraction: 0}")
         data = ImageData(**config.data.as_dict())
         assert next(iter(data.val_dataloader()))[0].shape == (8, 1, 16, 16)
 
@@ -264,7 +264,7 @@ class TestResizedCrop:
     def test_learns_from_areas_of_images_of_any_size_and_tests_on_the_centre(self, tmp_path):
         make_folder(tmp_path, size=(60, 40))
         Image.new("RGB", (9, 50)).save(tmp_path / "train/cat/thin.png")
-        data = folder_data(tmp_path, image_size=28, resized_crop=True, held_out=0, batch_size=8)
+        data = folder_data(tmp_path, image_size=28, resized_crop=True, val_fraction=0, batch_size=8)
         assert next(iter(data.train_dataloader()))[0].shape == (8, 3, 28, 28)
         assert data.image_size == 28 and data.crop_padding == 0
         first, second = images_of(data.test_dataloader()), images_of(data.test_dataloader())
@@ -311,10 +311,10 @@ class TestArguments:
             ("workers", 10**11),
             ("batch_size", 2.5),
             ("batch_size", True),
-            ("held_out", 1),
-            ("held_out", -0.1),
-            ("held_out", float("nan")),
-            ("held_out", "half"),
+            ("val_fraction", 1),
+            ("val_fraction", -0.1),
+            ("val_fraction", float("nan")),
+            ("val_fraction", "half"),
             ("train_images", 0),
             ("test_images", -1),
             ("image_size", 0),
@@ -370,7 +370,7 @@ class TestFolder:
         data = folder_data(make_folder(tmp_path), batch_size=4)
         assert next(iter(data.train_dataloader()))[0].shape == (4, 3, 16, 16)
         assert data.classes == ["cat", "dog"] and data.image_size == 16
-        assert data.lengths == {"train": 4, "held_out": 4, "test": 8}
+        assert data.lengths == {"train": 4, "val": 4, "test": 8}
 
     def test_val_stands_in_for_test(self, tmp_path):
         data = folder_data(make_folder(tmp_path, parts=("train", "val")))
@@ -381,7 +381,7 @@ class TestFolder:
         make_folder(tmp_path, size=(30, 20))
         Image.new("L", (9, 50)).save(tmp_path / "train/cat/grey.png")
         Image.new("RGBA", (1, 1)).save(tmp_path / "train/dog/transparent.png")
-        data = folder_data(tmp_path, image_size=8, held_out=0, batch_size=10)
+        data = folder_data(tmp_path, image_size=8, val_fraction=0, batch_size=10)
         assert next(iter(data.train_dataloader()))[0].shape == (10, 3, 8, 8)
 
     def test_images_that_are_not_square_need_a_size(self, tmp_path):
@@ -424,7 +424,7 @@ class TestFolder:
 
     def test_a_class_of_one_image_cannot_be_split(self, tmp_path):
         make_folder(tmp_path, per_class=1)
-        assert "data.held_out is 0.5" in message_of(folder_data(tmp_path))
+        assert "data.val_fraction is 0.5" in message_of(folder_data(tmp_path))
 
 
 class TestBrokenImages:
@@ -484,7 +484,7 @@ class TestBrokenImages:
 
     @pytest.mark.parametrize("workers", [0, 1])
     def test_an_image_that_breaks_during_training_is_named_in_one_line(self, tmp_path, workers):
-        data = folder_data(make_folder(tmp_path), workers=workers, held_out=0)
+        data = folder_data(make_folder(tmp_path), workers=workers, val_fraction=0)
         data.prepare()
         broken = tmp_path / "train" / "cat" / "1.jpg"
         cut_in_the_middle(broken)

@@ -26,13 +26,13 @@ from nas_plugins.training.retrain import Retraining, evaluate, retrain
 from nas_plugins.training.search import search
 from nas_plugins.training.trainer import check_compute
 from search_spaces.genotype import Genotype
-from strategies.bilevel import Problem, alone, first_order, second_order
+from strategies.bilevel import BilevelProblem, first_order, no_reduction, second_order
 
 DIGITS = """
 seed: 0
 space: {name: DartsSpace, channels: 2, layers: 3, nodes: 2}
 strategy: {name: EDAS}
-data: {dataset: digits, batch_size: 32, held_out: 0.5, train_images: 256}
+data: {dataset: digits, batch_size: 32, val_fraction: 0.5, train_images: 256}
 training: {epochs: 2}
 compute: {accelerator: cpu, threads: 1}
 """
@@ -46,7 +46,7 @@ SAMPLE = {
 RETRAIN = """
 seed: 0
 network: {channels: 4, layers: 3, drop_path: 0.2}
-data: {dataset: digits, batch_size: 32, held_out: 0.25, train_images: 260}
+data: {dataset: digits, batch_size: 32, val_fraction: 0.25, train_images: 260}
 training: {epochs: 2}
 compute: {accelerator: cpu, threads: 1}
 """
@@ -67,7 +67,7 @@ def test_two_processes_have_the_same_alpha_and_weights_after_every_step(tmp_path
     assert (found["steps"], found["images"]) == (4, 12)  # 2 epochs of 12 images, 3 in each process and step
 
 
-def problem_of(rows: slice, average=alone) -> Problem:
+def problem_of(rows: slice, average=no_reduction) -> BilevelProblem:
     """A small network with α in it, on some of eight images."""
     numbers = torch.Generator().manual_seed(0)
     x, y = (torch.randn(8, 5, dtype=torch.float64, generator=numbers) for _ in range(2))
@@ -77,7 +77,9 @@ def problem_of(rows: slice, average=alone) -> Problem:
     def loss() -> torch.Tensor:
         return ((torch.tanh(x[rows] @ weight) * torch.sigmoid(alpha) - y[rows]) ** 2).mean()
 
-    return Problem(loss, loss, [alpha], [weight], torch.optim.SGD([weight], lr=0.1, momentum=0.9), average=average)
+    return BilevelProblem(
+        loss, loss, [alpha], [weight], torch.optim.SGD([weight], lr=0.1, momentum=0.9), average=average
+    )
 
 
 @pytest.mark.parametrize("gradient", [first_order, second_order])

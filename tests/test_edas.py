@@ -22,7 +22,7 @@ def small_space():
     "settings",
     [
         {},
-        {"warmup_epochs": 0, "recompute": True},
+        {"sign_flip_epochs": 0, "recompute": True},
         {"alpha_max": True},
         {"sampling": "entropy", "relaxed_edges": 3},
         {"order": "one-level"},
@@ -35,14 +35,16 @@ def test_it_searches_and_its_sample_freezes_the_space(run_search, settings):
     assert small_space().freeze(sample)(torch.randn(2, 3, 8, 8)).shape == (2, 10)
 
 
-@pytest.mark.parametrize(("settings", "decay"), [({}, 1e-3), ({"warmup_epochs": 0}, 0.0), ({"weight_decay": 0.2}, 0.2)])
+@pytest.mark.parametrize(
+    ("settings", "decay"), [({}, 1e-3), ({"sign_flip_epochs": 0}, 0.0), ({"weight_decay": 0.2}, 0.2)]
+)
 def test_it_has_the_settings_of_section_4_1(settings, decay):
-    optimizer = EDAS(**settings).optimizer([torch.zeros(1, requires_grad=True)])
+    optimizer = EDAS(**settings).composition.optimizer([torch.zeros(1, requires_grad=True)])
     assert isinstance(optimizer, torch.optim.Adam)
     assert optimizer.defaults["lr"] == 0.025
     assert optimizer.defaults["betas"] == (0.5, 0.999)
     assert optimizer.defaults["weight_decay"] == decay
-    assert EDAS().relaxation.warmup_epochs == 10
+    assert EDAS().composition.relaxation.sign_flip_epochs == 10
 
 
 class Branches(nas.ModelSpace):
@@ -168,8 +170,8 @@ class Watch(Callback):
 @pytest.mark.parametrize(
     ("settings", "passes"),
     [
-        ({"warmup_epochs": 2}, 2),  # of the architecture step, and of the weight step
-        ({"warmup_epochs": 0, "weight_decay": 0.1}, 2),
+        ({"sign_flip_epochs": 2}, 2),  # of the architecture step, and of the weight step
+        ({"sign_flip_epochs": 0, "weight_decay": 0.1}, 2),
         ({"order": "one-level"}, 1),  # of both
     ],
     ids=str,
@@ -180,7 +182,7 @@ def test_only_the_relaxed_edge_changes_and_every_other_edge_runs_one_operation(r
     run_search(small_space(), strategy, epochs=4, callbacks=[watch])
     assert len(watch.changed) == 16
     for iteration, (changed, stepped, ran) in enumerate(zip(watch.changed, watch.stepped, watch.ran, strict=True)):
-        (relaxed,) = strategy.relaxation.edges(strategy.architecture.alphas, iteration)
+        (relaxed,) = strategy.composition.relaxation.edges(strategy.architecture.alphas, iteration)
         assert changed == stepped == [relaxed]
         assert all(calls == (7 * passes if edge == relaxed else passes) for (_, edge), calls in ran.items())
         assert len(ran) == 3 * 5
@@ -192,16 +194,16 @@ def test_with_none_an_edge_runs_one_operation_or_nothing(run_search):
     strategy = EDAS(seed=11)
     run_search(small_space(), strategy, epochs=2, callbacks=[watch])
     for iteration, ran in enumerate(watch.ran):
-        (relaxed,) = strategy.relaxation.edges(strategy.architecture.alphas, iteration)
+        (relaxed,) = strategy.composition.relaxation.edges(strategy.architecture.alphas, iteration)
         assert all(calls <= 2 for (_, edge), calls in ran.items() if edge != relaxed)
 
 
 def test_alpha_max_trains_weights_on_the_path_alone(run_search):
     watch = Watch()
-    strategy = EDAS(seed=11, alpha_max=True, none=False, warmup_epochs=0)
+    strategy = EDAS(seed=11, alpha_max=True, none=False, sign_flip_epochs=0)
     run_search(small_space(), strategy, epochs=2, callbacks=[watch])
     for iteration, ran in enumerate(watch.ran):
-        (relaxed,) = strategy.relaxation.edges(strategy.architecture.alphas, iteration)
+        (relaxed,) = strategy.composition.relaxation.edges(strategy.architecture.alphas, iteration)
         assert all(calls == (7 + 1 if edge == relaxed else 2) for (_, edge), calls in ran.items())
 
 

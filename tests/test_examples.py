@@ -107,7 +107,7 @@ SECTION_IV = {  # of Fine-Tuning DARTS: layers, channels, batch, share held out,
 def test_the_configs_of_fine_tuned_darts_have_the_numbers_of_section_iv(name):
     config = yaml.safe_load((FINE_TUNED / f"{name}.yaml").read_text(encoding="utf-8"))
     network, data, training = config.get("network") or config["space"], config["data"], config["training"]
-    numbers = (network["layers"], network["channels"], data["batch_size"], data["held_out"])
+    numbers = (network["layers"], network["channels"], data["batch_size"], data["val_fraction"])
     assert (*numbers, training["epochs"], training["learning_rate"]) == SECTION_IV[name]
     assert (training["momentum"], training["weight_decay"]) == (0.9, 3e-4)
     if "strategy" in config:

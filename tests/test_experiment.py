@@ -40,7 +40,7 @@ COMPUTE = {"accelerator": "cpu", "threads": 1}
 SEARCH = {
     "seed": 3,
     "space": {"name": "DartsSpace", "channels": 4, "layers": 3, "nodes": 2},
-    "strategy": {"name": "EDAS", "warmup_epochs": 1},
+    "strategy": {"name": "EDAS", "sign_flip_epochs": 1},
     "data": {**DATA, "crop_padding": 1},
     "training": {"epochs": 3},
     "compute": COMPUTE,
@@ -48,7 +48,7 @@ SEARCH = {
 RETRAIN = {
     "seed": 3,
     "network": {"channels": 4, "drop_path": 0.4},
-    "data": {**DATA, "held_out": 0.25, "cutout": 3},
+    "data": {**DATA, "val_fraction": 0.25, "cutout": 3},
     "training": {"epochs": 3},
     "compute": COMPUTE,
 }
@@ -246,7 +246,7 @@ class TestSearch:
 
     @pytest.mark.parametrize("strategy", ("DARTS", "EDAS"))
     def test_also_another_strategy_repeats(self, files, tmp_path, strategy):
-        overrides = ["--strategy.name", strategy, "--strategy.warmup_epochs", "1", "--training.epochs", "2"]
+        overrides = ["--strategy", f"{{name: {strategy}}}", "--training.epochs", "2"]
         runs = [search(files / "search.yaml", tmp_path / name, overrides) for name in ("one", "two")]
         assert_same_search(*runs)
 
@@ -383,7 +383,7 @@ class TestRetraining:
         assert evaluate(run)["images"] == 40
 
     def test_without_held_out_images_it_validates_on_the_test_images(self, files, tmp_path):
-        overrides = ["--data.held_out", "0", "--training.epochs", "1"]
+        overrides = ["--data.val_fraction", "0", "--training.epochs", "1"]
         run = retrain(files / "genotype.json", files / "retrain.yaml", tmp_path / "all", overrides)
         assert evaluate(run)["test_acc"] == pytest.approx(pd.read_csv(run / "metrics.csv")["val_acc"].iloc[-1])
 

@@ -37,7 +37,7 @@ def test_it_searches_and_its_sample_freezes_the_space(run_search, space):
 
 def test_it_has_the_settings_of_the_released_code():
     strategy = FairDARTS()
-    optimizer = strategy.optimizer([torch.zeros(1, requires_grad=True)])
+    optimizer = strategy.composition.optimizer([torch.zeros(1, requires_grad=True)])
     assert isinstance(optimizer, torch.optim.Adam)
     assert {key: optimizer.defaults[key] for key in ("lr", "betas", "weight_decay")} == {
         "lr": 3e-3,
@@ -66,9 +66,9 @@ def test_settings_out_of_range_are_named(settings, message):
 def test_one_step_is_the_loss_of_equation_4_by_hand(run_search, images):
     def descent(w_01):
         return DifferentiableStrategy(
-            EveryEdge(sigmoid),
-            partial(torch.optim.SGD, lr=1.0),
-            total(evaluator_loss, zero_one(w_01)),
+            relaxation=EveryEdge(sigmoid),
+            optimizer=partial(torch.optim.SGD, lr=1.0),
+            objective=total(evaluator_loss, zero_one(w_01)),
             none=False,
             alpha_scale=1.0,
         )

@@ -222,17 +222,17 @@ def test_fixed_operations_cannot_be_changed_and_can_be_read_by_name():
 def test_a_fixed_operation_on_an_edge_is_one_more_operation_of_its_cell():
     genotype = make(fixed=FIXED)
     assert genotype.cells == make().cells
-    assert genotype.whole_cell(0) == (*make().cells[0], ("skip_connect", 0, 3), ("squeeze_excitation", 2, 3))
+    assert genotype.edges_with_fixed(0) == (*make().cells[0], ("skip_connect", 0, 3), ("squeeze_excitation", 2, 3))
 
 
 def test_a_fixed_operation_makes_its_target_node_exist():
     genotype = make(fixed=(("skip_connect", 0, 0, 4),), concat=(2, 3, 4))
-    assert genotype.output_nodes(genotype.whole_cell(0)) == (2, 3, 4)
+    assert genotype.output_nodes(genotype.edges_with_fixed(0)) == (2, 3, 4)
 
 
 def test_a_fixed_operation_that_leaves_a_missing_node_goes_with_it():
     genotype = make(fixed=(("skip_connect", 0, 4, 5),), concat=(2, 3, 4, 5))
-    assert genotype.output_nodes(genotype.whole_cell(0)) == (2, 3)
+    assert genotype.output_nodes(genotype.edges_with_fixed(0)) == (2, 3)
 
 
 def test_fixed_operations_are_a_key_of_the_file_where_there_are_any():

@@ -33,7 +33,7 @@ CONFIGS = {
     "EDAS": {
         **BASE,
         "space": {"name": "DartsSpace", "channels": 2, "layers": 3, "nodes": 1},
-        "strategy": {"name": "EDAS", "warmup_epochs": 2},
+        "strategy": {"name": "EDAS", "sign_flip_epochs": 2},
     },
     "DDARTS": {
         **BASE,

@@ -139,7 +139,7 @@ def nested(**settings):
         {"training.epochs": {"_type": "quniform", "_value": [2, 10, 2]}},
         {"training.epochs": {"_type": "quniform", "_value": [0.5, 10.5, 1]}},
         {"training.epochs": {"_type": "randint", "_value": [1, 4]}},
-        nested(warmup_epochs={"_type": "randint", "_value": [0, 3]}),
+        nested(sign_flip_epochs={"_type": "randint", "_value": [0, 3]}),
     ],
     ids=str,
 )
@@ -172,8 +172,8 @@ class TestBadInputIsSaidBeforeAnythingIsStarted:
             ({"space": {"training.learning_rate": {"_type": "normal", "_value": [-3, 1]}}}, "rate: -3.0 should be"),
             ({"space": {"strategy": {"_type": "choice", "_value": [{"name": "EDAS"}]}}}, "should have a _name"),
             (
-                {"space": nested(warmup_epochs={"_type": "randint", "_value": [-2, 3]})},
-                "strategy: warmup_epochs: -2 should be at least 0",
+                {"space": nested(sign_flip_epochs={"_type": "randint", "_value": [-2, 3]})},
+                "strategy: sign_flip_epochs: -2 should be at least 0",
             ),
             ({"space": nested(warmup={"_type": "randint", "_value": [0, 3]})}, "unknown key strategy.warmup"),
             ({"searchSpace": ["seed"]}, "searchSpace: .'seed'. should have keys such as seed"),

@@ -12,7 +12,7 @@ from test_genotype import DARTS_V2_TEXT, valid_genotypes
 from torch import nn
 from torchvision.ops import SqueezeExcitation
 
-from search_spaces.cell import CellShape, FixedCell
+from search_spaces.cell import CellShape, DiscreteCell
 from search_spaces.complexity import count_multiply_adds, count_parameters
 from search_spaces.genotype import Genotype
 from search_spaces.network import Network
@@ -26,10 +26,10 @@ def genotype(*edges, layers=1, reductions=(), concat=(2,)) -> Genotype:
     return Genotype((edges,), (0,) * layers, reductions, concat, "dartopti")
 
 
-def fixed_cell(*edges, concat=(2,), channels=4, reduction=False, after_reduction=False) -> FixedCell:
+def fixed_cell(*edges, concat=(2,), channels=4, reduction=False, after_reduction=False) -> DiscreteCell:
     described = genotype(*edges, concat=concat)
     shape = CellShape(channels, channels, channels, reduction, after_reduction)
-    return FixedCell(shape, described.cells[0], described.output_nodes(described.cells[0])).eval()
+    return DiscreteCell(shape, described.cells[0], described.output_nodes(described.cells[0])).eval()
 
 
 def output_shapes(network: Network, image: torch.Tensor) -> list[tuple[int, ...]]:
@@ -273,7 +273,7 @@ def test_a_fixed_operation_on_an_edge_is_an_addend_of_its_target():
     """Whether or not a searched operation stands on that edge too."""
     searched = (("skip_connect", 0, 2), ("skip_connect", 1, 3))
     described = Genotype((searched,), (0,), (), (2, 3), fixed=(("skip_connect", 0, 0, 2), ("skip_connect", 0, 2, 3)))
-    cell = FixedCell(CellShape(4, 4, 4, False, False), described.whole_cell(0), (2, 3)).eval()
+    cell = DiscreteCell(CellShape(4, 4, 4, False, False), described.edges_with_fixed(0), (2, 3)).eval()
     before, previous = torch.randn(2, 2, 4, 5, 5)
     first, second = cell.align([before, previous])
     assert torch.allclose(cell(before, previous), torch.cat([2 * first, 2 * first + second], dim=1))
@@ -284,7 +284,7 @@ def test_the_operations_behind_a_cell_run_in_their_order():
     described = Genotype(((("skip_connect", 0, 2),),), (0, 0), (1,), (2,), fixed=fixed)
     network = Network.from_genotype(described, channels=4)
     assert [[type(part) for part in cell.after] for cell in network.cells] == [[SqueezeExcitation, nn.MaxPool2d]] * 2
-    plain = FixedCell(CellShape(12, 12, 4, False, False), described.cells[0], (2,))
+    plain = DiscreteCell(CellShape(12, 12, 4, False, False), described.cells[0], (2,))
     plain.load_state_dict(network.cells[0].state_dict(), strict=False)
     inputs = torch.randn(2, 2, 12, 5, 5)
     assert torch.equal(network.cells[0](*inputs), network.cells[0].after(plain(*inputs)))
@@ -376,7 +376,7 @@ def test_images_too_small_for_the_auxiliary_head_can_be_evaluated():
 # Drop-path
 
 
-def dropping(cell: FixedCell, probability: float) -> FixedCell:
+def dropping(cell: DiscreteCell, probability: float) -> DiscreteCell:
     cell.drop_path = probability
     return cell.train()
 
@@ -475,7 +475,7 @@ def test_an_argument_out_of_range_is_refused(arguments, message):
 
 def cells_of_an_identity(layer: int, shape: CellShape) -> tuple[nn.Module, int]:
     described = genotype(("skip_connect", 0, 2))
-    return FixedCell(shape, described.cells[0], (2,)), shape.channels
+    return DiscreteCell(shape, described.cells[0], (2,)), shape.channels
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from nas_plugins import DDARTS
-from search_spaces.cell import AlignInputs
+from search_spaces.cell import Preprocess
 from search_spaces.d_darts import DDartsSpace
 from search_spaces.darts import DartsSpace
 from search_spaces.fine_tuned import FineTunedDartsSpace
@@ -233,7 +233,7 @@ def test_an_evaluator_that_draws_draws_alike_for_all_losses_that_are_compared(gr
 def test_the_objective_of_d_darts_is_equations_3_6_7_and_8(absent):
     supernet = Supernet(own_cells())
     strategy = DDARTS(w_abl=0.3, w_01=5.0, absent=absent, ablation_gradient=True, seed=0)
-    found = torch.autograd.grad(supernet.apply(strategy.objective), list(supernet.alphas.values()))
+    found = torch.autograd.grad(supernet.apply(strategy.composition.objective), list(supernet.alphas.values()))
     expected = supernet.gradient_by_hand(0.3, 5.0, absent, differentiable=True)
     for edge, gradient in zip(supernet.alphas, found, strict=True):
         assert torch.allclose(gradient, expected[edge], rtol=1e-7, atol=1e-12), edge
@@ -246,7 +246,7 @@ def test_d_darts_has_the_weights_of_the_paper():
         (DDARTS(seed=0), supernet.gradient_by_hand(0.5, 7.0, "random", differentiable=False)),
         (DDARTS(seed=0, ablation_gradient=True), supernet.gradient_by_hand(0.5, 7.0, "random", differentiable=True)),
     ):
-        found += torch.autograd.grad(supernet.apply(strategy.objective), list(supernet.alphas.values()))
+        found += torch.autograd.grad(supernet.apply(strategy.composition.objective), list(supernet.alphas.values()))
         expected += gradients.values()
     torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-12)
 
@@ -260,7 +260,7 @@ def test_d_darts_has_the_weights_of_the_paper():
 def test_layers_before_an_absent_cell_are_not_run_again(layers, passes, gradient):
     supernet = Supernet(DDartsSpace(channels=2, layers=layers, nodes=1))
     counts = []
-    for number, cell in enumerate(module for module in supernet.model.modules() if isinstance(module, AlignInputs)):
+    for number, cell in enumerate(module for module in supernet.model.modules() if isinstance(module, Preprocess)):
         counts.append(0)
         cell.register_forward_hook(lambda *_, number=number: counts.__setitem__(number, counts[number] + 1))
     convolution = supernet.model.network.stem.layers

@@ -127,7 +127,7 @@ def test_bad_settings_are_named(settings_, message):
 
 
 def test_warm_up_sees_the_opposite_sign_at_every_second_iteration_of_its_epochs():
-    relaxation = sampled(warmup_epochs=2)
+    relaxation = sampled(sign_flip_epochs=2)
     for epoch in range(4):
         for iteration in range(4):
             plan = relaxation.architecture(ALPHAS, Step(iteration, epoch))
@@ -142,7 +142,7 @@ def test_warm_up_sees_the_opposite_sign_at_every_second_iteration_of_its_epochs(
 def test_the_gradient_in_a_flipped_iteration_is_that_of_equation_3():
     alpha = torch.tensor([0.3, -0.2, 0.5], dtype=torch.float64, requires_grad=True)
     outputs = torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64)
-    plan = sampled(warmup_epochs=1).architecture({"only": alpha}, Step(1, 0))
+    plan = sampled(sign_flip_epochs=1).architecture({"only": alpha}, Step(1, 0))
     (plan["only"] * outputs).sum().backward()
     weights = torch.softmax(-alpha.detach(), 0)
     by_hand = -weights * (outputs - (weights * outputs).sum())
@@ -156,7 +156,7 @@ def test_alpha_max_relaxes_no_edge_for_the_weights():
 
 
 def test_the_path_network_is_validated_without_the_sign_of_the_warm_up():
-    assert sampled(warmup_epochs=10).evaluation(ALPHAS) == argmax(ALPHAS)
+    assert sampled(sign_flip_epochs=10).evaluation(ALPHAS) == argmax(ALPHAS)
 
 
 @pytest.mark.parametrize("relax", [softmax, sigmoid])

@@ -13,10 +13,10 @@ from torch import nn
 from torch.nn import functional
 
 from nas_plugins import DARTS, DartsSpace
-from strategies.bilevel import Problem, constant, first_order
+from strategies.bilevel import BilevelProblem, first_order, frozen
 from strategies.relaxation import argmax, softmax
 from strategies.supernet.architecture import Mixed
-from strategies.supernet.candidates import weigh_norm, weighted
+from strategies.supernet.candidates import forward_weighted, fuse_weight_into_norm
 from strategies.supernet.cell import MixedCell
 
 
@@ -34,7 +34,7 @@ def supernet(space=None, strategy=None):
 def gradients_of(loss, alphas, model):
     """The first-order gradient of each α."""
     weights = list(model.parameters())
-    return first_order(Problem(loss, loss, list(alphas.values()), weights, torch.optim.SGD(weights)))
+    return first_order(BilevelProblem(loss, loss, list(alphas.values()), weights, torch.optim.SGD(weights)))
 
 
 @pytest.fixture
@@ -130,7 +130,7 @@ def test_recomputing_keeps_less(batch):
 
 def test_the_gradient_of_weights_that_are_constant_is_never_computed(batch):
     model, _ = supernet()
-    with pytest.raises(RuntimeError, match="stop"), constant(model.parameters()):
+    with pytest.raises(RuntimeError, match="stop"), frozen(model.parameters()):
         assert not any(weight.requires_grad for weight in model.parameters())
         raise RuntimeError("stop")
     assert all(weight.requires_grad for weight in model.parameters())
@@ -191,10 +191,10 @@ def test_a_weighted_candidate_is_its_output_times_the_weight(candidate, training
         norm.running_mean.normal_()
         norm.running_var.uniform_(0.5, 2)
     weighed = copy.deepcopy(plain)
-    weigh_norm(weighed)
+    fuse_weight_into_norm(weighed)
     x = torch.randn(4, 2, 5, 5, dtype=torch.float64, requires_grad=True)
     weight = torch.tensor(0.3, requires_grad=True)  # α in single precision, whatever the network has
-    expected, found = weight * plain(x), weighted(weighed, weight, x)
+    expected, found = weight * plain(x), forward_weighted(weighed, weight, x)
     assert torch.allclose(found, expected)
     for a, b in zip(
         torch.autograd.grad(expected.sin().sum(), [x, weight]),

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from nas_plugins.cli import main
 from nas_plugins.config.reader import Config, read_retrain
-from nas_plugins.config.schema import Derived, Training
+from nas_plugins.config.schema import NetworkConfig, Training
 from nas_plugins.errors import InputError, Terminated
 from nas_plugins.runs.tables import append_epoch, read_table
 from nas_plugins.training.callbacks import SeededEpochs
@@ -371,7 +371,7 @@ class TestImageClassification:
                 seen[trainer.current_epoch] = [cell.drop_path for cell in pl_module.model.cells]
 
         config = config_of(config_file, epochs=4)
-        module = ImageClassification(10, config.training, Derived(drop_path=0.4))
+        module = ImageClassification(10, config.training, NetworkConfig(drop_path=0.4))
         module.set_model(Network.from_genotype(GENOTYPE, channels=4, image_channels=1))
         make_trainer(config, tmp_path / "run", [Watch()]).fit(module, datamodule=config.data())
         assert seen == {epoch: pytest.approx([0.1 * epoch] * 3) for epoch in range(4)}
@@ -424,7 +424,7 @@ class TestImageClassification:
         logits, auxiliary = network(images)
         losses = {}
         for weight in (0.0, 1.0):
-            module = ImageClassification(10, Training(), Derived(auxiliary_weight=weight))
+            module = ImageClassification(10, Training(), NetworkConfig(auxiliary_weight=weight))
             module.set_model(network)
             module.log = lambda *args, **kwargs: None
             losses[weight] = module.training_step((images, labels), 0).item()

@@ -82,10 +82,10 @@ class TestCompCars:
         [("compcars_web", ["9/20", "78/1", "78/12"]), ("compcars_surveillance", ["1", "2", "10"])],
     )
     def test_the_lists_part_the_images_and_the_folders_name_the_classes(self, tmp_path, dataset, classes):
-        data = data_of(make_compcars(tmp_path, dataset), dataset, held_out=0)
+        data = data_of(make_compcars(tmp_path, dataset), dataset, val_fraction=0)
         data.prepare()
         assert data.classes == classes and data.num_classes == 3
-        assert data.lengths == {"train": 12, "held_out": 0, "test": 6}
+        assert data.lengths == {"train": 12, "val": 0, "test": 6}
 
     def test_the_years_of_a_model_are_one_class(self, tmp_path):
         make_compcars(tmp_path, "compcars_web")
@@ -94,7 +94,7 @@ class TestCompCars:
         save_image(tmp_path / "data/image/78/1/2008/old.jpg")
         data = data_of(tmp_path, "compcars_web")
         data.prepare()
-        assert data.num_classes == 3 and data.lengths["train"] + data.lengths["held_out"] == 13
+        assert data.num_classes == 3 and data.lengths["train"] + data.lengths["val"] == 13
 
     @pytest.mark.parametrize("dataset", COMPCARS)
     def test_an_image_has_the_label_of_its_folder(self, tmp_path, dataset):
@@ -109,15 +109,15 @@ class TestCompCars:
         assert white.tolist() == [label == data.classes.index(name) for label in labels]
 
     @pytest.mark.parametrize("dataset", COMPCARS)
-    @pytest.mark.parametrize(("held_out", "kept"), [(0.4, 4), (0.3, 3), (0.2, 2)])
-    def test_the_splits_of_the_paper(self, tmp_path, dataset, held_out, kept):
-        data = data_of(make_compcars(tmp_path, dataset, per_class=10), dataset, held_out=held_out)
+    @pytest.mark.parametrize(("val_fraction", "kept"), [(0.4, 4), (0.3, 3), (0.2, 2)])
+    def test_the_splits_of_the_paper(self, tmp_path, dataset, val_fraction, kept):
+        data = data_of(make_compcars(tmp_path, dataset, per_class=10), dataset, val_fraction=val_fraction)
         data.prepare()
-        assert data.lengths == {"train": 30 - 3 * kept, "held_out": 3 * kept, "test": 6}
+        assert data.lengths == {"train": 30 - 3 * kept, "val": 3 * kept, "test": 6}
 
     def test_a_class_that_is_too_small_for_the_split_is_refused(self, tmp_path):
-        data = data_of(make_compcars(tmp_path, "compcars_web"), "compcars_web", held_out=0.2)
-        assert "data.held_out is 0.2" in message_of(data)
+        data = data_of(make_compcars(tmp_path, "compcars_web"), "compcars_web", val_fraction=0.2)
+        assert "data.val_fraction is 0.2" in message_of(data)
 
     @pytest.mark.parametrize("dataset", COMPCARS)
     def test_images_of_many_sizes_need_one(self, tmp_path, dataset):
@@ -193,10 +193,10 @@ class TestCompCars:
 
 class TestMioTcd:
     def test_a_fifth_of_each_class_is_the_test(self, tmp_path):
-        data = data_of(make_miotcd(tmp_path), "miotcd", held_out=0.35, batch_size=22)
+        data = data_of(make_miotcd(tmp_path), "miotcd", val_fraction=0.35, batch_size=22)
         data.prepare()
         assert data.classes == MIOTCD
-        assert data.lengths == {"train": 57, "held_out": 31, "test": 22}
+        assert data.lengths == {"train": 57, "val": 31, "test": 22}
         (_, labels), *_ = data.test_dataloader()
         assert (labels.bincount() == 2).all()
 
@@ -236,7 +236,7 @@ def test_a_network_with_two_stems_is_trained_and_tested_on_them(tmp_path, datase
     Genotype(cells=(cell, cell), layout=(0, 1, 1), reductions=(1, 2), concat=(2,)).save(tmp_path / "g.json")
     config = {
         "network": {"channels": 4, "stem": "dual_tiny_imagenet"},
-        "data": {"dataset": dataset, "root": str(make(tmp_path / "root")), "image_size": 16, "held_out": 0.3},
+        "data": {"dataset": dataset, "root": str(make(tmp_path / "root")), "image_size": 16, "val_fraction": 0.3},
         "training": {"epochs": 1},
         "compute": {"accelerator": "cpu", "threads": 1},
     }

@@ -40,7 +40,7 @@ from nas_plugins.runs.directory import CHECKPOINT, CONFIG
 from nas_plugins.runs.tables import append_epoch, read_table
 from nas_plugins.training.callbacks import SeededEpochs
 from nas_plugins.training.checkpoints import WholeCheckpoints
-from nas_plugins.training.trainer import guarded, quiet
+from nas_plugins.training.trainer import quiet, readable_errors
 from search_spaces.baselines import BASELINES
 from search_spaces.files import write_text_whole
 from search_spaces.stems import Stem
@@ -324,7 +324,7 @@ def train(settings: Settings, output: Path) -> None:
     iterations = math.ceil(len(learned) / (images.batch_size * settings.compute.devices))
     training = replace(training, warmup=min(training.warmup, iterations))
     checkpoint = output / CHECKPOINT
-    with guarded(checkpoint, "the same command with --resume"):
+    with readable_errors(checkpoint, "the same command with --resume"):
         trainer.fit(
             Detection(model, training, kind.iou_types, output / "metrics.csv"),
             loader(learned, images.batch_size, images.workers, learn=True),

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 
 from nas_plugins.report.style import INK, MUTED, SPARE_COLOURS, STYLE
 from search_spaces.files import write_text_whole, write_whole
-from strategies.bilevel import Problem, constant, first_order, second_order
+from strategies.bilevel import BilevelProblem, first_order, frozen, second_order
 
 XIS = (0.0, 0.3, 0.5, 0.7)
 LEARNING_RATE, MOST_ITERATIONS, THRESHOLD = 1e-2, 10_000, 1e-4
@@ -37,7 +37,7 @@ def solve(xi: float) -> pd.DataFrame:
     """
     alpha, w = (torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in START)
     upper, lower = torch.optim.SGD([alpha], lr=LEARNING_RATE), torch.optim.SGD([w], lr=LEARNING_RATE)
-    problem = Problem(
+    problem = BilevelProblem(
         train_loss=lambda: w**2 - 2 * alpha * w + alpha**2,
         val_loss=lambda: alpha * w - 2 * alpha + 1,
         alphas=[alpha],
@@ -48,7 +48,7 @@ def solve(xi: float) -> pd.DataFrame:
     while len(path) <= MOST_ITERATIONS:
         (alpha.grad,) = second_order(problem, xi) if xi > 0 else first_order(problem)
         upper.step()
-        with constant([alpha]):  # w descends with the new α
+        with frozen([alpha]):  # w descends with the new α
             (w.grad,) = torch.autograd.grad(problem.train_loss(), [w])
         lower.step()
         path.append((alpha.item(), w.item()))

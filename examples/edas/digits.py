@@ -2,7 +2,7 @@
 
     python examples/edas/digits.py runs/digits [--KEY VALUE ...]
 
-The rest of the line overrides keys of the search, such as ``--strategy.warmup_epochs 0``.
+The rest of the line overrides keys of the search, such as ``--strategy.sign_flip_epochs 0``.
 """
 
 import argparse

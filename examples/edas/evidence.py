@@ -28,7 +28,7 @@ from nas_plugins.training.derive import derive
 from search_spaces.files import write_text_whole
 
 HERE = Path(__file__).parent
-PLAIN = ["--strategy.warmup_epochs", 0]
+PLAIN = ["--strategy.sign_flip_epochs", 0]
 METHODS = {
     # Ten times the rate of DARTS' paper: over the search an α can move about as far as one of EDAS.
     "DARTS": ["--strategy", "{name: DARTS, learning_rate: 0.003}"],
@@ -64,7 +64,7 @@ def main() -> None:
     length = ["--training.epochs", options.epochs]
 
     def search(name: str, settings: list[object], seed: int) -> Run:
-        warm = [] if "DARTS" in str(settings) else ["--strategy.warmup_epochs", 2 * options.epochs // 5]
+        warm = [] if "DARTS" in str(settings) else ["--strategy.sign_flip_epochs", 2 * options.epochs // 5]
         output = options.output / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}"
         return read_run(searched(output, HERE / "evidence.yaml", seed, [*root, *length, *warm, *settings]))
 
@@ -173,7 +173,7 @@ def seconds_an_iteration(runs: list[Run]) -> float:
 def iterations(run: Run) -> int:
     """Of an epoch: what is not held out trains the weights."""
     data = run.config["data"]
-    return round((1 - data["held_out"]) * data["train_images"]) // data["batch_size"]
+    return round((1 - data["val_fraction"]) * data["train_images"]) // data["batch_size"]
 
 
 def seconds_at(run: Run, cost: float) -> pd.Series:

@@ -6,6 +6,7 @@ import difflib
 import math
 import os
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -19,12 +20,13 @@ from nni.nas.nn.pytorch import ModelSpace
 from nni.nas.oneshot.pytorch.strategy import OneShotStrategy
 
 from nas_plugins import plugins
-from nas_plugins.config.schema import _MOST, _MOST_OF_OTHERS, _MOST_OF_RATES, Compute, Derived, Training
-from nas_plugins.config.signatures import _arguments, _as_written, _nullable
+from nas_plugins.config.schema import MAX_NUMBER, MAX_RATE, MAX_VALUES, Compute, NetworkConfig, Training
+from nas_plugins.config.signatures import arguments, nullable, unwrapped
 from nas_plugins.config.yaml import TooLargeError, load_plain
 from nas_plugins.data.module import ImageData
 from nas_plugins.errors import InputError
 from nas_plugins.files import one_line
+from search_spaces.deprecation import renamed_arguments_of
 
 FROM_DATA = ("num_classes", "image_channels", "image_size")
 """Arguments of a space that the images decide."""
@@ -78,7 +80,7 @@ class Config:
     values: Mapping[str, Any]
     training: Training
     compute: Compute
-    derived: Derived | None = None
+    derived: NetworkConfig | None = None
 
     @property
     def seed(self) -> int:
@@ -111,14 +113,15 @@ class Config:
         Raises:
             InputError: it refuses its arguments.
         """
-        arguments = dict(self.values[kind])
-        found = plugins.find(kind, arguments.pop("name"))
-        for key, value in arguments.items():  # YAML has no tuples
-            if isinstance(value, list) and isinstance(_arguments(found)[key].default, tuple):
-                arguments[key] = tuple(value)
-        arguments |= {key: value for key, value in from_data.items() if key in _arguments(found)}
+        given = dict(self.values[kind])
+        found = plugins.find(kind, given.pop("name"))
+        known = arguments(found)
+        for key, value in given.items():  # YAML has no tuples
+            if isinstance(value, list) and isinstance(known[key].default, tuple):
+                given[key] = tuple(value)
+        given |= {key: value for key, value in from_data.items() if key in known}
         try:
-            return found(**arguments)
+            return found(**given)
         except (ValueError, TypeError, AssertionError, RuntimeError) as error:  # also: no memory for it
             raise InputError(f"{kind}: {one_line(error)}") from error
 
@@ -142,6 +145,7 @@ def read_search(file: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
     sections = {"space": plugins.find("space", space), "strategy": plugins.find("strategy", strategy)}
     if not issubclass(sections["strategy"], OneShotStrategy):
         raise InputError(f"strategy.name: {strategy} is a multi-trial strategy; search takes one-shot ones")
+    _rename(given, origin, sections)
     parser = _search_parser((space, sections["space"]), (strategy, sections["strategy"]))
     values = _parse(parser, sections, given, origin)
     return Config(values, Training(**values["training"]), Compute(**values["compute"]))
@@ -150,9 +154,13 @@ def read_search(file: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
 def read_retrain(file: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config:
     """The config of a retraining: as :func:`read_search`, with a section network in place of space and strategy."""
     parser = _parser()
-    parser.add_class_arguments(Derived, "network")
-    values = _parse(parser, {"network": Derived}, *_merged(file, overrides, "retrain"))
-    return Config(values, Training(**values["training"]), Compute(**values["compute"]), Derived(**values["network"]))
+    parser.add_class_arguments(NetworkConfig, "network")
+    given, origin = _merged(file, overrides, "retrain")
+    _rename(given, origin, {})
+    values = _parse(parser, {"network": NetworkConfig}, given, origin)
+    return Config(
+        values, Training(**values["training"]), Compute(**values["compute"]), NetworkConfig(**values["network"])
+    )
 
 
 def is_search(file: str | os.PathLike[str]) -> bool:
@@ -187,9 +195,9 @@ def _parser() -> ArgumentParser:
 
 
 def _add(parser: ArgumentParser, found: type, section: str, skip: set[str]) -> None:
-    skip = skip & set(_arguments(found))
+    skip = skip & set(arguments(found))
     try:
-        parser.add_class_arguments(_as_written(found) if issubclass(found, ModelSpace) else found, section, skip=skip)
+        parser.add_class_arguments(unwrapped(found) if issubclass(found, ModelSpace) else found, section, skip=skip)
     except ValueError as error:
         reason = f"{found.__name__} has an argument that no config can hold"
         raise InputError(f"{section}.name: {reason}: {' '.join(str(error).split())}") from error
@@ -250,6 +258,18 @@ def _merged(
     return values, origin
 
 
+def _rename(values: dict[str, Any], origin: dict[str, str], sections: Mapping[str, type]) -> None:
+    """Give keys that were renamed their new names, in place, with a warning for each."""
+    for section, kind in {**sections, "data": ImageData}.items():
+        given = values.get(section)
+        for old, new in renamed_arguments_of(kind).items():
+            if isinstance(given, dict) and old in given:
+                where = origin.pop(f"{section}.{old}")
+                warnings.warn(f"{where}: {section}.{old} is now called {section}.{new}", FutureWarning, stacklevel=2)
+                given.setdefault(new, given.pop(old))
+                origin.setdefault(f"{section}.{new}", where)
+
+
 def _name(kind: str, values: Mapping[str, Any], default: str) -> str:
     """The class that a section names, which decides what other keys the section has."""
     section = values.get(kind)
@@ -268,15 +288,15 @@ def _parse(
     try:
         parsed = _plain(parser.parse_object(dict(values)).as_dict())
     except ArgumentError as error:
-        raise InputError(_in_words(error, _flat(values))) from None
+        raise InputError(_readable_error(error, _flat(values))) from None
     sections = {**sections, "data": ImageData, "training": Training, "compute": Compute}
-    nullable = {f"{section}.{name}" for section, found in sections.items() for name in _nullable(found)}
+    may_be_null = {f"{section}.{name}" for section, found in sections.items() for name in nullable(found)}
     for key, value in _flat(parsed).items():
-        if value is None and key not in nullable:
+        if value is None and key not in may_be_null:
             raise InputError(f"{key}: null should be a value, such as {known.get(key)!r}")
         if isinstance(value, float) and not math.isfinite(value):
             raise InputError(f"{key}: {value} should be a finite number")
-        most = _MOST.get(key, _MOST_OF_RATES if key.endswith(("learning_rate", "weight_decay")) else _MOST_OF_OTHERS)
+        most = MAX_VALUES.get(key, MAX_RATE if key.endswith(("learning_rate", "weight_decay")) else MAX_NUMBER)
         # Not of the images, which know their own limits.
         if isinstance(value, (int, float)) and abs(value) > most and not key.startswith("data."):
             limit = f"at most {most:,}" if value > 0 else f"at least {-most:,}"
@@ -289,7 +309,7 @@ def _parse(
     return parsed
 
 
-def _in_words(error: ArgumentError, given: Mapping[str, Any]) -> str:
+def _readable_error(error: ArgumentError, given: Mapping[str, Any]) -> str:
     """What jsonargparse says of a value of the wrong type, without the names of Python's types."""
     message = " ".join(str(error).split()).replace('Parser key "', "").replace('":', ":", 1).removeprefix("argument --")
     key = message.partition(":")[0]

@@ -9,7 +9,7 @@ from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, PositiveFl
 
 from search_spaces.stems import Stem
 
-_MOST = {
+MAX_VALUES = {
     "seed": 2**32 - 1,
     "space.channels": 4096,
     "space.nodes": 100,
@@ -24,11 +24,11 @@ _MOST = {
 """The largest values: beyond what anybody wants, and below what fills the memory or the machine."""
 
 
-_MOST_OF_RATES = 10**6
+MAX_RATE = 10**6
 """Of learning rates and weight decays, by which PyTorch multiplies in single precision."""
 
 
-_MOST_OF_OTHERS = 10**18
+MAX_NUMBER = 10**18
 
 
 @dataclass
@@ -58,7 +58,7 @@ class Training:
 
 
 @dataclass
-class Derived:
+class NetworkConfig:
     """The network that a genotype is retrained as.
 
     Args:

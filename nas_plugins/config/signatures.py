@@ -7,7 +7,7 @@ import typing
 from collections.abc import Callable, Mapping
 
 
-def _as_written(found: type) -> type:
+def unwrapped(found: type) -> type:
     """A class that has, in a line, the ``__init__`` of the class and of its bases as they were written.
 
     It is there to be read, never made: jsonargparse follows ``super().__init__(**kwargs)`` through it.
@@ -19,7 +19,7 @@ def _as_written(found: type) -> type:
     return written
 
 
-def _arguments(found: type) -> Mapping[str, inspect.Parameter]:
+def arguments(found: type) -> Mapping[str, inspect.Parameter]:
     """The arguments of a class, those included that it may hand on to its bases."""
     arguments: dict[str, inspect.Parameter] = {}
     for base in found.__mro__:
@@ -31,9 +31,9 @@ def _arguments(found: type) -> Mapping[str, inspect.Parameter]:
     return arguments
 
 
-def _nullable(found: type) -> set[str]:
+def nullable(found: type) -> set[str]:
     """The arguments that can be null."""
-    nullable = {name for name, parameter in _arguments(found).items() if parameter.default is None}
+    nullable = {name for name, parameter in arguments(found).items() if parameter.default is None}
     for base in found.__mro__:
         try:
             hints = typing.get_type_hints(_written_init(base))

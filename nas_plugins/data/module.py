@@ -27,6 +27,7 @@ from nas_plugins.data import vehicles
 from nas_plugins.data.augmentation import Cutout, RandomErasing
 from nas_plugins.data.sources import Store, check, check_images, load, read_image, side_of, stratified_order
 from nas_plugins.errors import InputError
+from search_spaces.deprecation import renamed_arguments
 
 
 @dataclass(frozen=True)
@@ -65,7 +66,7 @@ class ImageData(pl.LightningDataModule):
     """Training, held-out and test images of one data set.
 
     After `prepare()`: `classes` (names), `num_classes`, `image_channels`, `image_size` (pixels a side),
-    `parts` (the indices of the images in "train", "held_out" and "test") and `lengths` (of the parts).
+    `parts` (the indices of the images in "train", "val" and "test") and `lengths` (of the parts).
 
     Args:
         dataset: which images: digits, cifar10, cifar100, fashion_mnist; folder for image files in
@@ -74,7 +75,7 @@ class ImageData(pl.LightningDataModule):
         root: the folder in which the data sets of torchvision are kept, or that of the image files.
         download: true to fetch a missing data set of torchvision into root.
         batch_size: images in a batch, from 1 to 1,000,000.
-        held_out: share of the training images kept from the weights, from 0 to below 1: the part that a
+        val_fraction: share of the training images kept from the weights, from 0 to below 1: the part that a
             search learns the architecture on, or the validation images of a retraining. 0 trains on all
             and validates on the test images.
         train_images: use only that many training images, the classes in proportion; null for all.
@@ -102,6 +103,7 @@ class ImageData(pl.LightningDataModule):
     parts: dict[str, np.ndarray]
     lengths: dict[str, int]
 
+    @renamed_arguments(held_out="val_fraction")
     def __init__(
         self,
         *,
@@ -109,7 +111,7 @@ class ImageData(pl.LightningDataModule):
         root: str = "data",
         download: bool = False,
         batch_size: int = 64,
-        held_out: float = 0.5,
+        val_fraction: float = 0.5,
         train_images: int | None = None,
         test_images: int | None = None,
         image_size: int | None = None,
@@ -126,8 +128,8 @@ class ImageData(pl.LightningDataModule):
         check("root", root, isinstance(root, str | os.PathLike), "a path")
         check("download", download, isinstance(download, bool), "true or false")
         check("batch_size", batch_size, _whole(batch_size, 1, _MOST_BATCH), f"a whole number from 1 to {_MOST_BATCH:,}")
-        share = isinstance(held_out, int | float) and 0 <= held_out < 1
-        check("held_out", held_out, share, "a share from 0 to below 1, such as 0.5")
+        share = isinstance(val_fraction, int | float) and 0 <= val_fraction < 1
+        check("val_fraction", val_fraction, share, "a share from 0 to below 1, such as 0.5")
         sizes = {"train_images": train_images, "test_images": test_images, "image_size": image_size}
         for key, value in sizes.items():
             check(key, value, value is None or _whole(value, 1), "a whole number, 1 or more, or null")
@@ -152,7 +154,7 @@ class ImageData(pl.LightningDataModule):
         self.root = Path(root).expanduser()
         self.download = download
         self.batch_size = batch_size
-        self.held_out = held_out
+        self.val_fraction = val_fraction
         self.resized_crop = resized_crop
         usual_padding = 0 if resized_crop else usual.crop_padding
         self.crop_padding = usual_padding if crop_padding is None else crop_padding
@@ -198,12 +200,12 @@ class ImageData(pl.LightningDataModule):
     def architecture_dataloader(self) -> DataLoader:
         """The held-out images as a search learns from them: shuffled, augmented like the training images."""
         right = "above 0, such as 0.5, where an architecture is learned from the held-out images"
-        check("held_out", self.held_out, self.held_out > 0, right)
-        return self._loader("held_out", learn=True)
+        check("val_fraction", self.val_fraction, self.val_fraction > 0, right)
+        return self._loader("val", learn=True)
 
     def val_dataloader(self) -> DataLoader:
         """The held-out images, or the test images where none are held out: in order, as they are."""
-        return self._loader("held_out" if self.held_out > 0 else "test", learn=False)
+        return self._loader("val" if self.val_fraction > 0 else "test", learn=False)
 
     def test_dataloader(self) -> DataLoader:
         """The test images: in order, as they are."""
@@ -211,14 +213,14 @@ class ImageData(pl.LightningDataModule):
 
     def _split(self) -> dict[str, np.ndarray]:
         train, test = self._choose("train", self._train.labels), self._choose("test", self._test.labels)
-        kept = len(train) - round(self.held_out * len(train))
-        parts = {"train": train[:kept], "held_out": train[kept:], "test": test}
+        kept = len(train) - round(self.val_fraction * len(train))
+        parts = {"train": train[:kept], "val": train[kept:], "test": test}
         seen = [len(np.unique(self._train.labels[part])) for part in (train[:kept], train[kept:])]
         right = (
             f"nearer to 0.5 with enough training images, or 0: it cuts {len(train)} of them into {kept} and "
             f"{len(train) - kept}, and each part needs an image of each of the {self.num_classes} classes"
         )
-        check("held_out", self.held_out, self.held_out == 0 or min(seen) == self.num_classes, right)
+        check("val_fraction", self.val_fraction, self.val_fraction == 0 or min(seen) == self.num_classes, right)
         return {name: np.sort(indices) for name, indices in parts.items()}
 
     def _choose(self, name: str, labels: np.ndarray) -> np.ndarray:
@@ -230,7 +232,7 @@ class ImageData(pl.LightningDataModule):
 
     def _files(self) -> list[str]:
         """The image files that are used; none where the images are in memory."""
-        images = {"train": self._train.images, "held_out": self._train.images, "test": self._test.images}
+        images = {"train": self._train.images, "val": self._train.images, "test": self._test.images}
         files = {part: paths for part, paths in images.items() if isinstance(paths, list)}
         return [paths[index] for part, paths in files.items() for index in self.parts[part]]
 

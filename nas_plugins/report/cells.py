@@ -112,7 +112,7 @@ def _add_cell(graph: pygraphviz.AGraph, genotype: Genotype, index: int, title: s
         name=f"cluster_{index}", label=title, labeljust="l", fontsize="14", color=FAINT, style="rounded",
         margin="12",
     )  # fmt: skip
-    whole = genotype.whole_cell(index)
+    whole = genotype.edges_with_fixed(index)
     edges, searched = genotype.existing_edges(whole), Counter(genotype.cells[index])
     ends = {0: "input k−2", 1: "input k−1"}
     for node in sorted({*ends, *(edge.target for edge in edges)}):

@@ -15,8 +15,8 @@ _WEIGHTS = ("softmax", "sigmoid")
 
 
 @dataclass(frozen=True)
-class Facts:
-    """Facts of a search; an earlier version wrote none of them.
+class Metadata:
+    """Metadata of a search; an earlier version wrote none of them.
 
     Args:
         cells: the labels of the cells, in the order of the genotype; empty where the space does not tell.
@@ -27,14 +27,14 @@ class Facts:
     weights: Literal["softmax", "sigmoid"] | None = None
 
 
-def write_facts(run: Path, space: Any, strategy: Any) -> None:
+def write_metadata(run: Path, space: Any, strategy: Any) -> None:
     """Write what the space and the strategy of a search tell of themselves."""
     cells = getattr(getattr(space, "cells", None), "labels", ())
-    weights = getattr(getattr(strategy, "relaxation", None), "activation", None)
+    weights = getattr(getattr(getattr(strategy, "composition", None), "relaxation", None), "activation", None)
     runs.write_json(run / FILE, {"cells": list(map(str, cells)), "weights": weights if weights in _WEIGHTS else None})
 
 
-def read_facts(run: Path) -> Facts:
+def read_metadata(run: Path) -> Metadata:
     """The facts of a search; none where it has no such file.
 
     Raises:
@@ -42,11 +42,11 @@ def read_facts(run: Path) -> Facts:
     """
     file = run / FILE
     if not file.exists():
-        return Facts()
+        return Metadata()
     values = read_object(file)
     cells, weights = values.get("cells"), values.get("weights")
     if not isinstance(cells, list) or not all(isinstance(cell, str) for cell in cells) or len({*cells}) < len(cells):
         raise InputError(f"{file}: cells is {cells!r:.80}, and should be a list of different labels")
     if weights is not None and weights not in _WEIGHTS:
         raise InputError(f"{file}: weights is {weights!r:.40}, and should be softmax, sigmoid or null")
-    return Facts(tuple(cells), weights)
+    return Metadata(tuple(cells), weights)

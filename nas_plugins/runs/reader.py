@@ -17,7 +17,7 @@ import yaml
 from nas_plugins.config.yaml import load_plain
 from nas_plugins.errors import InputError
 from nas_plugins.files import one_line, read_object, read_text
-from nas_plugins.runs.metadata import read_facts
+from nas_plugins.runs.metadata import read_metadata
 from nas_plugins.runs.tables import ALPHA_KEYS, Kind, Weights, operations_of, read_table
 from search_spaces.genotype import Genotype
 
@@ -98,7 +98,7 @@ def read_run(path: str | os.PathLike[str]) -> Run:
         sample=_read_numbers(path / "sample.json", ()),
         network=_read_numbers(path / "network.json", ("parameters", "multiply_adds")),
         test=_read_numbers(path / "test.json", ("test_acc",)),
-        recorded_weights=read_facts(path).weights,
+        recorded_weights=read_metadata(path).weights,
     )
 
 

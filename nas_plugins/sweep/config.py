@@ -45,7 +45,16 @@ _MOST_VALUES = 10_000_000
 _MOST = {"trial_concurrency": 10_000, "max_trial_number": 10**9}
 """The largest numbers: NNI takes any, and with more it asks its tuner for more parameters than fit into the memory."""
 _OURS = "nas-plugins trial --config FILE"
-_WHICH_IMAGES = ("dataset", "root", "download", "held_out", "train_images", "test_images", "image_size", "resized_crop")
+_WHICH_IMAGES = (
+    "dataset",
+    "root",
+    "download",
+    "val_fraction",
+    "train_images",
+    "test_images",
+    "image_size",
+    "resized_crop",
+)
 """Settings of the data on which it depends what images there are; the others do not make one unusable."""
 
 

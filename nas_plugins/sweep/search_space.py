@@ -13,7 +13,7 @@ from nni.common.hpo_utils.validation import common_search_space_types
 from nas_plugins.errors import InputError
 from nas_plugins.files import one_line
 
-_WITHIN = (math.sqrt(5) - 1) / 2
+_GOLDEN_RATIO = (math.sqrt(5) - 1) / 2
 """A share of a range that leads to no whole number, nor to another that people write."""
 
 _LARGEST = 1e15
@@ -83,7 +83,7 @@ def _in_range(kind: str, low: float, high: float, step: float | None = None) -> 
         step: what its numbers are multiples of.
     """
     if "normal" in kind:  # which has no bounds: near its middle
-        numbers = [low, low + _WITHIN * high]
+        numbers = [low, low + _GOLDEN_RATIO * high]
         if "log" in kind:
             numbers = [math.exp(min(number, 700)) for number in numbers]
         return numbers if step is None else [round(numbers[0] / step) * step, (round(numbers[0] / step) + 1) * step]
@@ -91,7 +91,7 @@ def _in_range(kind: str, low: float, high: float, step: float | None = None) -> 
         edge = (high - low) / 1e6
         steps = [round((low + edge) / step), round((low + edge) / step) + 1, round((high - edge) / step)]
         return [min(max(number * step, low), high) for number in steps]
-    between = low * (high / low) ** _WITHIN if "log" in kind else low + _WITHIN * (high - low)
+    between = low * (high / low) ** _GOLDEN_RATIO if "log" in kind else low + _GOLDEN_RATIO * (high - low)
     return [low, high, between]
 
 

@@ -87,7 +87,7 @@ def merged(
     Args:
         config, overrides, genotype: as of :func:`run_trial`.
         chosen: key of the config -> value; a nested choice of NNI's, such as
-            ``{"strategy": {"_name": "EDAS", "warmup_epochs": 5}}``, stands for the whole section.
+            ``{"strategy": {"_name": "EDAS", "sign_flip_epochs": 5}}``, stands for the whole section.
 
     Returns:
         The genotype of a retraining, None for a search; all overrides; and the config with them.

@@ -14,14 +14,13 @@ from nas_plugins import plugins
 from nas_plugins.config.reader import Config
 from nas_plugins.errors import InputError
 from nas_plugins.runs import directory as runs
-from nas_plugins.runs import metadata as facts
+from nas_plugins.runs import metadata
 from nas_plugins.runs.tables import ALPHA_KEYS, read_table
 from nas_plugins.training.search import PathLike, _read_found
 from search_spaces.edges import smallest_set
 from search_spaces.genotype import Edge, Genotype, GenotypeError
 from search_spaces.space import StackedSpace
-from strategies.derivation import CellAlphas, Method, by_method, connected, darts
-from strategies.supernet.cell import Derivation
+from strategies.derivation import CellAlphas, Derivation, Method, by_method, connected, darts
 
 
 def derive(
@@ -79,7 +78,7 @@ def _derivation(config: Config, method: Method | None, threshold: float | None) 
     ours = issubclass(plugins.find("space", config.values["space"]["name"]), StackedSpace)
     if method is None and threshold is None:
         # Cells that are not ours are derived as in the search.
-        return (config.build("strategy").derivation if ours else darts), "the derivation of the search"
+        return (config.build("strategy").composition.derivation if ours else darts), "the derivation of the search"
     settings = config.values["strategy"]
     method = method or (settings.get("derivation", "darts") if ours else "darts")
     if method == "darts" and threshold is not None:
@@ -114,7 +113,7 @@ def _alphas(run: Path, epoch: int | None, searched: Genotype) -> dict[str, CellA
     rows = table[table["epoch"] == chosen].drop(columns="epoch")
     cells = _by_cell(file, rows)
     # A search of an earlier version tells no labels; its supernet, and so its table, begins at the first layer.
-    labels = facts.read_facts(run).cells or _in_order_of_layers([*cells], searched.layout)
+    labels = metadata.read_metadata(run).cells or _in_order_of_layers([*cells], searched.layout)
     numbers = rows.drop(columns=["cell", "edge"])
     fault = None
     if rows.empty:
@@ -124,7 +123,7 @@ def _alphas(run: Path, epoch: int | None, searched: Genotype) -> dict[str, CellA
     elif len(cells) != len(searched.cells):
         fault = f"has {len(cells)} cells, {runs.GENOTYPE} {len(searched.cells)}"
     elif set(labels) != set(cells):
-        fault = f"has the cells {', '.join(cells)}, {facts.FILE} {', '.join(labels)}"
+        fault = f"has the cells {', '.join(cells)}, {metadata.FILE} {', '.join(labels)}"
     elif numbers.isin([math.inf, -math.inf]).any(axis=None):
         fault = f"an α of epoch {chosen:g} is not finite"
     if fault is not None:

@@ -9,7 +9,7 @@ from nni.nas.evaluator.pytorch import LightningModule
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
-from nas_plugins.config.schema import Derived, Training
+from nas_plugins.config.schema import NetworkConfig, Training
 from search_spaces.network import Network
 
 
@@ -26,7 +26,7 @@ class ImageClassification(LightningModule):
         derived: the settings of a derived network; None for a supernet.
     """
 
-    def __init__(self, num_classes: int, training: Training, derived: Derived | None = None) -> None:
+    def __init__(self, num_classes: int, training: Training, derived: NetworkConfig | None = None) -> None:
         super().__init__()
         self.training_settings = training
         self.derived = derived

@@ -31,7 +31,7 @@ def check_enas(strategy: OneShotStrategy, name: str) -> None:
         raise InputError("strategy.name: ENAS needs tianshou, which is not installed: pip install 'nas-plugins[rl]'")
 
 
-def try_out(space: ModelSpace, data: ImageData) -> None:
+def check_space(space: ModelSpace, data: ImageData) -> None:
     """One pass of two blank images: what does not fit together is said before any long work."""
     name = type(space).__name__
     shape = (data.image_channels, data.image_size, data.image_size)
@@ -51,7 +51,7 @@ def try_out(space: ModelSpace, data: ImageData) -> None:
         )
 
 
-def try_plans(strategy: DifferentiableStrategy, supernet: ModelSpace, data: ImageData, pair: str) -> None:
+def check_plans(strategy: DifferentiableStrategy, supernet: ModelSpace, data: ImageData, pair: str) -> None:
     """Two blank images by all plans that a search can come to, each kind once."""
     architecture = strategy.architecture
     for edge, candidates in architecture.candidates.items():
@@ -67,7 +67,7 @@ def try_plans(strategy: DifferentiableStrategy, supernet: ModelSpace, data: Imag
 
     first = {edge: (0,) for edge in alphas}
     try:
-        strategy.relaxation.architecture(alphas, Step())
+        strategy.composition.relaxation.architecture(alphas, Step())
         run(first)
         run({edge: (len(alpha) - 1,) for edge, alpha in alphas.items()})
         run(softmax(alphas))

@@ -20,7 +20,7 @@ from nas_plugins.runs import directory as runs
 from nas_plugins.training.checkpoints import load_tensors, save_tensors
 from nas_plugins.training.module import ImageClassification
 from nas_plugins.training.recorder import Recorder
-from nas_plugins.training.trainer import check_compute, check_share, guarded, make_trainer, quiet
+from nas_plugins.training.trainer import check_compute, check_share, make_trainer, quiet, readable_errors
 from search_spaces.complexity import count_multiply_adds, count_parameters
 from search_spaces.genotype import Genotype
 from search_spaces.network import Network
@@ -84,7 +84,7 @@ def evaluate(run: PathLike) -> dict[str, float]:
     except (RuntimeError, TypeError) as error:
         reason = str(error).strip().splitlines()[-1].strip()
         raise InputError(f"{run / runs.WEIGHTS}: not the weights of this run's network: {reason}; {cure}") from None
-    with guarded(run / runs.CHECKPOINT, f"nas-plugins evaluate {run}"):
+    with readable_errors(run / runs.CHECKPOINT, f"nas-plugins evaluate {run}"):
         result = training.test(run)
     if not math.isfinite(result["test_loss"]):
         raise InputError(
@@ -118,7 +118,7 @@ class Retraining:
                 mlp_width=derived.mlp_width,
                 image_size=self.data.image_size,
             )
-            _try_on_paper(self.network, self.data)
+            _shape_check(self.network, self.data)
         except (ValueError, RuntimeError) as error:  # also: no memory for it
             raise InputError(f"network: {one_line(error)}") from None
         self.module = ImageClassification(self.data.num_classes, config.training, derived)
@@ -132,7 +132,7 @@ class Retraining:
             self.config, run, [Recorder(run), *callbacks], gradient_clip_val=derived.gradient_clip_val
         )
         checkpoint = run / runs.CHECKPOINT
-        with runs.at_work(run), guarded(checkpoint, f"nas-plugins resume {run}"):
+        with runs.at_work(run), readable_errors(checkpoint, f"nas-plugins resume {run}"):
             trainer.fit(self.module, datamodule=self.data, ckpt_path=str(checkpoint) if checkpoint.exists() else None)
             runs.write_json(run / "network.json", self._facts())
             weights = {name: tensor.cpu() for name, tensor in self.network.state_dict().items()}
@@ -163,7 +163,7 @@ def _auxiliary_parameters(network: Network) -> int:
     return 0 if network.auxiliary is None else count_parameters(network.auxiliary)
 
 
-def _try_on_paper(network: Network, data: ImageData) -> None:
+def _shape_check(network: Network, data: ImageData) -> None:
     """One training pass on tensors without memory: what does not fit together is said before any long work."""
     shadow = copy.deepcopy(network).to("meta").train()
     shadow(torch.empty(2, data.image_channels, data.image_size, data.image_size, device="meta"))

@@ -20,16 +20,16 @@ from nas_plugins.data.module import ImageData
 from nas_plugins.errors import InputError
 from nas_plugins.files import one_line, read_object
 from nas_plugins.runs import directory as runs
-from nas_plugins.runs import metadata as facts
+from nas_plugins.runs import metadata
 from nas_plugins.training.checkpoints import load_tensors
 from nas_plugins.training.module import ImageClassification
-from nas_plugins.training.preflight import check_enas, try_out, try_plans
+from nas_plugins.training.preflight import check_enas, check_plans, check_space
 from nas_plugins.training.recorder import Recorder
 from nas_plugins.training.retrain import Retraining
-from nas_plugins.training.trainer import check_compute, check_share, guarded, make_trainer, quiet
+from nas_plugins.training.trainer import check_compute, check_share, make_trainer, quiet, readable_errors
 from search_spaces.genotype import Genotype, GenotypeError
 from strategies.base import DifferentiableStrategy
-from strategies.rng import draws_undone
+from strategies.rng import isolate_rng
 
 PathLike = str | os.PathLike[str]
 
@@ -123,10 +123,12 @@ class _Search:
         pl.seed_everything(config.seed, workers=True, verbose=False)
         self.data = config.data()
         check_share(config.compute, self.data)
-        if self.data.held_out == 0:
-            raise InputError("data.held_out: 0.0 leaves no images for the architecture; 0.5 is what the papers have")
+        if self.data.val_fraction == 0:
+            raise InputError(
+                "data.val_fraction: 0.0 leaves no images for the architecture; 0.5 is what the papers have"
+            )
         self.space = self._build_space()
-        try_out(self.space, self.data)
+        check_space(self.space, self.data)
         self.strategy = config.build("strategy")
         check_enas(self.strategy, self.config.values["strategy"]["name"])
         self._try_strategy()
@@ -141,7 +143,7 @@ class _Search:
 
     def _try_strategy(self) -> None:
         """Make a supernet of other instances of both: what cannot be searched is said before any long work."""
-        with draws_undone():
+        with isolate_rng():
             pair = f"{type(self.strategy).__name__} cannot search {type(self.space).__name__}"
             strategy = self.config.build("strategy")
             try:
@@ -149,12 +151,12 @@ class _Search:
             except (TypeError, ValueError, KeyError, NotImplementedError) as error:
                 raise InputError(f"strategy.name: {pair}: {one_line(error)}") from None
             if isinstance(strategy, DifferentiableStrategy):
-                try_plans(strategy, supernet, self.data, pair)
+                check_plans(strategy, supernet, self.data, pair)
 
     def run(self, run: Path, callbacks: Sequence[pl.Callback] = ()) -> Path:
         """Search, from the checkpoint of the run where there is one, and write the genotype."""
-        with runs.at_work(run), guarded(run / runs.CHECKPOINT, f"nas-plugins resume {run}"):
-            facts.write_facts(run, self.space, self.strategy)
+        with runs.at_work(run), readable_errors(run / runs.CHECKPOINT, f"nas-plugins resume {run}"):
+            metadata.write_metadata(run, self.space, self.strategy)
             sample = self._search(run, callbacks)
             genotype = _genotype(self.space, sample)
             if genotype is None:

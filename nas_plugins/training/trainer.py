@@ -92,7 +92,7 @@ def check_compute(compute: Compute) -> None:
 
 
 @contextmanager
-def guarded(checkpoint: Path, go_on: str) -> Iterator[None]:
+def readable_errors(checkpoint: Path, go_on: str) -> Iterator[None]:
     """Say in our words what stops a fit, and what to do: an interrupt, the disk, or a checkpoint of something else.
 
     Args:

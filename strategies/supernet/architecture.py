@@ -15,7 +15,7 @@ from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
 from torch import Tensor, nn
 
 from strategies.derivation import NONE
-from strategies.relaxation import Choice, Plan
+from strategies.relaxation import ActiveOps, EdgeWeights, Plan
 
 
 class Architecture(nn.Module):
@@ -29,7 +29,7 @@ class Architecture(nn.Module):
     Attributes:
         candidates: edge -> the names of its candidates, in the order of α.
         plan: edge -> what it computes in a forward pass.
-        several: the labels of choices that take more than one candidate.
+        multi_input_choices: The labels of choices that take more than one candidate.
     """
 
     def __init__(self, none: bool = True, scale: float = 1e-3, recompute: bool = False) -> None:
@@ -40,7 +40,7 @@ class Architecture(nn.Module):
         self._parameters_by_edge = nn.ParameterDict()
         self.candidates: dict[str, tuple[Any, ...]] = {}
         self.plan: Plan = {}
-        self.several: set[str] = set()
+        self.multi_input_choices: set[str] = set()
 
     @property
     def alphas(self) -> dict[str, nn.Parameter]:
@@ -89,7 +89,7 @@ class Architecture(nn.Module):
             for edge in edges
         }
 
-    def path(self, sample: Mapping[str, Any]) -> dict[str, Choice]:
+    def path(self, sample: Mapping[str, Any]) -> dict[str, EdgeWeights | ActiveOps]:
         """The plan that runs what a sample names, for all edges that are one choice of NNI's."""
         chosen = {edge: sample[edge] for edge in self.candidates if edge in sample}
         return {
@@ -103,7 +103,7 @@ def _parameter_name(edge: str) -> str:
     return "edge " + edge.replace("%", "%25").replace(".", "%2E")
 
 
-def mix(choice: Choice, count: int, output: Callable[[int, Tensor | None], Any]) -> Any:
+def mix(choice: EdgeWeights | ActiveOps, count: int, output: Callable[[int, Tensor | None], Any]) -> Any:
     """What an edge computes; None where that is nothing.
 
     A relaxed edge accumulates its sum one candidate at a time, since stacking the outputs would

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
-def take_relu(candidate: nn.Module) -> bool:
+def strip_leading_relu(candidate: nn.Module) -> bool:
     """Take the ReLU that a candidate begins with out of it; whether there was one."""
     if _is_chain(candidate) and type(candidate[0]) is nn.ReLU:
         candidate[0] = nn.Identity()
@@ -40,14 +40,14 @@ class WeightedNorm(nn.BatchNorm2d):
         return same
 
 
-def weigh_norm(candidate: nn.Module) -> None:
+def fuse_weight_into_norm(candidate: nn.Module) -> None:
     """Make the normalization that a candidate ends with a weighted one, where it has no scale of its own."""
     *_, parent, last = None, *_endings(candidate)
     if parent is not None and type(last) is nn.BatchNorm2d and not last.affine:
         parent[-1] = WeightedNorm.of(last)
 
 
-def weighted(candidate: nn.Module, weight: Tensor, x: Tensor) -> Tensor:
+def forward_weighted(candidate: nn.Module, weight: Tensor, x: Tensor) -> Tensor:
     """The output of a candidate times a weight."""
     *_, norm = _endings(candidate)
     if not isinstance(norm, WeightedNorm):
@@ -61,7 +61,7 @@ def weighted(candidate: nn.Module, weight: Tensor, x: Tensor) -> Tensor:
         norm.weight = None
 
 
-class Uncounted:
+class frozen_bn_stats:
     """A context: a second pass over a batch that batch normalizations have counted in their statistics.
 
     This one does not count. It can be entered again, for as many backward passes as the first pass has.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from functools import partial
 from itertools import count
@@ -19,12 +19,10 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from search_spaces.samples import sample_of_node
-from strategies.derivation import NONE, CellAlphas, Chosen, connected, darts
-from strategies.relaxation import Choice
+from strategies.derivation import NONE, CellAlphas, Derivation, connected, darts
+from strategies.relaxation import ActiveOps, EdgeWeights
 from strategies.supernet.architecture import Architecture, Mixed, add, mix
-from strategies.supernet.candidates import Uncounted, take_relu, weigh_norm, weighted
-
-Derivation = Callable[[CellAlphas], list[Chosen]]
+from strategies.supernet.candidates import forward_weighted, frozen_bn_stats, fuse_weight_into_norm, strip_leading_relu
 
 
 class MixedCell(Mixed):
@@ -49,9 +47,9 @@ class MixedCell(Mixed):
                 architecture.add_edge(self.edge(source, target), list(candidates), none=architecture.none)
                 key = f"{source}->{target}"
                 self.operations[key] = nn.ModuleList(candidates.values())
-                self.after_relu[key] = tuple(take_relu(candidate) for candidate in candidates.values())
+                self.after_relu[key] = tuple(strip_leading_relu(candidate) for candidate in candidates.values())
                 for candidate in candidates.values():
-                    weigh_norm(candidate)
+                    fuse_weight_into_norm(candidate)
                 self.op_names = tuple(candidates)
         with label_scope(self.label):
             for target in self.nodes:
@@ -86,7 +84,7 @@ class MixedCell(Mixed):
                 key = f"{source}->{target}"
                 total = add(total, self._edge(key, plan[self.edge(source, target)], *seen(source, key)))
             if total is None:
-                total = self._nothing(states, target)
+                total = self._zeros(states, target)
             elif total.requires_grad:
                 # From the concatenation it comes as a slice, with which normalizations are slow.
                 total.register_hook(torch.clone)
@@ -94,7 +92,7 @@ class MixedCell(Mixed):
         out = torch.cat(states[self.num_predecessors :], self.concat_dim)
         return self.postprocessor(out, inputs_list)
 
-    def _edge(self, key: str, choice: Choice, x: Tensor, activated: Tensor | None) -> Tensor | None:
+    def _edge(self, key: str, choice: EdgeWeights | ActiveOps, x: Tensor, activated: Tensor | None) -> Tensor | None:
         if isinstance(choice, Tensor) and self.architecture.recompute and torch.is_grad_enabled():
             operations = self.operations[key]
             return checkpoint(
@@ -103,19 +101,19 @@ class MixedCell(Mixed):
                 x,
                 activated,
                 use_reentrant=False,
-                context_fn=lambda: (nullcontext(), Uncounted(operations)),
+                context_fn=lambda: (nullcontext(), frozen_bn_stats(operations)),
             )
         return self._mix(key, choice, x, activated)
 
-    def _mix(self, key: str, choice: Choice, x: Tensor, activated: Tensor | None) -> Tensor | None:
+    def _mix(self, key: str, choice: EdgeWeights | ActiveOps, x: Tensor, activated: Tensor | None) -> Tensor | None:
         def output(index: int, weight: Tensor | None) -> Tensor:
             operation, after_relu = self.operations[key][index], self.after_relu[key][index]
             given = activated if activated is not None and after_relu else x
-            return operation(given) if weight is None else weighted(operation, weight, given)
+            return operation(given) if weight is None else forward_weighted(operation, weight, given)
 
         return mix(choice, len(self.op_names), output)
 
-    def _nothing(self, states: list[Tensor], target: int) -> Tensor:
+    def _zeros(self, states: list[Tensor], target: int) -> Tensor:
         """The output of a node that only ``none`` reaches: zeros of the shape of any candidate's output."""
         candidate = self.operations[f"0->{target}"][0]
         training = candidate.training
@@ -166,7 +164,7 @@ class MixedCell(Mixed):
         """What is wrong with a sample, if anything; it may have ``none`` for any operation, as :meth:`export` does."""
         return super().check_contains({k: self.op_names[0] if v == NONE else v for k, v in sample.items()})
 
-    def derived_plan(self, sample: Mapping[str, Any]) -> dict[str, Choice]:
+    def derived_plan(self, sample: Mapping[str, Any]) -> dict[str, EdgeWeights | ActiveOps]:
         """The plan of this cell's edges for the architecture of a sample."""
         plan: dict[str, tuple[int, ...]] = dict.fromkeys(self.edges(), ())
         for target in self.nodes:

@@ -73,7 +73,7 @@ class MixedInput(Mixed):
         self.mean = choice.reduction == "mean"
         architecture.add_edge(self.label, range(choice.n_candidates))
         if self.n_chosen > 1:
-            architecture.several.add(self.label)
+            architecture.multi_input_choices.add(self.label)
         self.add_mutable(choice.choice)
 
     def edges(self) -> Iterable[str]:

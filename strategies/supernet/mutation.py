@@ -10,10 +10,11 @@ from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
 from nni.nas.oneshot.pytorch.supermodule.operation import NATIVE_MIXED_OPERATIONS, MixedOperation
 from torch import nn
 
+from strategies.derivation import Derivation
 from strategies.supernet.architecture import Architecture
-from strategies.supernet.cell import Derivation, MixedCell
+from strategies.supernet.cell import MixedCell
 from strategies.supernet.choices import MixedInput, MixedLayer, MixedRepeat
-from strategies.supernet.values import FollowPlan
+from strategies.supernet.values import PlanSamplingPolicy
 
 SUPER_KERNELS: dict[type, type[MixedOperation]] = {kind.bound_type: kind for kind in NATIVE_MIXED_OPERATIONS}
 """A module that takes value choices as arguments -> NNI's that holds the weights of all values."""
@@ -58,5 +59,5 @@ def replace_choice(
 def _super_kernel(module: Any, architecture: Architecture) -> MixedOperation:
     # As NNI's own supernets make it, but for the policy.
     mixed = SUPER_KERNELS[type(module)](module.trace_kwargs)
-    mixed.sampling_policy = FollowPlan(mixed, architecture)
+    mixed.sampling_policy = PlanSamplingPolicy(mixed, architecture)
     return mixed

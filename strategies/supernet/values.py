@@ -67,7 +67,7 @@ class Value:
         return self._known[values]
 
 
-class FollowPlan(MixedOperationSamplingPolicy):
+class PlanSamplingPolicy(MixedOperationSamplingPolicy):
     """What NNI's super-kernels ask for their arguments: the plan."""
 
     def __init__(self, operation: MixedOperation, architecture: Architecture) -> None:

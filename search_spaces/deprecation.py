@@ -1,0 +1,34 @@
+"""Arguments that were renamed: the old keywords go on working for a release, with a warning."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any
+
+
+def renamed_arguments(**names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return a decorator of ``__init__`` that accepts old keywords.
+
+    Args:
+        names: The new keyword for each old one.
+    """
+
+    def decorate(init: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(init)
+        def renamed(self: Any, *args: Any, **kwargs: Any) -> None:
+            for old in names.keys() & kwargs.keys():
+                warnings.warn(f"{old}: renamed to {names[old]}", FutureWarning, stacklevel=2)
+                kwargs[names[old]] = kwargs.pop(old)
+            init(self, *args, **kwargs)
+
+        renamed.renamed_arguments = names  # type: ignore[attr-defined]
+        return renamed
+
+    return decorate
+
+
+def renamed_arguments_of(kind: type) -> Mapping[str, str]:
+    """Return the new keyword for each old one that a class accepts."""
+    return getattr(kind.__init__, "renamed_arguments", {})  # type: ignore[misc]

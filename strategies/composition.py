@@ -1,0 +1,145 @@
+"""The parts of a differentiable search, and a composition of them: what a paper adds is one part, and its defaults."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+
+from strategies.bilevel import Gradient, first_order
+from strategies.derivation import Derivation, darts
+from strategies.objective import Grouping, Objective, evaluator_loss, one_group
+from strategies.relaxation import Relaxation
+
+__all__ = [
+    "Composition",
+    "Derivation",
+    "Gradient",
+    "Grouping",
+    "Objective",
+    "OptimizerFactory",
+    "Relaxation",
+    "Schedule",
+    "adam",
+    "cosine",
+]
+
+
+class OptimizerFactory(Protocol):
+    """Makes the optimizer of a group of α.
+
+    Example::
+
+        def sgd(alphas):
+            return torch.optim.SGD(alphas, lr=0.1)
+    """
+
+    def __call__(self, alphas: Sequence[nn.Parameter], /) -> Optimizer:
+        """Return the optimizer of a group of α, each a vector (candidates,)."""
+
+
+class Schedule(Protocol):
+    """Learning rate of α as a function of the progress of the search; it is set at the start of each epoch.
+
+    Example::
+
+        def linear(initial_rate, progress):
+            return initial_rate * (1 - progress)
+    """
+
+    def __call__(self, initial_rate: float, progress: float, /) -> float:
+        """Return the learning rate, given the initial one and the share of the epochs that are done, from 0 to 1."""
+
+
+@dataclass(frozen=True)
+class Composition:
+    """Everything that distinguishes one differentiable strategy from another.
+
+    Args:
+        relaxation: Turns α into what the supernet computes.
+        optimizer: Makes the optimizer for a group of α.
+        objective: The loss that an architecture step minimizes.
+        gradient: Computes the gradient of the objective with respect to α. None for one-level optimization: α and
+            weights take one step together on the training images, by the plan of an architecture step, and the
+            validation images only validate.
+        grouping: Divides α into the groups that have an optimizer each.
+        schedule: Sets the learning rate of α at the start of each epoch. None keeps it constant.
+        derivation: Turns the α of a cell into its discrete operations. Cells of other people's spaces are derived by
+            :func:`~strategies.derivation.darts`.
+        none: Whether to add the candidate ``none`` (zero) to the edges of cells.
+        alpha_scale: Standard deviation of the normal distribution that α is initialized from; 0 for zeros.
+        warmup_epochs: Epochs in which only weights are trained.
+        gradient_clip_val: Maximum norm of the gradient of the weights. None for no limit.
+        recompute: Whether to recompute relaxed edges of cells in the backward pass, for less memory and more time.
+        min_alpha_change: Early stopping: the search ends after an epoch in which the sigmoids of α changed by less
+            than this on average. None disables it.
+
+    Raises:
+        ValueError: A number is out of range.
+    """
+
+    relaxation: Relaxation
+    optimizer: OptimizerFactory
+    objective: Objective = evaluator_loss
+    gradient: Gradient | None = first_order
+    grouping: Grouping = one_group
+    schedule: Schedule | None = None
+    derivation: Derivation = darts
+    none: bool = True
+    alpha_scale: float = 1e-3
+    warmup_epochs: int = 0
+    gradient_clip_val: float | None = 5.0
+    recompute: bool = False
+    min_alpha_change: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.gradient_clip_val is not None and not self.gradient_clip_val > 0:
+            raise ValueError(f"gradient_clip_val: {self.gradient_clip_val} should be above 0, or null for no limit")
+        if not 0 <= self.alpha_scale < float("inf"):
+            raise ValueError(f"alpha_scale: {self.alpha_scale} should be at least 0")
+        if self.warmup_epochs < 0:
+            raise ValueError(f"warmup_epochs: {self.warmup_epochs} should be at least 0")
+        if self.min_alpha_change is not None and not self.min_alpha_change > 0:
+            raise ValueError(
+                f"min_alpha_change: {self.min_alpha_change} should be above 0, or null for a search of all epochs"
+            )
+
+
+def adam(learning_rate: float, weight_decay: float, betas: tuple[float, float]) -> OptimizerFactory:
+    """Return a factory of Adam optimizers.
+
+    Args:
+        learning_rate: Learning rate of α in the first epoch, at least 0.
+        weight_decay: L2 penalty of α, at least 0.
+        betas: Adam betas, each from 0 to below 1.
+
+    Raises:
+        ValueError: A setting is out of range.
+    """
+    for name, value in (("learning_rate", learning_rate), ("weight_decay", weight_decay)):
+        if not value >= 0:
+            raise ValueError(f"{name}: {value} should be at least 0")
+    if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
+        raise ValueError(f"betas: {list(betas)} should be two numbers from 0 to below 1")
+    return partial(torch.optim.Adam, lr=learning_rate, betas=betas, weight_decay=weight_decay)
+
+
+def cosine(min_learning_rate: float) -> Schedule:
+    """Return a schedule that anneals the learning rate along half a cosine (Loshchilov and Hutter, 2017).
+
+    Args:
+        min_learning_rate: Learning rate at the end of the search, at least 0.
+
+    Raises:
+        ValueError: The learning rate is negative.
+    """
+    low = min_learning_rate
+    if not low >= 0:
+        raise ValueError(f"min_learning_rate: {low} should be at least 0")
+    return lambda initial, progress: low + (initial - low) * (1 + math.cos(math.pi * progress)) / 2

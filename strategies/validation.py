@@ -1,0 +1,198 @@
+"""Validation of a search: the supernet, and the derived network on the weights of the supernet."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections import deque
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, cast
+
+import pytorch_lightning as pl
+from nni.nas.evaluator.pytorch import SupervisedLearningModule
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from strategies.bn_statistics import Statistics, measure_bn_stats, use_bn_stats
+from strategies.composition import Composition
+from strategies.distributed import average
+from strategies.evaluator_hooks import EvaluatorHooks
+from strategies.relaxation import Plan
+from strategies.supernet.architecture import Architecture
+from strategies.supernet.cell import MixedCell
+
+SUPERNET, ARCHITECTURE, DERIVED, UNLOGGED = "", "architecture_", "derived_", "unlogged_"
+"""Prefixes of what is logged: the supernet, architecture steps, the derived architecture, what is not shown."""
+
+CALIBRATION_BATCHES = 4
+"""Training batches on which the batch statistics of a path are measured before it is validated."""
+
+
+class Validation(EvaluatorHooks):
+    """The half of a search module that validates and logs.
+
+    Every metric that the ``validation_step`` of the evaluator logs appears twice: under its own name for the supernet,
+    and with the prefix ``derived_`` for the derived network on the weights of the supernet.
+
+    Args:
+        training_module: The Lightning module of the evaluator.
+        architecture: α and the plan that the supernet follows.
+        composition: The parts of the search.
+    """
+
+    def __init__(
+        self, training_module: pl.LightningModule, architecture: Architecture, composition: Composition
+    ) -> None:
+        super().__init__(training_module)
+        self.architecture = architecture
+        self.composition = composition
+        self._log_prefix = ""
+        self._metric_places: list[tuple[nn.Module, str]] = []
+        self.metric_copies: dict[str, nn.ModuleList] = nn.ModuleDict()  # type: ignore[assignment]
+        self._recent: deque[Any] = deque(maxlen=CALIBRATION_BATCHES)
+        self._validated: dict[str, tuple[Plan, Statistics]] = {}
+
+    def setup(self, stage: str | None = None) -> None:
+        """Find the metrics of the evaluator, and copy them for what they must not mix."""
+        super().setup(stage)
+        self.training_module.log = self._log
+        self._metric_places = [
+            (parent, name)
+            for parent in self.training_module.modules()
+            for name, child in parent.named_children()
+            if isinstance(child, Metric)
+        ]
+        metrics = [parent.get_submodule(name) for parent, name in self._metric_places]
+        # With the originals: Lightning looks once for all metrics, and they may not be in their places then.
+        self.metric_copies["own"] = nn.ModuleList(metrics)
+        for prefix in (ARCHITECTURE, DERIVED, UNLOGGED):
+            self.metric_copies[prefix] = nn.ModuleList(copy.deepcopy(metric) for metric in metrics)
+
+    def on_validation_epoch_start(self) -> None:
+        """Fix what is validated in this epoch, and measure the batch statistics of each."""
+        sample = self._derived()
+        self._log_metrics_of_space(sample)
+        for prefix, plan in (
+            (SUPERNET, self.composition.relaxation.evaluation(self.architecture.alphas)),
+            (DERIVED, self._plan_of(sample)),
+        ):
+            self.architecture.plan = plan
+            # Before the first training batch, as in Lightning's sanity check, there is nothing to measure.
+            self._validated[prefix] = plan, self._statistics() if self._recent else {}
+        self.training_module.on_validation_epoch_start()
+
+    def _statistics(self) -> Statistics:
+        """The batch statistics of the plan, on the last training batches of all processes."""
+        found = measure_bn_stats(self.training_module, self._pass_recent)
+        averaged = iter(average([value for values in found.values() for value in values], self.trainer))
+        return {norm: tuple(cast(Tensor, next(averaged)) for _ in values) for norm, values in found.items()}
+
+    def _pass_recent(self) -> None:
+        for batch in self._recent:
+            self._loss(batch, 0, UNLOGGED)
+        self._reset_copies(UNLOGGED)
+
+    def on_validation_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Between the two: end the validation of the supernet and begin that of the derived architecture."""
+        if dataloader_idx == 1 and batch_idx == 0:
+            end = self.training_module.on_validation_epoch_end
+            # NNI's own only reports what Lightning sums up at the end of all.
+            if end.__func__ is not SupervisedLearningModule.on_validation_epoch_end:
+                end()
+            with self._logged_as(DERIVED):
+                self.training_module.on_validation_epoch_start()
+        with self._logged_as(DERIVED if dataloader_idx else SUPERNET):
+            self.training_module.on_validation_batch_start(batch, batch_idx)
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        """Validate the supernet (first loader) or the derived architecture (second) on a batch."""
+        prefix = DERIVED if dataloader_idx else SUPERNET
+        self.architecture.plan, statistics = self._validated[prefix]
+        with self._logged_as(prefix), use_bn_stats(statistics):
+            return self.training_module.validation_step(batch, batch_idx)
+
+    def on_validation_batch_end(self, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Let the evaluator see the end of a batch of either."""
+        with self._logged_as(DERIVED if dataloader_idx else SUPERNET):
+            self.training_module.on_validation_batch_end(outputs, batch, batch_idx)
+        self._publish_in_sanity_check()
+
+    def on_validation_epoch_end(self) -> None:
+        """Let the evaluator log what it computes at the end."""
+        with self._logged_as(DERIVED):
+            self.training_module.on_validation_epoch_end()
+        self._publish_in_sanity_check()
+
+    def _publish_in_sanity_check(self) -> None:
+        """Let modules and callbacks read the metrics of both loaders there too: Lightning shows none of several."""
+        results = self.trainer._results
+        if not self.trainer.sanity_checking or results is None:
+            return
+        at = results.dataloader_idx
+        for loader in (None, 0, 1):
+            results.dataloader_idx = loader
+            self.trainer._logger_connector._callback_metrics.update(results.metrics(on_step=False)["callback"])
+        results.dataloader_idx = at
+
+    def _log_metrics_of_space(self, sample: Mapping[str, Any]) -> None:
+        metrics = getattr(self.model, "search_metrics", None)
+        if metrics is None:
+            return
+        for name, value in metrics(self.architecture.table(), sample).items():
+            self.log(name, float(value), on_step=False, on_epoch=True, batch_size=1)
+
+    def derived_plan(self) -> Plan:
+        """The plan that makes the supernet compute the derived architecture."""
+        return self._plan_of(self._derived())
+
+    def _derived(self) -> dict[str, Any]:
+        with warnings.catch_warnings():  # of cells that are empty yet: the end of the search will tell
+            warnings.simplefilter("ignore", UserWarning)
+            return self.export()
+
+    def _plan_of(self, sample: Mapping[str, Any]) -> Plan:
+        plan = self.architecture.path(sample)
+        for module in self.supernet_modules():
+            if isinstance(module, MixedCell):
+                plan |= module.derived_plan(sample)
+        return plan
+
+    @contextmanager
+    def _logged_as(self, prefix: str) -> Iterator[None]:
+        """Put a prefix before the names of what is logged, and count it in metrics of its own.
+
+        An evaluator may log a torchmetrics object, which accumulates over an epoch: it must not mix
+        the supernet with the derived architecture.
+        """
+        for (parent, name), metric in zip(self._metric_places, self.metric_copies[prefix or "own"], strict=True):
+            parent._modules[name] = metric
+        self._log_prefix = prefix
+        try:
+            yield
+        finally:
+            self._log_prefix = ""
+            for (parent, name), metric in zip(self._metric_places, self.metric_copies["own"], strict=True):
+                parent._modules[name] = metric
+
+    def _reset_copies(self, prefix: str) -> None:
+        for metric in self.metric_copies[prefix]:
+            metric.reset()  # type: ignore[operator]
+
+    def _log(self, name: str, value: Any, prog_bar: bool = False, *args: Any, **kwargs: Any) -> None:
+        if self._log_prefix == UNLOGGED:
+            return
+        if not args:  # logger, on_step, on_epoch may be given by position
+            kwargs.setdefault("on_step", False)
+            kwargs.setdefault("on_epoch", True)
+        kwargs["add_dataloader_idx"] = False
+        kwargs.setdefault("sync_dist", True)  # over the images of all processes
+        self.log(self._log_prefix + name, value, prog_bar and not self._log_prefix, *args, **kwargs)
+
+    def _loss(self, batch: Any, batch_idx: int, prefix: str = SUPERNET) -> Tensor:
+        with self._logged_as(prefix):
+            result = self.training_module.training_step(batch, batch_idx)
+        loss = result.get("loss") if isinstance(result, Mapping) else result
+        if loss is None:
+            raise ValueError("training_step of the evaluator gave no loss: a search needs one of every batch")
+        return loss
