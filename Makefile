@@ -20,9 +20,11 @@ TEST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --max-worker-restart 
 
 # Figures are drawn into files: no display is needed.
 export MPLBACKEND := Agg
+# The documentation's theme would print an announcement at every build.
+export NO_MKDOCS_2_WARNING := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install test coverage lint demo wheel clean distclean
+.PHONY: help install test coverage lint docs demo wheel clean distclean
 # Targets given together run one after the other, also with -j: their outputs would mix, and all need .venv.
 .NOTPARALLEL:
 .SUFFIXES:
@@ -68,6 +70,9 @@ lint: $(STAMP) ## run ruff and mypy
 	$(call show, $(BIN)/ruff check .)
 	$(call show, $(BIN)/mypy)
 
+docs: $(STAMP) ## build the documentation into site
+	$(call show, $(BIN)/mkdocs build --strict --quiet)
+
 demo: $(STAMP) ## search, retrain, evaluate and report on a small data set, into runs/demo
 	@rm -rf $(DEMO)
 	$(call show, $(BIN)/nas-plugins search --config examples/edas/digits.yaml --output $(DEMO)/search)
@@ -82,7 +87,7 @@ wheel: $(STAMP) ## build the wheel into dist
 	@rm -rf build
 
 clean: ## remove what was built and cached; .venv and runs stay
-	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis lightning_logs
+	rm -rf build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis lightning_logs
 	@find . -path ./$(VENV) -prune -o -path ./.git -prune -o \
 	  -type d -name __pycache__ -prune -exec rm -rf {} +
 

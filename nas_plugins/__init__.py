@@ -3,34 +3,9 @@
 import warnings
 from importlib import import_module
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from search_spaces.d_darts import DDartsSpace
-    from search_spaces.dartopti import DartOptiSpace
-    from search_spaces.darts import DartsSpace
-    from search_spaces.extended_alpha import extended_alpha
-    from search_spaces.fine_tuned import FineTunedDartsSpace
-    from search_spaces.genotype import Genotype
-    from strategies.d_darts import DDARTS
-    from strategies.darts import DARTS
-    from strategies.edas import EDAS
-    from strategies.fair_darts import FairDARTS
-
-__all__ = [
-    "DARTS",
-    "DDARTS",
-    "EDAS",
-    "DDartsSpace",
-    "DartOptiSpace",
-    "DartsSpace",
-    "FairDARTS",
-    "FineTunedDartsSpace",
-    "Genotype",
-    "extended_alpha",
-]
-
-_HOME = {
+_MODULES = {
     "DARTS": "strategies.darts",
     "DDARTS": "strategies.d_darts",
     "EDAS": "strategies.edas",
@@ -42,27 +17,32 @@ _HOME = {
     "Genotype": "search_spaces.genotype",
     "extended_alpha": "search_spaces.extended_alpha",
 }
-_HERE = __path__[0].rpartition("nas_plugins")[0]
+"""Module of each public name."""
 
-for _floor in ("strategies", "search_spaces"):
-    _spec = find_spec(_floor)
-    if _spec is None or _spec.origin is None or not _spec.origin.startswith(_HERE):
+__all__ = list(_MODULES)
+
+_ROOT = __path__[0].rpartition("nas_plugins")[0]
+
+# Modules with these common names may exist elsewhere on the path and would fail later in confusing ways.
+for _package in ("strategies", "search_spaces"):
+    _spec = find_spec(_package)
+    if _spec is None or _spec.origin is None or not _spec.origin.startswith(_ROOT):
         raise ImportError(
-            f"nas_plugins needs its own package {_floor!r}, but Python finds "
+            f"nas_plugins needs its own package {_package!r}, but Python finds "
             f"{_spec.origin if _spec else 'none'}: rename that module, or put it later on the path"
         )
 
-# NNI 3.0 wraps the classes of torch.nn and warns of those that newer PyTorch has added.
+# NNI 3.0 wraps the classes of torch.nn and warns about those that newer PyTorch has added.
 warnings.filterwarnings("ignore", message=".*is found to be not a nn.Module", category=RuntimeWarning)
 
 
 def __getattr__(name: str) -> Any:
-    """A public name, imported when it is first used: NNI and PyTorch take seconds."""
-    if name not in _HOME:
+    """Import a public name on first use, because NNI and PyTorch take seconds to import."""
+    if name not in _MODULES:
         raise AttributeError(f"module 'nas_plugins' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+    return getattr(import_module(_MODULES[name]), name)
 
 
 def __dir__() -> list[str]:
-    """The public names too, imported or not: what an interactive shell completes."""
+    """Return all names, including public ones not yet imported, for completion in interactive shells."""
     return sorted({*globals(), *__all__})

@@ -1,13 +1,13 @@
-"""A derived network as the backbone of a detector: its features at every resolution, through a feature pyramid.
+"""Derived networks as detector backbones: the features of every resolution, merged by a feature pyramid.
 
-A detector of torchvision takes as its backbone any module that has ``out_channels`` and returns feature
-maps by name. D-DARTS (section 5.5) does this with RetinaNet and Mask R-CNN.
+Detectors of torchvision accept any module with ``out_channels`` that returns feature maps by name. D-DARTS
+(section 5.5) uses RetinaNet and Mask R-CNN.
 """
 
 from __future__ import annotations
 
 import copy
-import os
+import math
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -22,27 +22,26 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP
 
 from nas_plugins.errors import InputError
 from nas_plugins.files import one_line
-from nas_plugins.runs import directory as runs
+from nas_plugins.runs.directory import WEIGHTS, PathLike, is_finished, read_config
 from nas_plugins.runs.reader import read_run
-from nas_plugins.training.checkpoints import load_tensors
+from nas_plugins.training.checkpoints import load_tensors, load_weights
 from search_spaces.genotype import Genotype
 from search_spaces.network import Network
 from search_spaces.stems import Stem
 
-PathLike = str | os.PathLike[str]
 LastLevels = Literal["pool", "p6p7"]
-"""How a pyramid goes on behind the last stage: by one level, its every second feature, or by two, convolutions."""
+"""Extra FPN levels: ``"pool"`` (stride-2 max pooling) or ``"p6p7"`` (two stride-2 convolutions)."""
 _SIDE = 2**16
-"""Pixels a side of an image on paper: more than a stem and reductions, which double the channels, can use up."""
+"""Side in pixels of the image for shape inference, large enough for any number of reductions in practice."""
 
 
 class Stage(NamedTuple):
-    """The layers of one resolution.
+    """Consecutive layers with the same output resolution.
 
     Args:
-        layers: their numbers.
-        channels: of the output of the last of them.
-        stride: pixels of the image, in each direction, for one of that output.
+        layers: Indices of the layers.
+        channels: Output channels of the last layer.
+        stride: Ratio of image side to output side.
     """
 
     layers: range
@@ -51,14 +50,14 @@ class Stage(NamedTuple):
 
 
 class Stages(nn.Module):
-    """Stem and cells of a derived network, without classifier and auxiliary head: the features of each resolution.
+    """Stem and cells of a derived network, which return the features of each resolution.
 
     Args:
-        network: gives stem and cells away: weights are shared, and drop-path is switched off.
+        network: Network whose stem and cells are used, not copied; its drop-path is disabled.
 
     Attributes:
-        image_channels: of the images that the network is for: 1 for grey ones, 3 for colour.
-        stages: the finest resolution first.
+        image_channels: Channels of the images: 1 for grey, 3 for colour.
+        stages: The stages, finest resolution first.
     """
 
     def __init__(self, network: Network) -> None:
@@ -70,9 +69,13 @@ class Stages(nn.Module):
         self.stages = self._measure()
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """(batch, image channels, height, width) -> for each stage (batch, channels, height / stride, width / stride).
+        """Return the features of each stage.
 
-        Where a stride does not divide a side the quotient is rounded up.
+        Args:
+            images: Images of shape (batch, image channels, height, width).
+
+        Returns:
+            A tensor of shape (batch, channels, height / stride, width / stride), rounded up, per stage.
         """
         return self._outputs(images, [stage.layers[-1] for stage in self.stages])
 
@@ -86,7 +89,7 @@ class Stages(nn.Module):
         return outputs
 
     def _measure(self) -> list[Stage]:
-        """One pass on tensors without memory shows where a resolution ends, and how many channels arrive there."""
+        """Return the stages, found by a pass on tensors without memory."""
         shadow = copy.deepcopy(self).to("meta").eval()
         with torch.no_grad():
             image = torch.empty(1, self.image_channels, _SIDE, _SIDE, device="meta")
@@ -100,31 +103,30 @@ class Stages(nn.Module):
 
 
 class Backbone(nn.Module):
-    """A derived network as a feature pyramid (Lin et al., 2017): the backbone of a detector.
+    """Detector backbone: a derived network with a feature pyramid (Lin et al., 2017).
 
-    Each stage, the layers of one resolution, gives the output of its last layer to a level of the
-    pyramid. In :meth:`train` mode too, batch normalization that is frozen uses its running statistics.
+    The output of the last layer of each stage is the input of one level of the pyramid. Frozen batch normalization
+    uses its running statistics in training mode too.
 
     Args:
-        network: gives its stem and cells away, weights included; its drop-path is switched off.
-        out_channels: channels of every level, 1 or more.
-        levels: how many stages, counted from the last, the pyramid is built on; None for all.
-        last_levels: what follows them: "pool" or "p6p7", see :data:`LastLevels`. Mask R-CNN is usual
-            with the first, RetinaNet with the second.
-        trainable_stages: how many stages, counted from the last, are trained; the rest never changes.
-            One more than there are trains the stem too. None trains everything.
-        frozen_norm: freeze the batch normalization of the trained stages too, as is usual where a
-            batch of large images is small and the weights were trained before.
+        network: Network whose stem and cells are used, including weights, not copied; its drop-path is disabled.
+        out_channels: Channels of every level, at least 1.
+        levels: Number of stages, counted from the last, that the pyramid uses; None for all.
+        last_levels: Extra levels, see :data:`LastLevels`: usually ``"pool"`` for Mask R-CNN, ``"p6p7"`` for RetinaNet.
+        trainable_stages: Number of stages, counted from the last, that are trained; the others are frozen. The number
+            of stages plus one also trains the stem. None trains everything.
+        frozen_norm: Also freeze the batch normalization of the trained stages, as is usual for pretrained weights and
+            small batches of large images.
 
     Attributes:
-        body: the :class:`Stages`.
-        fpn: the pyramid.
-        out_channels: of every level.
-        names: of the levels, the finest first: "0", "1", …, and "pool", or "p6" and "p7".
-        strides: pixels of the image, in each direction, for one feature of each level.
+        body: The :class:`Stages`.
+        fpn: The feature pyramid.
+        out_channels: Channels of every level.
+        names: Names of the levels, finest first: "0", "1" and so on, then "pool", or "p6" and "p7".
+        strides: Ratio of image side to feature map side for each level.
 
     Raises:
-        InputError: an argument is of another type, or out of range.
+        InputError: An argument is of a wrong type or out of range.
     """
 
     def __init__(
@@ -141,14 +143,10 @@ class Backbone(nn.Module):
         count = len(self.body.stages)
         levels = count if levels is None else levels
         trained = count + 1 if trainable_stages is None else trainable_stages
-        for name, value, least, most in (
-            ("out_channels", out_channels, 1, None),
-            ("levels", levels, 1, count),
-            ("trainable_stages", trained, 0, count + 1),
-        ):
-            if not isinstance(value, int) or value < least or (most is not None and value > most):
-                right = f"from {least} to {most}: the network has {count} stages" if most else f"of at least {least}"
-                raise InputError(f"{name}: {value!r} should be a whole number {right}")
+        _check_integer("out_channels", out_channels, 1, math.inf, "of at least 1")
+        in_network = f"from {{}} to {{}}: the network has {count} stages"
+        _check_integer("levels", levels, 1, count, in_network.format(1, count))
+        _check_integer("trainable_stages", trained, 0, count + 1, in_network.format(0, count + 1))
         if last_levels not in get_args(LastLevels):
             raise InputError(f"last_levels: {last_levels!r} should be one of {', '.join(get_args(LastLevels))}")
         stages = self.body.stages[-levels:]
@@ -174,18 +172,18 @@ class Backbone(nn.Module):
         image_channels: int = 3,
         **pyramid: Any,
     ) -> Backbone:
-        """The backbone of a genotype, with random weights.
+        """Return the backbone of a genotype, with random weights.
 
         Args:
-            genotype: it, or its file.
-            channels: of a node before the first reduction.
-            layers: depth of the network; None for the genotype's own.
-            stem: a name of :data:`~search_spaces.network.STEMS`.
-            image_channels: 1 for grey images, 3 for colour.
-            pyramid: the other arguments of :class:`Backbone`.
+            genotype: The genotype or its file.
+            channels: Channels of a node before the first reduction.
+            layers: Depth of the network; None for that of the genotype.
+            stem: A name of :data:`~search_spaces.stems.STEMS`.
+            image_channels: Channels of the images: 1 for grey, 3 for colour.
+            pyramid: Further arguments of :class:`Backbone`.
 
         Raises:
-            InputError: the file is no genotype, or an argument is out of range.
+            InputError: The file is not a genotype, or an argument is out of range.
         """
         try:
             if not isinstance(genotype, Genotype):
@@ -194,57 +192,58 @@ class Backbone(nn.Module):
             network = Network.from_genotype(genotype, 2, channels, image_channels, stem)
         except OSError as error:
             raise InputError(f"{genotype}: cannot be read: {error.strerror}") from None
-        except (ValueError, TypeError, RuntimeError) as error:  # also: no memory for it
+        except (ValueError, TypeError, RuntimeError) as error:  # PyTorch raises RuntimeError when memory runs out
             raise InputError(one_line(error)) from None
         return cls(network, **pyramid)
 
     @classmethod
     def from_run(cls, run: PathLike, **pyramid: Any) -> Backbone:
-        """The backbone of a retrained network, with its weights.
+        """Return the backbone of a retrained network, with its weights.
 
         Args:
-            run: the run directory of a finished retraining.
-            pyramid: the other arguments of :class:`Backbone`.
+            run: The run directory of a finished retraining.
+            pyramid: Further arguments of :class:`Backbone`.
 
         Raises:
-            InputError: it is none, a file in it is damaged, or an argument is out of range.
+            InputError: The directory is not a finished retraining, a file in it is damaged, or an argument is out of
+                range.
         """
         run = Path(run)
         saved = read_run(run)
-        settings, _ = runs.read_config(run)
-        weights_file = run / runs.WEIGHTS
-        if settings.derived is None or saved.genotype is None or not weights_file.exists():
-            what = "not finished" if settings.derived else "a search"
+        derived = read_config(run)[0].derived
+        if derived is None or saved.genotype is None or not is_finished(run, saved.kind):
+            what = "not finished" if derived else "a search"
             raise InputError(f"{run}: {what}; a backbone is taken from the run directory of a finished retraining")
-        weights = {
-            name: value for name, value in load_tensors(weights_file).items() if name.startswith(("stem.", "cells."))
-        }
-        derived = settings.derived
         image_channels = saved.network.get("image_channels", 3)
         backbone = cls.from_genotype(
             saved.genotype, derived.channels, derived.layers, derived.stem, image_channels, **pyramid
         )
-        try:
-            backbone.body.load_state_dict(weights)
-        except (RuntimeError, TypeError) as error:
-            reason = str(error).strip().splitlines()[-1].strip()
-            raise InputError(f"{weights_file}: not the weights of this run's network: {reason}") from None
+        file = run / WEIGHTS
+        weights = {name: value for name, value in load_tensors(file).items() if name.startswith(("stem.", "cells."))}
+        load_weights(backbone.body, file, weights)
         return backbone
 
     def forward(self, images: Tensor) -> OrderedDict[str, Tensor]:
-        """(batch, image channels, height, width) -> name -> (batch, out_channels, height / stride, width / stride)."""
+        """Return the features of each level.
+
+        Args:
+            images: Images of shape (batch, image channels, height, width).
+
+        Returns:
+            A tensor of shape (batch, out_channels, height / stride, width / stride), rounded up, by name of the level.
+        """
         features = self.body(images)[-len(self.fpn.inner_blocks) :]
         return self.fpn(OrderedDict(zip(self.names, features, strict=False)))
 
     def train(self, mode: bool = True) -> Backbone:
-        """As of every module, but frozen batch normalization stays in evaluation."""
+        """Set training or evaluation mode; frozen batch normalization stays in evaluation mode."""
         super().train(mode)
         for norm in self._frozen_norms:
             norm.eval()
         return self
 
     def _freeze(self, parts: int, every_norm: bool) -> list[nn.BatchNorm2d]:
-        """Freeze so many of stem and stages, from the image on; which batch normalization is frozen then."""
+        """Freeze the first ``parts`` of stem and stages, and return the batch normalization that is frozen."""
         stages = [self.body.cells[stage.layers.start : stage.layers.stop] for stage in self.body.stages]
         frozen = nn.ModuleList([self.body.stem, *stages][:parts])
         of = self.body if every_norm else frozen
@@ -254,29 +253,34 @@ class Backbone(nn.Module):
         return norms
 
 
+def _check_integer(name: str, value: Any, minimum: float, maximum: float, right: str) -> None:
+    if not isinstance(value, int) or not minimum <= value <= maximum:
+        raise InputError(f"{name}: {value!r} should be a whole number {right}")
+
+
 def retinanet(backbone: Backbone, num_classes: int, smallest_anchor: int = 32, **settings: Any) -> RetinaNet:
-    """torchvision's RetinaNet (Lin et al., 2017) with anchors for the levels of a backbone.
+    """Return torchvision's RetinaNet (Lin et al., 2017) with anchors for the levels of a backbone.
 
     Args:
-        backbone: usually with ``last_levels="p6p7"``.
-        num_classes: classes of objects, and one for the background, label 0.
-        smallest_anchor: pixels of the smallest anchor of the finest level; each level has three
-            sizes within an octave, and those of the next level are twice as large.
-        settings: further arguments of torchvision's class; they win.
+        backbone: The backbone, usually with ``last_levels="p6p7"``.
+        num_classes: Number of classes of objects, plus one for the background (label 0).
+        smallest_anchor: Side in pixels of the smallest anchor of the finest level. Each level has three sizes within
+            an octave, twice as large as those of the level before.
+        settings: Further arguments of torchvision's class, which take precedence.
     """
     octave = [2 ** (third / 3) for third in range(3)]
     sizes = [tuple(int(smallest_anchor * 2**level * step) for step in octave) for level in range(len(backbone.names))]
-    return RetinaNet(backbone, num_classes, **{**_shared(backbone, sizes, "anchor_generator"), **settings})
+    return RetinaNet(backbone, num_classes, **{**_anchors_and_padding(backbone, sizes, "anchor_generator"), **settings})
 
 
 def mask_rcnn(backbone: Backbone, num_classes: int, smallest_anchor: int = 32, **settings: Any) -> MaskRCNN:
-    """torchvision's Mask R-CNN (He et al., 2017) with anchors and pooling for the levels of a backbone.
+    """Return torchvision's Mask R-CNN (He et al., 2017) with anchors and pooling for the levels of a backbone.
 
     Args:
-        backbone: usually with ``last_levels="pool"``.
-        num_classes: classes of objects, and one for the background, label 0.
-        smallest_anchor: pixels of the anchor of the finest level; that of the next is twice as large.
-        settings: further arguments of torchvision's class; they win.
+        backbone: The backbone, usually with ``last_levels="pool"``.
+        num_classes: Number of classes of objects, plus one for the background (label 0).
+        smallest_anchor: Side in pixels of the anchor of the finest level; each level has twice that of the one before.
+        settings: Further arguments of torchvision's class, which take precedence.
     """
     sizes = [(smallest_anchor * 2**level,) for level in range(len(backbone.names))]
     levels = [name for name in backbone.names if name.isdigit()]
@@ -284,11 +288,13 @@ def mask_rcnn(backbone: Backbone, num_classes: int, smallest_anchor: int = 32, *
         f"{head}_roi_pool": MultiScaleRoIAlign(levels, output_size, sampling_ratio=2)
         for head, output_size in (("box", 7), ("mask", 14))
     }
-    return MaskRCNN(backbone, num_classes, **{**_shared(backbone, sizes, "rpn_anchor_generator"), **pools, **settings})
+    return MaskRCNN(
+        backbone, num_classes, **{**_anchors_and_padding(backbone, sizes, "rpn_anchor_generator"), **pools, **settings}
+    )
 
 
-def _shared(backbone: Backbone, sizes: Sequence[tuple[int, ...]], anchors: str) -> dict[str, Any]:
-    """Anchors of these sizes a level, and images padded so that the stride of every stage divides them."""
+def _anchors_and_padding(backbone: Backbone, sizes: Sequence[tuple[int, ...]], anchors: str) -> dict[str, Any]:
+    """Return anchors of the given sizes per level, and padding of images to a multiple of the largest stride."""
     return {
         anchors: AnchorGenerator(tuple(sizes), ((0.5, 1.0, 2.0),) * len(sizes)),
         "size_divisible": max(32, backbone.body.stages[-1].stride),

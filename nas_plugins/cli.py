@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import atexit
 import gc
+import json
 import os
 import signal
 import sys
@@ -16,18 +16,21 @@ from typing import Any
 
 from nas_plugins.errors import InputError, Terminated
 
+_OVERRIDES = "--KEY VALUE overrides a key of the config"
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        The exit status: 0, 2 for bad input, 130 when interrupted, 143 when terminated.
+        The exit status: 0, 2 for bad input, 130 if interrupted, 143 if terminated.
     """
     parser = _parser()
     options, overrides = parser.parse_known_args(arguments)
     if overrides and not options.takes_overrides:
         parser.exit(2, f"nas-plugins: unknown argument {overrides[0]}; see nas-plugins {options.command} --help\n")
-    try:  # here and not above: --help and wrong commands need none of what takes seconds to import
+    options.overrides = overrides
+    try:  # imported here, since --help and usage errors should not wait for PyTorch and NNI
         if options.command != "genotype":
             _import_training()
         from search_spaces.genotype import GenotypeError
@@ -36,21 +39,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 130
 
     before = signal.signal(signal.SIGTERM, _terminate), warnings.formatwarning
-    warnings.formatwarning = lambda message, *_, **__: f"nas-plugins: {message}\n"  # not where in the code it is said
+    warnings.formatwarning = lambda message, *_, **__: f"nas-plugins: {message}\n"  # without the place in the code
     try:
-        options.run(options, overrides)
+        options.run(options)
         sys.stdout.flush()
-    except BrokenPipeError:  # programs in a pipe may close it early; that is no error
+    except BrokenPipeError:  # the reader of a pipe may close it early
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (InputError, GenotypeError) as error:
         return _fail(str(error))
     except OSError as error:
         return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except KeyboardInterrupt as interrupt:
-        what = "terminated" if isinstance(interrupt, Terminated) else "interrupted"
+        message = "terminated" if isinstance(interrupt, Terminated) else "interrupted"
         if options.command in ("search", "retrain", "resume"):
-            what += "; nas-plugins resume goes on from the last complete epoch"
-        _fail(str(interrupt) or what)
+            message += "; nas-plugins resume goes on from the last complete epoch"
+        _fail(str(interrupt) or message)
         return 143 if isinstance(interrupt, Terminated) else 130
     finally:
         signal.signal(signal.SIGTERM, before[0])
@@ -59,17 +62,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _import_training() -> None:
-    """What nearly every command needs. It stays to the end: to look through it for garbage again and again would take
-    a fifth of the time of the import, and some of a search's."""
-    if "nas_plugins.experiment" in sys.modules:
-        return
+    """Import what nearly every command needs, without garbage collection, which takes a tenth of the time."""
     gc.disable()
     try:
         import nas_plugins.experiment  # noqa: F401
     finally:
-        gc.freeze()
         gc.enable()
-        atexit.register(gc.unfreeze)  # at the end all is thrown away: libraries complain of what is not
 
 
 def _terminate(number: int, frame: object) -> None:
@@ -82,40 +80,38 @@ def _fail(message: str) -> int:
 
 
 def _printable(line: str) -> str:
-    """What a file holds must not reach the terminal as a command to it."""
-    return "".join(letter if letter.isprintable() else "?" for letter in line)
+    """Replace control characters, since text from a file could otherwise send commands to the terminal."""
+    return "".join(character if character.isprintable() else "?" for character in line)
 
 
 def _show(text: str) -> None:
-    """Print lines that hold what a file does."""
+    """Print lines with text that comes from files."""
     print(*map(_printable, text.split("\n")), sep="\n")
 
 
-def _check_genotype(path: str | os.PathLike[str]) -> None:
-    """Say of what is no genotype file also what to do, before a command that needs it."""
+def _check_genotype(file: Path) -> None:
+    """Raise an error that also names the remedy if a path is not a genotype file."""
     from search_spaces.genotype import Genotype, GenotypeError
 
-    file = Path(path)
     if file.is_dir():
-        found = file / "genotype.json"
-        right = found if found.exists() else "the genotype.json of a run"
-        raise InputError(f"{file}: a folder and no genotype file; give {right}")
+        inside = file / "genotype.json"
+        suggestion = inside if inside.exists() else "the genotype.json of a run"
+        raise InputError(f"{file}: a folder and no genotype file; give {suggestion}")
     try:
         Genotype.load(file)
     except GenotypeError as error:
         run = file.parent
         if file.name == "sample.json":
-            what = "the sample of a space without cells; freeze the space with it and train the network by a script"
-            raise InputError(f"{file}: no genotype but {what}") from None
+            remedy = "freeze the space with it and train the network by a script"
+            raise InputError(f"{file}: no genotype but the sample of a space without cells; {remedy}") from None
         if file.name != "genotype.json" or not (run / "config.yaml").exists():
             raise
-        cure = "copy that of the search there anew"
-        if (run / "alphas.csv").exists():
-            cure = f"delete it, and nas-plugins resume {run} writes it anew"
-        raise InputError(f"{error}; {cure}") from None
+        rewrite = f"delete it, and nas-plugins resume {run} writes it anew"
+        remedy = rewrite if (run / "alphas.csv").exists() else "copy that of the search there anew"
+        raise InputError(f"{error}; {remedy}") from None
 
 
-def _list(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+def _list(options: argparse.Namespace) -> None:
     from nas_plugins import plugins
     from nas_plugins.data.module import DATASETS
 
@@ -130,60 +126,56 @@ def _list(options: argparse.Namespace, overrides: Sequence[str]) -> None:
 
 
 def example_configs(experiments: bool = False) -> list[Path]:
-    """The config files that came with the installation, or lie in the checkout: of runs, or of NNI experiments."""
+    """Return the config files of runs, or of NNI experiments, in the installation and in the checkout."""
     package = Path(str(files("nas_plugins")))
-    folders = (package / "examples", package.parent / "examples")
-    found = sorted(path for folder in folders for path in folder.glob("*/*.yaml"))
+    found = sorted(path for folder in (package, package.parent) for path in folder.glob("examples/*/*.yaml"))
     return [path for path in found if path.name.startswith("nni") == experiments]
 
 
-def _search(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+def _search(options: argparse.Namespace) -> None:
     from nas_plugins.runs.directory import is_first
     from nas_plugins.training.search import search
 
-    run = search(options.config, options.output, overrides)
-    if is_first():  # the others may be here before it has written what was found
+    run = search(options.config, options.output, options.overrides)
+    if is_first():  # the other processes may arrive before the first one has written the result
         found = next(run / name for name in ("genotype.json", "sample.json") if (run / name).exists())
         print(f"{run}: searched; {found.stem} in {found}")
 
 
-def _resume(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+def _resume(options: argparse.Namespace) -> None:
     from nas_plugins.runs.directory import say
     from nas_plugins.training.search import resume
 
     say(f"{resume(options.run_directory)}: finished")
 
 
-def _derive(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+def _derive(options: argparse.Namespace) -> None:
     from nas_plugins.training.derive import derive
 
-    genotype = derive(
-        options.run_directory, options.output, options.method, options.threshold, options.layers, options.epoch
-    )
+    settings = (options.method, options.threshold, options.layers, options.epoch)
+    genotype = derive(options.run_directory, options.output, *settings)
     print(f"{options.output}: {len(genotype.layout)} layers, {len(genotype.cells)} different cells")
 
 
-def _retrain(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+def _retrain(options: argparse.Namespace) -> None:
     from nas_plugins.runs.directory import say
     from nas_plugins.training.retrain import retrain
 
-    _check_genotype(options.genotype)
-    run = retrain(options.genotype, options.config, options.output, overrides)
+    _check_genotype(Path(options.genotype))
+    run = retrain(options.genotype, options.config, options.output, options.overrides)
     say(f"{run}: retrained; weights in {run / 'weights.pt'}")
 
 
-def _evaluate(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+def _evaluate(options: argparse.Namespace) -> None:
     from nas_plugins.training.retrain import evaluate
 
     result = evaluate(options.run_directory)
-    print(
-        f"{options.run_directory}: test accuracy {result['test_acc']:.2%}, "
-        f"loss {result['test_loss']:.4f}, on {result['images']} images"
-    )
+    measured = f"test accuracy {result['test_acc']:.2%}, loss {result['test_loss']:.4f}"
+    print(f"{options.run_directory}: {measured}, on {result['images']} images")
 
 
-def _report(options: argparse.Namespace, overrides: Sequence[str]) -> None:
-    from nas_plugins.report import summary as results
+def _report(options: argparse.Namespace) -> None:
+    from nas_plugins.report import summary as tables
     from nas_plugins.report.page import write_report
     from nas_plugins.report.published import source
     from nas_plugins.runs.reader import read_runs
@@ -193,29 +185,29 @@ def _report(options: argparse.Namespace, overrides: Sequence[str]) -> None:
             _check_genotype(Path(run, "genotype.json"))
     page = write_report(options.run_directories, options.output or None, options.compare)
     runs = read_runs(options.run_directories)
-    _show(results.summary_text(results.summary(runs, options.compare)))
+    _show(tables.summary_text(tables.summary(runs, options.compare)))
     if options.compare:
         print(f"published: {source(options.compare)}")
-    found = results.results(runs)
+    found = tables.results(runs)
     if len(found):
-        _show(f"\n{results.results_text(found)}\n")
+        _show(f"\n{tables.results_text(found)}\n")
     _show(f"report: {page}")
 
 
-def _trial(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+def _trial(options: argparse.Namespace) -> None:
     from nas_plugins.runs.directory import say
     from nas_plugins.sweep.trial import run_trial
 
-    say(f"{run_trial(options.config, overrides, options.genotype, options.output)}: finished")
+    say(f"{run_trial(options.config, options.overrides, options.genotype, options.output)}: finished")
 
 
-def _launch(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+def _launch(options: argparse.Namespace) -> None:
     from nas_plugins.sweep.launch import launch
 
     launch(options.config, options.port)
 
 
-def _trials(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+def _trials(options: argparse.Namespace) -> None:
     from nas_plugins.sweep.records import read_trials, save_genotypes, trials_text
 
     trials = read_trials(options.experiment)
@@ -225,12 +217,11 @@ def _trials(options: argparse.Namespace, overrides: Sequence[str]) -> None:
         _show(trials_text(trials))
 
 
-def _genotype_import(options: argparse.Namespace, overrides: Sequence[str]) -> None:
+def _genotype_import(options: argparse.Namespace) -> None:
     from search_spaces.genotype import Genotype, GenotypeError
 
     try:
-        text = Path(options.text).read_text(encoding="utf-8")
-        genotype = Genotype.parse(text)
+        genotype = Genotype.parse(Path(options.text).read_text(encoding="utf-8"))
     except UnicodeDecodeError:
         raise GenotypeError(f"{options.text}: not a text file") from None
     except GenotypeError as error:
@@ -239,21 +230,12 @@ def _genotype_import(options: argparse.Namespace, overrides: Sequence[str]) -> N
     print(f"{options.output}: {len(genotype.layout)} layers, {len(genotype.cells)} different cells")
 
 
-def _genotype_info(options: argparse.Namespace, overrides: Sequence[str]) -> None:
-    import json
-
+def _genotype_info(options: argparse.Namespace) -> None:
     from nas_plugins.describe import describe
 
-    _check_genotype(options.file)
-    facts = describe(
-        options.file,
-        options.channels,
-        options.layers,
-        options.classes,
-        options.image_size,
-        options.stem,
-        mlp_width=options.mlp_width,
-    )
+    _check_genotype(Path(options.file))
+    size = (options.channels, options.layers, options.classes, options.image_size)
+    facts = describe(options.file, *size, options.stem, mlp_width=options.mlp_width)
     if options.json:
         print(json.dumps(facts, indent=2))
         return
@@ -264,7 +246,7 @@ def _genotype_info(options: argparse.Namespace, overrides: Sequence[str]) -> Non
 
 
 class _Parser(argparse.ArgumentParser):
-    """One line on bad usage, like everything else; the full usage is in --help."""
+    """Argument parser that reports a usage error in one line; --help shows the full usage."""
 
     def error(self, message: str) -> Any:
         self.exit(2, f"nas-plugins: {message}; see {self.prog} --help\n")
@@ -273,92 +255,94 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="nas-plugins", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add(commands, "list", _list, "spaces, strategies, datasets and example configs")
+    _add_runs(commands)
+    _add_experiments(commands)
+    _add_genotype(commands)
+    return parser
 
-    def command(
-        name: str, run: Any, text: str, into: Any = commands, takes_overrides: bool = False
-    ) -> argparse.ArgumentParser:
-        added = into.add_parser(name, help=text, description=text, allow_abbrev=False)
-        added.set_defaults(run=run, takes_overrides=takes_overrides)
-        return added
 
-    command("list", _list, "spaces, strategies, datasets and example configs")
+def _add(commands: Any, name: str, run: Any, text: str, takes_overrides: bool = False) -> argparse.ArgumentParser:
+    """Add a command that is run by a function, and return its parser."""
+    added: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+    added.set_defaults(run=run, takes_overrides=takes_overrides)
+    return added
 
-    added = command("search", _search, "run a search; --KEY VALUE overrides a key of the config", takes_overrides=True)
-    added.add_argument("--config", required=True, metavar="FILE", help="config file")
-    added.add_argument("--output", required=True, metavar="RUN", help="run directory to make")
 
-    added = command("resume", _resume, "go on with an interrupted search or retraining")
-    added.add_argument("run_directory", metavar="RUN")
+def _add_runs(commands: Any) -> None:
+    search = _add(commands, "search", _search, f"run a search; {_OVERRIDES}", takes_overrides=True)
+    search.add_argument("--config", required=True, metavar="FILE", help="config file")
+    search.add_argument("--output", required=True, metavar="RUN", help="run directory to make")
 
-    added = command("derive", _derive, "another genotype from a finished search")
-    added.add_argument("run_directory", metavar="RUN")
-    added.add_argument("--method", choices=("darts", "sparse", "edge"), help="default: that of the search")
-    added.add_argument(
+    resume = _add(commands, "resume", _resume, "go on with an interrupted search or retraining")
+    resume.add_argument("run_directory", metavar="RUN")
+
+    derive = _add(commands, "derive", _derive, "another genotype from a finished search")
+    derive.add_argument("run_directory", metavar="RUN")
+    derive.add_argument("--method", choices=("darts", "sparse", "edge"), help="default: that of the search")
+    derive.add_argument(
         "--threshold", type=float, metavar="T", help="of sparse and edge, from 0 to 1; default: that of the search"
     )
-    added.add_argument("--layers", type=int, metavar="N", help="depth of the network")
-    added.add_argument("--epoch", type=int, metavar="E", help="by the α after this epoch, from 0; default: last")
-    added.add_argument("--output", required=True, metavar="FILE", help="genotype file to write")
+    derive.add_argument("--layers", type=int, metavar="N", help="depth of the network")
+    derive.add_argument("--epoch", type=int, metavar="E", help="by the α after this epoch, from 0; default: last")
+    derive.add_argument("--output", required=True, metavar="FILE", help="genotype file to write")
 
-    added = command(
-        "retrain", _retrain, "train a derived network; --KEY VALUE overrides a key of the config", takes_overrides=True
-    )
-    added.add_argument("--genotype", required=True, metavar="FILE", help="genotype file")
-    added.add_argument("--config", required=True, metavar="FILE", help="config file")
-    added.add_argument("--output", required=True, metavar="RUN", help="run directory to make")
+    retrain = _add(commands, "retrain", _retrain, f"train a derived network; {_OVERRIDES}", takes_overrides=True)
+    retrain.add_argument("--genotype", required=True, metavar="FILE", help="genotype file")
+    retrain.add_argument("--config", required=True, metavar="FILE", help="config file")
+    retrain.add_argument("--output", required=True, metavar="RUN", help="run directory to make")
 
-    added = command("evaluate", _evaluate, "test accuracy of a retrained network")
-    added.add_argument("run_directory", metavar="RUN")
+    evaluate = _add(commands, "evaluate", _evaluate, "test accuracy of a retrained network")
+    evaluate.add_argument("run_directory", metavar="RUN")
 
-    added = command("report", _report, "tables and pictures of runs")
-    added.add_argument("run_directories", nargs="+", metavar="RUN")
-    added.add_argument("--output", metavar="DIR", help="folder of the report; with one run, the run itself")
-    added.add_argument(
+    report = _add(commands, "report", _report, "tables and pictures of runs")
+    report.add_argument("run_directories", nargs="+", metavar="RUN")
+    report.add_argument("--output", metavar="DIR", help="folder of the report; with one run, the run itself")
+    report.add_argument(
         "--compare",
         metavar="TABLE",
         help="published results to show beside the runs: cifar10, cifar100, fashion_mnist, compcars or miotcd",
     )
 
-    added = command("launch", _launch, "run an NNI experiment, such as of many searches, to its end")
-    added.add_argument("--config", required=True, metavar="FILE", help="NNI's config, as nnictl create takes it")
-    added.add_argument("--port", type=int, default=8080, metavar="P", help="of the web portal; default: 8080")
 
-    added = command("trials", _trials, "the trials of an NNI experiment, the best one first")
-    added.add_argument("experiment", metavar="EXPERIMENT", help="its ID, or its folder")
-    added.add_argument("--genotypes", metavar="FOLDER", help="copy the best genotypes there: 1.json, 2.json, ...")
-    added.add_argument("--best", type=int, default=1, metavar="N", help="how many of them; default: 1")
+def _add_experiments(commands: Any) -> None:
+    launch = _add(commands, "launch", _launch, "run an NNI experiment, such as of many searches, to its end")
+    launch.add_argument("--config", required=True, metavar="FILE", help="NNI's config, as nnictl create takes it")
+    launch.add_argument("--port", type=int, default=8080, metavar="P", help="of the web portal; default: 8080")
 
-    added = command(
-        "trial",
-        _trial,
-        "one search or retraining, as the trialCommand of an NNI experiment; --KEY VALUE overrides a key of the config",
-        takes_overrides=True,
-    )
-    added.add_argument("--config", required=True, metavar="FILE", help="config file of a search or a retraining")
-    added.add_argument("--genotype", metavar="FILE", help="what a retraining trains")
-    added.add_argument("--output", metavar="FOLDER", help="for the run directory, EXPERIMENT/TRIAL; default: NNI's")
+    trials = _add(commands, "trials", _trials, "the trials of an NNI experiment, the best one first")
+    trials.add_argument("experiment", metavar="EXPERIMENT", help="its ID, or its folder")
+    trials.add_argument("--genotypes", metavar="FOLDER", help="copy the best genotypes there: 1.json, 2.json, ...")
+    trials.add_argument("--best", type=int, default=1, metavar="N", help="how many of them; default: 1")
 
-    added = command("genotype", None, "import a published genotype, or describe one")
-    actions = added.add_subparsers(dest="action", required=True, metavar="ACTION")
-    added = command("import", _genotype_import, "read a published genotype", actions)
-    added.add_argument("text", metavar="TEXTFILE")
-    added.add_argument("--output", required=True, metavar="FILE", help="genotype file to write")
-    added = command("info", _genotype_info, "parameters, multiply-adds and operations of the network", actions)
-    added.add_argument("file", metavar="FILE")
-    added.add_argument("--channels", type=int, required=True, metavar="C")
-    added.add_argument("--layers", type=int, metavar="L", help="default: the genotype's own")
-    added.add_argument("--classes", type=int, required=True, metavar="K")
-    added.add_argument("--image-size", type=int, metavar="S", help="default: 32, 64 or 224, as the stem is meant for")
-    added.add_argument(
+    text = f"one search or retraining, as the trialCommand of an NNI experiment; {_OVERRIDES}"
+    trial = _add(commands, "trial", _trial, text, takes_overrides=True)
+    trial.add_argument("--config", required=True, metavar="FILE", help="config file of a search or a retraining")
+    trial.add_argument("--genotype", metavar="FILE", help="what a retraining trains")
+    trial.add_argument("--output", metavar="FOLDER", help="for the run directory, EXPERIMENT/TRIAL; default: NNI's")
+
+
+def _add_genotype(commands: Any) -> None:
+    genotype = _add(commands, "genotype", None, "import a published genotype, or describe one")
+    actions = genotype.add_subparsers(dest="action", required=True, metavar="ACTION")
+    imported = _add(actions, "import", _genotype_import, "read a published genotype")
+    imported.add_argument("text", metavar="TEXTFILE")
+    imported.add_argument("--output", required=True, metavar="FILE", help="genotype file to write")
+    info = _add(actions, "info", _genotype_info, "parameters, multiply-adds and operations of the network")
+    info.add_argument("file", metavar="FILE")
+    info.add_argument("--channels", type=int, required=True, metavar="C")
+    info.add_argument("--layers", type=int, metavar="L", help="default: the genotype's own")
+    info.add_argument("--classes", type=int, required=True, metavar="K")
+    info.add_argument("--image-size", type=int, metavar="S", help="default: 32, 64 or 224, as the stem is meant for")
+    info.add_argument(
         "--stem",
         help="cifar, tiny_imagenet or imagenet, or one of them with dual_ before it; "
         "default: imagenet for images over 96 pixels",
     )
-    added.add_argument(
+    info.add_argument(
         "--mlp-width", type=int, metavar="W", help="the course project's classifier, with a first layer that wide"
     )
-    added.add_argument("--json", action="store_true", help="as JSON")
-    return parser
+    info.add_argument("--json", action="store_true", help="as JSON")
 
 
 if __name__ == "__main__":

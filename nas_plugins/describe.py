@@ -1,4 +1,4 @@
-"""What network a genotype describes: parameters, multiply-adds, operations."""
+"""Size of the network of a genotype: parameters, multiply-adds and operations."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from nas_plugins.errors import InputError
+from nas_plugins.files import one_line
 from search_spaces.complexity import count_multiply_adds, count_parameters
 from search_spaces.genotype import Genotype, after_cells
 from search_spaces.network import Network
@@ -28,47 +29,32 @@ def describe(
     """Describe the network of a genotype file, without an auxiliary head.
 
     Args:
-        file: the genotype.
-        channels: channels of a node before the first reduction.
-        layers: number of cells; None for the genotype's own.
-        num_classes: classes of the images.
-        image_size: pixels a side; None for those that the stem is meant for: 32, 64 or 224.
-        stem: None for "imagenet" where images are larger than 96 pixels, or have 1,000 classes
-            and no size is given; else "cifar".
-        image_channels: channels of the images.
-        mlp_width: None for pooling and a linear classifier, else see :class:`~search_spaces.network.Network`.
+        file: Path of the genotype.
+        channels: Channels of a node before the first reduction.
+        layers: Number of cells; None for that of the genotype.
+        num_classes: Number of classes.
+        image_size: Pixels per side of an image; None for the size the stem is designed for: 32, 64 or 224.
+        stem: Stem of the network; None for ``"imagenet"`` if images are larger than 96 pixels, or if there are at
+            least 1,000 classes and no image size, and otherwise ``"cifar"``.
+        image_channels: Channels of an image.
+        mlp_width: See :class:`~search_spaces.network.Network`; None for pooling and a linear classifier.
 
     Returns:
-        layers, stem, image_size, parameters, multiply_adds and operations (name -> how many).
+        The keys layers, stem, image_size, parameters, multiply_adds and operations (the number of each by name).
 
     Raises:
-        InputError: a number is out of range.
+        InputError: A number is out of range.
     """
     genotype = Genotype.load(file)
-    if layers is not None:
-        genotype = genotype.deepen(layers)
+    genotype = genotype if layers is None else genotype.deepen(layers)
     if stem is None:
         stem = "imagenet" if (image_size or 0) > 96 or (image_size is None and num_classes >= 1000) else "cifar"
     if stem not in STEMS:
         raise InputError(f"--stem: {stem!r} should be one of {', '.join(STEMS)}")
-    if image_size is None:
-        image_size = STEMS[stem].image_size
+    image_size = STEMS[stem].image_size if image_size is None else image_size
     if image_size < 1:
         raise InputError(f"--image-size: {image_size} should be at least 1")
-    try:
-        with torch.device("meta"):  # it is only counted
-            network = Network.from_genotype(
-                genotype, num_classes, channels, image_channels, stem, mlp_width=mlp_width, image_size=image_size
-            )
-        multiply_adds = count_multiply_adds(network, image_channels, image_size)
-    except ValueError as error:
-        option, _, rest = " ".join(str(error).split()).partition(":")
-        raise InputError(f"--{option.removeprefix('num_').replace('_', '-')}:{rest}") from None
-    except (RuntimeError, TypeError):  # numbers that PyTorch has no tensors for, not even without memory
-        raise InputError(
-            f"--channels: {channels}, with {num_classes} classes and images of {image_size} pixels a side, "
-            "is a network beyond any memory"
-        ) from None
+    parameters, multiply_adds = _count(genotype, num_classes, channels, image_channels, stem, mlp_width, image_size)
     cells = [genotype.existing_edges(genotype.edges_with_fixed(cell)) for cell in genotype.layout]
     counted = Counter(edge.operation for cell in cells for edge in cell)
     counted.update(after_cells(genotype.fixed) * len(cells))
@@ -76,7 +62,37 @@ def describe(
         "layers": len(genotype.layout),
         "stem": stem,
         "image_size": image_size,
-        "parameters": count_parameters(network),
+        "parameters": parameters,
         "multiply_adds": multiply_adds,
         "operations": dict(counted.most_common()),
     }
+
+
+def _count(
+    genotype: Genotype,
+    num_classes: int,
+    channels: int,
+    image_channels: int,
+    stem: Stem,
+    mlp_width: int | None,
+    image_size: int,
+) -> tuple[int, int]:
+    """Return the parameters and multiply-adds of a network.
+
+    Raises:
+        InputError: A number is out of range; the message names the option of the command line.
+    """
+    try:
+        with torch.device("meta"):  # counting needs no memory for weights
+            network = Network.from_genotype(
+                genotype, num_classes, channels, image_channels, stem, mlp_width=mlp_width, image_size=image_size
+            )
+        return count_parameters(network), count_multiply_adds(network, image_channels, image_size)
+    except ValueError as error:
+        option, _, rest = one_line(error).partition(":")
+        raise InputError(f"--{option.removeprefix('num_').replace('_', '-')}:{rest}") from None
+    except (RuntimeError, TypeError):  # sizes that overflow PyTorch's shapes, even on the meta device
+        raise InputError(
+            f"--channels: {channels}, with {num_classes} classes and images of {image_size} pixels a side, "
+            "is a network beyond any memory"
+        ) from None

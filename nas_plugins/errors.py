@@ -1,9 +1,9 @@
-"""What ends a command with a line of text instead of a traceback."""
+"""Exceptions that the CLI reports as a one-line message."""
 
 
 class InputError(ValueError):
-    """What a person gave cannot be used: the message names it, its value, and what would be right."""
+    """Unusable input; the message names the key, its value and what is accepted."""
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM ends a command as an interrupt does: Lightning would let it end as if it had finished."""
+    """SIGTERM, handled like an interrupt; Lightning alone would end the run as if it had finished."""

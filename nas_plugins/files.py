@@ -1,4 +1,4 @@
-"""Read text and JSON files, with errors on one line."""
+"""Reading of text and JSON files with one-line errors."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from nas_plugins.errors import InputError
 
 
 def read_text(path: Path) -> str:
-    """The text of a file.
+    """Return the content of a UTF-8 text file.
 
     Raises:
-        InputError: it cannot be read, or is no text.
+        InputError: The file cannot be read or is not text.
     """
     try:
         return path.read_text(encoding="utf-8")
@@ -24,10 +24,10 @@ def read_text(path: Path) -> str:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """A JSON object.
+    """Return the JSON object in a file.
 
     Raises:
-        InputError: the file is something else.
+        InputError: The file cannot be read or is not a JSON object.
     """
     text = read_text(path)
     try:
@@ -40,5 +40,5 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def one_line(error: BaseException) -> str:
-    """The message of an error, on one line, without where in PyTorch's C++ it was raised."""
+    """Return the message of an error on one line, without PyTorch's C++ stack trace."""
     return " ".join(str(error).partition("\nException raised from ")[0].split())

@@ -1,7 +1,6 @@
-"""Many runs for one question: each in a process of its own, several at a time, and none twice.
+"""Run searches and retrainings in parallel subprocesses, skipping those already finished.
 
-What an example or a benchmark that compares methods is made of. Started again after an interruption,
-each run goes on where it stopped.
+The basis of examples and benchmarks that compare methods. After an interruption, a run is resumed.
 """
 
 from __future__ import annotations
@@ -22,16 +21,16 @@ PathLike = str | os.PathLike[str]
 
 
 def searched(output: PathLike, config: PathLike, seed: int, overrides: Sequence[object] = ()) -> Path:
-    """The finished search in this directory.
+    """Run, resume or skip a search, and return its run directory.
 
     Args:
-        output: the run directory.
-        config: the config file; of no effect on a run that has begun.
-        seed: of everything.
+        output: Run directory.
+        config: Config file; ignored if the run already exists.
+        seed: Seed of the run.
         overrides: ``--key value`` pairs.
 
     Raises:
-        SystemExit: the command failed; the message is its last line.
+        SystemExit: The command failed. The message is the last line of its error output.
     """
     return _finished(output, "search", "--config", config, "--seed", seed, *overrides)
 
@@ -39,9 +38,20 @@ def searched(output: PathLike, config: PathLike, seed: int, overrides: Sequence[
 def retrained(
     output: PathLike, genotype: PathLike, config: PathLike, seed: int, overrides: Sequence[object] = ()
 ) -> Path:
-    """The finished and evaluated retraining in this directory; arguments as for :func:`searched`."""
-    begun = Path(output) / run.GENOTYPE
-    if begun.exists() and _cells(begun) != _cells(genotype):
+    """Run, resume or skip a retraining and its evaluation, and return the run directory.
+
+    Args:
+        output: Run directory.
+        genotype: Genotype file to retrain.
+        config: Config file; ignored if the run already exists.
+        seed: Seed of the run.
+        overrides: ``--key value`` pairs.
+
+    Raises:
+        SystemExit: The command failed, or the directory holds a retraining of another genotype.
+    """
+    existing = Path(output) / run.GENOTYPE
+    if existing.exists() and _cells(existing) != _cells(genotype):
         raise SystemExit(f"{output}: is a retraining of another genotype than {genotype}; give another folder")
     trained = _finished(output, "retrain", "--genotype", genotype, "--config", config, "--seed", seed, *overrides)
     if not (trained / "test.json").exists():
@@ -50,16 +60,16 @@ def retrained(
 
 
 def _cells(file: PathLike) -> object:
-    """What a retraining has in common with its genotype: the depth may be another."""
+    """Return the parts of a genotype that do not depend on the depth, which a retraining may change."""
     genotype = Genotype.load(file)
     return genotype.cells, genotype.fixed
 
 
 def command(*arguments: object) -> None:
-    """One nas-plugins command in a process of its own; its last line is printed.
+    """Run a nas-plugins command in a subprocess and print the last line of its output.
 
     Raises:
-        SystemExit: it failed; the message is its last line.
+        SystemExit: The command failed. The message is the last line of its error output.
     """
     call = [sys.executable, "-m", "nas_plugins.cli", *map(str, arguments)]
     done = subprocess.run(call, capture_output=True, text=True, check=False)
@@ -69,24 +79,28 @@ def command(*arguments: object) -> None:
 
 
 def in_parallel(jobs: int, calls: Iterable[Callable[[], T]]) -> list[T]:
-    """The results of all calls, in their order, so many of them at a time.
+    """Make calls in parallel threads and return their results in order.
+
+    Args:
+        jobs: Number of calls at a time.
+        calls: Functions without arguments.
 
     Raises:
-        Exception: what the first one that failed raised; those not begun are left out then.
+        Exception: The error of the first call that failed. Calls that have not started are skipped then.
     """
     with ThreadPoolExecutor(max(1, jobs)) as pool:
         running = [pool.submit(call) for call in calls]
         try:
             wait(running, return_when=FIRST_EXCEPTION)
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)  # those that have not begun when one failed
-        failed = [one for one in running if not one.cancelled() and one.done() and one.exception()]
-        return [one.result() for one in failed or running]
+            pool.shutdown(wait=False, cancel_futures=True)
+        failed = [future for future in running if not future.cancelled() and future.done() and future.exception()]
+        return [future.result() for future in failed or running]
 
 
 def _finished(output: PathLike, *arguments: object) -> Path:
-    ends = [run.GENOTYPE, run.SAMPLE] if arguments[0] == "search" else [run.WEIGHTS]
-    if any((Path(output) / file).exists() for file in ends):
+    final_files = [run.GENOTYPE, run.SAMPLE] if arguments[0] == "search" else [run.WEIGHTS]
+    if any((Path(output) / file).exists() for file in final_files):
         return Path(output)
     if (Path(output) / "config.yaml").exists():
         command("resume", output)

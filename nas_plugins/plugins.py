@@ -1,4 +1,4 @@
-"""Spaces and strategies by name: those of installed packages, through entry points, or any importable class."""
+"""Registry of spaces and strategies: entry points of installed packages, and any importable class."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from nas_plugins.errors import InputError
 
 Kind = Literal["space", "strategy"]
 GROUPS: dict[Kind, str] = {"space": "nas_plugins.search_spaces", "strategy": "nas_plugins.strategies"}
-"""The entry-point groups under which a package registers its spaces and strategies."""
+"""Entry-point groups under which packages register spaces and strategies."""
 _BASES: dict[Kind, type] = {"space": ModelSpace, "strategy": Strategy}
 
 
 @dataclass(frozen=True)
 class Plugin:
-    """A space or a strategy that a package has registered; nothing of the package is imported yet.
+    """Registered space or strategy, not yet imported.
 
     Args:
-        kind: which of the two.
-        name: what a config calls it.
-        point: where it is.
+        kind: ``"space"`` or ``"strategy"``.
+        name: Name in a config.
+        point: Entry point of the class.
     """
 
     kind: Kind
@@ -37,16 +37,16 @@ class Plugin:
     point: EntryPoint
 
     def load(self) -> type[Any]:
-        """The class.
+        """Import the class.
 
         Raises:
-            InputError: it cannot be imported, or is no NNI space or strategy.
+            InputError: It cannot be imported, or is not an NNI space or strategy.
         """
         return _load(self.point.load, self.kind, self.name)
 
     @property
     def value(self) -> str:
-        """Where it is; of one that cannot be used also why, which takes an import to know."""
+        """Return the location of the class, with the reason if importing it fails."""
         try:
             self.load()
         except InputError as error:
@@ -56,10 +56,10 @@ class Plugin:
 
 
 def registered(kind: Kind) -> dict[str, Plugin]:
-    """name -> every registered space or strategy.
+    """Return all registered spaces or strategies by name.
 
-    Where packages give a name to different classes it stands for ours, if it is ours, and else for none; the others
-    go by their importable names.
+    A name that several packages give to different classes refers to the class of nas-plugins, if it has one, and
+    otherwise to no class. The other classes are listed under their importable names.
     """
     points: dict[str, set[EntryPoint]] = {}
     for point in _entry_points(kind, tuple(sys.path)):
@@ -76,26 +76,26 @@ def registered(kind: Kind) -> dict[str, Plugin]:
 
 @cache
 def _entry_points(kind: Kind, _path: tuple[str, ...]) -> EntryPoints:
-    """Those of all packages on a path: it takes a look into each of them, and a search asks several times."""
+    """Return the entry points of all installed packages; cached per ``sys.path``, because scanning it is slow."""
     return entry_points(group=GROUPS[kind])
 
 
 def find(kind: Kind, name: str) -> type[Any]:
-    """The class of a space or strategy.
+    """Return the class of a space or strategy.
 
     Args:
-        kind: which of the two.
-        name: a registered name, or an importable class such as ``nni.nas.strategy.GumbelDARTS``.
+        kind: ``"space"`` or ``"strategy"``.
+        name: Registered name, or path of an importable class like ``nni.nas.strategy.GumbelDARTS``.
 
     Raises:
-        InputError: there is no such class, or it is no NNI space or strategy.
+        InputError: There is no such class, or it is not an NNI space or strategy.
     """
     plugins = registered(kind)
     if name in plugins:
         return plugins[name].load()
     if "." in name:
         module, _, attribute = name.rpartition(".")
-        if module.partition(".")[0] in {*sys.stdlib_module_names, "__main__"}:  # importing some of them does things
+        if module.partition(".")[0] in {*sys.stdlib_module_names, "__main__"}:  # some run code when imported
             raise InputError(f"{kind}.name: {name} is no {_BASES[kind].__module__}.{_BASES[kind].__name__}")
         return _load(lambda: getattr(importlib.import_module(module), attribute), kind, name)
     several = [plugin.name for plugin in plugins.values() if plugin.point.name == name]
@@ -110,9 +110,10 @@ def find(kind: Kind, name: str) -> type[Any]:
 
 
 def _load(load: Callable[[], Any], kind: Kind, name: str) -> type[Any]:
+    """Import a class and check that it is a space or a strategy."""
     try:
         found = load()
-    except (Exception, SystemExit) as error:  # whatever a third party's module raises while it is imported
+    except (Exception, SystemExit) as error:  # importing third-party code can raise any exception
         reason = " ".join(str(error).split())
         raise InputError(f"{kind}.name: {name!r} cannot be imported: {type(error).__name__}: {reason}") from error
     if not (isinstance(found, type) and issubclass(found, _BASES[kind])):

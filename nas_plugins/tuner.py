@@ -1,4 +1,4 @@
-"""The tuner of our NNI experiments: every value once, also when an experiment is stopped and resumed."""
+"""Grid search tuner for NNI experiments that tries every value once, even if the experiment is resumed."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from search_spaces.files import write_text_whole
 
 
 class GridSearch(GridSearchTuner):
-    """NNI's grid search, which remembers what it has given out.
+    """NNI's grid search with a record of the parameters that it has generated.
 
-    NNI tells a tuner that is resumed of the trials that had ended, not of those that the resume starts again.
-    Its own grid search then gives these out a second time, and the end of the grid not at all.
+    On a resume, NNI imports the results of finished trials, but not of those that it starts again. Its own grid search
+    would generate the parameters of the latter a second time, and never reach the end of the grid.
     """
 
     def generate_parameters(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """The next parameters.
+        """Return the next parameters.
 
         Raises:
-            NoMoreTrialError: there are none.
+            NoMoreTrialError: The grid is exhausted.
         """
         parameters = super().generate_parameters(*args, **kwargs)
         if (file := self._file()) is not None:
@@ -30,7 +30,7 @@ class GridSearch(GridSearchTuner):
         return parameters
 
     def load_checkpoint(self) -> None:
-        """Remember; called when an experiment is resumed."""
+        """Read the record when an experiment is resumed."""
         file = self._file()
         if file is not None and file.is_file():
             self.history |= set(json.loads(file.read_text(encoding="utf-8")))

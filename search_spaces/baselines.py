@@ -1,19 +1,19 @@
-"""Handcrafted networks as genotypes: what DARTOpti starts from (D-DARTS, section 4.4 (i)).
+"""Handcrafted networks as genotypes, from which DARTOpti starts (D-DARTS, section 4.4 (i)).
 
-The encodings are those of the paper's authors: the blocks of a network in cells, which begin at node 0.
-That node is the output of the layer before last, so that in a chain of such cells every second layer
-leads nowhere. With ``_chained`` behind its name a baseline begins at node 1 instead, the output of the
-layer before, and uses all its layers, as the network does that it is named after.
+The encodings are those of the paper's authors: cells hold the blocks of a network and begin at node 0. That node is the
+output of the layer before last, so that every second layer in a chain of such cells has no effect. A baseline with the
+suffix ``_chained`` begins at node 1 instead, the output of the layer before, and so uses all layers like the network of
+that name.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from dataclasses import replace
 from itertools import pairwise
 
-from search_spaces.genotype import Cell, Edge, Genotype, GenotypeError, fixed_edges
+from search_spaces.edges import Cell, Edge, GenotypeError, fixed_edges
+from search_spaces.genotype import Genotype
 
 
 def _chain(operation: str, *nodes: int) -> Cell:
@@ -21,13 +21,13 @@ def _chain(operation: str, *nodes: int) -> Cell:
 
 
 def _bottlenecks(count: int) -> Cell:
-    """That many residual blocks of ResNet-50, each a bottleneck with a skip connection beside it."""
+    """Return residual blocks of ResNet-50, each a bottleneck and a skip connection."""
     nodes = (0, *range(2, 2 + count))
     return _chain("bottleneck_1x3x1", *nodes) + _chain("skip_connect", *nodes)
 
 
 RESNET_18 = Genotype(
-    # Two residual blocks a cell.
+    # Two residual blocks per cell.
     cells=(
         (*_chain("simple_conv_3x3", 0, 2, 3, 4, 5), *_chain("skip_connect", 0, 3, 5)),
     ),
@@ -65,17 +65,17 @@ def _chained(genotype: Genotype) -> Genotype:
 
 _RELEASED = {"resnet18": RESNET_18, "resnet50": RESNET_50, "xception": XCEPTION}
 BASELINES = _RELEASED | {f"{name}_chained": _chained(baseline) for name, baseline in _RELEASED.items()}
-"""The baselines by name."""
+"""Baselines by name."""
 
 
 def find_baseline(name: str | os.PathLike[str]) -> Genotype:
-    """A baseline, each of its different cells once, in the order of the layers.
+    """Return a baseline whose cells are distinct and in the order of the layers.
 
     Args:
-        name: a key of :data:`BASELINES`, or a genotype file.
+        name: A key of :data:`BASELINES` or the path of a genotype file.
 
     Raises:
-        ValueError: it is neither.
+        ValueError: The name is neither.
     """
     if not isinstance(name, (str, os.PathLike)):
         raise ValueError(f"baseline: {name!r} should be one of {', '.join(BASELINES)} or a genotype file")
@@ -93,9 +93,9 @@ def find_baseline(name: str | os.PathLike[str]) -> Genotype:
 
 
 def distinct_cells(genotype: Genotype) -> Genotype:
-    """The same network with each of its different cells once, in the order in which the layers have them.
+    """Return the same network with identical cells merged, in the order of the layers.
 
-    Identical cells of a baseline are to share α and optimizer (D-DARTS, section 4.4 (ii)).
+    Identical cells of a baseline share α and optimizer (D-DARTS, section 4.4 (ii)).
     """
     seen: dict[object, int] = {}
     layout = tuple(seen.setdefault(_content(genotype, index), len(seen)) for index in genotype.layout)
@@ -107,9 +107,5 @@ def distinct_cells(genotype: Genotype) -> Genotype:
 
 
 def _content(genotype: Genotype, index: int) -> object:
-    """What a cell is, whatever the order of its operations."""
-
-    def ordered(edges: Iterable[Edge]) -> tuple[Edge, ...]:
-        return tuple(sorted(edges))
-
-    return ordered(genotype.cells[index]), ordered(fixed_edges(genotype.fixed, index))
+    """Return the content of a cell regardless of the order of its operations."""
+    return tuple(tuple(sorted(edges)) for edges in (genotype.cells[index], fixed_edges(genotype.fixed, index)))

@@ -1,9 +1,8 @@
-"""Cells: the searchable one that a supernet is made from, and the fixed one of a derived network.
+"""Searchable cells of supernets and discrete cells of derived networks.
 
-Both take the outputs of the two layers before them, bring them to their own number of channels,
-and concatenate the outputs of their nodes. In a reduction cell the operations on the two inputs
-have stride 2 (DARTS, section 3). Both may have fixed operations, on edges and behind the cell
-(Fine-Tuning DARTS, section III.B).
+A cell reads the outputs of the two layers before it, brings them to its number of channels, and concatenates the
+outputs of its nodes. In a reduction cell the operations on the two inputs have stride 2 (DARTS, section 3). A cell may
+have fixed operations on its edges and behind it (Fine-Tuning DARTS, section III.B).
 """
 
 from __future__ import annotations
@@ -15,12 +14,12 @@ from typing import TYPE_CHECKING, NamedTuple
 import nni.nas.nn.pytorch as nas
 import torch
 
-# Not from nni.nas.oneshot: imported before nni.nas.strategy, that leaves NNI's own strategies without their classes.
+# Not from nni.nas.oneshot: imported before nni.nas.strategy, it would leave NNI's strategies without their classes.
 from nni.nas.strategy import Proxyless
 from torch import Tensor, nn
 from torchvision.ops import stochastic_depth
 
-from search_spaces.genotype import INPUTS, Cell, Genotype
+from search_spaces.edges import INPUTS, Cell, existing_edges
 from search_spaces.operations import FIXED_OPERATIONS, FactorizedReduce, relu_conv_bn, searchable
 
 if TYPE_CHECKING:
@@ -28,13 +27,14 @@ if TYPE_CHECKING:
 
 
 class CellShape(NamedTuple):
-    """What the place of a cell in the network asks of it.
+    """Channels and strides of a cell, which follow from its place in the network.
 
     Args:
-        before, previous: channels of its two inputs, the older first.
-        channels: channels of each of its nodes.
-        reduction: it halves the resolution.
-        after_reduction: the layer before it did, so that the older input is twice as large.
+        before: Channels of its older input, the output of the layer before last.
+        previous: Channels of its newer input, the output of the layer before.
+        channels: Channels of each of its nodes.
+        reduction: Whether the cell halves the resolution.
+        after_reduction: Whether the layer before it does, so that the older input is twice as large.
     """
 
     before: int
@@ -44,12 +44,17 @@ class CellShape(NamedTuple):
     after_reduction: bool
 
     def stride(self, source: int) -> int:
-        """The stride of an operation that leaves node ``source``."""
+        """Return the stride of an operation that reads node ``source``."""
         return 2 if self.reduction and source < INPUTS else 1
 
 
 class Preprocess(nn.Module):
-    """Bring both inputs of a cell to its number of channels and to one resolution."""
+    """Bring both inputs of a cell to its number of channels and to one resolution.
+
+    Args:
+        shape: Channels and strides of the cell.
+        affine: Whether batch normalizations learn a scale and a shift.
+    """
 
     def __init__(self, shape: CellShape, affine: bool) -> None:
         super().__init__()
@@ -60,7 +65,7 @@ class Preprocess(nn.Module):
         self.previous = relu_conv_bn(shape.previous, shape.channels, affine=affine)
 
     def forward(self, inputs: Sequence[Tensor]) -> list[Tensor]:
-        """The aligned [older, newer] input."""
+        """Return the older and the newer input, each (batch, channels, height, width)."""
         before, previous = inputs
         return [self.before(before), self.previous(previous)]
 
@@ -73,63 +78,53 @@ def searchable_cell(
     fixed: Cell = (),
     after: Sequence[str] = (),
 ) -> nn.Module:
-    """A cell over named operations: every strategy that knows ``nni.nas.nn.pytorch.Cell`` can search it.
+    """Return a cell that every strategy for ``nni.nas.nn.pytorch.Cell`` can search.
 
-    It is one such cell, which a strategy replaces by its own; fixed operations stand where that
-    replacement leaves them alone.
+    Without fixed operations on edges this is one NNI cell, otherwise one per node. A strategy replaces the NNI cells
+    and leaves the fixed operations as they are.
 
     Args:
-        shape: its place in the network.
-        operations: the candidates of every edge, names of :data:`~search_spaces.operations.OPERATIONS`.
-        nodes: intermediate nodes, each with two inputs.
-        label: cells with the same label share one architecture.
-        fixed: fixed operations on edges.
-        after: fixed operations that follow the cell.
+        shape: Channels and strides of the cell.
+        operations: Candidates of every edge, keys of :data:`~search_spaces.operations.OPERATIONS`.
+        nodes: Number of intermediate nodes, each with two inputs.
+        label: Label of the cell. Cells with the same label share one architecture.
+        fixed: Fixed operations on edges.
+        after: Fixed operations that follow the cell.
     """
-
-    def candidate(node: int, slot: int, source: int | None, *, name: str) -> nn.Module:
-        # Before it is searched NNI's cell takes its inputs from node 0 on, and asks with no source.
-        return searchable(name, shape.channels, shape.stride(0 if source is None else source))
-
-    candidates = {name: partial(candidate, name=name) for name in operations}
+    candidates = {name: partial(_candidate, shape=shape, name=name) for name in operations}
+    cell = partial(nas.Cell, candidates, num_ops_per_node=2, label=label)
     align = Preprocess(shape, affine=False)
     following = PostOps(shape.channels * nodes, after) if after else None
     if not fixed:
-        return nas.Cell(
-            candidates,
-            num_nodes=nodes,
-            num_ops_per_node=2,
-            num_predecessors=INPUTS,
-            preprocessor=align,
-            postprocessor=following,
-            label=label,
-        )
-    # NNI names the choices of a node by its number, which is that of the predecessors: a cell of one
-    # node has the labels, and shares the α, of that node in a cell of all nodes.
+        return cell(num_nodes=nodes, num_predecessors=INPUTS, preprocessor=align, postprocessor=following)
+    # NNI labels the choices of a node by the number of its predecessors. A cell of one node therefore has the labels,
+    # and shares the α, of that node in a cell of all nodes.
     return NodeByNodeCell(
         align,
-        [
-            nas.Cell(candidates, num_nodes=1, num_ops_per_node=2, num_predecessors=node, label=label)
-            for node in range(INPUTS, INPUTS + nodes)
-        ],
+        [cell(num_nodes=1, num_predecessors=node) for node in range(INPUTS, INPUTS + nodes)],
         fixed,
         [searchable(edge.operation, shape.channels, shape.stride(edge.source)) for edge in fixed],
         following,
     )
 
 
-def refuse_proxyless(strategy: OneShotStrategy) -> None:
-    """Say what NNI's Proxyless would fail with in the middle of a search.
+def _candidate(node: int, slot: int, source: int | None, *, shape: CellShape, name: str) -> nn.Module:
+    """Return a candidate of an edge, as NNI's cell asks for it."""
+    # A cell that is not being searched asks without a source and reads its inputs from node 0 on.
+    return searchable(name, shape.channels, shape.stride(0 if source is None else source))
 
-    It knows no cells. It would search the choices inside one, where it takes all inputs of a node for
-    equally large and the candidates for the same whatever their input; in a reduction cell the
-    inputs of the cell are twice as large as its nodes.
+
+def refuse_proxyless(strategy: OneShotStrategy) -> None:
+    """Raise an error for NNI's Proxyless, which would fail in the middle of a search.
+
+    Proxyless does not support cells. It searches the choices inside a cell on the assumption that all inputs of a node
+    have one size and the same candidates. In a reduction cell the inputs of the cell are twice as large as its nodes.
 
     Args:
-        strategy: what is about to search a space of cells.
+        strategy: The strategy that will search a space of cells.
 
     Raises:
-        ValueError: it is Proxyless.
+        ValueError: The strategy is Proxyless.
     """
     if isinstance(strategy, Proxyless):
         raise ValueError(
@@ -139,11 +134,11 @@ def refuse_proxyless(strategy: OneShotStrategy) -> None:
 
 
 class PostOps(nn.Module):
-    """The fixed operations behind a searchable cell: its postprocessor, which every strategy of NNI's keeps.
+    """Fixed operations behind a searchable cell, as its postprocessor, which every strategy of NNI keeps.
 
     Args:
-        channels: of the output of the cell.
-        operations: their names, in order.
+        channels: Channels of the output of the cell.
+        operations: Names of the operations, in order.
     """
 
     def __init__(self, channels: int, operations: Sequence[str]) -> None:
@@ -151,21 +146,21 @@ class PostOps(nn.Module):
         self.operations = nn.Sequential(*(searchable(name, channels, 1) for name in operations))
 
     def forward(self, out: Tensor, inputs: Sequence[Tensor]) -> Tensor:
-        """The output of the cell, and the inputs that it had -> the new output."""
+        """Return the new output, given the output and the inputs of the cell."""
         return self.operations(out)
 
 
 class NodeByNodeCell(nn.Module):
-    """A searchable cell with fixed operations on edges: one cell of NNI's for each node.
+    """A searchable cell with fixed operations on edges, of one NNI cell per node.
 
-    A strategy replaces each of those by its own; what is fixed stands between them.
+    A strategy replaces the NNI cells; the fixed operations between them stay.
 
     Args:
-        align: brings the inputs of the cell to its shape.
-        nodes: for each node the cell that computes it from all nodes before it.
-        edges: where the fixed operations stand.
-        fixed: those operations.
-        following: what stands behind the cell, or None.
+        align: Module that preprocesses the inputs of the cell.
+        nodes: For each node, the cell that computes it from all nodes before it.
+        edges: Edges of the fixed operations.
+        fixed: Fixed operations, one per edge.
+        following: Operations behind the cell, or None.
     """
 
     def __init__(
@@ -197,17 +192,17 @@ class NodeByNodeCell(nn.Module):
 
 
 class DiscreteCell(nn.Module):
-    """A cell of a genotype, with operations that learn their normalization.
+    """A cell of a derived network, whose batch normalizations learn a scale and a shift.
 
     Args:
-        shape: its place in the network.
-        cell: its operations, the fixed ones on its edges included.
-        outputs: the nodes that are concatenated.
-        after: the fixed operations that follow it.
+        shape: Channels and strides of the cell.
+        cell: Operations of the cell, including the fixed ones on its edges.
+        outputs: Nodes that are concatenated.
+        after: Fixed operations that follow the cell.
 
     Attributes:
-        drop_path: the probability, for each image, that an operation other than the identity is
-            left out of a training step (FractalNet; DARTS, section 3.2).
+        drop_path: Probability, from 0 to below 1, that a training step skips an operation other than the identity,
+            drawn for each image (FractalNet; DARTS, section 3.2).
     """
 
     drop_path: float = 0.0
@@ -215,7 +210,7 @@ class DiscreteCell(nn.Module):
     def __init__(self, shape: CellShape, cell: Cell, outputs: Sequence[int], after: Sequence[str] = ()) -> None:
         super().__init__()
         self.align = Preprocess(shape, affine=True)
-        self.edges = Genotype.existing_edges(cell)
+        self.edges = existing_edges(cell)
         self.outputs = tuple(outputs)
         self.operations = nn.ModuleList(
             FIXED_OPERATIONS[edge.operation](shape.channels, shape.stride(edge.source), True) for edge in self.edges

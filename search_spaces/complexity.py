@@ -10,16 +10,19 @@ from torch.utils.flop_counter import FlopCounterMode
 
 
 def count_parameters(network: nn.Module) -> int:
-    """The number of trainable parameters."""
+    """Return the number of trainable parameters."""
     return sum(parameter.numel() for parameter in network.parameters() if parameter.requires_grad)
 
 
 def count_multiply_adds(network: nn.Module, image_channels: int, image_size: int) -> int:
-    """Multiplications with an addition in convolutions and linear layers, for one image in evaluation.
+    """Return the multiply-adds of convolutions and linear layers for one image in evaluation.
+
+    The count runs a copy of the network on the meta device, without memory for its values.
 
     Args:
-        network: any network; it is neither changed nor run on real memory.
-        image_channels, image_size: the image is (1, image_channels, image_size, image_size).
+        network: Any network; it is not changed.
+        image_channels: Channels of the image.
+        image_size: Height and width of the image in pixels.
     """
     shadow = copy.deepcopy(network).to("meta").eval()
     image = torch.empty(1, image_channels, image_size, image_size, device="meta")

@@ -1,37 +1,37 @@
-"""The space of D-DARTS (Heuillet et al. 2023, section 4.1): every layer has a cell of its own."""
+"""The space of D-DARTS (Heuillet et al. 2023, section 4.1), with one cell per layer."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from search_spaces.darts import check_layers
-from search_spaces.genotype import default_reductions
+from search_spaces.edges import default_reductions
 from search_spaces.operations import DARTS_OPERATIONS
 from search_spaces.space import CellStack, StackedSpace
 from search_spaces.stems import Stem
 
 
 class DDartsSpace(StackedSpace):
-    """Networks in which every layer has a cell of its own.
+    """Networks in which every layer has its own cell.
 
-    The labels of layer 3 are ``cell_3/op_2_0``, ``cell_3/input_2_0``, …: NNI's strategies search
-    cells with two operations a node. Cells in which a node has none, one or many are points of the
-    space too, which the derivations ``sparse`` and ``edge`` find: ``none`` stands for an operation
-    that a node lacks, and further ones are ``cell_3/op_2_2``, … . ``none`` is no candidate.
+    The labels of layer 3 are ``cell_3/op_2_0``, ``cell_3/input_2_0`` and so on. NNI's strategies search cells with two
+    operations per node. Cells whose nodes have any other number of operations are points of the space as well; the
+    derivations ``sparse`` and ``edge`` find them. Their samples have ``none`` for a missing operation, and
+    ``cell_3/op_2_2`` and so on for further ones. ``none`` is no candidate.
 
     Args:
-        num_classes: classes of the images.
-        channels: channels of a node before the first reduction; they double at each.
-        layers: the number of cells; those at a third and two thirds of the depth are reductions.
+        num_classes: Number of classes.
+        channels: Channels of a node before the first reduction. They double at each reduction.
+        layers: Number of cells, at least 3. Those at a third and two thirds of the depth are reduction cells.
         image_channels: 1 for grey images, 3 for colour.
-        stem: a name of :data:`~search_spaces.network.STEMS`.
-        nodes: intermediate nodes of a cell.
-        operations: the candidates of every edge.
-        fixed: operations that stand in the supernet and in every derived network, searched by nobody:
-            see :func:`~search_spaces.fixed.parse_fixed`.
+        stem: A key of :data:`~search_spaces.stems.STEMS`.
+        nodes: Intermediate nodes of a cell.
+        operations: Candidates of every edge.
+        fixed: Operations of the supernet and of every derived network that are not searched: see
+            :func:`~search_spaces.fixed.parse_fixed`.
 
     Raises:
-        ValueError: an argument is out of range, or an operation unknown.
+        ValueError: An argument is out of range, or an operation is unknown.
     """
 
     def __init__(
@@ -46,9 +46,9 @@ class DDartsSpace(StackedSpace):
         fixed: Sequence[str] = (),
     ) -> None:
         check_layers(layers)
-        own = [f"cell_{layer}" for layer in range(layers)]
+        labels = [f"cell_{layer}" for layer in range(layers)]
         super().__init__(
-            CellStack(own, range(layers), default_reductions(layers), nodes, operations, fixed),
+            CellStack(labels, range(layers), default_reductions(layers), nodes, operations, fixed),
             num_classes=num_classes,
             channels=channels,
             image_channels=image_channels,

@@ -1,4 +1,4 @@
-"""DARTOpti: the space around a handcrafted network (D-DARTS, section 4.4)."""
+"""The space of DARTOpti, around a handcrafted network (D-DARTS, section 4.4)."""
 
 from __future__ import annotations
 
@@ -9,44 +9,42 @@ from typing import Any
 import torch
 
 from search_spaces.baselines import find_baseline
-from search_spaces.genotype import INPUTS, Cell, Fixed
+from search_spaces.edges import INPUTS, Cell, CellAlphas, EdgeName
+from search_spaces.fixed import format_fixed
 from search_spaces.operations import OPERATIONS
 from search_spaces.space import CellStack, StackedSpace
 from search_spaces.stems import Stem
 
-CellAlphas = dict[tuple[int, int], dict[str, float]]
-"""(source node, target node) -> operation -> α."""
-
 
 class DartOptiSpace(StackedSpace):
-    """All networks that have the layout of a baseline; a search of it starts from that baseline.
+    """All networks with the layout of a baseline, from which a search starts.
 
-    Layers whose cells are identical in the baseline have one label, and so share α and its
-    optimizer: ``cell_0/op_2_0``, … are those of the first layer and of all that are like it.
+    Layers whose cells are identical in the baseline have one label and so share α and its optimizer. ``cell_0/op_2_0``
+    and so on belong to the first layer and to all layers with the same cell.
 
-    The strategies of this project start from :attr:`initial_alphas`, where the operations of the
-    baseline are strong; NNI's start where they always do. Of the derivations "edge" alone can give every baseline
-    back: "sparse" keeps one operation on an edge, and "darts" gives every node two.
+    Strategies of this project start from :attr:`initial_alphas`, which are high for the operations of the baseline;
+    NNI's strategies start from their usual values. Only the derivation "edge" can reproduce every baseline: "sparse"
+    keeps one operation per edge, and "darts" gives every node two.
 
     Args:
-        baseline: a name of :data:`~search_spaces.baselines.BASELINES`, such as "resnet18", "resnet50" or
-            "xception", or a genotype file.
-        num_classes: classes of the images.
-        channels: channels of a node before the first reduction; they double at each.
+        baseline: A key of :data:`~search_spaces.baselines.BASELINES`, for instance "resnet18", "resnet50" or
+            "xception", or the path of a genotype file.
+        num_classes: Number of classes.
+        channels: Channels of a node before the first reduction. They double at each reduction.
         image_channels: 1 for grey images, 3 for colour.
-        stem: a name of :data:`~search_spaces.network.STEMS`.
-        operations: the candidates of every edge, those of the baseline among them.
+        stem: A key of :data:`~search_spaces.stems.STEMS`.
+        operations: Candidates of every edge, including all operations of the baseline.
         alpha: α of the operations of the baseline.
-        other_alpha: α of all others, below it.
-        fixed: operations that nobody searches, besides those of the baseline: see
+        other_alpha: α of all other operations, below ``alpha``.
+        fixed: Operations that are not searched, in addition to those of the baseline: see
             :func:`~search_spaces.fixed.parse_fixed`.
 
     Attributes:
-        baseline: the genotype of the baseline, each of its different cells once.
-        initial_alphas: edge, such as ``cell_0/0->2``, to operation to α.
+        baseline: Genotype of the baseline with distinct cells.
+        initial_alphas: Name of an edge (``cell_0/0->2``) -> operation -> α.
 
     Raises:
-        ValueError: an argument is out of range, or the baseline is none that α can say.
+        ValueError: An argument is out of range, or no α corresponds to the baseline.
     """
 
     def __init__(
@@ -69,7 +67,7 @@ class DartOptiSpace(StackedSpace):
         if genotype.concat != tuple(range(INPUTS, INPUTS + nodes)):
             raise ValueError(f"baseline: its cells concatenate {list(genotype.concat)}; a space does so with all nodes")
         initial_alphas = {
-            f"{label}/{source}->{target}": alphas
+            str(EdgeName(label, source, target)): alphas
             for label, cell in zip(labels, genotype.cells, strict=True)
             for (source, target), alphas in alphas_of(cell, nodes, operations, alpha, other_alpha).items()
         }
@@ -80,7 +78,7 @@ class DartOptiSpace(StackedSpace):
                 genotype.reductions,
                 nodes,
                 operations,
-                [*(_written(one, labels) for one in genotype.fixed), *fixed],
+                [*(format_fixed(one, labels) for one in genotype.fixed), *fixed],
             ),
             num_classes=num_classes,
             channels=channels,
@@ -115,22 +113,22 @@ def alphas_of(
     alpha: float = 10.0,
     other_alpha: float = 0.0,
 ) -> CellAlphas:
-    """The α that a cell of a genotype stands for (D-DARTS, section 4.4 (i)).
+    """Return the α from which a search of a cell starts (D-DARTS, section 4.4 (i)).
 
-    :func:`strategies.derivation.edge` gives the cell back, at any threshold between the two sigmoids and with as many
-    operations an edge as the cell has on one; "edge" as a method of derivation keeps two.
+    :func:`strategies.derivation.edge` reproduces the cell at any threshold between the two sigmoids, if it may keep as
+    many operations per edge as the cell has; the derivation method "edge" keeps two.
 
     Args:
-        cell: its operations.
-        nodes: the number of its nodes without its inputs.
-        operations: the candidates of every edge.
+        cell: Operations of the cell.
+        nodes: Number of nodes of the cell without its inputs.
+        operations: Candidates of every edge.
         alpha: α of the operations of the cell.
-        other_alpha: α of all others.
+        other_alpha: α of all other operations.
 
     Raises:
-        ValueError: the cell has an operation that is no candidate, on no edge, or twice on an edge.
+        ValueError: An operation of the cell is no candidate, stands on no edge, or stands twice on one.
     """
-    alphas = {
+    alphas: dict[tuple[int, int], dict[str, float]] = {
         (source, target): dict.fromkeys(operations, other_alpha)
         for target in range(INPUTS, INPUTS + nodes)
         for source in range(target)
@@ -145,8 +143,3 @@ def alphas_of(
             raise ValueError(f"{where} is there twice, which α cannot say")
         alphas[edge.source, edge.target][edge.operation] = alpha
     return alphas
-
-
-def _written(one: Fixed, labels: Sequence[str]) -> str:
-    """A fixed operation as a space takes it."""
-    return one.operation if one.cell is None else f"{one.operation} {labels[one.cell]}/{one.source}->{one.target}"

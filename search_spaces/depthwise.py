@@ -1,8 +1,8 @@
-"""Depthwise convolutions that train several times faster on a CPU; what they compute is PyTorch's.
+"""Depthwise convolutions that train several times faster on a CPU, with the results of PyTorch's.
 
-Forward passes are fast everywhere. Of the backward passes PyTorch's CPU library, oneDNN, has fast
-kernels for undilated convolutions alone, and for the gradient of the weight only where the kernel
-is at most three columns wide. The other cases are brought to these here.
+Forward passes are fast everywhere. For backward passes oneDNN, PyTorch's CPU library, has fast kernels for undilated
+convolutions only, and for the gradient of the weight only if the kernel is at most three columns wide. This module
+reduces the other cases to these.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 COLUMNS = 3
-"""The widest kernel for which oneDNN is fast at the gradient of the weight."""
+"""Width of the widest kernel for which oneDNN computes the gradient of the weight fast."""
 
 
 class DepthwiseConv2d(nn.Conv2d):
-    """A convolution of each channel by itself that keeps, or divides by its stride, the resolution.
+    """A convolution of each channel by itself, without bias, that divides the resolution by its stride.
 
     Args:
-        channels: of its input and output.
-        kernel: pixels a side, odd.
+        channels: Channels of the input and of the output.
+        kernel: Height and width of the kernel, odd.
         stride: 1 or 2.
         dilation: 1 or 2.
     """
@@ -34,7 +34,7 @@ class DepthwiseConv2d(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         """(batch, channels, height, width) -> (batch, channels, ⌈height/stride⌉, ⌈width/stride⌉)."""
         stride, dilation = self.stride[0], self.dilation[0]
-        if stride == dilation == 2:  # it sees every second pixel alone, and these as an ordinary one would
+        if stride == dilation == 2:  # this is an ordinary convolution of every second pixel
             x, stride, dilation = x[..., ::2, ::2], 1, 1
         slow = stride == 1 and (dilation > 1 or self.kernel_size[1] > COLUMNS)
         on_cpu = x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
@@ -60,44 +60,46 @@ class _Depthwise(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:
         x, weight, ctx.dilation = inputs
-        # The input is kept for the gradient of the weight alone.
+        # Only the gradient of the weight needs the input.
         ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # type: ignore[override]
         x, weight = ctx.saved_tensors
-        of_x = of_weight = None
-        if ctx.needs_input_grad[0]:  # the same convolution with the kernel turned round
-            of_x = _convolve(gradient, weight.flip(2, 3), 1, ctx.dilation)
+        x_gradient = weight_gradient = None
+        if ctx.needs_input_grad[0]:  # the same convolution with the flipped kernel
+            x_gradient = _convolve(gradient, weight.flip(2, 3), 1, ctx.dilation)
         if ctx.needs_input_grad[1]:
-            of_weight = _weight_gradient(x, gradient, weight, ctx.dilation)
-        return of_x, of_weight, None
+            weight_gradient = _weight_gradient(x, gradient, weight, ctx.dilation)
+        return x_gradient, weight_gradient, None
 
 
 def _weight_gradient(x: Tensor, gradient: Tensor, weight: Tensor, dilation: int) -> Tensor:
     if dilation == 2 and x.shape[-2] % 2 == x.shape[-1] % 2 == 0:
-        # Pixels of one parity never meet those of another: four images, and no holes.
+        # Pixels of different parity never meet, so that the image is four images without dilation.
         x, gradient, dilation = _parities(x), _parities(gradient), 1
     kernel = weight.shape[-1]
     padding = dilation * (kernel // 2)
     if dilation > 1 or kernel <= COLUMNS or x.shape[-1] < kernel:
-        return _piece(x, gradient, weight, (padding, padding), dilation)
+        return _aten_weight_gradient(x, gradient, weight, (padding, padding), dilation)
     pieces = []
     for first in range(0, kernel, COLUMNS):
         piece = weight[..., first : first + COLUMNS].contiguous()
         left = padding - first
         shifted = functional.pad(x, (left, piece.shape[-1] - 1 - left))
-        pieces.append(_piece(shifted, gradient, piece, (padding, 0), 1))
+        pieces.append(_aten_weight_gradient(shifted, gradient, piece, (padding, 0), 1))
     return torch.cat(pieces, dim=3)
 
 
 def _parities(x: Tensor) -> Tensor:
-    """(batch, channels, height, width) -> (4 batch, channels, height / 2, width / 2)."""
+    """Return the pixels of each parity as an image: (4 × batch, channels, height / 2, width / 2)."""
     return torch.cat([x[:, :, row::2, column::2] for row in (0, 1) for column in (0, 1)])
 
 
-def _piece(x: Tensor, gradient: Tensor, weight: Tensor, padding: tuple[int, int], dilation: int) -> Tensor:
-    """PyTorch's own gradient of the weight, which is given for its shape alone."""
+def _aten_weight_gradient(
+    x: Tensor, gradient: Tensor, weight: Tensor, padding: tuple[int, int], dilation: int
+) -> Tensor:
+    """Return PyTorch's gradient of the weight, which is used for its shape only."""
     return torch.ops.aten.convolution_backward(
         gradient, x, weight, None, [1, 1], padding, [dilation] * 2, False, [0, 0], len(weight), [False, True, False]
     )[1]

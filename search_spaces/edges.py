@@ -1,23 +1,33 @@
-"""The parts of a genotype: operations on the edges of cells, searched and fixed."""
+"""Parts of a genotype: operations on the edges of cells, the names of edges, and the usual layout of cells."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from reprlib import repr as shown
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from search_spaces.operations import OPERATION_SETS
 
 INPUTS = 2
-"""Nodes 0 and 1 of every cell are its inputs: the outputs of the two layers before it."""
+"""Number of input nodes. Nodes 0 and 1 of every cell are the outputs of the two layers before it."""
+
+KINDS = ("normal", "reduce")
+"""Labels of the two cells of a DARTS space, in the order of its genotypes."""
+
+NONE = "none"
+"""The operation that computes zero. Searches and samples may have it, a genotype never does."""
+
+CellAlphas = Mapping[tuple[int, int], Mapping[str, float]]
+"""(source node, target node) -> operation -> α, for every edge of a cell."""
 
 
 class GenotypeError(ValueError):
-    """A genotype is not what the format allows; the message says where and what would be right."""
+    """Error for a value that describes no genotype; its one-line message says where and what is right."""
 
 
 class Edge(NamedTuple):
-    """One operation, from node ``source`` to node ``target`` of a cell."""
+    """An operation from node ``source`` to node ``target`` of a cell."""
 
     operation: str
     source: int
@@ -27,13 +37,42 @@ class Edge(NamedTuple):
 Cell = tuple[Edge, ...]
 
 
-class Fixed(NamedTuple):
-    """A fixed operation: no search chose it, and none drops it (Fine-Tuning DARTS, section III.B).
+class EdgeName(NamedTuple):
+    """The name of an edge in a supernet, written ``normal/0->2``.
 
     Args:
-        operation: a name of :data:`~search_spaces.operations.FIXED_OPERATIONS`.
-        cell, source, target: the cell, by its index, and its two nodes between which the operation
-            stands; all None for an operation that follows every cell.
+        cell: Label of the cell.
+        source: Node that the edge leaves.
+        target: Node that the edge reaches.
+    """
+
+    cell: str
+    source: int
+    target: int
+
+    def __str__(self) -> str:
+        return f"{self.cell}/{self.nodes}"
+
+    @property
+    def nodes(self) -> str:
+        """The name within the cell, written ``0->2``."""
+        return f"{self.source}->{self.target}"
+
+    @classmethod
+    def parse(cls, text: str) -> EdgeName | None:
+        """Return the edge that a text names, or None for any other text."""
+        match = re.fullmatch(r"(.+)/(\d{1,9})->(\d{1,9})", text)
+        return None if match is None else cls(match[1], int(match[2]), int(match[3]))
+
+
+class Fixed(NamedTuple):
+    """A fixed operation, which no search chooses or drops (Fine-Tuning DARTS, section III.B).
+
+    Args:
+        operation: A key of :data:`~search_spaces.operations.FIXED_OPERATIONS`.
+        cell: Index of the cell; None for an operation that follows every cell.
+        source: Node that the operation reads; None for an operation that follows every cell.
+        target: Node to which its output is added; None for an operation that follows every cell.
     """
 
     operation: str
@@ -42,8 +81,36 @@ class Fixed(NamedTuple):
     target: int | None = None
 
 
+class _Directed(Protocol):
+    @property
+    def source(self) -> int: ...
+
+    @property
+    def target(self) -> int: ...
+
+
+_AnyEdge = TypeVar("_AnyEdge", bound=_Directed)
+
+
+def existing_edges(edges: Iterable[_AnyEdge], inputs: int = INPUTS) -> tuple[_AnyEdge, ...]:
+    """Return the operations of a cell that receive an input, in topological order.
+
+    Operations that read a node without incoming operations are left out, as are those that depend only on them.
+
+    Args:
+        edges: Operations of the cell.
+        inputs: Number of input nodes.
+    """
+    nodes, kept = set(range(inputs)), []
+    for edge in sorted(edges, key=lambda edge: edge.target):
+        if edge.source in nodes:
+            nodes.add(edge.target)
+            kept.append(edge)
+    return tuple(kept)
+
+
 def fixed_edges(fixed: Iterable[Fixed], cell: int) -> Cell:
-    """The fixed operations that stand on edges of a cell."""
+    """Return the fixed operations on the edges of a cell."""
     return tuple(
         Edge(one.operation, one.source, one.target)
         for one in fixed
@@ -52,54 +119,26 @@ def fixed_edges(fixed: Iterable[Fixed], cell: int) -> Cell:
 
 
 def after_cells(fixed: Iterable[Fixed]) -> tuple[str, ...]:
-    """The fixed operations that follow every cell, in the order in which they run."""
+    """Return the names of the fixed operations that follow every cell, in their order."""
     return tuple(one.operation for one in fixed if one.cell is None)
 
 
-def as_edge(edge: Any, where: str) -> Edge:
-    """What a file or a user gives as an edge; ``where`` begins the message of the GenotypeError where it is none."""
-    if not isinstance(edge, (list, tuple)) or len(edge) != 3:
-        raise GenotypeError(f"{where}: {shown(edge)} should be [operation, from node, to node]")
-    operation, source, target = edge
-    if not isinstance(operation, str):
-        raise GenotypeError(f"{where}: {shown(operation)} should be the name of an operation")
-    for node in (source, target):
-        if isinstance(node, bool) or not isinstance(node, int) or node < 0:
-            raise GenotypeError(f"{where}: node {shown(node)} of {shown(operation)} should be an integer from 0 on")
-    return Edge(operation, source, target)
+def default_reductions(layers: int) -> tuple[int, ...]:
+    """Return the layers at a third and two thirds of the depth, which halve the resolution (DARTS, section 3)."""
+    return tuple(sorted({layers // 3, 2 * layers // 3}))
 
 
-def as_fixed(values: Any) -> Fixed:
-    """What a file or a user gives as a fixed operation, checked like :func:`as_edge`."""
-    if not isinstance(values, (list, tuple)) or len(values) not in (1, 4):
-        raise GenotypeError(f"fixed: {shown(values)} should be [operation] or [operation, cell, from node, to node]")
-    if len(values) == 1 or tuple(values[1:]) == (None, None, None):
-        if not isinstance(values[0], str):
-            raise GenotypeError(f"fixed: {shown(values[0])} should be the name of an operation")
-        return Fixed(values[0])
-    operation, cell, source, target = values
-    if isinstance(cell, bool) or not isinstance(cell, int):
-        raise GenotypeError(f"fixed: cell {shown(cell)} of {shown(operation)} should be an integer from 0 on")
-    operation, source, target = as_edge((operation, source, target), "fixed")
-    return Fixed(operation, cell, source, target)
-
-
-def as_integers(values: Any, name: str) -> tuple[int, ...]:
-    """What a file or a user gives as a list of integers, checked like :func:`as_edge`."""
-    if not isinstance(values, Iterable) or isinstance(values, (str, bytes, Mapping)):
-        raise GenotypeError(f"{name}: {shown(values)} should be a list of integers")
-    values = tuple(values)
-    for value in values:
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise GenotypeError(f"{name}: {shown(value)} should be an integer")
-    return values
+def darts_layout(layers: int) -> tuple[int, ...]:
+    """Return the cell of each layer of a DARTS network: 1 at :func:`default_reductions`, 0 elsewhere."""
+    reductions = default_reductions(layers)
+    return tuple(int(layer in reductions) for layer in range(layers))
 
 
 def smallest_set(cells: Iterable[Iterable[Edge]]) -> str:
-    """The name of the smallest set of operations that these cells are made of.
+    """Return the name of the smallest set of operations that these cells are made of.
 
     Raises:
-        GenotypeError: an operation is in none.
+        GenotypeError: An operation is in no set.
     """
     used = {edge.operation for cell in cells for edge in cell}
     for name, operations in OPERATION_SETS.items():
@@ -108,3 +147,65 @@ def smallest_set(cells: Iterable[Iterable[Edge]]) -> str:
     known = OPERATION_SETS[name]
     unknown = ", ".join(sorted(shown(operation) for operation in used - set(known)))
     raise GenotypeError(f"unknown operation {unknown}; known are {', '.join(known)}")
+
+
+def as_edge(edge: Any, where: str) -> Edge:
+    """Convert a value from a file or a user to an edge.
+
+    Args:
+        edge: A list or tuple of operation, source and target.
+        where: Start of the error message.
+
+    Raises:
+        GenotypeError: The value is no edge.
+    """
+    if not isinstance(edge, (list, tuple)) or len(edge) != 3:
+        raise GenotypeError(f"{where}: {shown(edge)} should be [operation, from node, to node]")
+    operation, source, target = edge
+    if not isinstance(operation, str):
+        raise GenotypeError(f"{where}: {shown(operation)} should be the name of an operation")
+    for node in (source, target):
+        if not isinstance(node, int) or node < 0:
+            raise GenotypeError(f"{where}: node {shown(node)} of {shown(operation)} should be an integer from 0 on")
+    return Edge(operation, source, target)
+
+
+def as_fixed(values: Any) -> Fixed:
+    """Convert a value from a file or a user to a fixed operation.
+
+    Args:
+        values: A list or tuple, either of the operation or of operation, cell, source and target.
+
+    Raises:
+        GenotypeError: The value is no fixed operation.
+    """
+    if not isinstance(values, (list, tuple)) or len(values) not in (1, 4):
+        raise GenotypeError(f"fixed: {shown(values)} should be [operation] or [operation, cell, from node, to node]")
+    if len(values) == 1 or tuple(values[1:]) == (None, None, None):
+        if not isinstance(values[0], str):
+            raise GenotypeError(f"fixed: {shown(values[0])} should be the name of an operation")
+        return Fixed(values[0])
+    operation, cell, source, target = values
+    if not isinstance(cell, int):
+        raise GenotypeError(f"fixed: cell {shown(cell)} of {shown(operation)} should be an integer from 0 on")
+    operation, source, target = as_edge((operation, source, target), "fixed")
+    return Fixed(operation, cell, source, target)
+
+
+def as_integers(values: Any, name: str) -> tuple[int, ...]:
+    """Convert a value from a file or a user to a tuple of integers.
+
+    Args:
+        values: An iterable of integers, but no text or dictionary.
+        name: Start of the error message.
+
+    Raises:
+        GenotypeError: The value is no such iterable.
+    """
+    if not isinstance(values, Iterable) or isinstance(values, (str, bytes, Mapping)):
+        raise GenotypeError(f"{name}: {shown(values)} should be a list of integers")
+    values = tuple(values)
+    for value in values:
+        if not isinstance(value, int):
+            raise GenotypeError(f"{name}: {shown(value)} should be an integer")
+    return values

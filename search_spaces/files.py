@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Atomic writing of files."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import IO
 
 
 def write_whole(path: str | os.PathLike[str], write: Callable[[IO[bytes]], object]) -> None:
-    """Write a file so that a reader, or a kill at any moment, sees the old file or the new one.
+    """Write a file atomically: a reader, or a run after a kill, finds the old file or the new one.
 
     Args:
-        path: the file; its folder is made where it is missing.
-        write: gets the open binary file and writes the content.
+        path: Path of the file. A missing folder is made.
+        write: Called with the open binary file to write its content.
 
     Raises:
-        OSError: the file, or its folder, which it names, cannot be written; nothing is left behind.
+        OSError: The file or its folder cannot be written; the error names it, and no temporary file is left.
     """
     path = Path(path)
     if path.is_dir():
@@ -32,7 +32,7 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[IO[bytes]], objec
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes private files; give the permissions that open() would have given.
+        # mkstemp makes private files; set the permissions that open() gives.
         umask = os.umask(0)
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)
@@ -41,21 +41,22 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[IO[bytes]], objec
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
         if isinstance(error, OSError) and error.strerror:
-            error.filename = str(path)  # that of a full disk names no file, others the temporary one
+            error.filename = str(path)  # the error of a full disk names no file, others name the temporary one
         raise
 
 
 def write_text_whole(path: str | os.PathLike[str], text: str) -> None:
-    """:func:`write_whole` for text, in UTF-8."""
+    """Write a UTF-8 text file atomically: see :func:`write_whole`."""
     write_whole(path, lambda file: file.write(text.encode("utf-8")))
 
 
 def remove_unfinished(folder: str | os.PathLike[str], pattern: str) -> None:
-    """Remove what a kill in the middle of :func:`write_whole` left behind.
+    """Remove the temporary files that kills during :func:`write_whole` left behind.
 
     Args:
-        folder: where it lies.
-        pattern: of the names of the files that were being written, such as ``*.csv``; nobody may be writing one now.
+        folder: Folder of the files.
+        pattern: Glob pattern for the names of the intended files, for instance ``*.csv``. None of them may be written
+            at the same time.
     """
     for temporary in Path(folder).glob(f".{pattern}.*.tmp"):
         temporary.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""Fine-Tuning DARTS for Image Classification (Tanveer, Khan and Kyung): fixed operations in a searched network."""
+"""The space of Fine-Tuning DARTS for Image Classification (Tanveer, Khan and Kyung), with fixed operations."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from search_spaces.operations import DARTS_OPERATIONS
 from search_spaces.stems import Stem
 
 ATTENTION = ("squeeze_excitation",)
-"""The fixed operations of the paper: an attention module behind each cell (section III.C)."""
+"""Fixed operations of the paper: an attention module behind each cell (section III.C)."""
 
 
 class FineTunedDartsSpace(DartsSpace):
     """The space of DARTS with a squeeze-and-excitation module behind each cell, which is not searched (Fig. 2).
 
-    With no argument it is the space of the paper's search on 32×32 images; on larger ones the paper
-    has two stems (Fig. 4): ``stem="dual_tiny_imagenet"`` or ``"dual_imagenet"``.
+    The default arguments are those of the paper's search on 32×32 images. For larger images the paper has two stems
+    (Fig. 4): ``stem="dual_tiny_imagenet"`` or ``"dual_imagenet"``.
 
-    Args: as for :class:`~search_spaces.darts.DartsSpace`; ``fixed`` has the attention module.
+    Args: See :class:`~search_spaces.darts.DartsSpace`; ``fixed`` is the attention module by default.
     """
 
     def __init__(

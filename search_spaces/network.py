@@ -1,40 +1,41 @@
-"""The skeleton that a supernet and a derived network share: stem, a chain of cells, head."""
+"""The network of a supernet and of a derived network: stem, chain of cells, classifier."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Collection
 
 from torch import Tensor, nn
 
 from search_spaces.cell import CellShape, DiscreteCell
-from search_spaces.genotype import Genotype, after_cells
+from search_spaces.edges import after_cells
+from search_spaces.genotype import Genotype
 from search_spaces.stems import STEMS, AuxiliaryHead, Stem, mlp_classifier
 
 CellFactory = Callable[[int, CellShape], tuple[nn.Module, int]]
-"""(layer, shape) -> the cell of that layer, and the number of channels of its output."""
+"""(layer, shape) -> the cell of the layer and the number of channels of its output."""
 
 
 class Network(nn.Module):
-    """Stem, a chain of cells that each see the two layers before them, and a classifier.
+    """A stem, a chain of cells that each read the two layers before them, and a classifier.
 
     The number of channels doubles at every reduction (DARTS, section 3).
 
     Args:
-        make_cell: builds the cell of each layer.
-        layers: the number of cells.
-        reductions: the layers that halve the resolution.
-        num_classes: classes of the images.
-        channels: channels of a node before the first reduction.
+        make_cell: Function that builds the cell of each layer.
+        layers: Number of cells.
+        reductions: Layers that halve the resolution.
+        num_classes: Number of classes.
+        channels: Channels of a node before the first reduction.
         image_channels: 1 for grey images, 3 for colour.
-        stem: "cifar" keeps the resolution, "tiny_imagenet" halves it, "imagenet" divides it by 8;
-            with ``dual_`` before it, two such stems make the two inputs of the first cell.
-        auxiliary: a second head at two thirds of the depth; it runs in training alone.
-        mlp_width: None for pooling and a linear classifier, a number for :func:`mlp_classifier`.
-        image_size: pixels a side of the images; only :func:`mlp_classifier` needs to know.
+        stem: A key of :data:`~search_spaces.stems.STEMS`. "cifar" keeps the resolution, "tiny_imagenet" halves it,
+            "imagenet" divides it by 8; with the prefix ``dual_``, two such stems make the two inputs of the first cell.
+        auxiliary: Whether to add a second head at two thirds of the depth, which is used in training only.
+        mlp_width: Width of the first layer of :func:`~search_spaces.stems.mlp_classifier`; None for global pooling and
+            a linear classifier.
+        image_size: Height and width of the images in pixels, used by :func:`~search_spaces.stems.mlp_classifier` only.
 
     Raises:
-        ValueError: an argument is out of range.
+        ValueError: An argument is out of range.
     """
 
     def __init__(
@@ -54,16 +55,12 @@ class Network(nn.Module):
         if stem not in STEMS:
             raise ValueError(f"stem: {stem!r} should be one of {', '.join(STEMS)}")
         kind = STEMS[stem]
-        for name, value, least in (
-            ("layers", layers, 1),
-            ("num_classes", num_classes, 2),
-            ("channels", channels, kind.least_channels),
-            ("image_channels", image_channels, 1),
-            ("mlp_width", 1 if mlp_width is None else mlp_width, 1),
-            ("image_size", image_size, 1),
-        ):
-            if value < least:
-                raise ValueError(f"{name}: {value} should be at least {least}")
+        _check_minimum("layers", layers, 1)
+        _check_minimum("num_classes", num_classes, 2)
+        _check_minimum("channels", channels, kind.least_channels)
+        _check_minimum("image_channels", image_channels, 1)
+        _check_minimum("mlp_width", 1 if mlp_width is None else mlp_width, 1)
+        _check_minimum("image_size", image_size, 1)
         for layer in reductions:
             if not 0 <= layer < layers:
                 raise ValueError(f"reductions: there is no layer {layer}; layers are 0 to {layers - 1}")
@@ -75,10 +72,8 @@ class Network(nn.Module):
         self.cells = nn.ModuleList()
         for layer in range(layers):
             reduction = layer in reductions
-            if reduction:
-                channels *= 2
-            shape = CellShape(before, previous, channels, reduction, after_reduction)
-            cell, out_channels = make_cell(layer, shape)
+            channels = 2 * channels if reduction else channels
+            cell, out_channels = make_cell(layer, CellShape(before, previous, channels, reduction, after_reduction))
             self.cells.append(cell)
             before, previous, after_reduction = previous, out_channels, reduction
             if auxiliary and layer == self.auxiliary_layer:
@@ -87,9 +82,8 @@ class Network(nn.Module):
         if mlp_width is None:
             self.classifier: nn.Module = nn.Linear(previous, num_classes)
         else:
-            for _ in range(len(set(reductions)) + kind.halvings):
-                image_size = math.ceil(image_size / 2)
-            self.classifier = mlp_classifier(previous * image_size**2, mlp_width, num_classes)
+            side = -(-image_size // 2 ** (len(set(reductions)) + kind.halvings))  # every halving rounds up
+            self.classifier = mlp_classifier(previous * side**2, mlp_width, num_classes)
 
     @classmethod
     def from_genotype(
@@ -103,9 +97,9 @@ class Network(nn.Module):
         mlp_width: int | None = None,
         image_size: int = 32,
     ) -> Network:
-        """The derived network of a genotype; its depth is that of the genotype's layout.
+        """Return the derived network of a genotype, with the depth of its layout.
 
-        Args: as for :class:`Network`.
+        Args: See :class:`Network`.
         """
 
         def make_cell(layer: int, shape: CellShape) -> tuple[nn.Module, int]:
@@ -129,7 +123,8 @@ class Network(nn.Module):
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """(batch, image channels, height, width) -> logits (batch, classes).
 
-        In training, and with an auxiliary head: the pair of the logits and the auxiliary logits.
+        Returns:
+            The logits; in training with an auxiliary head, the logits and those of the auxiliary head.
         """
         auxiliary = None
         before, previous = self.stem(x)
@@ -141,13 +136,18 @@ class Network(nn.Module):
         return logits if auxiliary is None else (logits, auxiliary)
 
     def set_drop_path(self, probability: float) -> None:
-        """Set the probability of drop-path of every fixed cell, from 0 to below 1.
+        """Set the drop-path probability of every discrete cell, from 0 to below 1.
 
         Raises:
-            ValueError: it is out of range.
+            ValueError: The probability is out of range.
         """
         if not 0 <= probability < 1:
             raise ValueError(f"drop-path: {probability} should be from 0 to below 1")
         for cell in self.cells:
             if isinstance(cell, DiscreteCell):
                 cell.drop_path = probability
+
+
+def _check_minimum(name: str, value: int, minimum: int) -> None:
+    if value < minimum:
+        raise ValueError(f"{name}: {value} should be at least {minimum}")

@@ -1,9 +1,8 @@
-"""The operations of the spaces, candidates and fixed ones: name -> factory(channels, stride, affine).
+"""Operations of the spaces, both candidates and fixed ones: name -> factory(channels, stride, affine).
 
-Every operation keeps the number of channels and divides height and width by its stride
-(rounded up). ``affine`` says whether its batch normalizations learn a scale and a shift: no in
-a supernet, where the weights of the relaxation do that work, and yes in a derived network
-(DARTS, appendix A.1).
+Every operation keeps the number of channels and divides height and width by its stride, rounded up. With ``affine``,
+batch normalizations learn a scale and a shift. Supernets go without, since the weights of the relaxation scale the
+operations; derived networks have it (DARTS, appendix A.1).
 """
 
 from __future__ import annotations
@@ -28,7 +27,15 @@ def relu_conv_bn(
     stride: int = 1,
     affine: bool = True,
 ) -> nn.Sequential:
-    """ReLU, convolution, batch normalization: also what aligns the inputs of a cell."""
+    """Return a ReLU, a convolution and a batch normalization, which keep the resolution at stride 1.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        kernel: Height and width of the kernel, odd.
+        stride: Stride of the convolution.
+        affine: Whether the batch normalization learns a scale and a shift.
+    """
     convolution = (
         PointwiseConv2d(in_channels, out_channels, stride)
         if kernel == 1
@@ -42,10 +49,15 @@ def relu_conv_bn(
 
 
 class FactorizedReduce(nn.Module):
-    """Halve height and width by two 1×1 convolutions of stride 2, the second one pixel off the first.
+    """Two 1×1 convolutions of stride 2, one pixel apart, which halve height and width.
 
-    Together they see every second diagonal of the image, where one strided 1×1 convolution would
-    see a quarter of it. It is the ``skip_connect`` of stride 2.
+    Together they read every second diagonal of the image, where a single one would read a quarter of the pixels. This
+    is the ``skip_connect`` of stride 2.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        affine: Whether the batch normalization learns a scale and a shift.
     """
 
     def __init__(self, in_channels: int, out_channels: int, affine: bool = True) -> None:
@@ -74,7 +86,7 @@ def _separable(channels: int, kernel: int, stride: int, dilation: int, affine: b
 
 
 def _sep_conv(kernel: int) -> OperationFactory:
-    """A depthwise separable convolution, applied twice; the first has the stride."""
+    """Return two depthwise separable convolutions, of which the first has the stride."""
     return lambda channels, stride, affine: nn.Sequential(
         *_separable(channels, kernel, stride, 1, affine),
         *_separable(channels, kernel, 1, 1, affine),
@@ -82,12 +94,12 @@ def _sep_conv(kernel: int) -> OperationFactory:
 
 
 def _dil_conv(kernel: int) -> OperationFactory:
-    """A depthwise separable convolution with holes (dilation 2), applied once."""
+    """Return a depthwise separable convolution with dilation 2."""
     return lambda channels, stride, affine: nn.Sequential(*_separable(channels, kernel, stride, 2, affine))
 
 
 def _crossed_conv(kernel: int) -> OperationFactory:
-    """1×k, then k×1: a k×k receptive field at 2k weights instead of k²."""
+    """Return a 1×k and a k×1 convolution, with a k×k receptive field at 2k weights instead of k²."""
     pad = kernel // 2
     return lambda channels, stride, affine: nn.Sequential(
         nn.ReLU(),
@@ -98,7 +110,7 @@ def _crossed_conv(kernel: int) -> OperationFactory:
 
 
 def _bottleneck(channels: int, stride: int, affine: bool) -> nn.Module:
-    """The residual block of ResNet-50 as one operation, brought back to its input's channels (D-DARTS)."""
+    """Return the residual block of ResNet-50 with as many output as input channels (D-DARTS)."""
     return nn.Sequential(
         nn.ReLU(),
         nn.Conv2d(channels, channels, 1, bias=False),
@@ -114,16 +126,15 @@ def _bottleneck(channels: int, stride: int, affine: bool) -> nn.Module:
 
 
 REDUCTION_RATIO = 16
-"""r: channels for each hidden unit of the squeeze-and-excitation module (Fine-Tuning DARTS, section III.C)."""
+"""Channels per hidden unit of the squeeze-and-excitation module, r (Fine-Tuning DARTS, section III.C)."""
 
 
 def _squeeze_excitation(channels: int, stride: int, affine: bool) -> nn.Module:
-    """The attention module of Fine-Tuning DARTS (Fig. 3; Hu et al., Squeeze-and-Excitation Networks).
+    """Return the attention module of Fine-Tuning DARTS (Fig. 3; Hu et al., Squeeze-and-Excitation Networks).
 
-    torchvision's is that of the figure: global average pooling, FC, ReLU, FC, sigmoid, channel-wise
-    scaling; on 1×1 pixels its 1×1 convolutions are the fully connected layers. Below 16 channels it
-    has one hidden unit. Attention keeps the resolution, so with a stride it follows the strided
-    ``skip_connect``.
+    torchvision's module has the parts of the figure: global average pooling, FC, ReLU, FC, sigmoid, channel-wise
+    scaling. Its 1×1 convolutions are fully connected layers, as they read one pixel. Below 16 channels there is one
+    hidden unit. Attention keeps the resolution; for a stride it follows the strided ``skip_connect``.
     """
     attention = SqueezeExcitation(channels, max(1, channels // REDUCTION_RATIO))
     return attention if stride == 1 else nn.Sequential(FactorizedReduce(channels, channels, affine), attention)
@@ -145,26 +156,26 @@ OPERATIONS: dict[str, OperationFactory] = {
     "simple_conv_3x3": lambda channels, stride, affine: relu_conv_bn(channels, channels, 3, stride, affine),
     "bottleneck_1x3x1": _bottleneck,
 }
-"""Every operation that a search can choose."""
+"""Operations that a search can choose."""
 
 FIXED_OPERATIONS: dict[str, OperationFactory] = {**OPERATIONS, "squeeze_excitation": _squeeze_excitation}
-"""Every operation that can stand fixed in a network: what a search can choose, and attention."""
+"""Operations that can be fixed in a network: those that a search can choose, and attention."""
 
 DARTS_OPERATIONS = tuple(OPERATIONS)[:7]
-"""The seven candidates of DARTS, in the order of NNI's hub; ``none`` belongs to a search alone."""
+"""The seven candidates of DARTS in the order of NNI's hub. Only strategies add ``none``."""
 
 OPERATION_SETS: dict[str, tuple[str, ...]] = {
     "darts": DARTS_OPERATIONS,
     "dartopti": tuple(OPERATIONS),
 }
-"""The named sets that the ``operations`` of a genotype refers to, the smaller first."""
+"""Sets of operations by their name in a genotype, the smaller first."""
 
 
 def searchable(name: str, channels: int, stride: int) -> nn.Module:
-    """An operation, searched or fixed, as it stands in a supernet: normalized without learning a scale.
+    """Return an operation for a supernet, searched or fixed, whose normalizations learn no scale.
 
-    Pooling gets a batch normalization there, so that its output is on the scale of the other
-    candidates' (DARTS, released code; section 4 of the design).
+    A batch normalization follows pooling, so that its output is on the scale of the other candidates (DARTS, released
+    code).
     """
     operation = FIXED_OPERATIONS[name](channels, stride, False)
     if "pool" in name:

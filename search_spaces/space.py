@@ -1,4 +1,4 @@
-"""What our spaces have in common: they are stacks of searchable cells."""
+"""Base of the model spaces: stacks of searchable cells."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from nni.nas.space import current_model
 from torch import Tensor, nn
 
 from search_spaces.cell import CellShape, refuse_proxyless, searchable_cell
-from search_spaces.edges import INPUTS
+from search_spaces.edges import INPUTS, Fixed, GenotypeError, after_cells, fixed_edges, smallest_set
 from search_spaces.extended_alpha import Alphas, extended_alpha
 from search_spaces.fixed import parse_fixed
-from search_spaces.genotype import Fixed, Genotype, GenotypeError, after_cells, fixed_edges, smallest_set
+from search_spaces.genotype import Genotype
+from search_spaces.genotype_io import read_cells, sample_of_node
 from search_spaces.network import Network
 from search_spaces.operations import OPERATIONS
-from search_spaces.samples import read_cells, sample_of_node
 
 if TYPE_CHECKING:
     from nni.nas.oneshot.pytorch.strategy import OneShotStrategy
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class CellStack:
-    """Which cell every layer of a space has, and what the cells are made of.
+    """The cells of a space and the cell of each layer.
 
     Args:
-        labels: of the different cells, in the order of a genotype's: layers with one label share α.
-        layout: for each layer the index of its cell.
-        reductions: the layers that halve the resolution.
-        nodes: intermediate nodes of a cell.
-        operations: the candidates of every edge.
-        fixed: operations that nobody searches: see :func:`~search_spaces.fixed.parse_fixed`.
+        labels: Labels of the distinct cells, in the order of a genotype. Layers with one label share α.
+        layout: Index in ``labels`` of the cell of each layer.
+        reductions: Layers that halve the resolution.
+        nodes: Intermediate nodes of a cell.
+        operations: Candidates of every edge.
+        fixed: Operations that are not searched: see :func:`~search_spaces.fixed.parse_fixed`.
 
     Raises:
-        ValueError: one is out of range, or an operation unknown.
+        ValueError: An argument is out of range, or an operation is unknown.
     """
 
     labels: Sequence[str]
@@ -60,21 +60,21 @@ class CellStack:
 
     @property
     def fixed_operations(self) -> tuple[Fixed, ...]:
-        """The fixed operations, as a genotype has them."""
+        """The fixed operations in the form of a genotype."""
         return parse_fixed(self.fixed, self.nodes, self.labels)
 
     def cell(self, layer: int, shape: CellShape) -> tuple[nn.Module, int]:
-        """The searchable cell of a layer, and the channels of its output."""
+        """Return the searchable cell of a layer and the channels of its output."""
         fixed, index = self.fixed_operations, self.layout[layer]
         edges, after = fixed_edges(fixed, index), after_cells(fixed)
         cell = searchable_cell(shape, self.operations, self.nodes, self.labels[index], edges, after)
         return cell, shape.channels * self.nodes
 
     def genotype(self, sample: Mapping[str, Any]) -> Genotype:
-        """The genotype of a sample.
+        """Return the genotype of a sample.
 
         Raises:
-            GenotypeError: the sample is no point of the space.
+            GenotypeError: The sample is no point of the space.
         """
         found = {str(key).partition("/")[0] for key in sample if "/op_" in str(key)}
         if found != set(self.labels):
@@ -98,10 +98,10 @@ class CellStack:
         )
 
     def sample(self, genotype: Genotype) -> dict[str, Any]:
-        """The sample of a genotype, the inverse of :meth:`genotype`.
+        """Return the sample of a genotype, the inverse of :meth:`genotype`.
 
         Raises:
-            GenotypeError: the genotype is no point of the space.
+            GenotypeError: The genotype is no point of the space.
         """
         sample: dict[str, Any] = {}
         for label, cell in zip(self.labels, genotype.cells, strict=False):
@@ -117,31 +117,31 @@ class CellStack:
 
 
 def _content(genotype: Genotype) -> tuple[Any, ...]:
-    """A genotype but for the order of its operations."""
+    """Return the content of a genotype regardless of the order of its operations."""
     cells = [sorted(cell) for cell in genotype.cells]
     return cells, genotype.layout, genotype.reductions, genotype.concat, genotype.fixed
 
 
 class StackedSpace(nas.ModelSpace):
-    """An NNI model space that is a stack of cells.
+    """An NNI model space of stacked cells.
 
     Args:
-        cells: the cells.
-        of_network: the other arguments of :class:`~search_spaces.network.Network`.
+        cells: Cells of the space.
+        network: Further arguments of :class:`~search_spaces.network.Network`.
 
     Raises:
-        ValueError: one of them is out of range.
+        ValueError: An argument is out of range.
     """
 
     channels_last = True
 
-    def __init__(self, cells: CellStack, **of_network: Any) -> None:
+    def __init__(self, cells: CellStack, **network: Any) -> None:
         super().__init__()
         self.cells = cells
-        self._of_network = of_network
+        self._network_arguments = network
         sample = current_model()
         if sample is None:
-            self.network = Network(cells.cell, len(cells.layout), cells.reductions, **of_network)
+            self.network = Network(cells.cell, len(cells.layout), cells.reductions, **network)
         else:  # inside a model_context
             self.network = self.freeze(sample)
 
@@ -150,31 +150,31 @@ class StackedSpace(nas.ModelSpace):
         return self.network(x)
 
     def extra_oneshot_hooks(self, strategy: OneShotStrategy) -> list[Any]:
-        """None; NNI asks for them before a one-shot strategy makes the space a supernet.
+        """Return no hooks. NNI calls this before a one-shot strategy mutates the space.
 
         Raises:
-            ValueError: it is NNI's Proxyless, which cannot.
+            ValueError: The strategy is NNI's Proxyless, which cannot search cells.
         """
         refuse_proxyless(strategy)
         return []
 
     @classmethod
     def create_fixed_module(cls, sample: Mapping[str, Any], *args: Any, **kwargs: Any) -> Network:
-        """What NNI makes in place of this space inside a ``model_context``: the derived network of the sample."""
+        """Return the derived network of a sample, which NNI uses in place of the space inside a ``model_context``."""
         space = object.__new__(cls)
         space.__init__(*args, **kwargs)  # type: ignore[misc]
         return space.network
 
     def freeze(self, sample: Mapping[str, Any]) -> Network:
-        """The derived network of a sample, with new weights, also after a strategy has made this a supernet.
+        """Return the derived network of a sample with new weights, also after a strategy has mutated the space.
 
         Raises:
-            GenotypeError: the sample is no point of this space.
+            GenotypeError: The sample is no point of this space.
         """
-        return Network.from_genotype(self.genotype(sample), **self._of_network)
+        return Network.from_genotype(self.genotype(sample), **self._network_arguments)
 
     def check_contains(self, sample: Mapping[str, Any]) -> SampleValidationError | None:
-        """What is wrong with a sample, if anything."""
+        """Return the error of a sample that is no point of this space, else None."""
         try:
             self.genotype(sample)
         except GenotypeError as error:
@@ -182,32 +182,32 @@ class StackedSpace(nas.ModelSpace):
         return None
 
     def genotype(self, sample: Mapping[str, Any]) -> Genotype:
-        """The genotype of a sample, with the layout and the fixed operations of this space.
+        """Return the genotype of a sample, with the layout and the fixed operations of this space.
 
         Raises:
-            GenotypeError: the sample is no point of this space.
+            GenotypeError: The sample is no point of this space.
         """
         return self.cells.genotype(sample)
 
     def sample(self, genotype: Genotype) -> dict[str, Any]:
-        """The sample of a genotype, which freezes this space to it.
+        """Return the sample that freezes this space to a genotype.
 
         Raises:
-            GenotypeError: the genotype is no point of this space.
+            GenotypeError: The genotype is no point of this space.
         """
         return self.cells.sample(genotype)
 
     def extended_alpha(self, alphas: Alphas, cell: str = "normal") -> pd.DataFrame:
-        """α of a cell and, below it, α_F of the fixed operations of this space (Fine-Tuning DARTS, Eq. 3).
+        """Return the α of a cell and, below it, α_F of the fixed operations of this space (Fine-Tuning DARTS, Eq. 3).
 
         Args:
-            alphas: of a strategy that searched this space (``strategy.alphas()``).
-            cell: which cell, such as "normal" or "cell_0".
+            alphas: α of a strategy that searched this space (``strategy.alphas()``).
+            cell: Label of the cell, for instance "normal" or "cell_0".
 
         Returns:
             The table of :func:`~search_spaces.extended_alpha.extended_alpha`.
 
         Raises:
-            ValueError: the cell has no α.
+            ValueError: The cell has no α.
         """
         return extended_alpha(alphas, self.cells.fixed, cell)

@@ -1,4 +1,4 @@
-"""The ends of a network: stems, the auxiliary head and the classifier of the course project."""
+"""Stems, the auxiliary head and the classifier of the course project."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import Literal
 from torch import Tensor, nn
 
 Stem = Literal["cifar", "imagenet", "tiny_imagenet", "dual_cifar", "dual_imagenet", "dual_tiny_imagenet"]
-"""The names of the stems, keys of :data:`STEMS`."""
+"""Names of the stems, the keys of :data:`STEMS`."""
 
 
 class CifarStem(nn.Module):
-    """One convolution: both inputs of the first cell.
+    """One convolution, whose output is both inputs of the first cell.
 
     Args:
-        image_channels: channels of the images.
-        channels: channels of a node of the first cell.
-        stride: of the convolution; 1 keeps the resolution.
+        image_channels: Channels of the images.
+        channels: Channels of a node of the first cell.
+        stride: Stride of the convolution; 1 keeps the resolution.
     """
 
     def __init__(self, image_channels: int, channels: int, stride: int = 1) -> None:
@@ -38,7 +38,12 @@ class CifarStem(nn.Module):
 
 
 class ImageNetStem(nn.Module):
-    """Three convolutions of stride 2: s0 at a quarter of the resolution, s1 at an eighth."""
+    """Three convolutions of stride 2, with s0 at a quarter of the resolution and s1 at an eighth.
+
+    Args:
+        image_channels: Channels of the images.
+        channels: Channels of a node of the first cell, at least 2.
+    """
 
     def __init__(self, image_channels: int, channels: int) -> None:
         super().__init__()
@@ -63,11 +68,13 @@ class ImageNetStem(nn.Module):
 
 
 class DualStem(nn.Module):
-    """Two transformations of the image, with weights of their own, in place of one (Fine-Tuning DARTS, Fig. 4).
+    """Two transformations of the image with separate weights (Fine-Tuning DARTS, Fig. 4).
+
+    Both inputs of the first cell have one resolution.
 
     Args:
-        first, second: two single stems of one kind; s0 is the last output of the first, s1 that of
-            the second, and so they have one resolution.
+        first: Single stem whose last output is s0.
+        second: Single stem of the same kind whose last output is s1.
     """
 
     def __init__(self, first: CifarStem | ImageNetStem, second: CifarStem | ImageNetStem) -> None:
@@ -82,17 +89,17 @@ class DualStem(nn.Module):
 
 @dataclass(frozen=True)
 class StemKind:
-    """What a stem does to an image; all that depends on the stem asks here.
+    """Properties of a stem.
 
     Args:
-        single: (image channels, channels) -> a single stem of that kind.
-        image_size: pixels a side of the images that it is meant for.
-        halvings: how often it halves the resolution, up to s1.
-        earlier_before: a single stem takes s0 one halving before s1.
-        dual: two single stems with weights of their own.
-        least_channels: the least number of channels that it can be made with.
-        auxiliary_stride: of the pooling of the auxiliary head, which leaves 2×2 pixels of the
-            features behind two reductions.
+        single: (image channels, channels) -> single stem of this kind.
+        image_size: Height and width in pixels of the images for which it is meant.
+        halvings: Number of times that it halves the resolution up to s1.
+        earlier_before: Whether s0 of a single stem is taken one halving before s1.
+        dual: Whether there are two single stems with separate weights.
+        least_channels: Minimum number of channels.
+        auxiliary_stride: Stride of the pooling in the auxiliary head, which leaves 2×2 pixels of the features behind
+            two reductions.
     """
 
     single: Callable[[int, int], CifarStem | ImageNetStem]
@@ -104,24 +111,29 @@ class StemKind:
     auxiliary_stride: int = 3
 
     def make(self, image_channels: int, channels: int) -> CifarStem | ImageNetStem | DualStem:
-        """The stem of a network."""
+        """Return a new stem.
+
+        Args:
+            image_channels: Channels of the images.
+            channels: Channels of a node of the first cell.
+        """
         if self.dual:
             return DualStem(self.single(image_channels, channels), self.single(image_channels, channels))
         return self.single(image_channels, channels)
 
     @property
     def after_reduction(self) -> bool:
-        """Whether s0 is twice as large as s1."""
+        """True if s0 is twice as large as s1."""
         return self.earlier_before and not self.dual
 
 
 class AuxiliaryHead(nn.Module):
-    """A second classifier at two thirds of the depth, which trains the layers before it better.
+    """A second classifier at two thirds of the depth, whose loss trains the layers before it better.
 
     Args:
-        channels: channels of its input.
-        num_classes: classes.
-        stride: of the 5×5 pooling, 3 for the 8×8 features of CIFAR, 2 for the 7×7 of ImageNet.
+        channels: Channels of the input.
+        num_classes: Number of classes.
+        stride: Stride of the 5×5 pooling: 3 for the 8×8 features of CIFAR, 2 for the 7×7 features of ImageNet.
     """
 
     def __init__(self, channels: int, num_classes: int, stride: int) -> None:
@@ -143,7 +155,7 @@ class AuxiliaryHead(nn.Module):
         """(batch, channels, height, width) -> (batch, classes).
 
         Raises:
-            ValueError: the features are too small to be pooled.
+            ValueError: The features are too small for the pooling.
         """
         smallest = 5 + self.stride
         if min(x.shape[-2:]) < smallest:
@@ -155,15 +167,10 @@ class AuxiliaryHead(nn.Module):
 
 
 _CIFAR = StemKind(CifarStem, image_size=32, halvings=0)
-
-
 _TINY_IMAGENET = StemKind(partial(CifarStem, stride=2), image_size=64, halvings=1)
-
-
 _IMAGENET = StemKind(
     ImageNetStem, image_size=224, halvings=3, earlier_before=True, least_channels=2, auxiliary_stride=2
 )
-
 
 STEMS: dict[Stem, StemKind] = {
     "cifar": _CIFAR,
@@ -173,16 +180,16 @@ STEMS: dict[Stem, StemKind] = {
     "dual_imagenet": replace(_IMAGENET, dual=True),
     "dual_tiny_imagenet": replace(_TINY_IMAGENET, dual=True),
 }
-"""The stems by name. A network behind any of them, on images of its size, has cells of about the same resolutions."""
+"""Stems by name. On images of its size, each gives the cells of a network about the same resolutions."""
 
 
 def mlp_classifier(features: int, width: int, num_classes: int) -> nn.Sequential:
-    """The classifier of the course project (Table 4), on the flattened output of the last cell.
+    """Return the classifier of the course project (Table 4), which flattens the output of the last cell.
 
     Args:
-        features: channels × height × width of that output.
-        width: of the first layer; 2048 in the project's search, 4096 in its training.
-        num_classes: classes.
+        features: Channels × height × width of that output.
+        width: Width of the first layer; 2048 in the project's search, 4096 in its training.
+        num_classes: Number of classes.
     """
     widths = (features, width, 1024, 256)
     layers = [layer for pair in pairwise(widths) for layer in (nn.Linear(*pair), nn.ReLU())]

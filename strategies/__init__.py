@@ -1,4 +1,4 @@
-"""How to search: strategies that NNI's experiments run, and what they are composed of."""
+"""Search strategies for NNI's experiments, and the parts that they are composed of."""
 
-# Before any module of nni.nas.oneshot, which imported first leaves NNI's own strategies without their classes.
+# Must precede every module of nni.nas.oneshot: imported first, those hide the classes of NNI's own strategies.
 import nni.nas.strategy  # noqa: F401

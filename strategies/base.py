@@ -1,4 +1,4 @@
-"""A strategy composed of parts, as NNI runs it."""
+"""The NNI strategy that runs a composition of search parts."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ __all__ = ["Composition", "DifferentiableStrategy", "adam", "cosine"]
 class DifferentiableStrategy(OneShotStrategy):
     """An NNI one-shot strategy around a composition.
 
-    It searches any NNI model space made of cells, layer choices, input choices, repetitions and value choices, with
-    any Lightning evaluator: the training images of the evaluator train the weights, its validation images the
+    Searches any NNI model space made of cells, layer choices, input choices, repetitions and value choices, with any
+    Lightning evaluator. The training images of the evaluator train the weights, its validation images the
     architecture. A data module may have an ``architecture_dataloader``, which serves the architecture steps (shuffled
     and augmented) in place of its ``val_dataloader``.
 
     Args:
         composition: The parts of the search.
-        parts: The fields of a :class:`~strategies.composition.Composition`, in place of one.
+        parts: The fields of a :class:`~strategies.composition.Composition`, instead of a composition.
 
     Attributes:
         composition: The parts of the search.
@@ -56,14 +56,20 @@ class DifferentiableStrategy(OneShotStrategy):
         return Architecture(composition.none, composition.alpha_scale, composition.recompute)
 
     def mutate_model(self, model: ModelSpace) -> ModelSpace:
-        """Make the model space a supernet, in place.
+        """Turn the model space into a supernet, in place.
 
-        A space may have ``initial_alphas``, edge -> candidate -> α, where it wants a search to start, and
+        A space may define two attributes: ``initial_alphas``, edge -> candidate -> α, from which a search starts, and
         ``channels_last``, whether it may be searched in that memory format, which is faster on a CPU.
 
+        Args:
+            model: The model space.
+
+        Returns:
+            The same object.
+
         Raises:
-            ValueError: it is a supernet already.
-            TypeError: it has a choice that cannot be searched.
+            ValueError: The model is already a supernet.
+            TypeError: The model has a choice that cannot be searched.
         """
         if any(isinstance(module, BaseSuperNetModule) for module in model.modules()):
             raise ValueError(f"{_name(model)}: a supernet already, of an earlier search: give a fresh instance")
@@ -71,11 +77,11 @@ class DifferentiableStrategy(OneShotStrategy):
         model = super().mutate_model(model)
         self.architecture.start(getattr(model, "initial_alphas", {}))
         if not isinstance(model, StackedSpace):
-            self._derive_as_nni(model)
+            self._derive_by_darts(model)
         return model
 
-    def _derive_as_nni(self, model: nn.Module) -> None:
-        """NNI's own cells have the same number of operations at every node, as ``darts`` alone derives them."""
+    def _derive_by_darts(self, model: nn.Module) -> None:
+        # NNI's own cells have the same number of operations at every node, which only this derivation gives.
         cells = [module for module in model.modules() if isinstance(module, MixedCell)]
         if any(cell.derivation is not darts for cell in cells):
             warnings.warn(f"{type(model).__name__}: it is derived as 'darts', which alone fits its cells", stacklevel=3)
@@ -83,19 +89,21 @@ class DifferentiableStrategy(OneShotStrategy):
             cell.derivation = darts
 
     def alphas(self) -> dict[str, dict[Any, float]]:
-        """edge -> candidate -> α, at this moment."""
+        """Return the current α: edge -> candidate -> α."""
         return self.architecture.table()
 
     def default_mutation_hooks(self) -> list[Any]:
-        """Replace NNI's choices by modules that follow the plan; refuse any other choice."""
+        """Return the hooks that replace NNI's choices by modules which follow the plan."""
 
-        def replace(module: nn.Module, name: str, memo: dict, kwargs: dict) -> nn.Module | None:
+        def replace(
+            module: nn.Module, name: str, memo: dict[str, Any], kwargs: dict[str, Any]
+        ) -> BaseSuperNetModule | None:
             return replace_choice(module, name, self.architecture, self.composition.derivation)
 
         return [replace, no_default_hook]
 
     def run_hook(self, hook: Any, name: str, module: nn.Module, memo: dict[str, Any]) -> Any:
-        """As NNI runs a hook; those that a space brings may make super-kernels, which then follow the plan."""
+        """Run a hook with the policy for super-kernels, which the hooks of a space may create."""
 
         def policy(operation: MixedOperation, *_: Any) -> PlanSamplingPolicy:
             return PlanSamplingPolicy(operation, self.architecture)
@@ -103,14 +111,14 @@ class DifferentiableStrategy(OneShotStrategy):
         return hook(module, name, memo, {"mixed_op_sampling": policy})
 
     def configure_oneshot_module(self, training_module: pl.LightningModule) -> SearchModule:
-        """The Lightning module of the search."""
+        """Return the LightningModule of the search."""
         return SearchModule(training_module, self.architecture, self.composition)
 
     def mutate_evaluator(self, evaluator: Lightning) -> Lightning:
-        """Wrap the evaluator's module, and take its data.
+        """Wrap the module and the data loaders of the evaluator.
 
         Raises:
-            ValueError: a search cannot use the evaluator.
+            ValueError: The evaluator is not a Lightning evaluator, or it optimizes manually.
         """
         if not isinstance(evaluator, Lightning):
             raise ValueError(f"{_name(evaluator)}: a search takes a Lightning evaluator")
@@ -123,10 +131,12 @@ class DifferentiableStrategy(OneShotStrategy):
         return searching
 
     def train_dataloader(self, train_dataloader_fn: Callable[[], Any], val_dataloader_fn: Callable[[], Any]) -> Any:
-        """Pairs of a batch for the weights and one for the architecture; an epoch is one of the former.
+        """Return a loader of batches {"train": for the weights, "val": for the architecture}.
+
+        An epoch has as many batches as the training loader. For one-level optimization there is no "val".
 
         Raises:
-            ValueError: the evaluator has several loaders.
+            ValueError: The evaluator has several training or validation loaders.
         """
         train = _only(train_dataloader_fn(), "training")
         if self.composition.gradient is None:
@@ -134,21 +144,25 @@ class DifferentiableStrategy(OneShotStrategy):
         val = _only((self._architecture_loader or val_dataloader_fn)(), "validation")
         try:
             shorter = len(train) < len(val)
-        except TypeError:  # a stream has no length
+        except TypeError:  # an iterable data set has no length
             return CombinedLoader({"train": train, "val": Endless(val)}, "min_size")
         return CombinedLoader({"train": train, "val": val}, "min_size" if shorter else "max_size_cycle")
 
     def val_dataloader(self, train_dataloader_fn: Callable[[], Any], val_dataloader_fn: Callable[[], Any]) -> Any:
-        """The evaluator's validation images twice: for the supernet, and for the derived architecture.
+        """Return the validation loader twice: for the supernet, and for the derived network.
 
         Raises:
-            ValueError: the evaluator has several loaders.
+            ValueError: The evaluator has several validation loaders.
         """
         return [_only(val_dataloader_fn(), "validation")] * 2
 
 
 class Endless:
-    """The batches of a loader, again and again."""
+    """A loader that repeats the batches of another without end.
+
+    Args:
+        loader: The loader, whose length may be unknown.
+    """
 
     def __init__(self, loader: Iterable[Any]) -> None:
         self.loader = loader
@@ -163,6 +177,7 @@ class Endless:
 
 
 def _only(loader: Any, name: str) -> Any:
+    """Return the only loader that the evaluator has."""
     if isinstance(loader, Sequence) and len(loader) == 1:
         return loader[0]
     if isinstance(loader, (Sequence, Mapping, CombinedLoader)):
@@ -170,5 +185,5 @@ def _only(loader: Any, name: str) -> Any:
     return loader
 
 
-def _name(thing: object) -> str:
-    return type(thing).__name__
+def _name(instance: object) -> str:
+    return type(instance).__name__

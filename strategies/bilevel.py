@@ -1,8 +1,7 @@
-"""The architecture gradient of the bilevel problem: minimize L_val(w*(α), α) over α, where w*(α)
-minimizes L_train(w, α) (DARTS, Eqs. 3 and 4; course project, section 2.2).
+"""Architecture gradients of the bilevel problem (DARTS, Eqs. 3 and 4; course project, section 2.2).
 
-Nothing here knows of supernets: a loss is any function without arguments that computes a scalar
-from the present values of the parameters.
+The problem is to minimize L_val(w*(α), α) over α, where w*(α) minimizes L_train(w, α). This module is independent of
+supernets: a loss is any function without arguments that computes a scalar from the current values of the parameters.
 """
 
 from __future__ import annotations
@@ -20,28 +19,29 @@ from torch.optim import SGD, Optimizer
 from strategies.rng import isolate_rng
 
 Loss = Callable[[], Tensor]
+"""Computes a scalar from the current values of the parameters."""
 
 Gradients = list[Tensor | None]
 """A gradient for each parameter, None where the loss does not depend on it."""
 
 
 def no_reduction(gradients: Gradients) -> Gradients:
-    """The average over one process: the gradients themselves."""
+    """Return the gradients unchanged, their average over a single process."""
     return gradients
 
 
 @dataclass(frozen=True)
 class BilevelProblem:
-    """The bilevel problem as it stands at one iteration.
+    """The bilevel problem at one iteration of a search.
 
     Args:
-        train_loss: computes L_train(w, α).
-        val_loss: computes L_val(w, α).
-        alphas: the upper-level variables α.
-        weights: the lower-level variables w; those that need no gradient are constants.
-        optimizer: what w takes its steps with.
-        buffers: what changes in place when a loss is computed, such as running batch statistics.
-        average: averages gradients over all processes that share the problem, each with images of its own.
+        train_loss: Computes L_train(w, α).
+        val_loss: Computes L_val(w, α).
+        alphas: The upper-level variables α.
+        weights: The lower-level variables w. Those that do not require a gradient are constants.
+        optimizer: The optimizer of w.
+        buffers: Tensors that a loss changes in place, for example running batch statistics.
+        average: Averages gradients over all processes of a distributed search.
     """
 
     train_loss: Loss
@@ -70,10 +70,15 @@ Order = Literal["one-level", "first", "second"]
 
 
 def gradient_of(order: Order, xi: float | None = None, epsilon: float = 0.01) -> Gradient | None:
-    """The gradient of α by its order; None for one level.
+    """Return the architecture gradient of an order, None for one-level optimization.
+
+    Args:
+        order: "first" for :func:`first_order`, "second" for :func:`second_order`, "one-level" for :func:`one_level`.
+        xi: Step size ξ of the second order, at least 0. None for the learning rate of the weights.
+        epsilon: Step size of the finite difference of the second order, above 0.
 
     Raises:
-        ValueError: there is no such order, or a number is out of its range.
+        ValueError: The order is unknown, or a number is out of range.
     """
     if order not in get_args(Order):
         raise ValueError(f"order: {order!r} should be one of {', '.join(get_args(Order))}")
@@ -87,15 +92,15 @@ def gradient_of(order: Order, xi: float | None = None, epsilon: float = 0.01) ->
 
 
 def one_level(loss: Loss, alphas: Sequence[Tensor], descend: Callable[[Tensor], None]) -> tuple[Tensor, Gradients]:
-    """∇_α L(w, α) of the loss that w descends, from the same pass: α and w learn alike (DARTS, section 3.3).
+    """Take a weight step, and return ∇_α L(w, α) from the same backward pass (DARTS, section 3.3).
 
     Args:
-        loss: computes L(w, α).
-        alphas: the architecture parameters, leaves of the graph.
-        descend: takes the step of w on the loss, by its backward method.
+        loss: Computes L(w, α).
+        alphas: The architecture parameters, leaves of the graph.
+        descend: Takes the step of w, given the loss, by the ``backward`` of the loss.
 
     Returns:
-        The loss, and the gradient of each α at the weights before the step.
+        The detached loss, and the gradient of each α at the weights before the step.
     """
     for alpha in alphas:
         alpha.grad = None
@@ -105,28 +110,27 @@ def one_level(loss: Loss, alphas: Sequence[Tensor], descend: Callable[[Tensor], 
 
 
 def first_order(problem: BilevelProblem) -> Gradients:
-    """∇_α L_val(w, α): the present weights stand for w*(α) (DARTS, Eq. 6 with ξ = 0).
+    """Return ∇_α L_val(w, α): the current weights stand for w*(α) (DARTS, Eq. 6 with ξ = 0).
 
-    The weights are constants meanwhile: their gradient, half of an ordinary backward pass, is
-    never computed, and the inputs of convolutions need not be kept for it.
+    The weights are frozen: their gradient, half of an ordinary backward pass, is not computed, and the inputs of
+    convolutions are not kept for it.
     """
     with frozen(problem.weights):
         return problem.average(_differentiate(problem.val_loss(), problem.alphas))
 
 
 def second_order(problem: BilevelProblem, xi: float | None = None, epsilon: float = 0.01) -> Gradients:
-    """∇_α L_val(w', α), where w' = w − ξ ∇_w L_train(w, α) stands for w*(α) (DARTS, Eqs. 6 and 7)::
+    """Return ∇_α L_val(w', α), where w' = w − ξ ∇_w L_train(w, α) stands for w*(α) (DARTS, Eqs. 6 and 7)::
 
         ∇_α L_val(w', α) − ξ ∇²_{α,w} L_train(w, α) ∇_w' L_val(w', α)
 
-    The virtual step to w' is the one that the optimizer would take: :func:`virtual_step`. It is
-    taken in the weights themselves. Afterwards weights, buffers, optimizer and random generators
-    are bit for bit what they were, also where a loss raises.
+    The virtual step to w' is the step of the optimizer, see :func:`virtual_step`, taken in place. Weights, buffers,
+    optimizer and random generators are restored bit for bit, even if a loss raises.
 
     Args:
-        problem: the problem.
-        xi: ξ; None for the learning rate that each weight has at the moment.
-        epsilon: of the finite difference, see :func:`mixed_product`.
+        problem: The problem.
+        xi: Step size ξ. None for the current learning rate of each weight.
+        epsilon: Step size of the finite difference, see :func:`mixed_product`.
     """
     count, weights = len(problem.alphas), _trained(problem.weights)
     with preserving([*weights, *problem.buffers]):
@@ -135,21 +139,21 @@ def second_order(problem: BilevelProblem, xi: float | None = None, epsilon: floa
         rates = virtual_step(problem.optimizer, weights, gradients, xi)
         with isolate_rng():
             gradients = problem.average(_differentiate(problem.val_loss(), [*problem.alphas, *weights]))
-    # ξ goes into the direction, since weights may have different learning rates.
+    # ξ is a factor of the direction, because weights may have different learning rates.
     direction = [None if v is None else rate * v for rate, v in zip(rates, gradients[count:], strict=True)]
     correction = mixed_product(problem, direction, epsilon)
     return [_difference(outer, inner) for outer, inner in zip(gradients[:count], correction, strict=True)]
 
 
 def mixed_product(problem: BilevelProblem, direction: Gradients, epsilon: float = 0.01) -> Gradients:
-    """∇²_{α,w} L_train(w, α) · d by a central difference (DARTS, Eq. 8)::
+    """Return ∇²_{α,w} L_train(w, α) · d by a central difference (DARTS, Eq. 8)::
 
         (∇_α L_train(w + εd, α) − ∇_α L_train(w − εd, α)) / 2ε
 
     Args:
-        problem: the problem.
-        direction: d, a vector for each weight that needs a gradient, None for zeros.
-        epsilon: the length of εd: the ε of the equation is this over ‖d‖, as in the paper.
+        problem: The problem.
+        direction: d, a tensor for each weight that requires a gradient, None for zeros.
+        epsilon: Norm of εd; the ε of the equation is this divided by ‖d‖, as in the paper.
     """
     weights = _trained(problem.weights)
     moved = [(weight, d) for weight, d in zip(weights, direction, strict=True) if d is not None]
@@ -161,7 +165,7 @@ def mixed_product(problem: BilevelProblem, direction: Gradients, epsilon: float 
         with preserving([*weights, *problem.buffers]), frozen(weights), isolate_rng():
             for weight, d in moved:
                 weight += d * (sign * epsilon / norm)
-            torch.clear_autocast_cache()  # of the weights as they were
+            torch.clear_autocast_cache()  # it holds casts of the weights before the move
             sides.append(problem.average(_differentiate(problem.train_loss(), problem.alphas)))
     differences = [_difference(plus, minus) for plus, minus in zip(*sides, strict=True)]
     return [None if d is None else d * (norm / (2 * epsilon)) for d in differences]
@@ -171,19 +175,19 @@ def mixed_product(problem: BilevelProblem, direction: Gradients, epsilon: float 
 def virtual_step(
     optimizer: Optimizer, weights: Sequence[Tensor], gradients: Gradients, xi: float | None = None
 ) -> list[float]:
-    """Move the weights in place as the optimizer's next step would; the optimizer does not notice.
+    """Move the weights in place as the next step of the optimizer would, without changing its state.
 
-    SGD's momentum (dampened, Nesterov's) and weight decay are part of the step. For any other
-    optimizer it is a plain one, w' = w − ξ (∇_w L + decay · w). Gradients are not clipped.
+    The step of SGD includes momentum (with dampening and Nesterov's) and weight decay. The step of any other optimizer
+    is w' = w − ξ (∇_w L + decay · w). Gradients are not clipped.
 
     Args:
-        optimizer: of the weights; one that it does not hold stays.
+        optimizer: The optimizer of the weights. A weight that it does not hold is not moved.
         weights: w.
-        gradients: ∇_w L_train(w, α); a weight without one stays.
-        xi: ξ, in place of the learning rate.
+        gradients: ∇_w L_train(w, α). A weight whose gradient is None is not moved.
+        xi: ξ. None for the learning rate of each weight.
 
     Returns:
-        −∂w'/∂∇_w L for each weight: ξ for plain SGD.
+        −∂w'/∂∇_w L for each weight: ξ for plain SGD, 0 for a weight that is not moved.
     """
     groups = {weight: group for group in optimizer.param_groups for weight in group["params"]}
     rates = []
@@ -197,7 +201,7 @@ def virtual_step(
         if isinstance(optimizer, SGD) and group["momentum"] != 0:
             momentum, before = group["momentum"], optimizer.state.get(weight, {}).get("momentum_buffer")
             velocity, share = step, 1.0
-            if before is not None:  # the first step has no velocity, and is not dampened
+            if before is not None:  # the first step of SGD has no velocity and is not dampened
                 share = 1 - group["dampening"]
                 velocity = momentum * before + share * step
             if group["nesterov"]:
@@ -207,12 +211,12 @@ def virtual_step(
         rate = float(group["lr"] if xi is None else xi)
         weight -= rate * step
         rates.append(rate * slope)
-    torch.clear_autocast_cache()  # in mixed precision it has the weights as they were
+    torch.clear_autocast_cache()  # it holds casts of the weights before the step
     return rates
 
 
 def _difference(a: Tensor | None, b: Tensor | None) -> Tensor | None:
-    """A difference in which None is zero."""
+    """Return a − b, where None stands for zero."""
     return a if b is None else -b if a is None else a - b
 
 
@@ -221,16 +225,15 @@ def _trained(weights: Iterable[Tensor]) -> list[Tensor]:
 
 
 def _differentiate(loss: Tensor, parameters: Sequence[Tensor]) -> Gradients:
-    if not loss.requires_grad:  # as when the relaxed edge lies where no path leads
+    if not loss.requires_grad:  # for example when no path leads through the relaxed edge
         return [None] * len(parameters)
-    wanted = _trained(parameters)
-    found = iter(torch.autograd.grad(loss, wanted, allow_unused=True))
-    return [next(found) if parameter.requires_grad else None for parameter in parameters]
+    gradients = iter(torch.autograd.grad(loss, _trained(parameters), allow_unused=True))
+    return [next(gradients) if parameter.requires_grad else None for parameter in parameters]
 
 
 @contextmanager
 def frozen(tensors: Iterable[Tensor]) -> Iterator[None]:
-    """Tensors that are computed with, and not differentiated."""
+    """Exclude tensors from differentiation in this context."""
     trained = _trained(tensors)
     for tensor in trained:
         tensor.requires_grad_(False)
@@ -243,7 +246,7 @@ def frozen(tensors: Iterable[Tensor]) -> Iterator[None]:
 
 @contextmanager
 def preserving(tensors: Sequence[Tensor]) -> Iterator[None]:
-    """Tensors that are changed in place meanwhile, and have their values back afterwards."""
+    """Restore the values of tensors at the end of this context, in place."""
     before = [tensor.detach().clone() for tensor in tensors]
     try:
         yield

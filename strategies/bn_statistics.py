@@ -1,9 +1,9 @@
-"""Batch statistics of one path through a supernet.
+"""Statistics of batch normalizations: measured for one path through a supernet, replaced, or left unchanged.
 
-The running statistics of a supernet average over all paths that trained, and belong to none of
-them. Before a path is validated its own are measured on a few training batches (Guo et al.,
-Single Path One-Shot, section 3.4). The statistics of the validation batches themselves would not
-do: a validation set in order has batches of one class.
+The running statistics of a supernet average over all paths that were trained and fit none of them. The statistics of a
+path are therefore measured on a few training batches before the path is validated (Guo et al., Single Path One-Shot,
+section 3.4). The statistics of the validation batches are unsuitable: in an ordered validation set, all images of a
+batch may belong to one class.
 """
 
 from __future__ import annotations
@@ -16,20 +16,22 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 Statistics = dict[_BatchNorm, tuple[Tensor, ...]]
-"""normalization -> mean and variance of each channel."""
+"""Normalization -> mean and variance, each (channels,)."""
 
 
 def measure_bn_stats(module: nn.Module, run: Callable[[], object]) -> Statistics:
-    """The statistics of all batch normalizations over some forward passes; the module stays as it is.
+    """Measure the statistics of all batch normalizations over some forward passes.
+
+    The mode and the running statistics of the module are restored.
 
     Args:
-        module: the network, in any mode.
-        run: makes the passes, at least one.
+        module: The network, in any mode.
+        run: Makes the passes, at least one.
 
     Returns:
         The average over the passes, for each normalization that ran.
     """
-    norms = _tracking(module)
+    norms = _norms_with_stats(module)
     before = [(norm, norm.training, norm.momentum, _state(norm)) for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
@@ -46,7 +48,7 @@ def measure_bn_stats(module: nn.Module, run: Callable[[], object]) -> Statistics
 
 @contextmanager
 def use_bn_stats(statistics: Statistics) -> Iterator[None]:
-    """Normalize by these statistics; afterwards by the ones before."""
+    """Replace the running statistics by these in this context."""
     before = {norm: _state(norm) for norm in statistics}
     for norm, measured in statistics.items():
         _restore(norm, measured)
@@ -57,7 +59,47 @@ def use_bn_stats(statistics: Statistics) -> Iterator[None]:
             _restore(norm, state)
 
 
-def _tracking(module: nn.Module) -> list[_BatchNorm]:
+@contextmanager
+def batch_stats_only(model: nn.Module) -> Iterator[None]:
+    """Normalize by the statistics of the batch, without counting it in the running statistics.
+
+    Restoring the running statistics afterwards is not an option: pending backward passes still reference them.
+    """
+    norms = [norm for norm in model.modules() if isinstance(norm, _BatchNorm) and norm.track_running_stats]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
+
+
+class frozen_bn_stats:
+    """Freeze the running statistics of batch normalizations in this context.
+
+    For the recomputation of a forward pass on the same batch. The context can be entered repeatedly, once for each
+    backward pass through the first forward pass.
+
+    Args:
+        module: The module whose normalizations are frozen.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self.module = module
+        self._before: list[tuple[_BatchNorm, float | None, Tensor | None]] = []
+
+    def __enter__(self) -> None:
+        self._before = [(norm, norm.momentum, norm.num_batches_tracked) for norm in _norms_with_stats(self.module)]
+        for norm, _, _ in self._before:
+            norm.momentum, norm.num_batches_tracked = 0.0, None
+
+    def __exit__(self, *error: object) -> None:
+        for norm, momentum, count in self._before:
+            norm.momentum, norm.num_batches_tracked = momentum, count
+
+
+def _norms_with_stats(module: nn.Module) -> list[_BatchNorm]:
     return [norm for norm in module.modules() if isinstance(norm, _BatchNorm) and norm.running_mean is not None]
 
 

@@ -1,4 +1,4 @@
-"""The parts of a differentiable search, and a composition of them: what a paper adds is one part, and its defaults."""
+"""The parts of a differentiable search, and their composition: a paper adds one part and its default settings."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = [
 
 
 class OptimizerFactory(Protocol):
-    """Makes the optimizer of a group of α.
+    """Makes the optimizer for a group of α.
 
     Example::
 
@@ -41,7 +41,7 @@ class OptimizerFactory(Protocol):
     """
 
     def __call__(self, alphas: Sequence[nn.Parameter], /) -> Optimizer:
-        """Return the optimizer of a group of α, each a vector (candidates,)."""
+        """Return the optimizer for a group of α, each of shape (candidates,)."""
 
 
 class Schedule(Protocol):
@@ -62,15 +62,15 @@ class Composition:
     """Everything that distinguishes one differentiable strategy from another.
 
     Args:
-        relaxation: Turns α into what the supernet computes.
+        relaxation: Turns α into the plan of the supernet.
         optimizer: Makes the optimizer for a group of α.
         objective: The loss that an architecture step minimizes.
         gradient: Computes the gradient of the objective with respect to α. None for one-level optimization: α and
-            weights take one step together on the training images, by the plan of an architecture step, and the
+            weights take one step together on the training images, following the plan of an architecture step, and the
             validation images only validate.
         grouping: Divides α into the groups that have an optimizer each.
         schedule: Sets the learning rate of α at the start of each epoch. None keeps it constant.
-        derivation: Turns the α of a cell into its discrete operations. Cells of other people's spaces are derived by
+        derivation: Turns the α of a cell into its discrete operations. Cells of third-party spaces are derived by
             :func:`~strategies.derivation.darts`.
         none: Whether to add the candidate ``none`` (zero) to the edges of cells.
         alpha_scale: Standard deviation of the normal distribution that α is initialized from; 0 for zeros.

@@ -15,36 +15,39 @@ from strategies.relaxation import EveryEdge, sigmoid
 
 
 class DDARTS(DifferentiableStrategy):
-    """Every cell has its own α, loss, optimizer and schedule; its loss tells how much the cell contributes.
+    """The D-DARTS strategy: every cell has its own α, loss, optimizer and schedule.
 
-    The loss of cell i is that of the evaluator, plus the zero-one loss of its α, minus the ablation
-    loss (Eq. 8, with the sign of the released code); it reaches the α of cell i alone. It searches
-    any of our spaces that is a chain of cells; in DDartsSpace every layer has its own.
+    The loss of cell i is the evaluator's loss plus the zero-one loss of its α minus its ablation loss (Eq. 8, with the
+    sign of the released code), which measures the contribution of the cell. It reaches the α of cell i only. With the
+    ablation loss, only spaces that are a chain of cells can be searched; in :class:`~search_spaces.d_darts.DDartsSpace`
+    every layer has its own cell.
 
-    With no argument it has the settings of section 5 and of the released code.
-
-    DARTOpti (section 4.4) is this with ``warmup_epochs=5``, searching
-    :class:`~search_spaces.dartopti.DartOptiSpace`, whose identical cells share α, loss and optimizer.
+    The defaults are the settings of section 5 and of the released code. DARTOpti (section 4.4) is this strategy with
+    ``warmup_epochs=5`` on :class:`~search_spaces.dartopti.DartOptiSpace`, whose identical cells share α, loss and
+    optimizer.
 
     Args:
-        w_abl: weight of the ablation loss (section 5.2.1); 0 leaves it out, as in the paper's searches with
-            L_F, and searches any space.
-        w_01: weight of the zero-one loss (section 5.2.1).
-        ablation_mode: what stands for a cell that is left out (Eq. 6): "random": its operations with random
-            weights, as released; "skip": the output of the layer before it.
-        ablation_gradient: differentiate the ablation loss. The released code does not: it measures
-            the contributions, and they move no α.
+        w_abl: Weight of the ablation loss (section 5.2.1), at least 0. With 0, as in the paper's searches with L_F,
+            there is no ablation loss and any space can be searched.
+        w_01: Weight of the zero-one loss (section 5.2.1), at least 0.
+        ablation_mode: Replacement of an ablated cell (Eq. 6). "random": its operations with random weights, as in the
+            released code. "skip": the output of the layer before it.
+        ablation_gradient: Whether to differentiate the ablation loss. The released code does not: its contributions
+            are only measured and move no α.
         derivation: "sparse" or "edge" (section 5.1), or "darts"; see :class:`~strategies.fair_darts.FairDARTS`.
-        threshold: of the former two, from 0 to 1.
-        learning_rate: of Adam for α, in the first epoch.
-        min_learning_rate: where the cosine schedule ends.
-        weight_decay: of Adam for α.
-        betas: of Adam for α.
-        warmup_epochs: epochs in which weights alone are trained.
-        gradient_clip_val: the largest norm of the gradient of the weights; None for no limit.
+        threshold: Minimum σ(α) of a kept operation, from 0 to 1; used by "sparse" and "edge".
+        learning_rate: Learning rate of the α optimizer in the first epoch, at least 0.
+        min_learning_rate: Learning rate at the end of the cosine schedule, at least 0.
+        weight_decay: L2 penalty of the α optimizer, at least 0.
+        betas: Adam betas of the α optimizer, each from 0 to below 1.
+        warmup_epochs: Epochs in which only weights are trained.
+        gradient_clip_val: Maximum norm of the gradient of the weights. None for no limit.
         min_alpha_change: Early stopping: the search ends after an epoch in which the sigmoids of α changed by less
-            than this on average, from 0 to 1. None disables it.
-        seed: of the random weights; None for the seed that PyTorch has when the strategy is made.
+            than this on average, above 0. None disables it.
+        seed: Seed of the random weights. None for PyTorch's seed when the strategy is created.
+
+    Raises:
+        ValueError: A setting is out of range.
     """
 
     @renamed_arguments(absent="ablation_mode", still="min_alpha_change")
@@ -84,12 +87,12 @@ class DDARTS(DifferentiableStrategy):
         )
 
     def mutate_model(self, model: ModelSpace) -> ModelSpace:
-        """Make the model space a supernet, in place.
+        """Turn the model space into a supernet, in place.
 
         Raises:
-            ValueError: it is no chain of cells, which the ablation loss needs.
+            ValueError: The space is not a chain of cells, which the ablation loss needs.
         """
         model = super().mutate_model(model)
         if self.w_abl > 0:
-            CellChain(model)  # raises, before any long work
+            CellChain(model)  # raises now instead of at the first architecture step
         return model

@@ -9,25 +9,28 @@ from strategies.relaxation import EveryEdge, softmax
 
 
 class DARTS(DifferentiableStrategy):
-    """Every edge mixes all its candidates by the softmax of its α, which descends the validation loss.
+    """The DARTS strategy: every edge mixes its candidates with the softmax of α, and α minimizes the validation loss.
 
-    With no argument it has the settings of the paper (section 3.1 and appendix A.1), first order.
+    The defaults are the settings of the paper (section 3.1 and appendix A.1) with first order.
 
     Args:
-        order: "first": the gradient of α at the present weights (ξ = 0). "second": at the weights
-            one virtual step on, at about 2.5 times the cost (section 2.3). "one-level": α and the
-            weights take one step together on the training images (section 3.3).
-        xi: ξ of the second order; None for the learning rate that the weights have at the moment.
-        epsilon: of the finite difference of the second order (Eq. 8). In bf16 the weights that it
-            compares are hardly apart: use full precision.
-        learning_rate: of Adam for α.
-        weight_decay: of Adam for α.
-        betas: of Adam for α.
-        none: add the candidate ``none`` to the edges of cells.
-        alpha_scale: standard deviation of the normal distribution that α starts from; 0 for zeros.
-        warmup_epochs: epochs in which weights alone are trained.
-        gradient_clip_val: the largest norm of the gradient of the weights; None for no limit.
-        recompute: compute relaxed edges again in the backward pass: less memory for more time.
+        order: Approximation of the architecture gradient. "first": at the current weights (ξ = 0). "second": at the
+            weights after one virtual step, for about 2.5 times the cost (section 2.3). "one-level": α and the weights
+            take one step together on the training images (section 3.3).
+        xi: Step size ξ of the second order, at least 0. None for the current learning rate of the weights.
+        epsilon: Step size of the finite difference of the second order (Eq. 8), above 0. In bf16 the compared weights
+            hardly differ, so full precision is needed.
+        learning_rate: Learning rate of the α optimizer, at least 0.
+        weight_decay: L2 penalty of the α optimizer, at least 0.
+        betas: Adam betas of the α optimizer, each from 0 to below 1.
+        none: Whether to add the candidate ``none`` to the edges of cells.
+        alpha_scale: Standard deviation of the normal distribution that α is initialized from; 0 for zeros.
+        warmup_epochs: Epochs in which only weights are trained.
+        gradient_clip_val: Maximum norm of the gradient of the weights. None for no limit.
+        recompute: Whether to recompute relaxed edges of cells in the backward pass, for less memory and more time.
+
+    Raises:
+        ValueError: A setting is out of range.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
 """Derivations: from the α of a cell to its discrete operations.
 
-Each works on plain numbers, so that it serves a supernet in memory and a table read from a file.
+They take plain numbers, so they work for a supernet in memory and for a table read from a file.
 """
 
 from __future__ import annotations
@@ -11,16 +11,17 @@ from functools import partial
 from typing import Literal, NamedTuple, Protocol
 
 CellAlphas = Mapping[tuple[int, int], Mapping[str, float]]
-"""(source node, target node) -> operation -> α, every edge of a cell."""
+"""(source node, target node) -> operation -> α, for every edge of a cell."""
 
-Weigh = Callable[[Mapping[str, float]], Mapping[str, float]]
+Activation = Callable[[Mapping[str, float]], Mapping[str, float]]
+"""Turns the α of one edge, operation -> α, into operation -> weight."""
 
 NONE = "none"
-"""The candidate that computes zero; it is never derived."""
+"""The candidate that computes zero; derivations never choose it."""
 
 
 class DerivedEdge(NamedTuple):
-    """A derived operation, with the weight for which it was chosen."""
+    """A derived operation from node ``source`` to node ``target``, and the weight that it was chosen by."""
 
     operation: str
     source: int
@@ -46,15 +47,15 @@ Method = Literal["darts", "sparse", "edge"]
 
 
 def derive(cell: CellAlphas, method: Method = "darts", threshold: float = 0.85) -> list[DerivedEdge]:
-    """The operations that a cell keeps.
+    """Return the operations that a cell keeps.
 
     Args:
-        cell: its α.
-        method: "darts": :func:`darts`; "sparse" and "edge": :func:`sparse` and :func:`edge`.
-        threshold: for the latter two, the least weight of an operation, from 0 to 1.
+        cell: The α of the cell.
+        method: "darts", "sparse" or "edge", for the function of that name.
+        threshold: Minimum σ(α) of a kept operation, from 0 to 1; used by "sparse" and "edge".
 
     Raises:
-        ValueError: an unknown method, or a threshold out of range.
+        ValueError: The method is unknown, or the threshold is out of range.
     """
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold: {threshold} should be from 0 to 1")
@@ -68,70 +69,82 @@ def derive(cell: CellAlphas, method: Method = "darts", threshold: float = 0.85) 
 
 
 def by_method(method: Method, threshold: float = 0.85) -> Derivation:
-    """:func:`derive` with settings that are checked at once.
+    """Return :func:`derive` with these settings.
 
     Raises:
-        ValueError: an unknown method, or a threshold out of range.
+        ValueError: The method is unknown, or the threshold is out of range.
     """
-    derive({}, method, threshold)
+    derive({}, method, threshold)  # raises now instead of at the end of a search
     return darts if method == "darts" else partial(derive, method=method, threshold=threshold)
 
 
 def connected(chosen: Iterable[DerivedEdge], inputs: int = 2) -> list[DerivedEdge]:
-    """The operations of a cell that receive something: not those that leave a node which nothing reaches.
+    """Return the operations whose source node is reachable from the inputs of the cell, by ascending target.
 
     Args:
-        chosen: the operations.
-        inputs: nodes that are inputs of the cell.
+        chosen: The operations.
+        inputs: Number of input nodes of the cell.
     """
-    nodes, kept = set(range(inputs)), []
+    reachable, kept = set(range(inputs)), []
     for operation in sorted(chosen, key=lambda operation: operation.target):
-        if operation.source in nodes:
-            nodes.add(operation.target)
+        if operation.source in reachable:
+            reachable.add(operation.target)
             kept.append(operation)
     return kept
 
 
 def darts(cell: CellAlphas, inputs: int = 2) -> list[DerivedEdge]:
-    """For each node the strongest edges, of each the best operation (DARTS, section 2.4).
+    """Return the best operation of each of the strongest edges per node (DARTS, section 2.4).
 
-    An edge is as strong as its best operation other than ``none`` after the softmax over all its
-    candidates, ``none`` included. Of equal edges and operations the first is taken.
+    The strength of an edge is the weight of its best operation other than ``none``, after the softmax over all
+    candidates including ``none``. Of equal edges and operations the first is kept.
 
     Args:
-        cell: its α.
-        inputs: edges kept for each node.
+        cell: The α of the cell.
+        inputs: Number of edges kept per node.
     """
     return _strongest(cell, _softmax, inputs)
 
 
 def sparse(cell: CellAlphas, threshold: float, inputs: int = 2) -> list[DerivedEdge]:
-    """As :func:`darts`, on the sigmoid of α, of weights that reach the threshold (FairDARTS)."""
+    """Return the operations of :func:`darts`, by the sigmoid of α, that reach the threshold (FairDARTS).
+
+    Args:
+        cell: The α of the cell.
+        threshold: Minimum σ(α) of a kept operation, from 0 to 1.
+        inputs: Maximum number of edges kept per node.
+    """
     return [chosen for chosen in _strongest(cell, _sigmoid, inputs) if chosen.weight >= threshold]
 
 
 def edge(cell: CellAlphas, threshold: float, operations: int = 2) -> list[DerivedEdge]:
-    """On every edge the best operations whose sigmoid reaches the threshold (FairDARTS)."""
+    """Return the best operations of every edge that reach the threshold (FairDARTS).
+
+    Args:
+        cell: The α of the cell.
+        threshold: Minimum σ(α) of a kept operation, from 0 to 1.
+        operations: Maximum number of operations kept per edge.
+    """
     kept = []
     for (source, target), alphas in sorted(cell.items(), key=lambda item: item[0][::-1]):
-        ranked = sorted(_candidates(_sigmoid(alphas)), key=lambda item: -item[1])[:operations]
+        ranked = sorted(_without_none(_sigmoid(alphas)), key=lambda item: -item[1])[:operations]
         kept += [DerivedEdge(name, source, target, weight) for name, weight in ranked if weight >= threshold]
     return kept
 
 
-def _strongest(cell: CellAlphas, weigh: Weigh, inputs: int) -> list[DerivedEdge]:
+def _strongest(cell: CellAlphas, activation: Activation, inputs: int) -> list[DerivedEdge]:
     kept = []
     for node in sorted({target for _, target in cell}):
         best = []
         for (source, target), alphas in sorted(cell.items()):
             if target == node:
-                name, weight = max(_candidates(weigh(alphas)), key=lambda item: item[1])
+                name, weight = max(_without_none(activation(alphas)), key=lambda item: item[1])
                 best.append(DerivedEdge(name, source, target, weight))
         kept += sorted(best, key=lambda chosen: -chosen.weight)[:inputs]
     return kept
 
 
-def _candidates(weights: Mapping[str, float]) -> list[tuple[str, float]]:
+def _without_none(weights: Mapping[str, float]) -> list[tuple[str, float]]:
     return [(name, weight) for name, weight in weights.items() if name != NONE]
 
 

@@ -1,7 +1,7 @@
-"""A search on several devices: processes with images of their own, and one architecture.
+"""A search on several devices: each process has its own images, and all share one architecture.
 
-Lightning averages the gradients of the weights where a backward pass leaves them. Gradients of α, and
-those of a virtual step, are computed apart, and are averaged here.
+Lightning averages the gradients that a backward pass of the weights accumulates. The gradients of α and of a virtual
+step are computed separately and averaged here.
 """
 
 from __future__ import annotations
@@ -14,26 +14,26 @@ from torch import Tensor
 
 
 def average(tensors: Sequence[Tensor | None], trainer: pl.Trainer) -> list[Tensor | None]:
-    """The mean of each tensor over all processes, from one message.
+    """Return the mean of each tensor over all processes, by a single reduction in float32.
 
     Args:
-        tensors: None at the same places in all processes.
-        trainer: Lightning's, of these processes.
+        tensors: The tensors of this process, None at the same positions in all processes.
+        trainer: The Trainer of the search.
     """
     given = [tensor for tensor in tensors if tensor is not None]
     if trainer.world_size == 1 or not given:
         return list(tensors)
-    together = torch.cat([tensor.flatten().float() for tensor in given])
-    means = iter(trainer.strategy.reduce(together, reduce_op="mean").split([tensor.numel() for tensor in given]))
+    flat = torch.cat([tensor.flatten().float() for tensor in given])
+    means = iter(trainer.strategy.reduce(flat, reduce_op="mean").split([tensor.numel() for tensor in given]))
     return [None if tensor is None else next(means).view_as(tensor).to(tensor.dtype) for tensor in tensors]
 
 
 def check_processes(trainer: pl.Trainer) -> None:
-    """Refuse, before the first step, what processes that search together would stumble over.
+    """Check the settings of a distributed search before its first step.
 
     Raises:
-        ValueError: Lightning's strategy expects gradients of all weights, or the random seeds differ, with
-            which each process would draw other edges.
+        ValueError: Lightning's strategy expects a gradient of every weight, or the random seeds of the processes
+            differ, so they would relax different edges.
     """
     if trainer.world_size == 1:
         return

@@ -14,33 +14,33 @@ from strategies.sampling import policy
 
 
 class EDAS(DifferentiableStrategy):
-    """One edge, drawn at random in each iteration, is relaxed; every other runs its strongest candidate.
+    """The EDAS strategy: each iteration relaxes one random edge, and every other edge runs its strongest candidate.
 
-    The supernet costs little more than a derived network, so that it can be as deep (section 3.2),
-    and what is validated as the supernet is the path of the strongest candidates.
+    The supernet costs little more than a derived network, so it can be as deep (section 3.2). It is validated as the
+    path of the strongest candidates.
 
-    With no argument it is the variant with warm-up of section 4.1 ("EDAS warmup", "EDAS-inv");
-    ``sign_flip_epochs=0`` is the plain one.
+    The defaults are the variant with warm-up of section 4.1 ("EDAS warmup", "EDAS-inv"); ``sign_flip_epochs=0`` is the
+    plain variant.
 
     Args:
-        learning_rate: of Adam for α.
-        weight_decay: of Adam for α, on the relaxed edge alone. None for the paper's: 1e-3 with
-            warm-up, 0 without.
-        betas: of Adam for α.
-        sign_flip_epochs: Epochs in which every second iteration sees −α in place of α, the warm-up of Eq. 3.
-        alpha_max: the ablation of section 5.3: no edge is relaxed for the weights.
-        sampling: which edge is relaxed: "uniform" (the paper), "cyclic" (each in turn) or "entropy"
-            (the more often the less its α has decided).
-        relaxed_edges: edges that are relaxed in an iteration; 1 is the paper's.
-        none: add the candidate ``none`` to the edges of cells.
-        gradient_clip_val: the largest norm of the gradient of the weights; None for no limit.
-        recompute: compute relaxed edges again in the backward pass: less memory for more time.
-        seed: of the draws; None for the seed that PyTorch has when the strategy is made.
-        order: of the gradient of α, as of :class:`DARTS`: "first" is the paper's. "one-level" takes it from the
-            weights' own pass, at 0.6 of the time; whether it finds better networks is open (docs/quality.md).
+        learning_rate: Learning rate of the α optimizer, at least 0.
+        weight_decay: L2 penalty of the α optimizer, at least 0; it applies to relaxed edges only. None for the
+            paper's: 1e-3 with warm-up, 0 without.
+        betas: Adam betas of the α optimizer, each from 0 to below 1.
+        sign_flip_epochs: Epochs in which every second iteration uses −α instead of α, the warm-up of Eq. 3.
+        alpha_max: Whether to relax no edge in weight steps, the ablation of section 5.3.
+        sampling: Distribution of the relaxed edge: "uniform" (the paper), "cyclic" (each in turn) or "entropy"
+            (in proportion to the entropy of the softmax of its α).
+        relaxed_edges: Number of edges that an iteration relaxes, at least 1; 1 in the paper.
+        none: Whether to add the candidate ``none`` to the edges of cells.
+        gradient_clip_val: Maximum norm of the gradient of the weights. None for no limit.
+        recompute: Whether to recompute relaxed edges of cells in the backward pass, for less memory and more time.
+        seed: Seed of the sampling. None for PyTorch's seed when the strategy is created.
+        order: Approximation of the architecture gradient, see :class:`~strategies.darts.DARTS`; "first" in the paper.
+            "one-level" takes 0.6 of the time; whether it finds better networks is open (docs/quality.md).
 
     Raises:
-        ValueError: a setting is out of its range.
+        ValueError: A setting is out of range.
     """
 
     @renamed_arguments(warmup_epochs="sign_flip_epochs")
@@ -84,10 +84,10 @@ class EDAS(DifferentiableStrategy):
         )
 
     def mutate_model(self, model: ModelSpace) -> ModelSpace:
-        """Make the model space a supernet, in place.
+        """Turn the model space into a supernet, in place.
 
         Raises:
-            TypeError: an input choice takes more than one input.
+            TypeError: An input choice takes more than one input.
         """
         model = super().mutate_model(model)
         for label in sorted(self.architecture.multi_input_choices):

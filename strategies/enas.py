@@ -1,4 +1,4 @@
-"""NNI's ENAS (Pham and others 2018), made to run on today's Lightning; it needs the extra ``rl``."""
+"""NNI's ENAS (Pham et al., ICML 2018) for current versions of Lightning; requires the extra ``rl``."""
 
 from __future__ import annotations
 
@@ -11,47 +11,47 @@ from nni.nas.strategy import ENAS as NniENAS
 
 
 class ENAS(NniENAS):
-    """A controller that learns to draw paths, by the reward that they have with the weights of the supernet.
+    """NNI's ENAS strategy: a controller learns to sample paths whose reward on the supernet's weights is high.
 
-    Two things are not NNI's. NNI's own loader hands Lightning batches with the number of their loader beside them,
-    which Lightning from 2.1 on takes apart itself: NNI then takes the labels of a batch for that number. This one
-    marks batches with a word, as NNI's steps read them too. And NNI sees a reward only where the evaluator logs it at
-    every step: here it does.
+    Differs from NNI's class in two ways. NNI's loader yields (batch, loader index), and since version 2.1 Lightning
+    unpacks such a pair itself, so NNI would take the labels for the index. The loader here marks a batch with a word,
+    which NNI's steps accept as well. NNI sees a reward only if the evaluator logs it at every step; here every logged
+    reward is.
 
     Args:
-        reward_metric_name: what the evaluator logs in its ``validation_step`` and the controller makes as large as it
-            can, such as the accuracy.
-        of_nni: the other arguments of NNI's ENAS.
+        reward_metric_name: Metric that the evaluator logs in its ``validation_step`` and the controller maximizes, for
+            example the accuracy.
+        nni_arguments: The other arguments of NNI's ENAS.
     """
 
-    def __init__(self, reward_metric_name: str = "val_acc", **of_nni: Any) -> None:
-        super().__init__(reward_metric_name=reward_metric_name, **of_nni)
+    def __init__(self, reward_metric_name: str = "val_acc", **nni_arguments: Any) -> None:
+        super().__init__(reward_metric_name=reward_metric_name, **nni_arguments)
 
     def configure_oneshot_module(self, training_module: pl.LightningModule) -> EnasLightningModule:
-        """NNI's Lightning module, which sees what it logs."""
+        """Return NNI's LightningModule, with the reward logged at every step."""
         names = (
             "batches_per_update", "log_prob_every_n_step", "replay_buffer_size", "reward_metric_name", "policy_fn",
             "update_kwargs", "warmup_epochs", "penalty",
         )  # fmt: skip
-        return _Rewarded(training_module, **{name: getattr(self, name) for name in names})
+        return _RewardLoggingModule(training_module, **{name: getattr(self, name) for name in names})
 
     def train_dataloader(self, train_dataloader_fn: Callable[[], Any], val_dataloader_fn: Callable[[], Any]) -> Any:
-        """All training batches, for the weights, and then all validation batches, for the controller."""
-        return _OneAfterTheOther(train_dataloader_fn(), val_dataloader_fn())
+        """Return a loader of all training batches, for the weights, then all validation batches, for the controller."""
+        return _SequentialLoaders(train_dataloader_fn(), val_dataloader_fn())
 
 
-class _Rewarded(EnasLightningModule):
+class _RewardLoggingModule(EnasLightningModule):
     def setup(self, stage: str | None = None) -> None:
-        super().setup(stage)  # type: ignore[arg-type]
+        super().setup(stage)
         self.training_module.log = self._log
 
     def _log(self, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
-        if name == self.reward_metric_name and not args:  # on_step, on_epoch may be given by position
+        if name == self.reward_metric_name and not args:  # positional arguments may include on_step and on_epoch
             kwargs |= {"on_step": True, "on_epoch": True}
         self.log(name, value, *args, **kwargs)
 
 
-class _OneAfterTheOther:
+class _SequentialLoaders:
     def __init__(self, train: Any, val: Any) -> None:
         self.loaders = {"train": train, "val": val}
 

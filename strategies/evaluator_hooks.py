@@ -1,4 +1,4 @@
-"""The hooks of the evaluator's Lightning module that NNI does not pass on to it."""
+"""Hooks of the evaluator's LightningModule that NNI does not forward."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ BATCH_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after
 
 
 def serve_batches_in_parts(owner: pl.LightningModule | pl.LightningDataModule | None, caller: Any) -> None:
-    """Let the batch hooks of an evaluator have a training batch of a search in the parts that they know.
+    """Apply the batch hooks of an evaluator to each part of a training batch: "train" and "val".
 
     Args:
-        owner: the evaluator's Lightning module or data module, if it has one.
-        caller: what Lightning asks for the hooks; it gets those that the owner has.
+        owner: The module that defines the hooks: the evaluator's LightningModule or data module. None for none.
+        caller: The module on which Lightning calls the hooks; the hooks are set on it.
     """
     for hook in BATCH_HOOKS:
-        # Only those: Lightning warns of a hook that both modules have.
+        # Lightning warns if both the LightningModule and the data module have a hook, so only defined ones are set.
         if owner is not None and is_overridden(hook, owner):
             setattr(caller, hook, partial(_apply_to_parts, getattr(owner, hook)))
 
 
 def _apply_to_parts(hook: Callable[..., Any], batch: Any, *args: Any) -> Any:
-    if hook.__self__.trainer.training:  # type: ignore[attr-defined]  # it is a method of the owner
-        return {part: hook(of_part, *args) for part, of_part in batch.items()}
+    if hook.__self__.trainer.training:  # type: ignore[attr-defined]  # a bound method of the owner
+        return {part: hook(part_batch, *args) for part, part_batch in batch.items()}
     return hook(batch, *args)
 
 
 class EvaluatorHooks(BaseOneShotLightningModule):
-    """Passes on what Lightning asks of a module; a batch of training is the one for the weights."""
+    """A LightningModule that forwards hooks to the evaluator's; training hooks receive the batch for the weights."""
 
     def prepare_data(self) -> None:
         self.training_module.prepare_data()

@@ -10,22 +10,26 @@ from strategies.relaxation import EveryEdge, sigmoid
 
 
 class FairDARTS(DifferentiableStrategy):
-    """Every edge adds all its operations, each by the sigmoid of its α, which a loss drives to zero or one.
+    """The FairDARTS strategy: every edge sums its operations, weighted by sigmoids of α that a loss drives to 0 or 1.
 
-    With no argument it has the settings of the released code.
+    The defaults are the settings of the released code.
 
     Args:
-        w_01: weight of the zero-one loss (D-DARTS, Eq. 4).
-        derivation: "sparse": of the two strongest operations a node those that reach the threshold; "edge": up to
-            two operations on every edge that reach it; "darts": two operations a node, as are derived, too, a cell of
-            which nothing reaches it, and cells of other spaces than ours.
-        threshold: from 0 to 1.
-        learning_rate: of Adam for α.
-        weight_decay: of Adam for α.
-        betas: of Adam for α.
-        alpha_scale: standard deviation of the normal distribution that α starts from; 0 for zeros.
-        warmup_epochs: epochs in which weights alone are trained.
-        gradient_clip_val: the largest norm of the gradient of the weights; None for no limit.
+        w_01: Weight of the zero-one loss (D-DARTS, Eq. 4), at least 0.
+        derivation: Operations that a cell keeps. "sparse": those of the two strongest per node that reach the
+            threshold. "edge": up to two per edge that reach the threshold. "darts": the two strongest edges per node,
+            with the best operation of each. "darts" is also the fallback for cells in which no operation reaches the
+            threshold, and for cells of third-party spaces.
+        threshold: Minimum σ(α) of a kept operation, from 0 to 1; used by "sparse" and "edge".
+        learning_rate: Learning rate of the α optimizer, at least 0.
+        weight_decay: L2 penalty of the α optimizer, at least 0.
+        betas: Adam betas of the α optimizer, each from 0 to below 1.
+        alpha_scale: Standard deviation of the normal distribution that α is initialized from; 0 for zeros.
+        warmup_epochs: Epochs in which only weights are trained.
+        gradient_clip_val: Maximum norm of the gradient of the weights. None for no limit.
+
+    Raises:
+        ValueError: A setting is out of range.
     """
 
     def __init__(

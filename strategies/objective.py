@@ -1,8 +1,4 @@
-"""What an architecture step minimizes: the loss of the evaluator, and losses of the architecture itself.
-
-An objective sees a batch and computes one number. Where every group of α has a loss of its own,
-that number stands for all of them: its gradient for the α of a group is that of the group's loss.
-"""
+"""Objectives of an architecture step: the evaluator's loss, and losses of the architecture."""
 
 from __future__ import annotations
 
@@ -18,15 +14,15 @@ from strategies.supernet.architecture import Architecture
 
 @dataclass(frozen=True)
 class ArchitectureBatch:
-    """A batch of an architecture step, as an objective sees it.
+    """The input of an objective: a batch of an architecture step.
 
     Args:
-        loss: computes the evaluator's loss on it, by the plan of the architecture; to be called once.
-        again: computes that loss once more, for comparison: it counts in no metric.
-        architecture: α, and the plan.
-        model: the supernet.
-        iteration: steps done since the search began.
-        log: (name, value): the mean over an epoch appears among the evaluator's metrics.
+        loss: Computes the evaluator's loss (scalar) on the batch, by the current plan. To be called once.
+        again: Computes that loss again, without counting it in any metric.
+        architecture: α and the current plan.
+        model: The supernet.
+        iteration: Number of completed iterations.
+        log: Logs a value under a name; its mean over an epoch appears among the evaluator's metrics.
     """
 
     loss: Callable[[], Tensor]
@@ -40,8 +36,8 @@ class ArchitectureBatch:
 class Objective(Protocol):
     """The loss that an architecture step minimizes.
 
-    Where each group of α has a loss of its own, the scalar stands for all of them: its gradient for the α of a group
-    is that of the loss of the group.
+    If each group of α has its own loss, the scalar stands for all of them: its gradient for the α of a group is that of
+    the loss of the group.
 
     Example::
 
@@ -55,7 +51,7 @@ class Objective(Protocol):
 
 
 class Grouping(Protocol):
-    """Divides α into groups, each with an optimizer, or a loss, of its own.
+    """Divides α into groups, each with its own optimizer or loss.
 
     Example::
 
@@ -68,12 +64,12 @@ class Grouping(Protocol):
 
 
 def one_group(alphas: Mapping[str, nn.Parameter]) -> list[list[nn.Parameter]]:
-    """All α together."""
+    """Return a single group of all α."""
     return [list(alphas.values())]
 
 
 def by_cell(alphas: Mapping[str, nn.Parameter]) -> list[list[nn.Parameter]]:
-    """The α of each cell (D-DARTS, section 4.1); what stands in no cell is together."""
+    """Return a group for each cell (D-DARTS, section 4.1), and one for all edges outside cells."""
     cells: dict[str, list[nn.Parameter]] = {}
     for edge, alpha in alphas.items():
         cells.setdefault(edge.rpartition("/")[0], []).append(alpha)
@@ -81,12 +77,12 @@ def by_cell(alphas: Mapping[str, nn.Parameter]) -> list[list[nn.Parameter]]:
 
 
 def evaluator_loss(batch: ArchitectureBatch) -> Tensor:
-    """The evaluator's loss and nothing else."""
+    """Return the evaluator's loss."""
     return batch.loss()
 
 
 def total(*terms: Objective) -> Objective:
-    """The sum of objectives, of which one has the evaluator's loss."""
+    """Return the sum of objectives, exactly one of which includes the evaluator's loss."""
 
     def objective(batch: ArchitectureBatch) -> Tensor:
         return torch.stack([term(batch) for term in terms]).sum()
@@ -95,18 +91,18 @@ def total(*terms: Objective) -> Objective:
 
 
 def zero_one(weight: float, grouping: Grouping = one_group) -> Objective:
-    """The zero-one loss times its weight, a term to be added to another (D-DARTS, Eqs. 3 and 4; FairDARTS)::
+    """Return the zero-one loss as a term of an objective (D-DARTS, Eqs. 3 and 4; FairDARTS)::
 
-        L_01 = − mean over α of (σ(α) − 0.5)²
+        weight · L_01,   L_01 = − mean over α of (σ(α) − 0.5)²
 
-    It is least where every operation is either wholly there or not at all.
+    It drives every σ(α) to 0 or 1.
 
     Args:
-        weight: w_01.
-        grouping: which α are averaged together; the losses of the groups are added.
+        weight: w_01, at least 0.
+        grouping: The mean is taken within each group; the losses of the groups are added.
 
     Raises:
-        ValueError: the weight is negative.
+        ValueError: The weight is negative.
     """
     if not 0 <= weight < float("inf"):
         raise ValueError(f"w_01: {weight} should be at least 0")

@@ -1,7 +1,7 @@
-"""Relaxations: from the architecture parameters α to what each edge of the supernet computes.
+"""Relaxations: from the architecture parameters α to the plan of the supernet.
 
-A relaxation turns all α into a :data:`Plan`, once an iteration and phase; the supernet then only
-follows the plan, in every layer that shares an edge.
+A relaxation turns all α into a :data:`Plan` for each kind of forward pass. The supernet follows the plan in every layer
+that shares an edge.
 """
 
 from __future__ import annotations
@@ -14,26 +14,27 @@ import torch
 from torch import Tensor
 
 Alphas = Mapping[str, Tensor]
-"""edge -> its α, a vector with one entry for each candidate."""
+"""Edge -> α (candidates,)."""
 
 EdgeWeights = Tensor
-"""A relaxed edge: the weights (candidates,) with which all candidates are summed."""
+"""A relaxed edge: the weights (candidates,) of the sum of all candidates."""
 
 ActiveOps = tuple[int, ...]
-"""A discrete edge: the indices of the candidates that run, summed without weights. The index after the last
-candidate stands for ``none``, which is zero."""
+"""A discrete edge: the indices of the candidates that run, summed without weights.
+
+The index after the last candidate stands for ``none``, which is zero."""
 
 Plan = Mapping[str, EdgeWeights | ActiveOps]
-"""What each edge computes in a forward pass."""
+"""The computation of each edge in a forward pass."""
 
 
 @dataclass(frozen=True)
 class Step:
-    """Where a search stands.
+    """The position of a search.
 
     Args:
-        iteration: architecture and weight steps done since the search began.
-        epoch: epochs done since then.
+        iteration: Completed iterations, each an architecture step and a weight step.
+        epoch: Completed epochs.
     """
 
     iteration: int = 0
@@ -76,45 +77,43 @@ class Relaxation(Protocol):
 
 
 def rows(alphas: Alphas) -> dict[str, list[float]]:
-    """edge -> α as plain numbers, by one transfer: on an accelerator each edge by itself would wait for its own."""
+    """Return edge -> α as plain numbers, by a single transfer from the accelerator."""
     values = iter(torch.cat([alpha.detach() for alpha in alphas.values()]).tolist())
     return {edge: [next(values) for _ in range(len(alpha))] for edge, alpha in alphas.items()}
 
 
 def argmax(alphas: Alphas) -> Plan:
-    """Every edge runs its strongest candidate alone; of equal ones the first."""
+    """Return the plan in which every edge runs its strongest candidate, the first of equal ones."""
     return {edge: (row.index(max(row)),) for edge, row in rows(alphas).items()}
 
 
 def softmax(alphas: Alphas) -> Plan:
-    """Every edge mixes all its candidates with the softmax of its α (DARTS, Eq. 2)."""
+    """Return the plan in which every edge mixes its candidates with the softmax of its α (DARTS, Eq. 2)."""
     return {edge: torch.softmax(alpha, dim=0) for edge, alpha in alphas.items()}
 
 
 def sigmoid(alphas: Alphas) -> Plan:
-    """Every edge adds all its candidates, each with the sigmoid of its own α (FairDARTS, Eq. 2)."""
+    """Return the plan in which every edge sums its candidates with the sigmoid of its α (FairDARTS, Eq. 2)."""
     return {edge: torch.sigmoid(alpha) for edge, alpha in alphas.items()}
 
 
 def mean_alpha_change(before: Alphas, now: Alphas) -> float:
-    """How far α has moved: the mean over all candidates of |σ(α) − σ(α before)|, from 0 to 1.
+    """Return the mean over all candidates of |σ(α) − σ(α before)|, from 0 to 1.
 
     Args:
-        before: edge -> α at an earlier moment.
-        now: edge -> α, of the same candidates.
+        before: Edge -> earlier α.
+        now: Edge -> current α of the same candidates.
     """
     weights = [torch.sigmoid(torch.cat([alphas[edge].detach() for edge in now])) for alphas in (before, now)]
     return float((weights[1] - weights[0]).abs().mean())
 
 
 class EveryEdge:
-    """Every edge is relaxed, in both steps and in validation.
-
-    It is also what a relaxation of your own looks like: three plans. A plan may keep the graph
-    of α in any phase; the weight step never asks for its gradient.
+    """The relaxation of every edge, in both steps and in validation.
 
     Args:
-        relax: :func:`softmax` (DARTS) or :func:`sigmoid` (FairDARTS).
+        relax: :func:`softmax` (DARTS), :func:`sigmoid` (FairDARTS), or another function of all α. A report shows the
+            weights of another function as softmax.
     """
 
     def __init__(self, relax: Callable[[Alphas], Plan]) -> None:
@@ -122,29 +121,29 @@ class EveryEdge:
         self.activation: Literal["softmax", "sigmoid"] = "sigmoid" if relax is sigmoid else "softmax"
 
     def architecture(self, alphas: Alphas, step: Step) -> Plan:
-        """The plan of an architecture step; the gradient of α flows through it."""
+        """Return the plan of an architecture step; gradients flow through it to α."""
         return self.relax(alphas)
 
     def weights(self, alphas: Alphas, step: Step) -> Plan:
-        """The plan of a weight step."""
+        """Return the plan of a weight step."""
         return self.relax(alphas)
 
     def evaluation(self, alphas: Alphas) -> Plan:
-        """The plan by which the supernet is validated."""
+        """Return the plan by which the supernet is validated."""
         return self.relax(alphas)
 
 
 class SampledEdges:
-    """A few edges are relaxed, all others run their strongest candidate (EDAS, Eq. 2, for one edge).
+    """The relaxation of a few sampled edges; all others run their strongest candidate (EDAS, Eq. 2, for one edge).
 
-    They are drawn for each iteration, and stay for its architecture and its weight step. In the
-    warm-up every second iteration sees −α in place of α, on all edges (Eq. 3).
+    The edges are sampled once per iteration, for both its steps. During the warm-up every second iteration uses −α
+    instead of α on all edges (Eq. 3).
 
     Args:
-        draw: (α, iteration) -> the relaxed edges; see :mod:`strategies.sampling`.
-        sign_flip_epochs: epochs with the sign flipped at every second iteration.
-        relax_weights: relax the edges in the weight step, too. False is the ablation "α-max" of
-            section 5.3, where operations train on the derived path alone.
+        draw: Returns the relaxed edges, given α and the iteration; see :mod:`strategies.sampling`.
+        sign_flip_epochs: Number of warm-up epochs.
+        relax_weights: Whether to relax the edges in the weight step as well. False is the ablation "α-max" of section
+            5.3, which trains the operations of the derived path only.
     """
 
     activation: Literal["softmax", "sigmoid"] = "softmax"
@@ -156,26 +155,26 @@ class SampledEdges:
         self._drawn: tuple[object, list[str]] = (None, [])
 
     def edges(self, alphas: Alphas, iteration: int) -> list[str]:
-        """The edges that are relaxed in an iteration, by α as it was when first asked."""
+        """Return the relaxed edges of an iteration, sampled at the first call for it."""
         key = (iteration, tuple(alphas))
         if self._drawn[0] != key:
             self._drawn = key, self.draw(alphas, iteration)
         return self._drawn[1]
 
     def architecture(self, alphas: Alphas, step: Step) -> Plan:
-        """The plan of an architecture step: the gradient reaches the α of the relaxed edges alone."""
+        """Return the plan of an architecture step; gradients reach the α of the relaxed edges only."""
         relaxed = self.edges(alphas, step.iteration)
         alphas = self._signed(alphas, step)
         return {**argmax(alphas), **softmax({edge: alphas[edge] for edge in relaxed})}
 
     def weights(self, alphas: Alphas, step: Step) -> Plan:
-        """The plan of a weight step."""
+        """Return the plan of a weight step."""
         if self.relax_weights:
             return self.architecture(alphas, step)
         return argmax(self._signed(alphas, step))
 
     def evaluation(self, alphas: Alphas) -> Plan:
-        """The path network: every edge runs its strongest candidate."""
+        """Return the plan in which every edge runs its strongest candidate."""
         return argmax(alphas)
 
     def _signed(self, alphas: Alphas, step: Step) -> Alphas:

@@ -1,4 +1,4 @@
-"""Random draws that can be undone, and drawn again: of the generators of Python, NumPy and PyTorch."""
+"""Isolation and replay of the random generators of Python, NumPy and PyTorch."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ import numpy as np
 import torch
 
 Generators = tuple[Any, ...]
-"""Where all generators stand."""
+"""The states of all generators."""
 
 
 def generators() -> Generators:
-    """Where all generators stand now, those of every accelerator among them."""
+    """Return the current states of all generators, including those of every CUDA device."""
     devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     return random.getstate(), np.random.get_state(), torch.get_rng_state(), devices
 
 
-def _restore(stood: Generators) -> None:
-    python, numpy_, torch_, devices = stood
+def _restore(states: Generators) -> None:
+    python, numpy_, torch_, devices = states
     random.setstate(python)
     np.random.set_state(numpy_)
     torch.set_rng_state(torch_)
@@ -31,7 +31,7 @@ def _restore(stood: Generators) -> None:
 
 @contextmanager
 def isolate_rng() -> Iterator[None]:
-    """The generators stand afterwards where they stood before."""
+    """Restore all generators at the end of this context."""
     before = generators()
     try:
         yield
@@ -41,7 +41,11 @@ def isolate_rng() -> Iterator[None]:
 
 @contextmanager
 def replay_rng(since: Generators) -> Iterator[None]:
-    """Meanwhile the draws are those that were made since then; afterwards the generators stand where they stood."""
+    """Repeat in this context the draws that followed earlier states, then restore the current states.
+
+    Args:
+        since: The earlier states, from :func:`generators`.
+    """
     with isolate_rng():
         _restore(since)
         yield

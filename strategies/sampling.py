@@ -1,7 +1,7 @@
-"""Which edges an iteration of EDAS relaxes.
+"""Sampling of the edges that an iteration of EDAS relaxes.
 
-A draw is a function of the seed, the iteration and α, so that a resumed search, and every process
-of a distributed one, relaxes the same edges.
+A sample depends only on the seed, the iteration and α, so a resumed search and all processes of a distributed search
+relax the same edges.
 """
 
 from __future__ import annotations
@@ -14,42 +14,43 @@ from functools import partial
 from strategies.relaxation import Alphas, rows
 
 Draw = Callable[[Alphas, int], list[str]]
-"""(α, iteration) -> the edges that are relaxed, each once."""
+"""Returns the relaxed edges, each once, given α and the iteration."""
 
 
 def uniform(alphas: Alphas, iteration: int, *, seed: int, count: int) -> list[str]:
-    """Every edge is as likely as any other (EDAS, section 3.2)."""
+    """Sample all edges with equal probability, without replacement (EDAS, section 3.2)."""
     return random.Random(f"{seed}/{iteration}").sample(list(alphas), count)
 
 
 def cyclic(alphas: Alphas, iteration: int, *, seed: int, count: int) -> list[str]:
-    """Every edge in turn, as in coordinate descent: a sweep takes all of them, ``count`` an iteration.
+    """Take the edges in turn, as in coordinate descent: a sweep takes all of them, ``count`` per iteration.
 
-    The order of each sweep is drawn: in a fixed one an edge would meet the same sign in every
-    iteration of a warm-up, which flips it at every second one.
+    Each sweep has a random order. In a fixed order an edge could always meet the same sign during the warm-up, which
+    flips the sign at every second iteration.
     """
     sweep, part = divmod(iteration, math.ceil(len(alphas) / count))
     order = list(alphas)
     random.Random(f"{seed}/{sweep}").shuffle(order)
     edges = order[part * count : (part + 1) * count]
-    return edges + order[: count - len(edges)]  # the last part of a sweep is filled up from its first
+    return edges + order[: count - len(edges)]  # the last iteration of a sweep is filled up from its first edges
 
 
 def by_entropy(alphas: Alphas, iteration: int, *, seed: int, count: int) -> list[str]:
-    """An edge is drawn in proportion to how open it is: the entropy of the softmax of its α, over the largest possible.
+    """Sample edges in proportion to the entropy of the softmax of their α, without replacement.
 
-    Edges that have decided are seldom relaxed, and those that have not more often.
+    The entropy is relative to its maximum, so undecided edges are relaxed more often than decided ones.
     """
     generator = random.Random(f"{seed}/{iteration}")
-    # Efraimidis and Spirakis (2006): the largest log(u) / weight are a draw without replacement.
+    # Efraimidis and Spirakis (2006): the edges of the largest log(u) / weight are a weighted sample.
     keys = {
-        edge: math.log(1 - generator.random()) / max(_openness(row), 1e-9)  # 1 − u is never zero
+        edge: math.log(1 - generator.random()) / max(_relative_entropy(row), 1e-9)  # 1 − random() is never zero
         for edge, row in rows(alphas).items()
     }
     return sorted(keys, key=keys.__getitem__, reverse=True)[:count]
 
 
-def _openness(alpha: list[float]) -> float:
+def _relative_entropy(alpha: list[float]) -> float:
+    """Return the entropy of the softmax of α, divided by that of the uniform distribution."""
     highest = max(alpha)
     weights = [math.exp(value - highest) for value in alpha]
     total = sum(weights)
@@ -61,15 +62,15 @@ SAMPLING = {"uniform": uniform, "cyclic": cyclic, "entropy": by_entropy}
 
 
 def policy(name: str, seed: int, count: int = 1) -> Draw:
-    """A policy by its name.
+    """Return a sampling policy.
 
     Args:
-        name: "uniform", "cyclic" or "entropy": :func:`uniform`, :func:`cyclic`, :func:`by_entropy`.
-        seed: of the draws.
-        count: edges an iteration, at least 1.
+        name: "uniform" for :func:`uniform`, "cyclic" for :func:`cyclic`, "entropy" for :func:`by_entropy`.
+        seed: Seed of the sampling.
+        count: Number of edges per iteration, at least 1.
 
     Raises:
-        ValueError: an unknown policy or a count below 1; when drawing, more edges than there are.
+        ValueError: The policy is unknown, or the count is below 1. When called: there are fewer edges than the count.
     """
     if name not in SAMPLING:
         raise ValueError(f"sampling: {name!r} should be one of {', '.join(SAMPLING)}")

@@ -1,4 +1,4 @@
-"""One search as Lightning runs it: architecture and weight steps on a supernet, validated every epoch."""
+"""The LightningModule of a search: architecture steps and weight steps on a supernet."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from strategies.validation import ARCHITECTURE, SUPERNET, UNLOGGED, Validation
 
 
 class SearchModule(Validation):
-    """The Lightning module of a search: alternates architecture and weight steps, and validates every epoch.
+    """The LightningModule of a search: alternates architecture and weight steps, and validates every epoch.
 
     Wraps the LightningModule of the evaluator, whose ``training_step`` computes both losses, whose
     ``validation_step`` validates, and whose optimizer and schedule train the weights.
 
     Args:
-        training_module: The Lightning module of the evaluator.
+        training_module: The LightningModule of the evaluator.
         architecture: α and the plan that the supernet follows.
         composition: The parts of the search.
     """
@@ -45,22 +45,26 @@ class SearchModule(Validation):
         self._own_weights: list[nn.Parameter] = []
         self._own_buffers: list[Tensor] = []
         self._alphas_before: dict[str, Tensor] = {}
-        # A buffer, so that a search which ended is not taken up again by a resume.
+        # A buffer, so that a checkpoint holds it and a resume does not continue a search that has ended.
         self.register_buffer("ended", torch.tensor(False))
         self.ended: Tensor
 
     def setup(self, stage: str | None = None) -> None:
-        """Prepare the supernet for its device, and see what the evaluator logs."""
+        """Check the processes, and choose the memory format of the supernet."""
         super().setup(stage)
         check_processes(self.trainer)
-        # Lightning moves the module to its device later. Other devices were not measured in this format.
+        # Lightning moves the module to its device later. Only CPUs were measured in this format.
         if self.trainer.strategy.root_device.type == "cpu":
             if takes_channels_last(self.model):
                 self.training_module.to(memory_format=torch.channels_last)
             avoid_faulty_kernels(self.model)
 
     def on_fit_start(self) -> None:
-        """Refuse a Trainer that has done all its epochs or steps: α would stay what it starts from."""
+        """Check that the Trainer has epochs left; otherwise α would silently keep its initial values.
+
+        Raises:
+            ValueError: The Trainer has done all its epochs or steps.
+        """
         super().on_fit_start()
         trainer = self.trainer
         all_epochs = trainer.max_epochs is not None and trainer.current_epoch >= trainer.max_epochs > 0
@@ -70,37 +74,34 @@ class SearchModule(Validation):
                 "give each search an evaluator of its own"
             )
 
-    # The two steps
-
     def on_train_epoch_start(self) -> None:
-        """Forget the batches of the epoch before: a resumed search does not have them either."""
+        """Prepare the steps of an epoch, and set the learning rate of α."""
         super().on_train_epoch_start()
+        # The statistics use batches of this epoch only, because a resumed search has no earlier ones.
         self._recent.clear()
         self._alphas_before = {edge: alpha.detach().clone() for edge, alpha in self.architecture.alphas.items()}
         self._reset_copies(ARCHITECTURE)
-        # Once an epoch: to find them takes as long as a small part of a step.
-        self._own_weights, self._own_buffers = (
-            list(self.training_module.parameters()),
-            list(self.training_module.buffers()),
-        )
+        # Listed once per epoch, because it takes a noticeable part of the time of a step.
+        self._own_weights = list(self.training_module.parameters())
+        self._own_buffers = list(self.training_module.buffers())
         if self.composition.schedule is not None:
             self._schedule_alphas(self.composition.schedule)
 
     def on_train_start(self) -> None:
-        """Do nothing more where the search has ended: it was resumed from its last checkpoint."""
+        """Stop if the search was resumed after early stopping had ended it."""
         super().on_train_start()
         self.trainer.should_stop |= self.composition.min_alpha_change is not None and bool(self.ended)
 
     def on_train_epoch_end(self) -> None:
-        """End the search where α stands still."""
+        """End the search if α changed less than the minimum in this epoch."""
         super().on_train_epoch_end()
-        still = self.composition.min_alpha_change
-        if still is not None and self.current_epoch >= self.composition.warmup_epochs:
-            self.ended.fill_(mean_alpha_change(self._alphas_before, self.architecture.alphas) < still)
+        minimum = self.composition.min_alpha_change
+        if minimum is not None and self.current_epoch >= self.composition.warmup_epochs:
+            self.ended.fill_(mean_alpha_change(self._alphas_before, self.architecture.alphas) < minimum)
             self.trainer.should_stop |= bool(self.ended)
 
     def _schedule_alphas(self, schedule: Schedule) -> None:
-        # A function of the epoch: NNI has no schedules for α, and so a resumed search needs no state of one.
+        # NNI has no schedulers for α. The rate is a function of the epoch, so a resumed search needs no extra state.
         epochs = self.trainer.max_epochs
         if epochs is None or epochs < 1:
             raise ValueError(f"max_epochs: {epochs} of the evaluator should be 1 or more: the schedule of α ends there")
@@ -108,11 +109,14 @@ class SearchModule(Validation):
             group["lr"] = schedule(group.setdefault("initial_lr", group["lr"]), self.current_epoch / epochs)
 
     def training_step(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
-        """An architecture step on a batch of held-out images, then a weight step on one of the others.
+        """Take an architecture step on the validation batch, then a weight step on the training batch.
 
         Args:
-            batch: {"train": a batch for the weights, "val": one for the architecture}.
-            batch_idx: its index in the epoch.
+            batch: {"train": batch for the weights, "val": batch for the architecture}.
+            batch_idx: Index of the batch in the epoch.
+
+        Returns:
+            The detached loss of the weight step.
         """
         composition = self.composition
         step = Step(self.trainer.fit_loop.epoch_loop.total_batch_idx, self.current_epoch)
@@ -154,7 +158,7 @@ class SearchModule(Validation):
         return loss.detach()
 
     def _joint_step(self, batch: Any, step: Step, batch_idx: int) -> Tensor:
-        """One level: α and the weights learn alike, from one backward pass."""
+        """Step α and the weights by the gradients of one backward pass (one-level optimization)."""
 
         def objective() -> Tensor:
             self._relax(step)
@@ -171,7 +175,7 @@ class SearchModule(Validation):
 
     def _objective(self, batch: Any, batch_idx: int, step: Step, prefix: str = SUPERNET) -> Tensor:
         def log(name: str, value: Tensor) -> None:
-            # Every step counts alike.
+            # batch_size=1 gives every step the same weight in the mean over an epoch.
             self.log(name, value, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
 
         return self.composition.objective(
@@ -186,28 +190,32 @@ class SearchModule(Validation):
         )
 
     def _relax(self, step: Step) -> None:
-        """Follow the plan of an architecture step, anew for each loss: a backward pass frees its graph."""
+        """Set the plan of an architecture step, once per loss because a backward pass frees the graph of the plan."""
         self.architecture.plan = self.composition.relaxation.architecture(self.architecture.alphas, step)
 
     def _step_alphas(self, gradients: Gradients) -> None:
-        # An α without a gradient is skipped by the optimizer, its momentum and weight decay included.
+        # The optimizer skips an α whose gradient is None, including its momentum and weight decay.
         for alpha, gradient in zip(self.architecture.alphas.values(), gradients, strict=True):
             alpha.grad = gradient
         for optimizer in self._alpha_optimizers():
             optimizer.step()
 
     def _alpha_optimizers(self) -> list[Optimizer]:
-        return [o for o in self.trainer.optimizers if getattr(o, "is_arch_optimizer", False)]
+        return [optimizer for optimizer in self.trainer.optimizers if _steps_alphas(optimizer)]
 
     def _weight_optimizer(self) -> LightningOptimizer:
-        """The evaluator's optimizer, as Lightning wraps it to count its steps."""
-        own = [o for o in self.optimizers() if not getattr(o.optimizer, "is_arch_optimizer", False)]
-        if len(own) != 1:
-            raise ValueError(f"the evaluator has {len(own)} optimizers; a search takes one")
-        return own[0]
+        """Return the evaluator's optimizer in Lightning's wrapper, which counts its steps."""
+        optimizers: list[LightningOptimizer] = [o for o in self.optimizers() if not _steps_alphas(o.optimizer)]
+        if len(optimizers) != 1:
+            raise ValueError(f"the evaluator has {len(optimizers)} optimizers; a search takes one")
+        return optimizers[0]
 
     def configure_architecture_optimizers(self) -> list[Optimizer]:
-        """One optimizer for each group of α."""
+        """Return the optimizer of each group of α.
+
+        Raises:
+            ValueError: The model space has no choice.
+        """
         alphas = self.architecture.alphas
         if not alphas:
             raise ValueError(
@@ -217,10 +225,14 @@ class SearchModule(Validation):
         return [self.composition.optimizer(group) for group in self.composition.grouping(alphas)]
 
     def _advance_lr_schedulers_impl(self, batch_idx: int, interval: str) -> None:
-        # NNI steps a scheduler on a plateau without the metric that it needs. Lightning's own mark of one is missing:
-        # it leaves out what it does not use where a module steps its optimizers itself, as a search does.
+        # NNI would step it without its metric. Lightning's own mark of such a scheduler (reduce_on_plateau) is absent
+        # under manual optimization, which a search uses.
         if any(isinstance(config.scheduler, ReduceLROnPlateau) for config in self.trainer.lr_scheduler_configs):
             raise ValueError(
                 "the evaluator's ReduceLROnPlateau cannot be stepped in a search: use a schedule over epochs or steps"
             )
         super()._advance_lr_schedulers_impl(batch_idx, interval)
+
+
+def _steps_alphas(optimizer: Optimizer) -> bool:
+    return getattr(optimizer, "is_arch_optimizer", False)  # an attribute that NNI sets

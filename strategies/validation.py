@@ -1,4 +1,4 @@
-"""Validation of a search: the supernet, and the derived network on the weights of the supernet."""
+"""Validation of a search: of the supernet, and of the derived network on the weights of the supernet."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ from strategies.supernet.architecture import Architecture
 from strategies.supernet.cell import MixedCell
 
 SUPERNET, ARCHITECTURE, DERIVED, UNLOGGED = "", "architecture_", "derived_", "unlogged_"
-"""Prefixes of what is logged: the supernet, architecture steps, the derived architecture, what is not shown."""
+"""Prefixes of logged names: for the supernet, architecture steps, and the derived network; the last is not logged."""
 
 CALIBRATION_BATCHES = 4
-"""Training batches on which the batch statistics of a path are measured before it is validated."""
+"""Number of training batches on which the batch statistics of a path are measured before its validation."""
 
 
 class Validation(EvaluatorHooks):
@@ -54,7 +54,7 @@ class Validation(EvaluatorHooks):
         self._validated: dict[str, tuple[Plan, Statistics]] = {}
 
     def setup(self, stage: str | None = None) -> None:
-        """Find the metrics of the evaluator, and copy them for what they must not mix."""
+        """Find the metrics of the evaluator, and copy them for each prefix."""
         super().setup(stage)
         self.training_module.log = self._log
         self._metric_places = [
@@ -64,13 +64,13 @@ class Validation(EvaluatorHooks):
             if isinstance(child, Metric)
         ]
         metrics = [parent.get_submodule(name) for parent, name in self._metric_places]
-        # With the originals: Lightning looks once for all metrics, and they may not be in their places then.
+        # Includes the originals: Lightning searches for metrics once, when a copy may be in the place of an original.
         self.metric_copies["own"] = nn.ModuleList(metrics)
         for prefix in (ARCHITECTURE, DERIVED, UNLOGGED):
             self.metric_copies[prefix] = nn.ModuleList(copy.deepcopy(metric) for metric in metrics)
 
     def on_validation_epoch_start(self) -> None:
-        """Fix what is validated in this epoch, and measure the batch statistics of each."""
+        """Fix the two plans that this epoch validates, and measure the batch statistics of each."""
         sample = self._derived()
         self._log_metrics_of_space(sample)
         for prefix, plan in (
@@ -78,26 +78,26 @@ class Validation(EvaluatorHooks):
             (DERIVED, self._plan_of(sample)),
         ):
             self.architecture.plan = plan
-            # Before the first training batch, as in Lightning's sanity check, there is nothing to measure.
+            # There is nothing to measure before the first training batch, as in Lightning's sanity check.
             self._validated[prefix] = plan, self._statistics() if self._recent else {}
         self.training_module.on_validation_epoch_start()
 
     def _statistics(self) -> Statistics:
-        """The batch statistics of the plan, on the last training batches of all processes."""
-        found = measure_bn_stats(self.training_module, self._pass_recent)
-        averaged = iter(average([value for values in found.values() for value in values], self.trainer))
-        return {norm: tuple(cast(Tensor, next(averaged)) for _ in values) for norm, values in found.items()}
+        """Return the batch statistics of the plan on the last training batches of all processes."""
+        local = measure_bn_stats(self.training_module, self._run_recent_batches)
+        averaged = iter(average([value for values in local.values() for value in values], self.trainer))
+        return {norm: tuple(cast(Tensor, next(averaged)) for _ in values) for norm, values in local.items()}
 
-    def _pass_recent(self) -> None:
+    def _run_recent_batches(self) -> None:
         for batch in self._recent:
             self._loss(batch, 0, UNLOGGED)
         self._reset_copies(UNLOGGED)
 
     def on_validation_batch_start(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Between the two: end the validation of the supernet and begin that of the derived architecture."""
+        """Forward the hook; before the first batch of the derived network, also end the epoch of the supernet."""
         if dataloader_idx == 1 and batch_idx == 0:
             end = self.training_module.on_validation_epoch_end
-            # NNI's own only reports what Lightning sums up at the end of all.
+            # The method of NNI's evaluators reports metrics that Lightning computes only after both loaders.
             if end.__func__ is not SupervisedLearningModule.on_validation_epoch_end:
                 end()
             with self._logged_as(DERIVED):
@@ -106,50 +106,54 @@ class Validation(EvaluatorHooks):
             self.training_module.on_validation_batch_start(batch, batch_idx)
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
-        """Validate the supernet (first loader) or the derived architecture (second) on a batch."""
+        """Validate the supernet (first loader) or the derived network (second loader) on a batch."""
         prefix = DERIVED if dataloader_idx else SUPERNET
         self.architecture.plan, statistics = self._validated[prefix]
         with self._logged_as(prefix), use_bn_stats(statistics):
             return self.training_module.validation_step(batch, batch_idx)
 
     def on_validation_batch_end(self, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Let the evaluator see the end of a batch of either."""
+        """Forward the hook, with the prefix of the loader."""
         with self._logged_as(DERIVED if dataloader_idx else SUPERNET):
             self.training_module.on_validation_batch_end(outputs, batch, batch_idx)
         self._publish_in_sanity_check()
 
     def on_validation_epoch_end(self) -> None:
-        """Let the evaluator log what it computes at the end."""
+        """Forward the hook, with the prefix of the derived network."""
         with self._logged_as(DERIVED):
             self.training_module.on_validation_epoch_end()
         self._publish_in_sanity_check()
 
     def _publish_in_sanity_check(self) -> None:
-        """Let modules and callbacks read the metrics of both loaders there too: Lightning shows none of several."""
+        """Publish the metrics of both loaders to callbacks; with several loaders Lightning omits this here."""
         results = self.trainer._results
         if not self.trainer.sanity_checking or results is None:
             return
-        at = results.dataloader_idx
+        index = results.dataloader_idx
         for loader in (None, 0, 1):
             results.dataloader_idx = loader
             self.trainer._logger_connector._callback_metrics.update(results.metrics(on_step=False)["callback"])
-        results.dataloader_idx = at
+        results.dataloader_idx = index
 
     def _log_metrics_of_space(self, sample: Mapping[str, Any]) -> None:
-        metrics = getattr(self.model, "search_metrics", None)
-        if metrics is None:
+        """Log the ``search_metrics(alphas, sample)`` of a space that defines them: name -> number."""
+        search_metrics = getattr(self.model, "search_metrics", None)
+        if search_metrics is None:
             return
-        for name, value in metrics(self.architecture.table(), sample).items():
+        for name, value in search_metrics(self.architecture.table(), sample).items():
             self.log(name, float(value), on_step=False, on_epoch=True, batch_size=1)
 
     def derived_plan(self) -> Plan:
-        """The plan that makes the supernet compute the derived architecture."""
+        """Return the plan that makes the supernet compute the derived network."""
         return self._plan_of(self._derived())
 
     def _derived(self) -> dict[str, Any]:
-        with warnings.catch_warnings():  # of cells that are empty yet: the end of the search will tell
+        """Return the sample of the derived network."""
+        with warnings.catch_warnings():
+            # The warning about empty cells is only meaningful at the end of a search.
             warnings.simplefilter("ignore", UserWarning)
-            return self.export()
+            sample: dict[str, Any] = self.export()
+        return sample
 
     def _plan_of(self, sample: Mapping[str, Any]) -> Plan:
         plan = self.architecture.path(sample)
@@ -160,10 +164,9 @@ class Validation(EvaluatorHooks):
 
     @contextmanager
     def _logged_as(self, prefix: str) -> Iterator[None]:
-        """Put a prefix before the names of what is logged, and count it in metrics of its own.
+        """Log under a prefix in this context, with separate copies of the evaluator's metrics.
 
-        An evaluator may log a torchmetrics object, which accumulates over an epoch: it must not mix
-        the supernet with the derived architecture.
+        A torchmetrics object accumulates over an epoch and must not mix the supernet with the derived network.
         """
         for (parent, name), metric in zip(self._metric_places, self.metric_copies[prefix or "own"], strict=True):
             parent._modules[name] = metric
@@ -182,17 +185,18 @@ class Validation(EvaluatorHooks):
     def _log(self, name: str, value: Any, prog_bar: bool = False, *args: Any, **kwargs: Any) -> None:
         if self._log_prefix == UNLOGGED:
             return
-        if not args:  # logger, on_step, on_epoch may be given by position
+        if not args:  # positional arguments may include on_step and on_epoch
             kwargs.setdefault("on_step", False)
             kwargs.setdefault("on_epoch", True)
         kwargs["add_dataloader_idx"] = False
-        kwargs.setdefault("sync_dist", True)  # over the images of all processes
+        kwargs.setdefault("sync_dist", True)  # the mean over all processes
         self.log(self._log_prefix + name, value, prog_bar and not self._log_prefix, *args, **kwargs)
 
     def _loss(self, batch: Any, batch_idx: int, prefix: str = SUPERNET) -> Tensor:
+        """Return the evaluator's loss on a batch, by the current plan."""
         with self._logged_as(prefix):
             result = self.training_module.training_step(batch, batch_idx)
-        loss = result.get("loss") if isinstance(result, Mapping) else result
+        loss: Tensor | None = result.get("loss") if isinstance(result, Mapping) else result
         if loss is None:
             raise ValueError("training_step of the evaluator gave no loss: a search needs one of every batch")
         return loss

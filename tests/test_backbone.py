@@ -290,7 +290,7 @@ def test_a_file_that_is_no_genotype_is_named(tmp_path):
 def test_a_run_that_is_no_finished_retraining_is_named(run, tmp_path):
     with pytest.raises(InputError, match="does not exist"):
         Backbone.from_run(tmp_path / "none")
-    for name in ("config.yaml", "genotype.json"):
+    for name in ("config.yaml", "genotype.json", "network.json"):
         (tmp_path / name).write_bytes((run / name).read_bytes())
     with pytest.raises(InputError, match="not finished; a backbone is taken from"):
         Backbone.from_run(tmp_path)

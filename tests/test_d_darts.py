@@ -20,7 +20,7 @@ def small_space():
 
 
 class Kept(Callback):
-    """The optimizers of α, their learning rate in every epoch, and what was logged."""
+    """The optimizers of α, their learning rates, and the logged metrics."""
 
     def on_train_start(self, trainer, module):
         self.optimizers = [o for o in trainer.optimizers if getattr(o, "is_arch_optimizer", False)]
@@ -87,7 +87,7 @@ def test_every_cell_has_its_own_optimizer_and_schedule_with_the_settings_of_the_
             "betas": (0.9, 0.999),
             "weight_decay": 1e-3,
         }
-    # Torch's own cosine.
+    # The cosine schedule of PyTorch.
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=3e-3)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=4, eta_min=1e-3)
     assert len(kept.rates) == 4
@@ -122,7 +122,7 @@ def test_contributions_are_logged_and_leave_no_trace_in_the_batch_statistics(run
     assert list(found) == ["contribution/cell_0", "contribution/cell_1", "contribution/cell_2"]
     assert all(math.isfinite(value) and value != 0 for value in found.values())
     counted = {int(m.num_batches_tracked) for m in kept.module.modules() if isinstance(m, torch.nn.BatchNorm2d)}
-    assert counted == {8}  # four batches, each with an architecture and a weight step
+    assert counted == {8}  # four batches, each with an architecture step and a weight step
 
 
 def alphas_after(run_search, **settings):
@@ -179,7 +179,7 @@ def test_settings_out_of_range_are_named(settings, message):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A search of three epochs, of which the first only trains weights, with its report."""
+    """A search of three epochs with its report; the first epoch only trains weights."""
     folder = tmp_path_factory.mktemp("run")
     config = {
         "space": {"name": "DDartsSpace", "channels": 2, "layers": 3, "nodes": 2},
@@ -198,7 +198,7 @@ def test_a_run_has_a_table_of_contributions(run):
     table = pd.read_csv(run / "contributions.csv")
     assert list(table.columns) == ["epoch", "cell", "contribution"]
     assert list(table["cell"]) == ["cell_0", "cell_1", "cell_2"] * 2
-    assert list(table["epoch"]) == [1] * 3 + [2] * 3  # in the first epoch no architecture step was made
+    assert list(table["epoch"]) == [1] * 3 + [2] * 3  # the first epoch has no architecture steps
 
 
 def test_its_report_shows_them(run):

@@ -1,4 +1,4 @@
-"""What DDartsSpace promises: a cell for every layer, NNI's strategies, and samples of any number of operations."""
+"""Tests of DDartsSpace: one cell per layer, NNI's strategies, and samples of any number of operations."""
 
 import re
 
@@ -33,7 +33,7 @@ def sample_of(model_space: ModelSpace, seed: int = 0) -> dict:
 
 
 def genotypes(layers: int = 4, nodes: int = 2):
-    """Genotypes whose nodes have any number of operations; node 2 of every cell has at least one."""
+    """Return a strategy of genotypes whose nodes have any number of operations, and node 2 at least one."""
     places = [(source, target) for target in range(2, 2 + nodes) for source in range(target)]
     edge = st.tuples(st.sampled_from(DARTS_OPERATIONS), st.sampled_from(places)).map(lambda e: (e[0], *e[1]))
     first = st.sampled_from(DARTS_OPERATIONS).map(lambda operation: (operation, 0, 2))
@@ -126,7 +126,7 @@ def test_nnis_proxyless_is_refused():
         Proxyless().mutate_model(space())
 
 
-# What is no point of it
+# Invalid samples and arguments
 
 
 @pytest.mark.parametrize(

@@ -26,14 +26,14 @@ def small_space():
 
 
 class Kept(Callback):
-    """What the module knew at the end of training, and what was logged."""
+    """The state of the module at the end of training, and the logged metrics."""
 
     def on_train_end(self, trainer, module):
         self.metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         self.module = module
 
 
-# On the other spaces, NNI's among them, test_matrix.py has the first and the second order.
+# test_matrix.py runs the first and the second order on the other spaces, including NNI's.
 @pytest.mark.parametrize(
     ("space", "order"),
     [
@@ -95,19 +95,19 @@ def test_settings_out_of_range_are_named(settings, message):
 
 
 def test_alpha_can_start_from_zeros():
-    """As in the course project, section 4.2."""
+    """Reproduces section 4.2 of the course project."""
     strategy = DARTS(alpha_scale=0.0)
     strategy.mutate_model(small_space())
     assert all((alpha == 0).all() for alpha in strategy.architecture.alphas.values())
 
 
 def test_one_step_is_the_equation_computed_by_hand(run_search, images):
-    """Architecture step by Adam on the held-out batch, then SGD on the other with the new α."""
+    """An Adam step of α on the validation batch, then an SGD step of the weights with the new α."""
     strategy, twin = DARTS(learning_rate=0.1, gradient_clip_val=None), DARTS()
     torch.manual_seed(7)
     model = twin.mutate_model(small_space()).double()
     architecture = twin.architecture.double()
-    x, y = images[:][0].double(), images[:][1]  # both loaders give all images, in order
+    x, y = images[:][0].double(), images[:][1]  # both loaders yield all images in order
 
     alphas = architecture.alphas
     architecture.plan = softmax(alphas)
@@ -115,7 +115,7 @@ def test_one_step_is_the_equation_computed_by_hand(run_search, images):
     by_hand = {}
     for (edge, alpha), gradient in zip(alphas.items(), gradients, strict=True):
         gradient = gradient + 1e-3 * alpha.detach()
-        # The first step of Adam moves by the learning rate along the sign, up to ε = 1e-8.
+        # The first step of Adam is the learning rate times the sign of the gradient, up to ε = 1e-8.
         by_hand[edge] = alpha.detach() - 0.1 * gradient / (gradient.abs() + 1e-8)
         alpha.data.copy_(by_hand[edge])
     architecture.plan = softmax({edge: alpha.detach() for edge, alpha in alphas.items()})
@@ -132,20 +132,20 @@ def test_one_step_is_the_equation_computed_by_hand(run_search, images):
 
 
 def plain_descent(gradient):
-    """α by plain gradient descent: unlike those of Adam, its steps show how large a gradient is."""
+    """Plain gradient descent for α: unlike Adam's, its steps show the size of a gradient."""
     optimizer = partial(torch.optim.SGD, lr=50.0)
     return DifferentiableStrategy(Composition(EveryEdge(softmax), optimizer, gradient=gradient, gradient_clip_val=None))
 
 
 def twin_of_a_search():
-    """The supernet that a search begins with after the same seed, in float64, and its architecture."""
+    """Return the initial supernet of a search with the same seed, in float64, and its architecture."""
     twin = plain_descent(None)
     torch.manual_seed(7)
     return twin.mutate_model(small_space()).double(), twin.architecture.double()
 
 
 def run_one_step(run_search, gradient):
-    """One step on one batch of all images; the module as it is then, and its α."""
+    """Take one step on one batch of all images, and return the module and its α."""
     strategy, kept = plain_descent(gradient), Kept()
     torch.manual_seed(7)
     run_search(small_space(), strategy, batch_size=32, callbacks=[kept], precision="64-true")
@@ -168,10 +168,10 @@ def test_a_step_of_second_order_is_the_equation_by_automatic_differentiation(run
     searched, found = run_one_step(run_search, partial(second_order, epsilon=1e-8))
     for edge, alpha in found.items():
         assert torch.allclose(alpha, expected[edge], rtol=1e-4, atol=1e-7), edge
-    # It could not pass with the first order.
+    # The first order differs, so the comparison above is meaningful.
     assert not all(torch.allclose(a, b, rtol=0.05) for a, b in zip(exact, first, strict=True))
 
-    # Then the weights descend from where they were, with the new α.
+    # The weight step starts from the restored weights, with the new α.
     architecture.plan = softmax(expected)
     for name, w in model.named_parameters():
         (gradient,) = torch.autograd.grad(functional.cross_entropy(model(x), y), [w], allow_unused=True)
@@ -208,7 +208,7 @@ def test_the_virtual_steps_of_the_second_order_leave_no_trace_in_batch_statistic
     kept = Kept()
     run_search(small_space(), DARTS("second"), callbacks=[kept], batch_size=8)
     counted = {int(m.num_batches_tracked) for m in kept.module.modules() if isinstance(m, torch.nn.BatchNorm2d)}
-    assert counted == {4}  # one a weight step
+    assert counted == {4}  # once per weight step
 
 
 def test_supernet_and_derived_network_are_validated_every_epoch(run_search):
@@ -224,7 +224,7 @@ def test_the_derived_accuracy_is_that_of_the_derived_operations_on_the_supernets
     run_search(small_space(), DARTS(), callbacks=[kept], batch_size=32)
     module = kept.module
     module.architecture.plan = module.derived_plan()
-    # One batch holds all images: the statistics measured on it are those of training mode.
+    # One batch holds all images, so the measured statistics are those of training mode.
     module.train()
     x, y = images[:]
     accuracy = (module(x).argmax(1) == y).float().mean().item()
@@ -232,7 +232,7 @@ def test_the_derived_accuracy_is_that_of_the_derived_operations_on_the_supernets
 
 
 def test_validation_does_not_depend_on_the_order_of_the_images(run_search):
-    """A folder of images is validated class by class: the batch must not be normalized by itself."""
+    """An ordered validation set has batches of one class, which must not be normalized by their own statistics."""
 
     class Order(Callback):
         def on_validation_epoch_start(self, trainer, module):
@@ -253,7 +253,7 @@ def test_validation_does_not_depend_on_the_order_of_the_images(run_search):
 
 
 class Accumulating(LightningModule):
-    """An evaluator that logs a torchmetrics object, and computes another at the end of the epoch."""
+    """An evaluator that logs a torchmetrics object and computes another at the end of the epoch."""
 
     def __init__(self):
         super().__init__()
@@ -293,7 +293,7 @@ class Accumulating(LightningModule):
 
 
 def run_accumulating(strategy, images, folder, sanity_steps=0):
-    """Search for 3 epochs with that evaluator; what was logged at the end."""
+    """Search for 3 epochs with that evaluator, and return the logged metrics."""
     kept = Kept()
     evaluator = Lightning(
         Accumulating(),

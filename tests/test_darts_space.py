@@ -1,4 +1,4 @@
-"""What DartsSpace promises: NNI's hub's space by labels and function, freezable in every way NNI has."""
+"""Tests of DartsSpace: agreement with the space of NNI's hub, samples, genotypes and freezing."""
 
 import copy
 import re
@@ -33,7 +33,7 @@ def hub(width: int = 4, num_cells: int = 5, **arguments) -> HubDarts:
 
 
 def sample_of(model_space: ModelSpace, seed: int) -> dict:
-    """A random sample, as NNI's strategies draw it."""
+    """Draw a random sample as NNI's strategies do."""
     sample: dict = {}
     randomness = RandomState(seed)
     for mutable in model_space.simplify().values():
@@ -42,7 +42,7 @@ def sample_of(model_space: ModelSpace, seed: int) -> dict:
 
 
 def searched_sample(model_space: ModelSpace) -> dict:
-    """What NNI's DARTS strategy derives from a supernet whose architecture weights are still random."""
+    """Return the sample that NNI's DARTS derives from a supernet with random architecture weights."""
     sample: dict = {}
     for module in NniDarts().mutate_model(model_space).modules():
         if isinstance(module, BaseSuperNetModule):

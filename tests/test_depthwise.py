@@ -1,4 +1,4 @@
-"""The depthwise convolution: PyTorch's own in all that it computes."""
+"""Tests of the depthwise convolution against PyTorch's."""
 
 import pytest
 import torch

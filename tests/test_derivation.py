@@ -1,4 +1,4 @@
-"""Derivations: α -> discrete operations."""
+"""Derivations: from α to discrete operations."""
 
 import math
 
@@ -26,7 +26,7 @@ def test_darts_keeps_two_edges_a_node_each_with_its_best_operation():
 
 
 def test_darts_never_derives_none_but_an_edge_that_prefers_none_is_weak():
-    # By raw α edge 0->3 would win with 4; after the softmax none takes nearly all of its weight.
+    # By raw α edge 0->3 would win with 4; after the softmax, none has nearly all of its weight.
     alphas = cell(_02=(0, 0, 0, 0), _12=(0, 0, 0, 0), _03=(4, 0, 0, 9), _13=(1, 0, 0, 0), _23=(1, 0, 0, 0))
     kept = derive(alphas)
     assert all(chosen.operation != "none" for chosen in kept)
@@ -64,7 +64,7 @@ def test_edge_keeps_on_every_edge_the_two_best_operations_that_reach_the_thresho
 
 EDGES = [(0, 2), (1, 2), (0, 3), (1, 3), (2, 3)]
 DISTINCT = st.permutations([step**2 / 80 for step in range(len(EDGES) * len(OPERATIONS))])
-"""A different α for every candidate, so that rounding decides nothing."""
+"""A different α for every candidate, so that no choice depends on rounding."""
 
 
 def of(values, shifts=(0, 0, 0, 0, 0)):

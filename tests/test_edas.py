@@ -17,7 +17,7 @@ def small_space():
     return DartsSpace(channels=2, layers=3, nodes=2)
 
 
-# With its own settings test_matrix.py has it on the other spaces, NNI's among them.
+# test_matrix.py runs it with default settings on the other spaces, including NNI's.
 @pytest.mark.parametrize(
     "settings",
     [
@@ -48,7 +48,7 @@ def test_it_has_the_settings_of_section_4_1(settings, decay):
 
 
 class Branches(nas.ModelSpace):
-    """Two branches of which an input choice takes one: the relaxed edge may lie on the other."""
+    """Two branches of which an input choice takes one, so the relaxed edge may be on the unused branch."""
 
     def __init__(self):
         super().__init__()
@@ -129,7 +129,7 @@ def test_candidates_may_give_several_tensors():
 
 
 class Watch(Callback):
-    """After every iteration: which α, and which states of Adam, are other bits than before; which operations ran."""
+    """Records for every iteration: the edges whose α or Adam state changed, and the operations that ran."""
 
     def __init__(self):
         self.changed, self.stepped, self.ran = [], [], []
@@ -170,9 +170,9 @@ class Watch(Callback):
 @pytest.mark.parametrize(
     ("settings", "passes"),
     [
-        ({"sign_flip_epochs": 2}, 2),  # of the architecture step, and of the weight step
+        ({"sign_flip_epochs": 2}, 2),  # one in the architecture step, one in the weight step
         ({"sign_flip_epochs": 0, "weight_decay": 0.1}, 2),
-        ({"order": "one-level"}, 1),  # of both
+        ({"order": "one-level"}, 1),  # both steps share a pass
     ],
     ids=str,
 )
@@ -214,7 +214,7 @@ def test_alpha_max_has_no_pass_from_which_one_level_could_learn():
 
 @pytest.mark.parametrize("order", ["first", "one-level"])
 def test_weights_of_operations_that_did_not_run_are_left_alone(run_search, order):
-    """The weight decay of the evaluator's optimizer does not reach them either."""
+    """The weight decay of the evaluator's optimizer must not change them either."""
 
     class Weights(Callback):
         def on_train_batch_start(self, trainer, module, batch, batch_idx):

@@ -1,4 +1,4 @@
-"""The examples of the papers: their configs are settings that exist, and their scripts run."""
+"""Tests of the examples: their configs have valid settings, and their scripts run."""
 
 import json
 import re
@@ -12,7 +12,7 @@ import torch
 import yaml
 from forked import nas_plugins
 
-from nas_plugins import studies
+from nas_plugins import parallel_runs
 from nas_plugins.config.reader import read_retrain, read_search
 from nas_plugins.errors import InputError
 from nas_plugins.report.summary import results
@@ -22,12 +22,12 @@ from search_spaces.network import Network
 from search_spaces.operations import DARTS_OPERATIONS
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
-OF_DETECTION = ("coco", "cityscapes")
-"""Configs of examples/d_darts/detection.py: test_backbone.py has them."""
+DETECTION_CONFIGS = ("coco", "cityscapes")
+"""Configs of examples/d_darts/detection.py, which test_backbone.py tests."""
 CONFIGS = [
     path
     for path in sorted(EXAMPLES.glob("*/*.yaml"))
-    if path.stem not in OF_DETECTION and not path.stem.startswith("nni")  # tests/test_launch.py has NNI's
+    if path.stem not in DETECTION_CONFIGS and not path.stem.startswith("nni")  # tests/test_launch.py tests those of NNI
 ]
 PROJECT = EXAMPLES / "darts_course_project"
 FINE_TUNED = EXAMPLES / "fine_tuning_darts"
@@ -70,7 +70,7 @@ def test_on_imagenet_dartopti_is_trained_as_d_darts_with_64_channels_and_its_own
 
 
 def check_logits(config: Path, genotype: Genotype) -> None:
-    """The network of a retraining takes images of the size of its data set."""
+    """Check that the network of a retraining accepts images of the size of its data set."""
     settings = read_retrain(config)
     derived, data = settings.derived, settings.values["data"]
     size = data["image_size"] or {"digits": 8, "fashion_mnist": 28}.get(data["dataset"], 32)
@@ -88,7 +88,7 @@ def check_logits(config: Path, genotype: Genotype) -> None:
     assert [head.shape for head in heads] == [(2, 10)] * len(heads)
 
 
-SECTION_IV = {  # of Fine-Tuning DARTS: layers, channels, batch, share held out, epochs, learning rate
+SECTION_IV = {  # Fine-Tuning DARTS: layers, channels, batch size, validation fraction, epochs, learning rate
     "cifar10": (8, 16, 32, 0.5, 50, 0.025),
     "fashion_mnist": (8, 16, 32, 0.4, 50, 0.025),
     "compcars_web": (6, 16, 32, 0.4, 80, 0.1),
@@ -115,7 +115,7 @@ def test_the_configs_of_fine_tuned_darts_have_the_numbers_of_section_iv(name):
         assert config["strategy"] == {"name": "DARTS", "order": "second", **adam}
 
 
-OF_EACH = {  # stem, auxiliary weight, drop-path, cutout, probability of random erasing, last learning rate
+PER_DATA_SET = {  # stem, auxiliary weight, drop-path, cutout, random erasing probability, last learning rate
     "cifar10": ("cifar", 0, 0, 0, 0, 0.001),
     "fashion_mnist": ("cifar", 0, 0, 0, 0, 0.001),
     "compcars_web": ("dual_imagenet", 0, 0, 0, 0, 0.001),
@@ -130,13 +130,13 @@ OF_EACH = {  # stem, auxiliary weight, drop-path, cutout, probability of random 
 }
 
 
-@pytest.mark.parametrize("name", OF_EACH)
+@pytest.mark.parametrize("name", PER_DATA_SET)
 def test_each_data_set_of_fine_tuned_darts_has_its_stem_and_its_regularization(name):
     config = yaml.safe_load((FINE_TUNED / f"{name}.yaml").read_text(encoding="utf-8"))
     network, data = config.get("network") or config["space"], config["data"]
     found = [network.get(key, 0) for key in ("auxiliary_weight", "drop_path")]
     found += [data.get(key, 0) for key in ("cutout", "random_erasing")]
-    assert (network.get("stem", "cifar"), *found, config["training"]["min_learning_rate"]) == OF_EACH[name]
+    assert (network.get("stem", "cifar"), *found, config["training"]["min_learning_rate"]) == PER_DATA_SET[name]
 
 
 SCRIPTS = [
@@ -159,7 +159,7 @@ def test_every_script_says_what_it_takes(script, monkeypatch, capsys):
 
 @pytest.fixture(scope="module")
 def output(tmp_path_factory):
-    """What the toy problem writes."""
+    """Folder with the files that the toy problem writes."""
     folder = tmp_path_factory.mktemp("toy")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["toy_problem.py", str(folder)])
@@ -194,7 +194,7 @@ class TestTheToyProblemOfTheCourseProject:
 
 @pytest.mark.slow
 def test_the_study_of_the_course_project_ends_in_a_table(tmp_path, monkeypatch, capsys):
-    """At its real size it takes minutes: here with the configs cut down, and one seed."""
+    """Runs one seed with reduced configs, since the full study takes minutes."""
     for name, small in (
         ("digits", {"space": {"channels": 2, "layers": 3, "nodes": 2}}),
         ("digits_retrain", {"network": {"channels": 2, "layers": 5}}),
@@ -207,13 +207,13 @@ def test_the_study_of_the_course_project_ends_in_a_table(tmp_path, monkeypatch, 
     monkeypatch.setattr(sys, "argv", ["study.py", str(tmp_path / "runs"), "--seeds", "0"])
     commands = []
 
-    def command(*arguments):  # in a process of its own as always, but forked; test_studies.py has the real one
+    def command(*arguments):  # forked, which is faster; test_parallel_runs.py tests the real one
         (tmp_path / str(len(commands))).mkdir()
         assert nas_plugins(arguments, tmp_path / str(len(commands))).status == 0
         commands.append(arguments[0])
 
-    monkeypatch.setattr(studies, "command", command)
-    for _ in range(2):  # the second time nothing is left to do
+    monkeypatch.setattr(parallel_runs, "command", command)
+    for _ in range(2):  # the second time, everything is finished
         runpy.run_path(str(tmp_path / "study.py"), run_name="__main__")
         text = capsys.readouterr().out
         assert text.rstrip().endswith(f"report: {tmp_path / 'runs' / 'report' / 'report.html'}")
@@ -229,7 +229,7 @@ def test_an_experiment_of_fine_tuned_darts_goes_on_where_it_stopped(tmp_path, ca
     small = ["--training.epochs", "1", "--data.train_images", "64", "--space.channels", "3", "--network.layers=4"]
     small += ["--space.layers", "3", "--space.nodes", "2"]
     lines, written = [], []
-    for _ in range(2):  # the second time nothing is left to do
+    for _ in range(2):  # the second time, everything is finished
         run("digits", tmp_path, small)
         lines.append(capsys.readouterr().out.splitlines())
         written.append((tmp_path / "digits-retrained" / "weights.pt").stat().st_mtime_ns)
@@ -243,7 +243,7 @@ def test_an_experiment_of_fine_tuned_darts_goes_on_where_it_stopped(tmp_path, ca
     ("overrides", "message"),
     [
         (["--space.chanels", "8"], "command line: unknown key space.chanels; did you mean space.channels?"),
-        (["--network.channels=wide"], "network.channels: 'wide' should be a whole number above 0"),
+        (["--network.channels=wide"], "network.channels: Not of type PositiveInt: "),
         (["--training.epochs", "5", "--data.held"], "command line: --data.held has no value"),
     ],
 )

@@ -93,7 +93,7 @@ def test_one_step_is_the_loss_of_equation_4_by_hand(run_search, images):
 
 
 def supernet_with(alphas, method, space=small_space):
-    """A supernet whose α are those given, by cell, edge and operation, and else −5; its sample."""
+    """Return the sample of a supernet with the given α, by cell, edge and operation; all other α are −5."""
     strategy = FairDARTS(derivation=method)
     model = strategy.mutate_model(space())
     for edge, alpha in strategy.architecture.alphas.items():
@@ -169,7 +169,7 @@ def test_a_cell_of_which_nothing_is_connected_to_its_inputs_is_empty():
 @pytest.mark.parametrize("strategy", [FairDARTS, DDARTS])
 def test_with_no_argument_it_is_derived_as_in_the_papers(strategy):
     cell = {(0, 2): {"a": 5.0, "b": 4.0}, (1, 2): {"a": 1.7, "b": 0.0}, (0, 3): {"a": 5.0, "b": 5.0}}
-    assert strategy().derivation(cell) == derive_cell(cell, "sparse", 0.85)
+    assert strategy().composition.derivation(cell) == derive_cell(cell, "sparse", 0.85)
 
 
 def test_cells_of_nni_which_have_two_operations_a_node_are_derived_as_darts():

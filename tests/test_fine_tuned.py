@@ -1,4 +1,4 @@
-"""Fine-Tuning DARTS: fixed operations in the space, in every search, in the derived network; the extended α."""
+"""Tests of Fine-Tuning DARTS: fixed operations in spaces, searches and derived networks, and the extended α."""
 
 import copy
 import re
@@ -36,10 +36,10 @@ from search_spaces.stems import STEMS
 from strategies.relaxation import softmax
 
 EVERYWHERE = ("squeeze_excitation", "sep_conv_3x3 normal/0->3", "squeeze_excitation reduce/0->2")
-"""Fixed operations of each place: behind the cells, on an edge, and on one of stride 2."""
+"""Fixed operations behind the cells, on an edge, and on an edge of stride 2."""
 
 FEW = ("skip_connect", "sep_conv_3x3")
-"""Candidates enough for a search that is only to be seen to work."""
+"""The fewest candidates of a space, for a fast search."""
 
 NNI = [NniDarts, GumbelDARTS, RandomOneShot]
 STRATEGIES = {"DARTS": lambda: DARTS("second"), "EDAS": EDAS, **{f"NNI's {kind.__name__}": kind for kind in NNI}}
@@ -50,7 +50,7 @@ def small_space(**arguments) -> FineTunedDartsSpace:
 
 
 def sample_of(space: DartsSpace) -> dict:
-    """A random sample, as NNI's strategies draw it."""
+    """Draw a random sample as NNI's strategies do."""
     sample: dict = {}
     for mutable in space.simplify().values():
         mutable.random(sample, RandomState(len(sample)))
@@ -62,7 +62,7 @@ def attentions(model: nn.Module) -> list[SqueezeExcitation]:
 
 
 def fixed_operations(model: nn.Module) -> list[nn.Module]:
-    """Every fixed operation with weights, wherever a strategy may have moved it."""
+    """Return every fixed operation with weights, wherever a strategy may have moved it."""
     on_edges = [operation for part in model.modules() if isinstance(part, NodeByNodeCell) for operation in part.fixed]
     return [operation for operation in {*on_edges, *attentions(model)} if count_parameters(operation)]
 
@@ -72,7 +72,7 @@ def weights_of(operations: list[nn.Module]) -> list[nn.Parameter]:
 
 
 def learned(operation: nn.Module, before: nn.Module) -> bool:
-    """Not all of its weights must: the one hidden unit of a small attention may be off for all images."""
+    """Return whether any weight changed; the one hidden unit of a small attention may be inactive for all images."""
     pairs = zip(operation.parameters(), before.parameters(), strict=True)
     return any(not torch.equal(weight, start) for weight, start in pairs)
 
@@ -82,7 +82,7 @@ def learned(operation: nn.Module, before: nn.Module) -> bool:
 
 @pytest.mark.parametrize(("channels", "hidden"), [(64, 4), (144, 9), (40, 2), (16, 1), (8, 1), (1, 1)])
 def test_attention_is_that_of_figure_3(channels, hidden):
-    """Pooling, FC, ReLU, FC, sigmoid, scaling; r = 16, and one hidden unit where that leaves less."""
+    """Figure 3 has pooling, FC, ReLU, FC, sigmoid and scaling, with r = 16; below 16 channels one hidden unit stays."""
     attention = FIXED_OPERATIONS["squeeze_excitation"](channels, 1, True)
     assert attention.fc1.out_channels == hidden
     x = torch.randn(2, channels, 5, 7)
@@ -173,7 +173,7 @@ def test_every_strategy_searches_and_trains_what_is_fixed(run_search, strategy, 
     operations = fixed_operations(space)
     before = copy.deepcopy(operations)
     (sample,) = run_search(space, STRATEGIES[strategy](), batch_size=16).export_top_models(formatter="dict")
-    # The very operations that the space began with stand in the supernet, and each has learned.
+    # The supernet holds the same modules as the space did, and each has learned.
     assert set(fixed_operations(space)) == set(operations)
     assert all(map(learned, operations, before))
     genotype = small_space(fixed=fixed, operations=FEW).genotype(sample)
@@ -184,7 +184,7 @@ def test_every_strategy_searches_and_trains_what_is_fixed(run_search, strategy, 
 
 
 def searched(space: DartsSpace, strategy, sample: dict) -> DartsSpace:
-    """The supernet with the same α on every edge, or with that sample where it has no α."""
+    """Return the supernet with the same α on every edge or, without α, with the sample."""
     strategy.mutate_model(space)
     architecture = getattr(strategy, "architecture", None)
     alphas = nnis_alphas(space) if architecture is None else architecture.alphas.values()
@@ -199,7 +199,7 @@ def searched(space: DartsSpace, strategy, sample: dict) -> DartsSpace:
 
 
 def nnis_alphas(space: DartsSpace) -> list[nn.Parameter]:
-    """α of NNI's strategies, which stand among the weights."""
+    """Return the α of NNI's strategies, which are among the parameters of the space."""
     return [alpha for part in space.modules() for alpha in getattr(part, "_arch_alpha", {}).values()]
 
 
@@ -220,7 +220,7 @@ def test_a_fixed_operation_on_an_edge_is_an_addend_of_its_target(strategy):
 
 @pytest.mark.parametrize("strategy", [DARTS, NniDarts, RandomOneShot], ids=["ours", "NNI's DARTS", "RandomOneShot"])
 def test_with_a_fixed_operation_that_computes_nothing_a_cell_is_nnis_own(strategy):
-    """One cell of NNI's a node, with the α and the candidates of one cell of all nodes."""
+    """One NNI cell per node has the α and the candidates of one cell of all nodes."""
     sample, x = sample_of(small_space()), torch.randn(2, 3, 8, 8)
     plain, fixed = (
         searched(DartsSpace(channels=2, layers=3, fixed=texts), strategy(), sample)
@@ -240,7 +240,7 @@ def test_with_a_fixed_operation_that_computes_nothing_a_cell_is_nnis_own(strateg
 
 
 def test_nnis_proxyless_is_refused_before_the_search(run_search):
-    """It fails on every reduction cell, the hub's included: the inputs of a node differ in size there."""
+    """Proxyless fails on every reduction cell, whose nodes have inputs of different sizes."""
     with pytest.raises(ValueError, match="NNI's Proxyless cannot search reduction cells"):
         run_search(small_space(), Proxyless())
 
@@ -249,7 +249,7 @@ def test_nnis_proxyless_is_refused_before_the_search(run_search):
 
 
 class Alphas(Callback):
-    """α as the training begins and as it ends."""
+    """Callback that records α at the start and at the end of training."""
 
     def __init__(self, strategy):
         self.strategy, self.noted = strategy, []
@@ -262,7 +262,7 @@ class Alphas(Callback):
 
 @pytest.mark.parametrize("strategy", [DARTS("second"), EDAS()], ids=["DARTS", "EDAS"])
 def test_a_search_moves_alpha_and_leaves_alpha_f_at_1_bit_for_bit(run_search, strategy):
-    """Eq. 5: then a node is its searched part + 1·op(x), and the output of a cell attention(its nodes)."""
+    """By Eq. 5, a node is its searched part + 1·op(x), and the output of a cell is attention(its nodes)."""
     space = small_space(fixed=("squeeze_excitation", "sep_conv_3x3 normal/0->3"), operations=FEW)
     alphas = Alphas(strategy)
     run_search(space, strategy, callbacks=[alphas])
@@ -290,7 +290,7 @@ def alphas_of_darts(none: bool = True) -> dict[str, dict[str, float]]:
 
 
 def test_in_the_paper_it_is_17_by_11():
-    """Section III.C: 14 edges and 8 operations, and 3 connections and 3 operations of the attention module."""
+    """Section III.C has 14 edges and 8 operations, and 3 connections and 3 operations of the attention module."""
     alphas = alphas_of_darts()
     table = extended_alpha(alphas, ATTENTION)
     assert table.shape == (17, 11)
@@ -325,7 +325,7 @@ places = st.one_of(
 @given(st.booleans(), st.lists(st.tuples(st.sampled_from(list(FIXED_OPERATIONS)), places), max_size=5))
 @settings(deadline=None)
 def test_it_has_a_column_for_each_operation_that_is_no_candidate(none, fixed):
-    """Eq. 4: N' = N + |O(α_F) − O(α)|; and M' = M + the connections of what is fixed."""
+    """By Eq. 4, N' = N + |O(α_F) − O(α)|, and M' = M + the number of fixed connections."""
     table = extended_alpha(ALPHAS[none], [name + place for name, place in fixed])
     here = [name for name, place in fixed if "reduce" not in place]
     parts = [part for name in here for part in ("g", "e", "s") if name == "squeeze_excitation" or part == "g"]
@@ -351,7 +351,7 @@ def test_without_the_alpha_of_that_cell_it_says_so(alphas, cell, known):
 
 
 def fixed_rows(space: DartsSpace | DDartsSpace, alphas: dict, cell: str) -> list[str]:
-    """The connections of α_F in the table of a space."""
+    """Return the connections of α_F in the table of a space."""
     return [connection for part, connection in space.extended_alpha(alphas, cell).index if part == "fixed"]
 
 
@@ -364,7 +364,7 @@ def test_a_space_gives_the_table_of_its_own_fixed_operations():
 
 
 def test_it_goes_by_the_labels_of_cells_and_leaves_an_alpha_as_it_is():
-    """A space may have its second cell in its first layer; and an α that is no number is not 0."""
+    """A space may have its second cell in its first layer, and an α that is NaN stays NaN."""
     alphas = {edge: ALPHAS[True][edge] for edge in reversed(ALPHAS[True])}
     alphas["normal/0->2"] = {**alphas["normal/0->2"], "skip_connect": float("nan")}
     table = extended_alpha(alphas, ["skip_connect normal/0->2"])
@@ -373,7 +373,7 @@ def test_it_goes_by_the_labels_of_cells_and_leaves_an_alpha_as_it_is():
     assert table.isna().sum().sum() == 1
 
 
-def test_nothing_is_taken_to_be_fixed_where_nobody_says_what():
+def test_the_fixed_operations_must_be_given():
     with pytest.raises(TypeError, match="fixed"):
         extended_alpha(ALPHAS[True])
 
@@ -388,7 +388,7 @@ def test_a_space_with_a_cell_for_every_layer_has_an_extended_alpha_for_each():
 
 
 def test_a_run_directory_has_all_that_the_table_needs(tmp_path):
-    """As docs/papers.md has it."""
+    """The test follows docs/papers.md."""
     space = {"name": "DartsSpace", "channels": 2, "layers": 3, "nodes": 2, "fixed": ["skip_connect normal/0->2"]}
     data = {"dataset": "digits", "train_images": 40, "test_images": 10, "batch_size": 8}
     config = {"space": space, "data": data, "training": {"epochs": 2}, "compute": {"accelerator": "cpu", "threads": 1}}

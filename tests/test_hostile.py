@@ -124,26 +124,11 @@ class TestConfig:
             load_plain(MERGES)
         assert load_plain("a: &a {x: 1}\nb: {<<: *a, y: 2}")["b"] == {"x": 1, "y": 2}
 
-    @pytest.mark.parametrize("left, right", [("[", "]"), ("{a: ", "}")], ids=["lists", "mappings"])
-    def test_more_than_100_in_each_other_are_refused(self, left, right):
-        assert load_plain(f"{left * 99}x{right * 99}")
-        with pytest.raises(yaml.YAMLError, match="more than 100 lists and mappings in each other"):
-            load_plain(f"{left * 100}x{right * 100}")
-
     def test_a_number_beyond_64_bits_is_refused_by_its_place(self, tmp_path):
         (tmp_path / "c.yaml").write_text(f"training:\n  epochs: {2**64}\n")
         with pytest.raises(InputError, match=r"c.yaml: .*more than 64 bits.* line 2, column 11: epochs: 184467"):
             read_search(tmp_path / "c.yaml")
         assert load_plain(str(2**64 - 1)) == 2**64 - 1
-
-    @pytest.mark.parametrize("key", ("data.batch_size", "strategy.betas", "strategy.learning_rate", "seed"))
-    def test_so_is_one_in_quotes(self, tmp_path, key):
-        text = f"'0x{'f' * 8000}'"
-        values: dict = yaml.safe_load(f"{{{key}: [{text}, 0]}}" if key.endswith("betas") else f"{{{key}: {text}}}")
-        section, _, name = key.rpartition(".")
-        (tmp_path / "c.yaml").write_text(yaml.safe_dump({section: {name: values[key]}} if section else values))
-        with pytest.raises(InputError, match=f"^{key}: 0xffff.* should be of at most 64 bits$"):
-            read_search(tmp_path / "c.yaml")
 
     def test_a_folder_may_be_called_by_a_long_number(self, tmp_path):
         (tmp_path / "c.yaml").write_text(f"data: {{root: '{'9' * 30}'}}")
@@ -246,6 +231,57 @@ class TestCheckpoint:
         return shutil.copytree(
             run, to, ignore=shutil.ignore_patterns("genotype.json" if run.name == "EDAS" else "*.pt")
         )
+
+    @pytest.mark.parametrize("content", (b"", b"PK\x03\x04" + bytes(100), bytes(range(256)) * 40), ids=range(3))
+    def test_a_file_that_is_none_is_refused_with_what_to_do(self, refused, here, tmp_path, content):
+        run = self.interrupted(here / "EDAS", tmp_path / "run")
+        (run / "checkpoints/last.ckpt").write_bytes(content)
+        err = refused("resume", run)
+        assert f"{run}/checkpoints/last.ckpt: damaged" in err
+        assert err.endswith("; delete it, and a resume begins at the first epoch\n")
+        (run / "checkpoints/last.ckpt").unlink()
+        assert main(["resume", str(run)]) == 0
+        assert (run / "alphas.csv").read_bytes() == (here / "EDAS/alphas.csv").read_bytes()
+
+    @pytest.mark.parametrize(
+        ("kind", "overrides", "words"),
+        [
+            ("EDAS", {"strategy": {"name": "DARTS"}}, "strategy.name is 'EDAS' there, and 'DARTS' here"),
+            ("EDAS", {"space": {"name": "FineTunedDartsSpace", "layers": 3}}, "space.name is 'DartsSpace' there, and"),
+            ("retrained", {"network": {"channels": 4, "drop_path": 0.1}}, "drop_path is 0.0 there, and 0.1 here"),
+        ],
+        ids=["strategy", "space", "network"],
+    )
+    def test_that_of_another_run_is_refused(self, refused, here, tmp_path, kind, overrides, words):
+        run = self.interrupted(here / kind, tmp_path / "run")
+        (run / "config.yaml").write_text(yaml.safe_dump({**(SEARCH if kind == "EDAS" else RETRAIN), **overrides}))
+        err = refused("resume", run)
+        assert "last.ckpt: not the checkpoint of this run: " in err and words in err and "delete it" in err
+
+    @pytest.mark.parametrize("key", ("state_dict", "optimizer_states", "lr_schedulers", "loops", "callbacks"))
+    def test_one_with_nonsense_in_it_is_refused(self, refused, here, tmp_path, key):
+        run = self.interrupted(here / "retrained", tmp_path / "run")
+        file = run / "checkpoints/last.ckpt"
+        checkpoint = torch.load(file, weights_only=True)
+        for nonsense in (5, "x"):
+            torch.save({**checkpoint, key: nonsense}, file)
+            assert "last.ckpt: not the checkpoint of this run: " in refused("resume", run)
+
+    @pytest.mark.parametrize("path", ("local://{}", "{}/../victim"))
+    @pytest.mark.parametrize("kind", ("EDAS", "retrained"))
+    def test_one_that_names_a_folder_as_the_best_so_far_removes_nothing(self, here, tmp_path, kind, path):
+        run, victim = self.interrupted(here / kind, tmp_path / "run"), tmp_path / "victim"
+        path = path.format(victim)
+        victim.mkdir()
+        config = yaml.safe_load((run / "config.yaml").read_text())
+        config["training"]["epochs"] += 1  # so that one more checkpoint is written
+        (run / "config.yaml").write_text(yaml.safe_dump(config))
+        checkpoint = torch.load(run / "checkpoints/last.ckpt", weights_only=True)
+        (keeper,) = make_trainer(runs.read_config(run)[0], run, []).checkpoint_callbacks
+        checkpoint["callbacks"][keeper.state_key] = {**ModelCheckpoint.state_dict(keeper), "best_model_path": path}
+        torch.save(checkpoint, run / "checkpoints/last.ckpt")
+        assert main(["resume", str(run)]) == 0
+        assert victim.is_dir()
 
     @pytest.mark.parametrize("content", (b"", b"PK\x03\x04" + bytes(100), bytes(range(256)) * 40), ids=range(3))
     def test_a_file_that_is_none_is_refused_with_what_to_do(self, refused, here, tmp_path, content):

@@ -65,8 +65,8 @@ class TestATrialMergesItsParameters:
         assert (strategy["name"], strategy["order"], strategy["warmup_epochs"]) == ("DARTS", "second", 0)
 
     def test_a_key_that_is_none_is_named(self):
-        with pytest.raises(InputError, match="unknown key strategy.warmup; did you mean strategy.warmup_epochs"):
-            merged(DIGITS, [], None, {"strategy.warmup": 3})
+        with pytest.raises(InputError, match="unknown key strategy.sign_flip; did you mean strategy.sign_flip_epochs"):
+            merged(DIGITS, [], None, {"strategy.sign_flip": 3})
 
     def test_a_retraining_takes_its_genotype_from_the_tuner_too(self, tmp_path):
         GENOTYPE.save(tmp_path / "1.json")
@@ -164,91 +164,61 @@ class TestBadInputIsSaidBeforeAnythingIsStarted:
         [
             ({"space": {"sead": {"_type": "choice", "_value": [0]}}}, "searchSpace: unknown key sead; did you mean"),
             ({"space": {"training.epochs": {"_type": "choice", "_value": [2, -1]}}}, "training.epochs.*-1"),
-            ({"space": {"seed": [0, 1]}}, "searchSpace: seed: .* should have _type and _value"),
-            ({"space": {"seed": {"_type": "pick", "_value": [0]}}}, "seed: _type: 'pick' should be one of choice"),
+            ({"space": {"seed": [0, 1]}}, "searchSpace: search space .seed. is a list, expect a"),
+            ({"space": {"seed": {"_type": "pick", "_value": [0]}}}, "seed. has unsupported type .pick"),
             ({"space": {"seed": {"_type": "randint", "_value": ["a", "b"]}}}, "must have int values"),
-            ({"space": {"seed": {"_type": "randint", "_value": [-2, 3]}}}, "seed: -2 should be a whole number"),
-            ({"space": {"training.learning_rate": {"_type": "uniform", "_value": [-1, 1]}}}, "rate: -1.0 should be"),
-            ({"space": {"training.learning_rate": {"_type": "normal", "_value": [-3, 1]}}}, "rate: -3.0 should be"),
-            ({"space": {"strategy": {"_type": "choice", "_value": [{"name": "EDAS"}]}}}, "should have a _name"),
-            (
-                {"space": nested(sign_flip_epochs={"_type": "randint", "_value": [-2, 3]})},
-                "strategy: sign_flip_epochs: -2 should be at least 0",
-            ),
             ({"space": nested(warmup={"_type": "randint", "_value": [0, 3]})}, "unknown key strategy.warmup"),
             ({"searchSpace": ["seed"]}, "searchSpace: .'seed'. should have keys such as seed"),
-            ({"command": "nas-plugins trial --config 'digits.yaml"}, "trialCommand: .*: No closing quotation"),
+            ({"command": "nas-plugins trial --config 'digits.yaml"}, "trialCommand: No closing quotation"),
             ({"command": "nas-plugins trial --config missing.yaml"}, "missing.yaml: No such file"),
             ({"command": "nas-plugins trial"}, "trialCommand: nas-plugins trial needs --config FILE"),
             ({"trialCodeDirectory": "missing"}, "missing. is not a directory"),
             ({"command": "nas-plugins trial --config digits.yaml --sead 1"}, "yaml: trialCommand: unknown key sead"),
-            ({"trialConcurrency": 0}, "trialConcurrency: 0: NNI asserts trial_concurrency > 0"),
-            ({"tuner": {"name": "Hyperband", "classArgs": {"R": 9}}}, "Hyperband: gives each trial a key TRIAL_B"),
-            ({"tuner": {"name": "PBT"}}, "tuner: PBT: gives each trial a key load_checkpoint_dir"),
-            ({"tuner": {"name": "BatchTuner"}}, "searchSpace: .* should be one choice between objects with keys"),
-            ({"useAnnotation": True, "searchSpace": None}, "useAnnotation: NNI 3.0 has no annotations"),
+            ({"trialConcurrency": 0}, "no config .*: assert self.trial_concurrency > 0"),
             (
                 {"tuner": {"className": "nas_plugins.tuner.GridSerch", "codeDirectory": "."}},
                 "tuner: nas.*GridSerch: .* no attribute 'GridSerch'",
             ),
-            ({"tuner": {"name": "TPE", "classArgs": {"optimise_mode": "maximize"}}}, "tuner: TPE: .*'optimise_mode'"),
             ({"tuner": {"name": "PTE"}}, "tuner: PTE: NNI has no such tuner"),
-            ({"assessor": {"name": "Medianstop", "classArgs": {"start": 1}}}, "assessor: Medianstop: .*'start'"),
             ({"tuner": 3}, "no config of an NNI experiment: 3 is no section with a name that NNI knows"),
             ({"trainingService": {"platform": "mars"}}, "'mars'. is no section with a platform that NNI knows"),
             ({"typo": 1}, "does not have field.* typo"),
-            ({"tuner": {"name": "TPE", "classArgs": {"optimize_mode": "up"}}}, "tuner: TPE: 'up' is not a valid Opt"),
-            ({"tuner": {"className": "nas_plugins.tuner.GridSearch"}}, "codeDirectory: null: NNI asserts"),
-            ({"trainingService": None}, "null is no section with a platform that NNI knows"),
-            ({"space": {"seed": {"_type": "uniform", "_value": [0, 10**400]}}}, "should be numbers below 1e\\+15"),
-            ({"space": {"seed": {"_type": "qnormal", "_value": [float("nan"), 1, 1]}}}, "should be numbers below 1e"),
-            ({"space": {"seed": {"_type": "quniform", "_value": [1, 2, 1e-320]}}}, "is a step and should be above 0"),
-            ({"space": {"": {"_type": "choice", "_value": [0]}}}, "searchSpace: '' should be a key of a config"),
-            ({"space": {"training.epochs": {"_type": "uniform", "_value": [1, 3]}}}, r"training.epochs: 2\.2.* whole"),
-            ({"space": {"training.epochs": {"_type": "normal", "_value": [2, 1]}}}, r"training.epochs: 2\.6.* whole"),
-            ({"space": {"training.epochs": {"_type": "quniform", "_value": [1, 3, 0]}}}, "is a step and should be abo"),
-            ({"trialConcurrency": True}, "trialConcurrency: True should be a whole number from 1 to 10,000"),
-            ({"trialConcurrency": 10**9}, "trialConcurrency: 1000000000 should be a whole number from 1 to 10,000"),
-            ({"maxTrialNumber": 10**12}, "maxTrialNumber: 1000000000000 should be a whole number from 1 to"),
-            ({"command": ""}, "trialCommand: '' should be a command, such as nas-plugins trial"),
-            ({"command": "nas-plugins trail --config digits.yaml"}, "trail.* should be nas-plugins trial --config"),
+            ({"tuner": {"className": "nas_plugins.tuner.GridSearch"}}, "assert self.code_directory is not None"),
+            ({"trainingService": None}, "None is no section with a platform that NNI knows"),
+            ({"space": {"training.epochs": {"_type": "uniform", "_value": [1, 3]}}}, r"training.epochs: .*2\.2"),
+            ({"command": ""}, "trialCommand: '' should be a command: nas-plugins trial"),
+            ({"command": "nas-plugins trail --config digits.yaml"}, "trail.* should be a command: nas-plugins trial"),
             ({"command": "nas-plugins trial --config digits.yaml --output"}, "trialCommand: argument --output: expec"),
             ({"command": "nas-plugins trial --config digits.yaml --seed"}, "trialCommand: --seed has no value"),
             ({"command": "nas-plugins trial --config digits.yaml --genotype 1.json"}, "is the config of a search"),
             ({"command": "nopeprog --x"}, "trialCommand: nopeprog: no command that can be run"),
-            ({"command": "nas-plugins trial --config digits.yaml --output nni.yaml"}, "--output: .* not a folder"),
-            ({"experimentWorkingDirectory": "/dev/null/x"}, "experimentWorkingDirectory: /dev/null/x cannot be made"),
+            ({"experimentWorkingDirectory": "/dev/null/x"}, "WorkingDirectory: .*Not a directory: '/dev/null/x"),
         ],
     )  # fmt: skip
     def test_of_the_config(self, tmp_path, changes, message):
         with pytest.raises(InputError, match=message):
             read_experiment(experiment_file(tmp_path / "code", **changes), here=True)
 
-    @pytest.mark.parametrize("where", ["searchSpace", "searchSpaceFile"])
-    def test_of_aliases_that_would_be_written_out_without_end(self, tmp_path, where):
+    def test_of_aliases_that_would_be_written_out_without_end(self, tmp_path):
         lines = [f"{new}: &{new} [{', '.join(9 * [f'*{old}'])}]" for old, new in itertools.pairwise("abcdefghij")]
-        bomb = "\n".join(["a: &a [x, x, x, x, x, x, x, x, x]", *lines])
-        file = experiment_file(tmp_path, searchSpaceFile="bomb.yaml", searchSpace=None)
-        (tmp_path / "bomb.yaml").write_text(bomb)
-        if where == "searchSpace":
-            file.write_text(bomb)
+        file = tmp_path / "nni.yaml"
+        file.write_text("\n".join(["a: &a [x, x, x, x, x, x, x, x, x]", *lines]))
         with pytest.raises(InputError, match="yaml: .*with its aliases written out"):
             read_experiment(file)
 
-    @pytest.mark.parametrize(
-        ("content", "message"),
-        [
-            (b"\x80\xff", "bin: is no text file"),
-            (b'{"seed": ', "bin: cannot be read: while parsing"),
-            (b"[" * 200, "bin: cannot be read: more than 100 lists and mappings"),
-            (b"seed: {_type: choice}\nseed: {_value: [1]}", "line 2 has the key seed a second time"),
-        ],
-        ids=str,
-    )
-    def test_of_a_file_of_the_search_space(self, tmp_path, content, message):
-        (tmp_path / "bin").write_bytes(content)
-        with pytest.raises(InputError, match=message):
+    @pytest.mark.parametrize("content", [b"\x80\xff", b'{"seed": ', None], ids=str)
+    def test_of_a_file_of_the_search_space(self, tmp_path, content):
+        if content is not None:
+            (tmp_path / "bin").write_bytes(content)
+        with pytest.raises(InputError, match="no config .*Failed to load search space file .*bin") as refused:
             read_experiment(experiment_file(tmp_path, searchSpace=None, searchSpaceFile="bin"))
+        assert "\n" not in str(refused.value)
+
+    def test_of_a_key_that_stands_twice(self, tmp_path):
+        file = experiment_file(tmp_path)
+        file.write_text(f"{file.read_text()}\nmaxTrialNumber: 3")
+        with pytest.raises(InputError, match="has the key maxTrialNumber a second time"):
+            read_experiment(file)
 
     @pytest.mark.parametrize(
         "changes",
@@ -317,12 +287,13 @@ class TestBadInputIsSaidBeforeAnythingIsStarted:
             read_experiment(file)
 
     def test_a_config_that_is_a_folder(self, tmp_path):
-        with pytest.raises(InputError, match="a folder and no file"):
+        with pytest.raises(InputError, match="cannot be read: Is a directory"):
             read_experiment(tmp_path)
 
     def test_a_missing_config(self, tmp_path, capsys):
-        assert main(["launch", "--config", str(tmp_path / "nni.yaml")]) == 2
-        assert capsys.readouterr().err == f"nas-plugins: {tmp_path / 'nni.yaml'}: there is no such file\n"
+        file = tmp_path / "nni.yaml"
+        assert main(["launch", "--config", str(file)]) == 2
+        assert capsys.readouterr().err == f"nas-plugins: {file}: cannot be read: No such file or directory\n"
 
     @pytest.mark.parametrize("port", [0, 65536])
     def test_a_port_that_is_none(self, tmp_path, port):

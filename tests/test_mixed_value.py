@@ -13,7 +13,7 @@ from strategies.relaxation import argmax, softmax
 
 
 def supernet(space):
-    """A small supernet in double precision, and its architecture with α of some size."""
+    """Return a small supernet in double precision, and its architecture with random α."""
     strategy = DARTS()
     model = strategy.mutate_model(space).double()
     architecture = strategy.architecture.double()
@@ -34,7 +34,7 @@ class Scale(nn.Module):
 
 
 class Deep(nas.ModelSpace):
-    """None to three blocks, each with a factor of its own."""
+    """Zero to three blocks, each with its own factor."""
 
     def __init__(self):
         super().__init__()
@@ -63,7 +63,7 @@ def test_a_depth_that_is_not_relaxed_runs_its_blocks_alone(index, product):
 
 
 class Wide(nas.ModelSpace):
-    """A convolution whose width is a product of two choices, one of which is shared with the next one."""
+    """A convolution whose width is a product of two choices, one of which the next convolution shares."""
 
     def __init__(self):
         super().__init__()
@@ -77,7 +77,7 @@ class Wide(nas.ModelSpace):
 
 
 class Kernels(nas.ModelSpace):
-    """A convolution of 3 or 5 pixels a side."""
+    """A convolution with a kernel of 3 × 3 or 5 × 5."""
 
     def __init__(self):
         super().__init__()
@@ -187,7 +187,7 @@ def test_a_choice_without_a_list_of_values_is_refused_by_its_label():
 
 
 class Own(nas.ParametrizedModule):
-    """A module of the user's that takes a value choice."""
+    """A third-party module that takes a value choice."""
 
     def __init__(self, by):
         super().__init__()

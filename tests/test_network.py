@@ -1,4 +1,4 @@
-"""What a derived network promises: its size, its stems and resolutions, its cells, its auxiliary head and drop-path."""
+"""Tests of derived networks: size, stems, resolutions, cells, auxiliary head, drop-path and classifier."""
 
 import copy
 import re
@@ -22,7 +22,7 @@ DARTS_V2 = Genotype.parse(DARTS_V2_TEXT)
 
 
 def genotype(*edges, layers=1, reductions=(), concat=(2,)) -> Genotype:
-    """The same cell in every layer."""
+    """Return a genotype with the same cell in every layer."""
     return Genotype((edges,), (0,) * layers, reductions, concat, "dartopti")
 
 
@@ -33,7 +33,7 @@ def fixed_cell(*edges, concat=(2,), channels=4, reduction=False, after_reduction
 
 
 def output_shapes(network: Network, image: torch.Tensor) -> list[tuple[int, ...]]:
-    """(channels, height, width) of the output of every cell."""
+    """Return (channels, height, width) of the output of every cell."""
     shapes = []
     for cell in network.cells:
         cell.register_forward_hook(lambda _cell, _inputs, out: shapes.append(tuple(out.shape[1:])))
@@ -223,7 +223,7 @@ def test_a_stem_halves_the_resolution_as_often_as_it_says(name, odd):
 
 @pytest.mark.parametrize("name", DUAL)
 def test_a_dual_stem_gives_two_inputs_of_one_resolution_from_weights_of_their_own(name):
-    """Figure 4: two different transformations of the image in place of one."""
+    """Figure 4 has two different transformations of the image in place of one."""
     kind, single = STEMS[name], STEMS[name.removeprefix("dual_")]
     stem = kind.make(3, 4)
     before, previous = stem(torch.randn(2, 3, 32, 32))
@@ -235,7 +235,7 @@ def test_a_dual_stem_gives_two_inputs_of_one_resolution_from_weights_of_their_ow
 
 @pytest.mark.parametrize("name", STEMS)
 def test_the_images_of_a_stem_fit_the_auxiliary_head(name):
-    """Two reductions behind the stem, the pooling leaves 2×2 pixels of the features."""
+    """Behind two reductions, the pooling leaves 2×2 pixels of the features."""
     network = Network.from_genotype(DARTS_V2, 10, 2, stem=name, auxiliary=True).train()
     pooled = []
     network.auxiliary.features[1].register_forward_hook(lambda _pool, _inputs, out: pooled.append(out.shape[2:]))
@@ -270,7 +270,7 @@ def test_a_node_is_the_sum_of_what_arrives():
 
 
 def test_a_fixed_operation_on_an_edge_is_an_addend_of_its_target():
-    """Whether or not a searched operation stands on that edge too."""
+    """This holds with and without a searched operation on that edge."""
     searched = (("skip_connect", 0, 2), ("skip_connect", 1, 3))
     described = Genotype((searched,), (0,), (), (2, 3), fixed=(("skip_connect", 0, 0, 2), ("skip_connect", 0, 2, 3)))
     cell = DiscreteCell(CellShape(4, 4, 4, False, False), described.edges_with_fixed(0), (2, 3)).eval()
@@ -297,7 +297,7 @@ def test_a_node_reads_the_nodes_before_it():
 
 
 def test_the_output_concatenates_the_existing_nodes_of_concat():
-    # Node 3 does not exist, and node 4, which only it leads to, neither.
+    # Node 3 does not exist, nor does node 4, which reads only node 3.
     cell = fixed_cell(("skip_connect", 0, 2), ("skip_connect", 3, 4), ("skip_connect", 1, 5), concat=(2, 3, 4, 5))
     before, previous = torch.randn(2, 2, 4, 5, 5)
     assert torch.allclose(cell(before, previous), torch.cat(cell.align([before, previous]), dim=1))

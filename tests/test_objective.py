@@ -23,7 +23,7 @@ from strategies.supernet.architecture import Architecture
 
 
 class Supernet:
-    """A supernet of three layers in float64 with random α, a batch of images, and what an objective logs of it."""
+    """A supernet of three layers in float64 with random α, a batch of images, and the values that an objective logs."""
 
     def __init__(self, space, iteration=3):
         strategy = FairDARTS()
@@ -40,7 +40,7 @@ class Supernet:
         return cross_entropy(self.model(self.images), self.labels)
 
     def apply(self, objective):
-        """The objective of the batch, by the plan of the present α."""
+        """Return the objective of the batch, by the plan of the current α."""
         self.architecture.plan = sigmoid(self.alphas)
         return objective(
             ArchitectureBatch(
@@ -52,17 +52,17 @@ class Supernet:
         return torch.stack(list(self.logged.values()))
 
     def cells(self):
-        """label -> its layers."""
+        """Return label -> its layers."""
         return CellChain(self.model).layers
 
-    def losses_by_hand(self, absent):
-        """L, and L without each cell: a whole pass for each."""
+    def losses_by_hand(self, mode):
+        """Return L, and L without each cell by a full pass."""
         plan = sigmoid(self.alphas)
-        without = [self.without(cell, layers, plan, absent) for cell, layers in self.cells().items()]
+        without = [self.without(cell, layers, plan, mode) for cell, layers in self.cells().items()]
         return self.loss(plan), torch.stack(without)
 
-    def without(self, cell, layers, plan, absent):
-        if absent == "random":
+    def without(self, cell, layers, plan, mode):
+        if mode == "random":
             edges = [edge for edge in plan if edge.startswith(f"{cell}/")]
             weights = random_weights(self.architecture, edges, f"0/{self.iteration}/{cell}")
             return self.loss({**plan, **weights})
@@ -74,9 +74,9 @@ class Supernet:
             before, previous = previous, shortcut(previous, out.shape) if layer in layers else out
         return cross_entropy(network.classifier(previous.mean(dim=(2, 3))), self.labels)
 
-    def gradient_by_hand(self, w_abl, w_01, absent, differentiable):
-        """edge -> gradient for its α of L_T,i, the loss of its own cell i."""
-        loss, without = self.losses_by_hand(absent)
+    def gradient_by_hand(self, w_abl, w_01, mode, differentiable):
+        """Return edge -> the gradient of L_T,i for its α, where i is its cell."""
+        loss, without = self.losses_by_hand(mode)
         ablation = ablation_losses(loss - without)
         if not differentiable:
             ablation = ablation.detach()
@@ -158,40 +158,40 @@ def test_ablation_losses_compare_cells_and_add_up_to_zero(contributions, scale):
     losses = ablation_losses(contributions)
     assert losses.sum().item() == pytest.approx(0, abs=1e-9)
     assert torch.allclose(losses, ablation_losses(scale * contributions))
-    assert losses[contributions.argmin()] == losses.max()  # the most useful cell has the highest
+    assert losses[contributions.argmin()] == losses.max()  # the most useful cell has the highest loss
 
 
-@pytest.mark.parametrize("absent", ["random", "skip"])
+@pytest.mark.parametrize("mode", ["random", "skip"])
 @pytest.mark.parametrize("space", SPACES.values(), ids=SPACES)
-def test_contributions_are_those_of_whole_passes(space, absent):
+def test_contributions_are_those_of_whole_passes(space, mode):
     supernet = Supernet(space())
-    loss = supernet.apply(Ablation(0.5, absent))
+    loss = supernet.apply(Ablation(0.5, mode))
     with torch.no_grad():
-        whole, without = supernet.losses_by_hand(absent)
+        whole, without = supernet.losses_by_hand(mode)
     assert torch.allclose(loss, whole)
     assert torch.allclose(supernet.contributions(), whole - without)
     assert list(supernet.logged) == [f"contribution/{cell}" for cell in supernet.cells()]
 
 
 @pytest.mark.parametrize("differentiable", [False, True])
-@pytest.mark.parametrize("absent", ["random", "skip"])
+@pytest.mark.parametrize("mode", ["random", "skip"])
 @pytest.mark.parametrize("space", [own_cells, SPACES["shared cells"]], ids=["a cell a layer", "shared cells"])
 @pytest.mark.parametrize("trained", [True, False], ids=["weights trained", "weights constant"])
-def test_the_loss_of_a_cell_reaches_its_own_alpha_alone(space, absent, differentiable, trained):
+def test_the_loss_of_a_cell_reaches_its_own_alpha_alone(space, mode, differentiable, trained):
     supernet = Supernet(space())
     supernet.model.requires_grad_(trained)
-    objective = total(Ablation(0.5, absent, differentiable), zero_one(7.0, by_cell))
+    objective = total(Ablation(0.5, mode, differentiable), zero_one(7.0, by_cell))
     found = torch.autograd.grad(supernet.apply(objective), list(supernet.alphas.values()))
-    expected = supernet.gradient_by_hand(0.5, 7.0, absent, differentiable)
+    expected = supernet.gradient_by_hand(0.5, 7.0, mode, differentiable)
     for edge, gradient in zip(supernet.alphas, found, strict=True):
         assert torch.allclose(gradient, expected[edge], rtol=1e-7, atol=1e-12), edge
 
 
-@pytest.mark.parametrize("absent", ["random", "skip"])
-def test_the_gradient_of_the_ablation_loss_is_that_of_finite_differences(absent):
+@pytest.mark.parametrize("mode", ["random", "skip"])
+def test_the_gradient_of_the_ablation_loss_is_that_of_finite_differences(mode):
     supernet = Supernet(own_cells())
     alphas = list(supernet.alphas.values())
-    objectives = [Ablation(0.5, absent, gradient) for gradient in (True, False)]
+    objectives = [Ablation(0.5, mode, gradient) for gradient in (True, False)]
     exact, plain = (torch.autograd.grad(supernet.apply(objective), alphas) for objective in objectives)
 
     def loss_of(cell):
@@ -226,15 +226,15 @@ def test_an_evaluator_that_draws_draws_alike_for_all_losses_that_are_compared(gr
     drawn = torch.rand(()).double()
     assert torch.allclose(loss, drawn * plain[0])
     assert torch.allclose(supernet.contributions(), drawn * (plain[0] - plain[1]))
-    assert torch.equal(torch.rand(1), once)  # the generator moved by one draw
+    assert torch.equal(torch.rand(1), once)  # only one random number was drawn
 
 
-@pytest.mark.parametrize("absent", ["random", "skip"])
-def test_the_objective_of_d_darts_is_equations_3_6_7_and_8(absent):
+@pytest.mark.parametrize("mode", ["random", "skip"])
+def test_the_objective_of_d_darts_is_equations_3_6_7_and_8(mode):
     supernet = Supernet(own_cells())
-    strategy = DDARTS(w_abl=0.3, w_01=5.0, absent=absent, ablation_gradient=True, seed=0)
+    strategy = DDARTS(w_abl=0.3, w_01=5.0, ablation_mode=mode, ablation_gradient=True, seed=0)
     found = torch.autograd.grad(supernet.apply(strategy.composition.objective), list(supernet.alphas.values()))
-    expected = supernet.gradient_by_hand(0.3, 5.0, absent, differentiable=True)
+    expected = supernet.gradient_by_hand(0.3, 5.0, mode, differentiable=True)
     for edge, gradient in zip(supernet.alphas, found, strict=True):
         assert torch.allclose(gradient, expected[edge], rtol=1e-7, atol=1e-12), edge
 
@@ -254,7 +254,7 @@ def test_d_darts_has_the_weights_of_the_paper():
 @pytest.mark.parametrize("gradient", [False, True])
 @pytest.mark.parametrize(
     ("layers", "passes"),
-    # All layers once, and for each absent cell the layers from its first one on.
+    # All layers once, and for each ablated cell its first layer and all later ones.
     [(3, [1 + 1, 1 + 2, 1 + 3]), (4, [1 + 1, 1 + 2, 1 + 3, 1 + 4])],
 )
 def test_layers_before_an_absent_cell_are_not_run_again(layers, passes, gradient):
@@ -272,9 +272,9 @@ def test_layers_before_an_absent_cell_are_not_run_again(layers, passes, gradient
 
 
 @pytest.mark.parametrize("gradient", [False, True])
-@pytest.mark.parametrize("absent", ["random", "skip"])
+@pytest.mark.parametrize("mode", ["random", "skip"])
 @pytest.mark.parametrize("trained", [True, False], ids=["weights trained", "weights constant"])
-def test_it_leaves_what_one_pass_leaves(absent, gradient, trained):
+def test_it_leaves_what_one_pass_leaves(mode, gradient, trained):
     supernet = Supernet(own_cells())
     supernet.model.requires_grad_(trained)
     before = {name: buffer.clone() for name, buffer in supernet.model.named_buffers()}
@@ -283,26 +283,26 @@ def test_it_leaves_what_one_pass_leaves(absent, gradient, trained):
     for name, buffer in supernet.model.named_buffers():
         buffer.copy_(before[name])
     state = torch.get_rng_state()
-    objective = Ablation(0.5, absent, gradient)
+    objective = Ablation(0.5, mode, gradient)
     supernet.apply(objective).backward()
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(buffer, after_one[name]) for name, buffer in supernet.model.named_buffers())
     assert list(supernet.architecture.plan) == list(supernet.alphas)
-    # Every cell computes itself again, by its own α.
+    # Every cell recomputes its edges by its own α.
     loss = supernet.loss(sigmoid(supernet.alphas))
     assert torch.allclose(loss, supernet.loss(sigmoid(supernet.alphas)))
     assert not any("forward" in vars(module) for module in supernet.model.modules())
 
 
-@pytest.mark.parametrize("absent", ["random", "skip"])
+@pytest.mark.parametrize("mode", ["random", "skip"])
 @pytest.mark.parametrize("trained", [True, False], ids=["weights trained", "weights constant"])
-def test_relaxed_edges_that_are_computed_again_give_the_same_gradient(absent, trained):
+def test_relaxed_edges_that_are_computed_again_give_the_same_gradient(mode, trained):
     supernet, found = Supernet(own_cells()), []
     supernet.model.requires_grad_(trained)
     for recompute in (False, True):
         supernet.architecture.recompute = recompute
         before = {name: buffer.clone() for name, buffer in supernet.model.named_buffers()}
-        loss = supernet.apply(Ablation(0.5, absent, gradient=True))
+        loss = supernet.apply(Ablation(0.5, mode, gradient=True))
         found.append(torch.autograd.grad(loss, list(supernet.alphas.values())))
         for name, buffer in supernet.model.named_buffers():
             buffer.copy_(before[name])
@@ -339,7 +339,7 @@ def test_a_shortcut_keeps_what_fits_and_projects_the_rest(size, halved):
     assert torch.equal(projected[:, 4], x[:, 1, :: 2 if size > 1 else 1, :: 2 if size > 1 else 1])
 
 
-# What does not fit
+# Errors
 
 
 def test_a_network_that_is_no_chain_of_cells_is_refused():
@@ -366,7 +366,7 @@ def test_an_evaluator_that_runs_the_network_twice_is_refused():
     [
         (lambda: zero_one(-1.0), "w_01: -1.0 should be at least 0"),
         (lambda: Ablation(-1.0), "w_abl: -1.0 should be at least 0"),
-        (lambda: Ablation(0.5, "zero"), "absent: 'zero' should be one of random, skip"),
+        (lambda: Ablation(0.5, "zero"), "ablation_mode: 'zero' should be one of random, skip"),
     ],
 )
 def test_settings_out_of_range_are_named(make, message):

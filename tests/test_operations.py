@@ -1,4 +1,4 @@
-"""What the candidate operations promise: shapes, what they are made of, what an output pixel sees."""
+"""Tests of the candidate operations: shapes, parameters and receptive fields."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ def normalizations(module: nn.Module) -> list[nn.BatchNorm2d]:
 
 
 def seen_from_the_middle(operation: nn.Module, size: int = 17, channels: int = 2) -> set[tuple[int, int]]:
-    """The (row, column) offsets of the input pixels that the middle pixel of the output depends on."""
+    """Return the (row, column) offsets of the input pixels on which the middle pixel of the output depends."""
     operation.eval()
     for parameter in operation.parameters():
         nn.init.ones_(parameter)  # positive weights on a positive image: nothing cancels, no ReLU closes
@@ -75,7 +75,7 @@ def test_a_convolution_begins_with_a_relu(name, stride):
     assert torch.equal(operation(image), operation(image.clamp(min=0)))
 
 
-# What they are made of, for 6 channels: the weights of the convolutions, and of the normalizations
+# Parameters of convolutions and of normalizations, for 6 channels
 
 C = 6
 MADE_OF = {
@@ -128,7 +128,7 @@ def test_skip_connect_is_the_identity_at_stride_1():
     assert torch.equal(OPERATIONS["skip_connect"](4, 1, True)(image), image)
 
 
-# What an output pixel sees
+# Receptive fields
 
 RECEPTIVE_FIELDS = {
     "skip_connect": square(0),

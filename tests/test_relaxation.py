@@ -1,4 +1,4 @@
-"""Relaxations: α -> what every edge computes."""
+"""Relaxations: from α to the plan of the supernet."""
 
 import math
 from collections import Counter
@@ -108,7 +108,7 @@ def test_entropy_still_draws_when_every_edge_has_decided():
 @given(st.sampled_from(list(SAMPLING)), st.integers(0, 2**64 - 1), st.integers(0, 10**7), st.integers(1, 3))
 @settings(max_examples=60, deadline=None)
 def test_a_draw_is_a_function_of_seed_iteration_and_alpha(name, seed, iteration, count):
-    """So a resumed search, and every process of a distributed one, draws the same."""
+    """So a resumed search and all processes of a distributed search relax the same edges."""
     assert policy(name, seed, count)(ALPHAS, iteration) == policy(name, seed, count)(dict(ALPHAS), iteration)
 
 

@@ -1,4 +1,4 @@
-"""The report: cells, plots, tables and the page, from run directories at every stage."""
+"""Tests of the report: cells, plots, tables and the HTML page, for run directories at every stage."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ def make_retrain(path: Path, tested: bool = True, genotype: Genotype = GENOTYPE,
 
 
 def changed(config: dict, settings: dict) -> dict:
-    """A config with other values: a section is updated, anything else replaced."""
+    """Return a config with other values: a section is updated, anything else is replaced."""
     for key, value in settings.items():
         config[key] = config.get(key, {}) | value if isinstance(value, dict) else value
     return config
@@ -264,7 +264,7 @@ def test_a_run_that_is_named_twice_is_one_row(tmp_path):
     assert len(summary([run, tmp_path / "." / "s", run])) == 1
 
 
-# What tells runs of one method apart
+# Settings that distinguish runs of one method
 
 
 def test_methods_name_the_settings_that_differ(tmp_path):
@@ -372,7 +372,7 @@ def test_results_have_a_row_a_method_and_kind_of_retraining(tmp_path):
     ]
     table = results([*searches, *retrainings])
     kinds = ["cifar10 (network.channels: 36)", "cifar100 (network.channels: 36)", "cifar100 (network.channels: 16)"]
-    assert list(table["retrained_on"]) == 2 * kinds  # both found the same cells: each counts for both
+    assert list(table["retrained_on"]) == 2 * kinds  # both found the same cells, so each retraining counts for both
     assert list(table["method"]) == 3 * ["DARTS (order: first)"] + 3 * ["DARTS (order: second)"]
     assert (table["retrainings"] == 1).all() and max(map(len, results_text(table).splitlines())) <= 120
 
@@ -429,7 +429,7 @@ def test_published_rows_follow_those_of_the_runs(tmp_path):
 
 @pytest.mark.parametrize(
     ("table", "rows", "best", "sums"),
-    [  # and the sums of accuracies in percent, deviations, parameters in millions and GPU days
+    [  # sums: of accuracies in percent, deviations, parameters in millions and GPU days
         ("cifar10", 16, 0.9787, (1553.54, 0.51, 128.2, 5584.59)),
         ("cifar100", 11, 0.8433, (912.65, 0, 99.0, 5579.67)),
         ("fashion_mnist", 8, 0.9691, (764.36, 0.22, 93.3, 0)),

@@ -1,4 +1,4 @@
-"""The supernet: what it computes, against NNI's own and against finite differences."""
+"""The outputs and gradients of the supernet, against NNI's own and against finite differences."""
 
 import copy
 
@@ -21,7 +21,7 @@ from strategies.supernet.cell import MixedCell
 
 
 def supernet(space=None, strategy=None):
-    """A small supernet in double precision, and its architecture with α of some size."""
+    """Return a small supernet in double precision, and its architecture with random α."""
     strategy = strategy or DARTS()
     model = strategy.mutate_model(space or DartsSpace(channels=2, layers=3)).double()
     architecture = strategy.architecture.double()
@@ -32,7 +32,7 @@ def supernet(space=None, strategy=None):
 
 
 def gradients_of(loss, alphas, model):
-    """The first-order gradient of each α."""
+    """Return the first-order gradient of each α."""
     weights = list(model.parameters())
     return first_order(BilevelProblem(loss, loss, list(alphas.values()), weights, torch.optim.SGD(weights)))
 
@@ -166,7 +166,7 @@ def test_an_edge_is_weighted_also_when_its_normalizations_were_exchanged_for_syn
 
 
 class Residual(nn.Sequential):
-    """A chain by its type, which does more."""
+    """A subclass of Sequential that does more than run a chain."""
 
     def forward(self, x):
         return x + super().forward(x)
@@ -193,7 +193,7 @@ def test_a_weighted_candidate_is_its_output_times_the_weight(candidate, training
     weighed = copy.deepcopy(plain)
     fuse_weight_into_norm(weighed)
     x = torch.randn(4, 2, 5, 5, dtype=torch.float64, requires_grad=True)
-    weight = torch.tensor(0.3, requires_grad=True)  # α in single precision, whatever the network has
+    weight = torch.tensor(0.3, requires_grad=True)  # α is in single precision, regardless of the network
     expected, found = weight * plain(x), forward_weighted(weighed, weight, x)
     assert torch.allclose(found, expected)
     for a, b in zip(
@@ -231,7 +231,7 @@ def test_a_path_runs_one_operation_an_edge(batch):
     model(images)
     assert all(plan[edge] == (index,) for _, edge, index in calls)
     edges = [edge for cell in model.network.cells for edge in cell.edges()]
-    assert len(calls) == len([edge for edge in edges if plan[edge] != (7,)])  # 7 is none: nothing runs
+    assert len(calls) == len([edge for edge in edges if plan[edge] != (7,)])  # 7 is none, for which nothing runs
 
 
 def test_the_derived_plan_is_the_one_hot_plan_of_the_sample(batch):
@@ -246,7 +246,7 @@ def test_the_derived_plan_is_the_one_hot_plan_of_the_sample(batch):
     for edge, choice in plan.items():
         for index in choice:
             hot[edge][index] = 1
-    assert sum(weights.sum() for weights in hot.values()) == 16  # two operations for each of 2 × 4 nodes
+    assert sum(weights.sum() for weights in hot.values()) == 16  # two operations for each of 2 · 4 nodes
     outputs = []
     for architecture.plan in (plan, hot):
         outputs.append(model(images))
@@ -281,10 +281,10 @@ def test_outputs_of_candidates_are_broadcast_in_any_order(batch, order):
 
 
 class OneCell(nas.ModelSpace):
-    """A cell of NNI's with any number of inputs and of operations of a node.
+    """A space of one NNI cell with any number of inputs and of operations per node.
 
     Args:
-        label: of the choice inside a candidate, from the node, the operation and the source; none where it is empty.
+        label: Format of the label of the choice inside a candidate (node, operation, source). Empty for no choice.
     """
 
     def __init__(self, inputs: int = 2, operations: int = 2, inside: bool = False, label: str = "") -> None:
@@ -303,7 +303,7 @@ class OneCell(nas.ModelSpace):
 
 
 def exported(model):
-    """The sample of the derived architecture."""
+    """Return the sample of the derived architecture."""
     sample = {}
     for module in model.modules():
         if isinstance(module, Mixed):
@@ -374,7 +374,7 @@ def test_nnis_hub_space_becomes_the_same_supernet():
 
 
 class Choices(nas.ModelSpace):
-    """A space of NNI's layer choice and input choice, one of them shared by label."""
+    """A space with layer choices and input choices of NNI, one shared by label."""
 
     def __init__(self):
         super().__init__()
@@ -417,7 +417,7 @@ def test_layer_and_input_choices_are_edges_shared_by_label(batch):
     ("none", "alpha", "found"),
     [
         (lambda: Zero(4, 4, 1), [3.0, 1.0, 2.0], "b"),  # its α only scales the others (DARTS, section 2.4)
-        (nn.Identity, [3.0, 1.0, 2.0], "none"),  # a layer that is left out is no zero
+        (nn.Identity, [3.0, 1.0, 2.0], "none"),  # an identity skips the layer and is no zero
         (lambda: Zero(4, 4, 1), [0.0, 2.0, 1.0], "a"),
     ],
 )

@@ -1,11 +1,11 @@
-"""How near the supernet of DARTOpti, at its start, comes to the baseline that it starts from.
+"""Compare the initial supernet of DARTOpti with the baseline that it starts from.
 
     python examples/d_darts/baseline_start.py [--baseline resnet18] [--images 32] [--size 32] [--channels 8]
 
-The same random images go through the supernet with all its operations, each by the sigmoid of its α, and through the
-baseline's own operations alone, on the same weights. The table compares the outputs of each layer: their correlation,
-and how far apart they are for their length. The more operations a cell has beside those of the baseline, the farther:
-σ(0) is a half. With a lower α for all others (other_alpha) they come as near as one likes.
+The same random images pass through the supernet, with every operation weighted by the sigmoid of its α, and through
+the operations of the baseline alone, with the same weights. The table compares the outputs of each layer by their
+correlation and their distance relative to the norm. Every operation outside the baseline adds to the distance, since
+σ(0) is a half; a lower α of these operations (other_alpha) makes the outputs arbitrarily close.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from strategies.relaxation import Plan, sigmoid
 
 
 def compare(baseline: str, other_alpha: float, images: Tensor, channels: int) -> list[dict[str, object]]:
-    """A row a layer."""
+    """Return one table row per layer with correlation and distance of its outputs."""
     torch.manual_seed(0)
     space = DartOptiSpace(baseline, channels=channels, other_alpha=other_alpha)
     strategy = DDARTS()
@@ -47,7 +47,7 @@ def compare(baseline: str, other_alpha: float, images: Tensor, channels: int) ->
 
 
 def outputs(strategy: DDARTS, space: DartOptiSpace, plan: Plan, images: Tensor) -> list[Tensor]:
-    """The output of every layer, each normalization by the images themselves."""
+    """Return the output of every layer, with batch normalization by the statistics of the images."""
     found: list[Tensor] = []
     hooks = [cell.register_forward_hook(lambda *call: found.append(call[-1])) for cell in space.network.cells]
     strategy.architecture.plan = plan

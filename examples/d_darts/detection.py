@@ -1,11 +1,11 @@
-"""Section 5.5 of D-DARTS: a derived network as the backbone of RetinaNet on COCO, or of Mask R-CNN on Cityscapes.
+"""Train RetinaNet on COCO or Mask R-CNN on Cityscapes with a derived network as backbone (D-DARTS, section 5.5).
 
     python examples/d_darts/detection.py --model retinanet --output runs/boxes
     python examples/d_darts/detection.py --config examples/d_darts/coco.yaml --data.root FOLDER --output runs/coco
     python examples/d_darts/detection.py --output runs/coco --resume
 
-The first trains for a few steps on images that are made up, and written to runs/boxes/data as COCO has them, or with
---model mask_rcnn as Cityscapes has them. --help lists all settings. It needs pip install 'nas-plugins[detection]'.
+The first command trains for a few steps on synthetic images, written to runs/boxes/data in the layout of COCO, or of
+Cityscapes with --model mask_rcnn. --help lists all settings. Requires pip install 'nas-plugins[detection]'.
 """
 
 from __future__ import annotations
@@ -48,14 +48,20 @@ from search_spaces.stems import Stem
 
 @dataclass
 class Body:
-    """The backbone.
+    """Settings of the backbone.
 
     Args:
-        run: run directory of a retraining, whose weights it begins with; null for none.
-        genotype: genotype file, or the name of a baseline of DARTOpti, for random weights; null, without a
-            run, for resnet18_chained: ResNet-18, a row of Tables 4 and 5.
-        channels, layers, stem: of the network of a genotype; a run has its own.
-        out_channels, levels, last_levels, trainable_stages, frozen_norm: see nas_plugins.backbone.Backbone.
+        run: Run directory of a retraining whose weights are loaded; null for random weights.
+        genotype: Genotype file, or name of a baseline of DARTOpti, for random weights. Default without a
+            run: resnet18_chained, the ResNet-18 of Tables 4 and 5.
+        channels: Channels of a network made from a genotype; ignored with a run.
+        layers: Layers of a network made from a genotype; ignored with a run.
+        stem: Stem of a network made from a genotype; ignored with a run.
+        out_channels: Channels of every pyramid level.
+        levels: Number of stages, counted from the last, that the pyramid is built on; null for all.
+        last_levels: Extra levels above the last stage; see nas_plugins.backbone.LastLevels.
+        trainable_stages: Number of trained stages, counted from the last; null for all.
+        frozen_norm: Whether the batch normalization of the trained stages is frozen, too.
     """
 
     run: str | None = None
@@ -70,10 +76,10 @@ class Body:
     frozen_norm: bool = False
 
     def build(self) -> Backbone:
-        """The backbone.
+        """Build the backbone.
 
         Raises:
-            InputError: the run or the genotype is none, or what is given does not go together.
+            InputError: The run or the genotype is invalid, or the settings contradict each other.
         """
         names = ("out_channels", "levels", "last_levels", "trainable_stages", "frozen_norm")
         pyramid = {name: getattr(self, name) for name in names}
@@ -92,15 +98,15 @@ class Body:
 
 @dataclass
 class Images:
-    """The images.
+    """Settings of the images.
 
     Args:
-        root: the folder of COCO or Cityscapes; null for images that are made up.
-        batch_size: images in a batch, on each device.
-        min_size, max_size: an image is resized to min_size pixels at its shorter side, or to
-            max_size at its longer side where that is smaller.
-        smallest_anchor: pixels of the smallest anchor.
-        workers: processes that load images.
+        root: Folder of COCO or Cityscapes; null for synthetic images.
+        batch_size: Images per batch on each device.
+        min_size: Pixels of the shorter side of a resized image.
+        max_size: Upper limit of the longer side of a resized image in pixels, which takes precedence.
+        smallest_anchor: Side of the smallest anchor in pixels.
+        workers: Number of processes that load images.
     """
 
     root: str | None = None
@@ -113,15 +119,16 @@ class Images:
 
 @dataclass
 class Training:
-    """SGD, its learning rate rising linearly in the first epoch and falling to a tenth at each milestone.
+    """Settings of SGD, whose learning rate rises linearly during warm-up and drops to a tenth at each milestone.
 
     Args:
-        epochs: passes over the training images.
-        learning_rate: behind the warm-up.
-        warmup: iterations of the warm-up; never more than the first epoch has.
-        milestones: the epochs at which it falls.
-        momentum, weight_decay: of SGD.
-        proposals: regions of an image that the heads of Mask R-CNN are trained on, a quarter of them objects.
+        epochs: Passes over the training images.
+        learning_rate: Learning rate after the warm-up.
+        warmup: Iterations of the warm-up; limited to those of the first epoch.
+        milestones: Epochs at which the learning rate drops.
+        momentum: Momentum of SGD.
+        weight_decay: Weight decay of SGD.
+        proposals: Regions per image that train the heads of Mask R-CNN, up to a quarter of them objects.
     """
 
     epochs: PositiveInt = 2
@@ -135,10 +142,10 @@ class Training:
 
 @dataclass
 class Compute(config.Compute):
-    """What the work runs on; as in a search, and
+    """Settings of the hardware.
 
     Args:
-        devices: how many.
+        devices: Number of devices.
     """
 
     devices: PositiveInt = 1
@@ -146,12 +153,15 @@ class Compute(config.Compute):
 
 @dataclass
 class Settings:
-    """All settings of a training; the config file of its folder repeats it.
+    """All settings of a training, as its config file stores them.
 
     Args:
-        model: retinanet, which finds boxes in COCO, or mask_rcnn, which finds boxes and masks in Cityscapes.
-        seed: of everything random.
-        backbone, data, training, compute: sections.
+        model: "retinanet" finds boxes in COCO, "mask_rcnn" boxes and masks in Cityscapes.
+        seed: Seed of all random numbers.
+        backbone: Settings of the backbone.
+        data: Settings of the images.
+        training: Settings of the optimizer.
+        compute: Settings of the hardware.
     """
 
     model: Literal["retinanet", "mask_rcnn"] = "retinanet"
@@ -162,18 +172,18 @@ class Settings:
     compute: Compute = field(default_factory=Compute)
 
     def to_yaml(self) -> str:
-        """The text of that file, which finds its inputs from whatever folder it is used."""
+        """Return the text of the config file, with absolute paths, so that it can be used from any folder."""
         values = asdict(self)
         for section, key in (("data", "root"), ("backbone", "run"), ("backbone", "genotype")):
             path = values[section][key]
             if path is not None and path not in BASELINES:
                 values[section][key] = str(Path(path).expanduser().absolute())
-        plain = json.loads(json.dumps(values))  # jsonargparse has numbers of types of its own
+        plain = json.loads(json.dumps(values))  # converts the number types of jsonargparse to plain ones
         return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)
 
 
 def parser() -> ArgumentParser:
-    """The command line and the config file, which have the same keys."""
+    """Return the parser of the command line and of the config file, which have the same keys."""
     made = ArgumentParser(prog="detection.py", description=__doc__.splitlines()[0], exit_on_error=False)
     made.add_argument("--config", action="config", help="config file; later keys of the command line win")
     made.add_argument("--output", help="folder to make")
@@ -183,13 +193,13 @@ def parser() -> ArgumentParser:
 
 
 class Detection(pl.LightningModule):
-    """Trains a detector, and writes its losses and average precisions into a table, a row an epoch.
+    """Detector training that writes losses and average precisions to a table, one row per epoch.
 
     Args:
         model: RetinaNet or Mask R-CNN of torchvision.
-        training: the settings.
-        iou_types: bbox, and segm for masks.
-        table: the CSV file.
+        training: Settings of the optimizer.
+        iou_types: Evaluated predictions: "bbox", and "segm" for masks.
+        table: CSV file to write.
     """
 
     def __init__(self, model: nn.Module, training: Training, iou_types: tuple[str, ...], table: Path) -> None:
@@ -201,7 +211,7 @@ class Detection(pl.LightningModule):
         self.average_precision = MeanAveragePrecision(iou_type=iou_types)
 
     def training_step(self, batch: tuple[list[Tensor], list[dict[str, Tensor]]], batch_idx: int) -> Tensor:
-        """The sum of the losses of a detector, all of which are logged."""
+        """Return the sum of the losses of the detector, and log it."""
         images, targets = batch
         losses = self.model(images, targets)
         loss = sum(losses.values())
@@ -215,7 +225,7 @@ class Detection(pl.LightningModule):
         return loss
 
     def validation_step(self, batch: tuple[list[Tensor], list[dict[str, Tensor]]], batch_idx: int) -> None:
-        """Keep what is found in a batch."""
+        """Update the average precision with the predictions of a batch."""
         images, targets = batch
         found = self.model(images)
         for one in found:
@@ -224,7 +234,7 @@ class Detection(pl.LightningModule):
         self.average_precision.update(found, targets)
 
     def on_validation_epoch_end(self) -> None:
-        """The columns of Tables 4 and 5: AP, AP50, AP75, and that of small, medium and large objects."""
+        """Log the columns of Tables 4 and 5: AP, AP50, AP75, and AP of small, medium and large objects."""
         values = self.average_precision.compute()
         self.average_precision.reset()
         for kind in self.iou_types:
@@ -233,7 +243,7 @@ class Detection(pl.LightningModule):
                 self.log(f"{kind}_{column}", values[f"{prefix}{column}"].float(), prog_bar=column == "map")
 
     def on_train_epoch_end(self) -> None:
-        """Write the row of the epoch; a log that is no terminal gets a line."""
+        """Write the row of the epoch, and print it if there is no terminal with a progress bar."""
         row = {"epoch": self.current_epoch} | {k: float(v) for k, v in sorted(self.trainer.callback_metrics.items())}
         if self.trainer.is_global_zero:
             append_epoch(self.table, self.current_epoch, [row])
@@ -242,7 +252,7 @@ class Detection(pl.LightningModule):
                 print(f"epoch {self.current_epoch + 1}/{self.trainer.max_epochs}", *shown, sep="  ", flush=True)
 
     def configure_optimizers(self) -> Any:
-        """SGD for what is not frozen, as torchvision's reference training of detectors has it."""
+        """Return SGD for the trainable parameters, as in the reference training of torchvision, and its schedules."""
         settings = self.training_settings
         optimizer = torch.optim.SGD(
             [parameter for parameter in self.parameters() if parameter.requires_grad],
@@ -258,10 +268,10 @@ class Detection(pl.LightningModule):
 
 
 def make_trainer(settings: Settings, output: Path) -> pl.Trainer:
-    """Lightning's trainer, with a checkpoint after every epoch.
+    """Return a Lightning trainer that saves a checkpoint after every epoch.
 
     Raises:
-        InputError: this machine has no such devices, or they no such precision.
+        InputError: The machine lacks the devices, or the devices do not support the precision.
     """
     compute, terminal = settings.compute, sys.stderr.isatty()
     if compute.threads is not None:
@@ -271,7 +281,7 @@ def make_trainer(settings: Settings, output: Path) -> pl.Trainer:
             max_epochs=settings.training.epochs,
             accelerator=compute.accelerator,
             devices=compute.devices,
-            # A cell may leave an input unused, and with it the weights that bring it to its shape.
+            # A cell may ignore an input, which leaves the weights of its preprocessing unused.
             strategy="ddp_find_unused_parameters_true" if compute.devices > 1 else "auto",
             precision=compute.precision,
             callbacks=[
@@ -294,10 +304,10 @@ def make_trainer(settings: Settings, output: Path) -> pl.Trainer:
 
 @quiet()
 def train(settings: Settings, output: Path) -> None:
-    """Train a detector in a folder, from its last complete epoch where there is one.
+    """Train a detector in a folder, and resume from the last complete epoch if there is one.
 
     Raises:
-        InputError: something given cannot be used.
+        InputError: A setting or a file cannot be used.
     """
     if find_spec("pycocotools") is None:
         raise InputError("pycocotools is not installed: pip install 'nas-plugins[detection]'")
@@ -320,7 +330,7 @@ def train(settings: Settings, output: Path) -> None:
         model = mask_rcnn(*arguments, box_batch_size_per_image=training.proposals, **sizes)
     if trainer.is_global_zero:
         write_text_whole(output / CONFIG, settings.to_yaml())
-    # Not asked of the trainer, which would draw the order of the images for the answer, before their seed is set.
+    # Computed here: the trainer would sample the image order to answer, before its seed is set.
     iterations = math.ceil(len(learned) / (images.batch_size * settings.compute.devices))
     training = replace(training, warmup=min(training.warmup, iterations))
     checkpoint = output / CHECKPOINT
@@ -334,10 +344,10 @@ def train(settings: Settings, output: Path) -> None:
 
 
 def read(arguments: Sequence[str]) -> tuple[Settings, Path]:
-    """The settings, and the folder; on a resume those of the folder, but for what the command line names.
+    """Return the settings and the output folder; a resume reads the settings of the folder and applies overrides.
 
     Raises:
-        InputError: a setting is unknown or wrong, or the folder is not what it should be.
+        InputError: A setting is unknown or wrong, or the folder cannot be used.
     """
     made = parser()
     try:
@@ -359,7 +369,7 @@ def read(arguments: Sequence[str]) -> tuple[Settings, Path]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the script; the exit status is 0, 2 for bad input, 130 when interrupted."""
+    """Run the script and return the exit status: 0, 2 for bad input, 130 if interrupted."""
     try:
         settings, output = read(arguments)
         train(settings, output)

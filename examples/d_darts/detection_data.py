@@ -1,4 +1,4 @@
-"""The images of COCO and of Cityscapes with their objects, checked before a detector trains on them."""
+"""COCO and Cityscapes data sets for detection, checked before the training starts."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from nas_plugins.errors import InputError
 from nas_plugins.files import one_line
 
 Sample = tuple[Tensor, dict[str, Any]]
-"""An image of values from 0 to 1, and its objects: boxes, labels, masks, and whether each is a crowd of them."""
+"""An image and its objects: boxes, labels, iscrowd (whether an object is a crowd) and, for Cityscapes, masks."""
 
 
 class Coco(Dataset):
-    """The boxes of COCO: ROOT/train2017/*.jpg and ROOT/annotations/instances_train2017.json; val2017 alike.
+    """COCO boxes from ROOT/train2017/*.jpg and ROOT/annotations/instances_train2017.json, or from val2017.
 
     Args:
-        root: that folder.
-        part: train or val.
+        root: Folder ROOT of the data set.
+        part: Part of the data set, "train" or "val".
 
     Attributes:
-        classes: their names; the first has label 1.
+        classes: Names of the classes; the first has label 1.
 
     Raises:
-        InputError: a part of it is missing or damaged.
+        InputError: A file is missing or damaged.
     """
 
     iou_types = ("bbox",)
@@ -45,7 +45,7 @@ class Coco(Dataset):
             if not there:
                 raise InputError(f"data.root: {root} should be a folder of COCO: it has no {path.relative_to(root)}")
         try:
-            with contextlib.redirect_stdout(io.StringIO()):  # pycocotools tells what it does
+            with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
                 self.source = datasets.CocoDetection(folder, file)
             self._check(folder)
         except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
@@ -55,7 +55,7 @@ class Coco(Dataset):
         coco = self.source.coco
         self.labels = {category: label for label, category in enumerate(sorted(coco.cats), start=1)}
         self.classes = [coco.cats[category]["name"] for category in sorted(coco.cats)]
-        if part == "train":  # images without an object teach little, and a crowd is no object
+        if part == "train":  # images whose only objects are crowds are of little use for training
             objects = {one["image_id"] for one in coco.anns.values() if not one.get("iscrowd", 0)}
             self.source.ids = [image for image in self.source.ids if image in objects]
         self.part = part
@@ -95,10 +95,10 @@ class Coco(Dataset):
 
 
 class Cityscapes(Dataset):
-    """The instances of Cityscapes: ROOT/leftImg8bit/train/CITY/*.png and ROOT/gtFine/train/CITY/*_instanceIds.png.
+    """Cityscapes instances from ROOT/leftImg8bit/train/CITY/*.png and ROOT/gtFine/train/CITY/*_instanceIds.png.
 
-    In an instance file a pixel is 1000 · class + number, or, in a group of objects that nobody told
-    apart, the class alone. Arguments and errors as of :class:`Coco`.
+    A pixel of an instance file is 1000 · class + number, or the class alone in a group of objects that
+    were not labelled individually. Arguments and errors are those of :class:`Coco`.
     """
 
     iou_types = ("bbox", "segm")
@@ -135,7 +135,7 @@ class Cityscapes(Dataset):
         kept = known if self.part == "val" else known & ~crowd
         masks = pixels == ids[kept][:, None, None]
         boxes = masks_to_boxes(masks)
-        boxes[:, 2:] += 1  # from the last pixel to its border
+        boxes[:, 2:] += 1  # from the index of the last pixel to its outer border
         target = {
             "boxes": boxes,
             "labels": torch.tensor([self.labels[int(one)] for one in kind[kept]], dtype=torch.int64),
@@ -146,7 +146,7 @@ class Cityscapes(Dataset):
 
 
 class Augmented(Dataset):
-    """Images with values from 0 to 1, half of them mirrored for training, their objects with them."""
+    """Data set with image values from 0 to 1; for training, half of the images and objects are mirrored."""
 
     def __init__(self, source: Coco | Cityscapes, mirror: bool) -> None:
         self.source = source
@@ -168,7 +168,7 @@ class Augmented(Dataset):
 
 
 def loader(source: Coco | Cityscapes, batch_size: int, workers: int, learn: bool) -> DataLoader:
-    """Batches: lists of images and of their targets."""
+    """Return a loader of batches, each a list of images and a list of targets."""
     return DataLoader(
         Augmented(source, mirror=learn),
         batch_size=batch_size,

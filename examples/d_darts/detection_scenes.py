@@ -1,4 +1,4 @@
-"""Made-up images with objects, written to files as COCO and Cityscapes have them."""
+"""Synthetic images with objects, written in the file layouts of COCO and Cityscapes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ from search_spaces.files import write_text_whole
 def scenes(
     count: int, seed: int, height: int, width: int
 ) -> Iterator[tuple[Image.Image, list[tuple[int, np.ndarray]]]]:
-    """Grey noise with up to three objects: red boards (kind 0) and blue discs (kind 1), each with its mask."""
+    """Yield images of grey noise with up to three objects: red boards (kind 0) and blue discs (kind 1).
+
+    Each object is a pair of its kind and its boolean mask, of shape (height, width).
+    """
     rng = np.random.default_rng(seed)
     for _ in range(count):
         picture = Image.fromarray(rng.integers(60, 140, (height, width, 3), dtype=np.uint8))
@@ -36,12 +39,12 @@ def scenes(
 
 
 def make_coco(root: Path, seed: int) -> None:
-    """Write made-up images as COCO has them."""
+    """Write synthetic images and annotations in the layout of COCO."""
     for part, count in (("train", 16), ("val", 8)):
         content: dict[str, list[dict[str, Any]]] = {
             "images": [],
             "annotations": [],
-            "categories": [{"id": 1, "name": "board"}, {"id": 3, "name": "disc"}],  # COCO's numbers have gaps too
+            "categories": [{"id": 1, "name": "board"}, {"id": 3, "name": "disc"}],  # COCO has gaps between IDs
         }
         folder = root / f"{part}2017"
         folder.mkdir(parents=True)
@@ -65,7 +68,7 @@ def make_coco(root: Path, seed: int) -> None:
 
 
 def make_cityscapes(root: Path, seed: int) -> None:
-    """Write made-up images as Cityscapes has them: boards are cars, discs are persons."""
+    """Write synthetic images in the layout of Cityscapes: boards are cars, discs are persons."""
     for part, count in (("train", 16), ("val", 8)):
         folders = [root / name / part / "madeup" for name in ("leftImg8bit", "gtFine")]
         for folder in folders:

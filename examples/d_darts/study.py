@@ -1,13 +1,13 @@
-"""What cells of their own, the ablation loss and a handcrafted start bring: searched alike, retrained alike.
+"""Compare DARTS, FairDARTS, D-DARTS and DARTOpti, all searched and retrained with the same settings.
 
-    python examples/d_darts/study.py runs/study [--images FOLDER] [--methods NAME …] [--seeds 0 1 2] [--jobs 1]
-        [--data.train_images 4000 …]
+    python examples/d_darts/study.py runs/study [--images FOLDER] [--methods NAME ...] [--seeds 0 1 2] [--jobs 1]
+        [--data.train_images 4000 ...]
 
-DARTS and FairDARTS in the space of DARTS, D-DARTS without and with the gradient of its ablation loss, DARTOpti from
-ResNet-18, and ResNet-18 itself, which is not searched: on the handwritten digits (digits.yaml), or on images of your
-own in FOLDER/train/CLASS/* and FOLDER/test/CLASS/* (images.yaml). What is of the form --section.key value holds for
-searches and retrainings. Started again it goes on where it stopped. The last lines are the table; the report shows
-everything else, and figure_4.png the supernets over the epochs.
+The methods are DARTS and FairDARTS in the space of DARTS, D-DARTS without and with the gradient of its ablation loss,
+DARTOpti starting from ResNet-18, and ResNet-18 itself, which is not searched. The data are the handwritten digits
+(digits.yaml), or your images in FOLDER/train/CLASS/* and FOLDER/test/CLASS/* (images.yaml). Options of the form
+--section.key value apply to searches and retrainings. A second start resumes unfinished runs. The script prints the
+results table; the report has the details, and figure_4.png shows the supernets over the epochs.
 """
 
 import argparse
@@ -37,15 +37,15 @@ METHODS: dict[str, list[object]] = {
     "DARTOpti": [
         "--space", f"{{name: DartOptiSpace, channels: 4, baseline: {BASELINE}}}",
         "--strategy.derivation", "edge", "--strategy.warmup_epochs", 2,
-        # α of the baseline begins at 10, and has four times as far to go until an operation is none.
+        # α of the baseline starts at 10, four times as far from the value at which an operation is dropped.
         "--strategy.learning_rate", 0.2, "--strategy.min_learning_rate", 0.08,
     ],
 }  # fmt: skip
-"""What is searched -> how it differs from the config."""
+"""Searched method -> overrides of the config."""
 
 
 def run(output: Path, name: str, method: str, seed: int, of_both: list[object]) -> list[Path]:
-    """Search, retrain and evaluate."""
+    """Search, retrain and evaluate with one method and seed, and return the run directories."""
     folder, config, again = output / f"{method}-{seed}", HERE / f"{name}.yaml", HERE / f"{name}_retrain.yaml"
     if method in METHODS:
         search = searched(folder, config, seed, [*METHODS[method], *of_both])
@@ -55,7 +55,7 @@ def run(output: Path, name: str, method: str, seed: int, of_both: list[object]) 
 
 
 def draw_figure_4(output: Path, methods: Sequence[str], seeds: Sequence[int]) -> Path:
-    """The best validation accuracy of the supernet so far, over the epochs: mean and range of the seeds (Fig. 4)."""
+    """Plot the best validation accuracy so far of the supernet: mean and range over the seeds (Fig. 4)."""
     figure, axis = plt.subplots(figsize=(7, 3.8), layout="constrained")
     for method in (method for method in methods if method in METHODS):
         tables = [pd.read_csv(output / f"{method}-{seed}" / "metrics.csv", index_col="epoch") for seed in seeds]

@@ -1,10 +1,10 @@
-"""Figure 2 or 3 of D-DARTS from the searches of a sweep over w_abl or w_01.
+"""Plot Figure 2 or 3 of D-DARTS from the searches of a sweep over w_abl or w_01.
 
     python examples/d_darts/sweeps.py EXPERIMENT --output FOLDER
 
-EXPERIMENT is the ID or the folder of an NNI experiment, such as that of nni_w_abl.yaml or nni_w_01.yaml; directories
-of runs, any number, do as well. Figure 2 has the least global loss over w_abl, Figure 3 the share of dominant
-operations over w_01. Over several seeds the line is their mean.
+EXPERIMENT is the ID or the folder of an NNI experiment, for example of nni_w_abl.yaml or nni_w_01.yaml, or one or more
+run directories. Figure 2 shows the lowest global loss over w_abl, Figure 3 the share of dominant operations over w_01.
+With several seeds, the line is their mean.
 """
 
 import argparse
@@ -29,14 +29,14 @@ LABELS = {
     "absent": "σ(α) < 0.1",
 }
 FIGURES = {"w_abl": ["least_loss"], "w_01": ["dominant", "absent"]}
-"""The setting of a sweep -> the lines of its figure."""
+"""Setting of a sweep -> the lines of its figure."""
 
 
 def row(run: Run) -> dict[str, float | str]:
-    """What the figures show of a search (section 5.2.1).
+    """Return the values of a search that the figures show (section 5.2.1).
 
-    The global loss is the mean over all cells of L_T (Eq. 8). Their L_AB sum to zero (Eq. 7), so with w_01 = 0 it is
-    the cross-entropy: here that of the supernet on the images of the architecture.
+    The global loss is the mean of L_T (Eq. 8) over all cells. Their L_AB sum to zero (Eq. 7), so with
+    w_01 = 0 it is the cross-entropy, here that of the supernet on the validation images.
     """
     if run.alphas is None:
         raise InputError(f"{run.path}: has no alphas.csv; a sweep is made of searches with D-DARTS")
@@ -53,7 +53,7 @@ def row(run: Run) -> dict[str, float | str]:
 
 
 def draw(table: pd.DataFrame, setting: str, file: Path) -> None:
-    """The lines of the figure, and a point for each search."""
+    """Plot the lines of the figure and a point for each search."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(6.4, 3.8), layout="constrained")
         FigureCanvasAgg(figure)
@@ -69,7 +69,7 @@ def draw(table: pd.DataFrame, setting: str, file: Path) -> None:
 
 
 def main(sweep: list[str], output: Path) -> pd.DataFrame:
-    """Write sweep.csv and the figure, and give the table back."""
+    """Write sweep.csv and the figure, and return the table."""
     found: list[str] = []
     for name in sweep:
         found += [name] if Path(name, "config.yaml").is_file() else list(succeeded(read_trials(name))["run"])

@@ -1,9 +1,9 @@
-"""One level, first and second order side by side: searched alike, retrained alike, over several seeds.
+"""Compare DARTS with one-level, first-order and second-order gradients, with the same settings and several seeds.
 
     python examples/darts_course_project/study.py runs/study [--images FOLDER] [--seeds 0 1 2] [--jobs 1]
 
-On the handwritten digits (digits.yaml), or on images of your own (images.yaml). Started again it goes
-on where it stopped. The last lines are the table; the report shows everything else.
+The data are the handwritten digits (digits.yaml) or your images (images.yaml). A second start resumes
+unfinished runs. The script prints the results table; the report has the details.
 """
 
 import argparse
@@ -19,7 +19,7 @@ ORDERS = ("one-level", "first", "second")
 
 
 def run(folder: Path, name: str, images: Path | None, order: str, seed: int) -> list[Path]:
-    """Search, retrain and evaluate."""
+    """Search, retrain and evaluate with one order and seed, and return both run directories."""
     root = ["--data.root", images] if images else []
     output = folder / f"{order}-{seed}"
     search = searched(output, HERE / f"{name}.yaml", seed, ["--strategy.order", order, *root])

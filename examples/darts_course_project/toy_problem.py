@@ -1,9 +1,9 @@
-"""Section 4.1 of the course project: bilevel optimization of two variables, its Table 1 and its Figure 2.
+"""Reproduce Table 1 and Figure 2 of the course project: bilevel optimization of two variables (section 4.1).
 
     python examples/darts_course_project/toy_problem.py [runs/toy_problem]
 
-Minimize L_val = αw − 2α + 1 over α, where w minimizes L_train = w² − 2αw + α². The gradients of α are
-those of the search itself, strategies.bilevel. Writes table.csv, trajectories.csv and trajectories.png.
+Minimizes L_val = αw − 2α + 1 over α, where w minimizes L_train = w² − 2αw + α². The gradients of α are
+computed by strategies.bilevel, as in a search. Writes table.csv, trajectories.csv and trajectories.png.
 """
 
 import argparse
@@ -23,17 +23,17 @@ from strategies.bilevel import BilevelProblem, first_order, frozen, second_order
 XIS = (0.0, 0.3, 0.5, 0.7)
 LEARNING_RATE, MOST_ITERATIONS, THRESHOLD = 1e-2, 10_000, 1e-4
 START, OPTIMUM = (2.0, -2.0), (1.0, 1.0)
-"""(α, w)."""
+"""Points (α, w)."""
 
 
 def solve(xi: float) -> pd.DataFrame:
-    """Descend from the start until α and w both move by less than the threshold.
+    """Run gradient descent from the start until α and w both move by less than the threshold.
 
     Args:
-        xi: ξ of the virtual step; 0 is the first order.
+        xi: Step size ξ of the virtual step; 0 is the first-order approximation.
 
     Returns:
-        Columns iteration, alpha and w, from the start on.
+        Columns iteration, alpha and w, with the start as the first row.
     """
     alpha, w = (torch.tensor(value, dtype=torch.float64, requires_grad=True) for value in START)
     upper, lower = torch.optim.SGD([alpha], lr=LEARNING_RATE), torch.optim.SGD([w], lr=LEARNING_RATE)
@@ -48,7 +48,7 @@ def solve(xi: float) -> pd.DataFrame:
     while len(path) <= MOST_ITERATIONS:
         (alpha.grad,) = second_order(problem, xi) if xi > 0 else first_order(problem)
         upper.step()
-        with frozen([alpha]):  # w descends with the new α
+        with frozen([alpha]):  # the step of w uses the new α
             (w.grad,) = torch.autograd.grad(problem.train_loss(), [w])
         lower.step()
         path.append((alpha.item(), w.item()))
@@ -58,7 +58,7 @@ def solve(xi: float) -> pd.DataFrame:
 
 
 def plot(paths: dict[float, pd.DataFrame], file: Path) -> None:
-    """Figure 2: the way of each ξ over the validation loss, the feasible set and the optimum."""
+    """Plot Figure 2: trajectory of each ξ over the validation loss, with the feasible set and the optimum."""
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(7.2, 5.6), layout="constrained")
         axis = figure.subplots()
@@ -80,9 +80,9 @@ def plot(paths: dict[float, pd.DataFrame], file: Path) -> None:
 
 
 def main(output: Path) -> pd.DataFrame:
-    """Solve for every ξ, write the files, and give Table 1 back."""
+    """Solve for every ξ, write the files and return Table 1."""
     paths, rows = {}, []
-    solve(XIS[-1])  # the first steps of a process are slow
+    solve(XIS[-1])  # warm-up, because the first steps of a process are slow
     for xi in XIS:
         started = time.perf_counter()
         paths[xi] = path = solve(xi)

@@ -1,8 +1,8 @@
-"""The demo from Python: search the digits with EDAS, retrain what was found, test it, report.
+"""Run the demo from Python: search the digits with EDAS, retrain and evaluate the derived network, write a report.
 
     python examples/edas/digits.py runs/digits [--KEY VALUE ...]
 
-The rest of the line overrides keys of the search, such as ``--strategy.sign_flip_epochs 0``.
+``--KEY VALUE`` overrides a config key of the search, for example ``--strategy.sign_flip_epochs 0``.
 """
 
 import argparse

@@ -1,9 +1,9 @@
-"""The evidence of EDAS' paper, produced anew: Figures 3, 4 and 5, Table 1, and how the relaxed edge is best drawn.
+"""Reproduce Figures 3, 4 and 5 and Table 1 of EDAS on other images, and compare ways to sample the relaxed edges.
 
     python examples/edas/evidence.py runs/evidence --images FOLDER [--seeds 0 1 2] [--jobs 2] [--epochs N]
 
-FOLDER holds train/CLASS/* and test/CLASS/*. Started again it goes on where it stopped. The page is
-runs/evidence/evidence.html, its tables are CSV files beside it.
+FOLDER holds train/CLASS/* and test/CLASS/*. A second start resumes unfinished runs. The results are in
+runs/evidence/evidence.html, with the tables as CSV files beside it.
 """
 
 from __future__ import annotations
@@ -30,27 +30,27 @@ from search_spaces.files import write_text_whole
 HERE = Path(__file__).parent
 PLAIN = ["--strategy.sign_flip_epochs", 0]
 METHODS = {
-    # Ten times the rate of DARTS' paper: over the search an α can move about as far as one of EDAS.
+    # Ten times the rate of the DARTS paper, so that α can move about as far during the search as with EDAS.
     "DARTS": ["--strategy", "{name: DARTS, learning_rate: 0.003}"],
     "α-max": [*PLAIN, "--strategy.alpha_max", "true"],
     "EDAS": PLAIN,
     "EDAS-inv": [],
 }
-"""The methods of Figures 3 and 5 -> their settings."""
+"""Method of Figures 3 and 5 -> its settings."""
 DRAWS = {
     "uniform": [],
     "cyclic": ["--strategy.sampling", "cyclic"],
     "entropy": ["--strategy.sampling", "entropy"],
     "uniform, 4 edges": ["--strategy.relaxed_edges", 4],
 }
-"""How EDAS-inv draws what it relaxes -> the settings."""
+"""Way in which EDAS-inv samples the relaxed edges -> its settings."""
 COLOURS = ("#64748b", "#9333ea", "#2563eb", "#ea580c", "#059669")
 CELLS = 6
-"""So many epochs are drawn and retrained for Figure 4 and Table 1."""
+"""Number of epochs whose cells are drawn and retrained for Figure 4 and Table 1."""
 
 
 def main() -> None:
-    """Search, retrain, and write the page."""
+    """Search, retrain and write the HTML page."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("output", type=Path, metavar="FOLDER", help="where the runs and the page go")
     parser.add_argument("--images", type=Path, required=True, help="folder of images")
@@ -73,7 +73,7 @@ def main() -> None:
 
     names = {**METHODS, **{name: settings for name, settings in DRAWS.items() if name != "uniform"}}
     seeds = sorted(set(options.seeds))
-    # The first seed's whole picture first, and the other long runs last.
+    # All methods of the first seed run first; the other long runs, those of DARTS, run last.
     jobs = sorted(((n, s) for s in seeds for n in names), key=lambda job: job[0] == "DARTS" and job[1] != seeds[0])
     runs = dict(zip(jobs, in_parallel(options.jobs, [partial(search, n, names[n], s) for n, s in jobs]), strict=True))
 
@@ -90,7 +90,7 @@ def main() -> None:
     histories = {m: [runs[m, s] for s in seeds] for m in METHODS}
     drawn = {d: [runs["EDAS-inv" if d == "uniform" else d, s] for s in seeds] for d in DRAWS}
     one_edge = [run for draw, group in drawn.items() if "edges" not in draw for run in group]
-    # What draws that relax as many edges cost must not differ by chance.
+    # Sampling methods that relax the same number of edges share one cost, free of timing noise.
     costs = {draw: seconds_an_iteration(group if "edges" in draw else one_edge) for draw, group in drawn.items()}
     budget = min(costs.values()) * iterations(one_edge[0]) * options.epochs
     tables = {
@@ -127,11 +127,11 @@ def main() -> None:
     print(f"page: {options.output / 'evidence.html'}")
 
 
-# The numbers
+# Tables
 
 
 def top_changes(run: Run) -> int:
-    """How often the operation with the highest α of an edge was another one than an epoch before, over all edges."""
+    """Count over all edges how often the operation with the highest α changed from one epoch to the next."""
     assert run.alphas is not None
     tops = run.alphas.set_index(["cell", "edge", "epoch"])[operations_of(run.alphas)].idxmax(axis=1)
     by_edge = tops.groupby(["cell", "edge"])
@@ -139,7 +139,7 @@ def top_changes(run: Run) -> int:
 
 
 def method_row(name: str, runs: list[Run]) -> dict[str, object]:
-    """A row of the table of methods: mean ± standard deviation over the seeds."""
+    """Return a row of the table of methods: mean ± standard deviation over the seeds."""
     last = [run.metrics.iloc[-1] for run in runs]
     return {
         "method": name,
@@ -151,7 +151,7 @@ def method_row(name: str, runs: list[Run]) -> dict[str, object]:
 
 
 def draw_row(name: str, runs: list[Run], cost: float, budget: float) -> dict[str, object]:
-    """A row of the table of draws; "then" is after as many seconds as the cheapest draw takes for all epochs."""
+    """Return a row of the table of draws; "then" is the time at which the cheapest draw has finished all epochs."""
     at = [run.metrics[seconds_at(run, cost) <= budget * 1.001].iloc[-1] for run in runs]
     last = [run.metrics.iloc[-1] for run in runs]
     return {
@@ -166,33 +166,33 @@ def draw_row(name: str, runs: list[Run], cost: float, budget: float) -> dict[str
 
 
 def seconds_an_iteration(runs: list[Run]) -> float:
-    """Of the epoch of each run that other work on the machine disturbed least, the median over the runs."""
+    """Return the median over the runs of the seconds per iteration in the fastest epoch of each run."""
     return float(pd.Series([run.metrics["seconds_per_iteration"].min() for run in runs]).median())
 
 
 def iterations(run: Run) -> int:
-    """Of an epoch: what is not held out trains the weights."""
+    """Return the iterations per epoch: the images outside the validation fraction train the weights."""
     data = run.config["data"]
     return round((1 - data["val_fraction"]) * data["train_images"]) // data["batch_size"]
 
 
 def seconds_at(run: Run, cost: float) -> pd.Series:
-    """The time of the search at the end of each epoch, at so many seconds an iteration, validation aside."""
+    """Return the search time at the end of each epoch, given the seconds per iteration, without validation."""
     return (run.metrics["epoch"] + 1) * iterations(run) * cost
 
 
 def spread(values: list[float], digits: int = 1) -> str:
-    """Mean ± sample standard deviation; of one value, the value."""
+    """Format mean ± sample standard deviation, or the value alone if there is only one."""
     series = pd.Series(values, dtype=float)
     mean = f"{series.mean():.{digits}f}"
     return mean if len(series) == 1 else f"{mean} ± {series.std():.{digits}f}"
 
 
-# The pictures
+# Figures
 
 
 def accuracy_over_epochs(histories: dict[str, list[Run]], path: Path) -> Path:
-    """Figure 3: the derived network during the search, and beside it what is trained."""
+    """Plot Figure 3: accuracy of the derived network and of the trained supernet or path over the epochs."""
     figure, axes = plt.subplots(1, 2, figsize=(10.5, 3.9), layout="constrained", sharey=True)
     for axis, column, title in zip(
         axes,
@@ -214,7 +214,7 @@ def accuracy_over_epochs(histories: dict[str, list[Run]], path: Path) -> Path:
 
 
 def alphas_over_epochs(runs: dict[str, Run], path: Path) -> Path:
-    """Figure 5: α of three edges, drawn at random, for each method."""
+    """Plot Figure 5: α of three randomly chosen edges for each method."""
     first = next(iter(runs.values())).alphas
     assert first is not None
     edges = random.Random(0).sample(sorted(set(zip(first["cell"], first["edge"], strict=True))), 3)
@@ -240,7 +240,7 @@ def alphas_over_epochs(runs: dict[str, Run], path: Path) -> Path:
 
 
 def accuracy_over_seconds(drawn: dict[str, list[Run]], costs: dict[str, float], budget: float, path: Path) -> Path:
-    """The derived network against the time of the search, for each way to draw the relaxed edges."""
+    """Plot the accuracy of the derived network against the search time, for each way to sample the relaxed edges."""
     figure, axis = plt.subplots(figsize=(10.5, 3.9), layout="constrained")
     for colour, (name, runs) in zip(COLOURS, drawn.items(), strict=False):
         seconds = seconds_at(runs[0], costs[name])
@@ -255,7 +255,7 @@ def accuracy_over_seconds(drawn: dict[str, list[Run]], costs: dict[str, float], 
     return path
 
 
-# The page
+# HTML page
 
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
@@ -299,7 +299,7 @@ def write_page(
     watched: Run,
     budget: float,
 ) -> None:
-    """One page that needs no other file."""
+    """Write an HTML page that needs no other file."""
     config = watched.config
     about = (
         f"{config['space']['layers']} cells, {config['space']['channels']} channels, "
@@ -324,7 +324,7 @@ def write_page(
 
 
 def embedded(png: Path) -> str:
-    """An image as part of a page."""
+    """Return a PNG file as a data URL."""
     return "data:image/png;base64," + base64.b64encode(png.read_bytes()).decode("ascii")
 
 

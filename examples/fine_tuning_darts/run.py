@@ -1,11 +1,11 @@
-"""One experiment of Fine-Tuning DARTS: search, retrain, evaluate and report.
+"""Run one experiment of Fine-Tuning DARTS: search, retrain, evaluate and report.
 
     python examples/fine_tuning_darts/run.py NAME FOLDER [--KEY VALUE ...]
 
-NAME is that of the configs beside this file: digits, images, cifar10, cifar100, fashion_mnist, compcars_web,
-compcars_surveillance or miotcd. Keys such as --space.channels and --strategy.order go to the search, --network.channels
-goes to the retraining, all others, such as --data.root, to both. Started again it goes on where it stopped. cifar100
-trains the cells of CIFAR-10: in the same FOLDER the two share the search.
+NAME is a data set with configs beside this file: digits, images, cifar10, cifar100, fashion_mnist, compcars_web,
+compcars_surveillance or miotcd. Overrides of the sections space and strategy apply to the search, overrides of the
+section network to the retraining, and all others to both. A second start resumes unfinished runs. cifar100 retrains
+the cells of CIFAR-10: in the same FOLDER, both share one search.
 """
 
 import argparse
@@ -18,20 +18,20 @@ from nas_plugins.errors import InputError
 HERE = Path(__file__).parent
 NAMES = sorted(file.name.removesuffix("_retrain.yaml") for file in HERE.glob("*_retrain.yaml"))
 SEARCHED_ON = {"cifar100": "cifar10"}
-"""Where the cells of a data set come from, if not from itself."""
+"""Data set -> data set of the search, if it is another one."""
 PUBLISHED = {"compcars_web": "compcars", "compcars_surveillance": "compcars", "digits": None, "images": None}
-"""The table of the paper that a data set is in, if it is not named like it."""
+"""Data set -> its table of published results, if the name differs; None if there is none."""
 
 
 def command(*arguments: object) -> None:
-    """One nas-plugins command; ends the script with its status where it fails."""
+    """Run a nas-plugins command, and exit with its status if it fails."""
     status = nas_plugins([str(argument) for argument in arguments])
     if status:
         raise SystemExit(status)
 
 
 def start(run: Path, *arguments: object) -> None:
-    """Begin a run, or go on with it."""
+    """Start a run, or resume it if it exists."""
     if (run / "config.yaml").exists():
         command("resume", run)
     else:
@@ -39,7 +39,7 @@ def start(run: Path, *arguments: object) -> None:
 
 
 def part(overrides: list[str]) -> tuple[list[str], list[str]]:
-    """What of ``--KEY VALUE`` and ``--KEY=VALUE`` is for the search, and what for the retraining."""
+    """Split overrides ``--KEY VALUE`` and ``--KEY=VALUE`` into those of the search and those of the retraining."""
     of_search, of_retraining = [], []
     rest = iter(overrides)
     for argument in rest:
@@ -53,12 +53,12 @@ def part(overrides: list[str]) -> tuple[list[str], list[str]]:
 
 
 def main(name: str, folder: Path, overrides: list[str]) -> None:
-    """All steps of one experiment.
+    """Run all steps of one experiment.
 
     Raises:
-        InputError: an override is wrong; nothing has begun then.
+        InputError: An override is wrong; no run has started then.
     """
-    # Here and not above: --help needs none of what takes seconds to import.
+    # Imported here, since --help should not wait for PyTorch and NNI.
     from nas_plugins.config.reader import read_retrain, read_search
 
     source = SEARCHED_ON.get(name, name)

@@ -1,11 +1,11 @@
-"""What the fixed attention module brings: DARTS' space and the fine-tuned one, searched alike, retrained alike.
+"""Measure the effect of the fixed attention module: compare the spaces of DARTS and of Fine-Tuning DARTS.
 
     python examples/fine_tuning_darts/study.py runs/study [--images FOLDER] [--strategy NAME] [--seeds 0 1 2] [--jobs 1]
-        [--data.train_images 4000 …]
+        [--data.train_images 4000 ...]
 
-On the handwritten digits (digits.yaml), or on images of your own (images.yaml), with the strategy of the config or
-another one. What is of the form --section.key value holds for searches and retrainings. Started again it goes on where
-it stopped. The last lines are the table; the report shows everything else.
+The data are the handwritten digits (digits.yaml) or your images (images.yaml). Options of the form --section.key value
+apply to searches and retrainings. A second start resumes unfinished runs. The script prints the results table; the
+report has the details.
 """
 
 import argparse
@@ -21,7 +21,7 @@ SPACES = ("DartsSpace", "FineTunedDartsSpace")
 
 
 def run(output: Path, name: str, of_search: list[object], of_both: list[object], space: str, seed: int) -> list[Path]:
-    """Search, retrain and evaluate."""
+    """Search, retrain and evaluate in one space with one seed, and return both run directories."""
     folder = output / f"{space}-{seed}"
     search = searched(folder, HERE / f"{name}.yaml", seed, ["--space.name", space, *of_search, *of_both])
     again = f"{folder}-retrained"

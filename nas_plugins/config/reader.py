@@ -1,4 +1,4 @@
-"""Config file -> checked settings. Files are YAML; every key can be overridden on the command line."""
+"""Read a YAML config, apply command-line overrides and check every key and value."""
 
 from __future__ import annotations
 
@@ -29,40 +29,13 @@ from nas_plugins.files import one_line
 from search_spaces.deprecation import renamed_arguments_of
 
 FROM_DATA = ("num_classes", "image_channels", "image_size")
-"""Arguments of a space that the images decide."""
-
+"""Arguments of a space that are set from the data, not from the config."""
 
 _INTERNAL = {"mutation_hooks", "model_space", "engine"}
-"""Arguments of NNI's strategies that no config file can hold."""
-
-
-_WANTED = re.compile(r"(?:Expected a|Not of type) (?:<class ')?(?:typing\.Literal\[(.*?)\]|(tuple with 2|[\w.]+))")
-"""How jsonargparse names the types of a value: as choices, or by a name."""
-
-
-_WORDS = {
-    "bool": "true or false",
-    "int": "a whole number",
-    "float": "a number",
-    "str": "a text",
-    "NoneType": "null",
-    "list": "a list",
-    "tuple": "a list",
-    "tuple with 2": "a list of two",
-    "collections.abc.Sequence": "a list",
-    "dict": "a section",
-    "PositiveInt": "a whole number above 0",
-    "NonNegativeInt": "a whole number of at least 0",
-    "PositiveFloat": "a number above 0",
-    "NonNegativeFloat": "a number of at least 0",
-    "ClosedUnitInterval": "a number from 0 to 1",
-}
-"""The name of a type -> what a person calls its values."""
-
+"""Arguments of NNI's strategies that a config cannot express."""
 
 _COMMANDS = {"space": "search", "strategy": "search", "network": "retrain"}
-"""Section of a config -> the command that it is for."""
-
+"""The command that each section belongs to."""
 
 _COMMAND_LINE = "command line"
 
@@ -72,9 +45,10 @@ class Config:
     """Checked settings of a search or a retraining.
 
     Args:
-        values: all keys, nested, as the config file of the run has them.
-        training, compute: two of its sections.
-        derived: the section of a retraining, None in a search.
+        values: All settings by section and key, as in the config file of the run.
+        training: The section training.
+        compute: The section compute.
+        derived: The section network of a retraining; None in a search.
     """
 
     values: Mapping[str, Any]
@@ -84,34 +58,34 @@ class Config:
 
     @property
     def seed(self) -> int:
-        """The seed of everything random."""
+        """Return the seed of all random numbers."""
         return self.values["seed"]
 
     @property
     def kind(self) -> dict[str, Any]:
-        """The settings that decide what is trained, such as {"strategy.name": "EDAS"}."""
+        """Return the settings that define what is trained, for example ``{"strategy.name": "EDAS"}``."""
         sections = {name: self.values[name] for name in ("space", "strategy", "network") if name in self.values}
         return _flat(sections)
 
     def data(self) -> ImageData:
-        """The images, checked.
+        """Return the prepared data set.
 
         Raises:
-            InputError: they are missing, broken or too few.
+            InputError: Images are missing, broken or too few.
         """
         data = ImageData(**self.values["data"])
         data.prepare()
         return data
 
     def build(self, kind: plugins.Kind, **from_data: Any) -> Any:
-        """The space or the strategy.
+        """Instantiate the space or the strategy.
 
         Args:
-            kind: which of the two.
-            from_data: what the images decide; of these it gets what it takes.
+            kind: ``"space"`` or ``"strategy"``.
+            from_data: Arguments known from the data; those that the class does not take are dropped.
 
         Raises:
-            InputError: it refuses its arguments.
+            InputError: The class refuses its arguments.
         """
         given = dict(self.values[kind])
         found = plugins.find(kind, given.pop("name"))
@@ -122,23 +96,23 @@ class Config:
         given |= {key: value for key, value in from_data.items() if key in known}
         try:
             return found(**given)
-        except (ValueError, TypeError, AssertionError, RuntimeError) as error:  # also: no memory for it
+        except (ValueError, TypeError, AssertionError, RuntimeError) as error:  # RuntimeError: out of memory
             raise InputError(f"{kind}: {one_line(error)}") from error
 
     def to_yaml(self) -> str:
-        """The text of a config file that repeats this."""
+        """Return the text of a config file with these settings."""
         return yaml.safe_dump(_plain(self.values), sort_keys=False, allow_unicode=True)
 
 
 def read_search(file: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config:
-    """The config of a search.
+    """Read the config of a search.
 
     Args:
-        file: YAML with the sections space, strategy, data, training and compute.
-        overrides: ``--key value`` pairs that win over the file.
+        file: YAML file with the sections space, strategy, data, training and compute.
+        overrides: ``--key value`` pairs, which take precedence over the file.
 
     Raises:
-        InputError: a key is unknown or a value is wrong; the message names it.
+        InputError: A key is unknown or a value is wrong; the message names the key.
     """
     given, origin = _merged(file, overrides, "search")
     space, strategy = (_name(kind, given, default) for kind, default in (("space", "DartsSpace"), ("strategy", "EDAS")))
@@ -147,27 +121,31 @@ def read_search(file: str | os.PathLike[str], overrides: Sequence[str] = ()) -> 
         raise InputError(f"strategy.name: {strategy} is a multi-trial strategy; search takes one-shot ones")
     _rename(given, origin, sections)
     parser = _search_parser((space, sections["space"]), (strategy, sections["strategy"]))
-    values = _parse(parser, sections, given, origin)
-    return Config(values, Training(**values["training"]), Compute(**values["compute"]))
+    return _check(parser, sections, given, origin)
 
 
 def read_retrain(file: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Config:
-    """The config of a retraining: as :func:`read_search`, with a section network in place of space and strategy."""
+    """Read the config of a retraining.
+
+    Args:
+        file: YAML file with the sections network, data, training and compute.
+        overrides: ``--key value`` pairs, which take precedence over the file.
+
+    Raises:
+        InputError: A key is unknown or a value is wrong; the message names the key.
+    """
     parser = _parser()
     parser.add_class_arguments(NetworkConfig, "network")
     given, origin = _merged(file, overrides, "retrain")
     _rename(given, origin, {})
-    values = _parse(parser, {"network": NetworkConfig}, given, origin)
-    return Config(
-        values, Training(**values["training"]), Compute(**values["compute"]), NetworkConfig(**values["network"])
-    )
+    return _check(parser, {"network": NetworkConfig}, given, origin)
 
 
 def is_search(file: str | os.PathLike[str]) -> bool:
-    """Whether the config file of a run is that of a search.
+    """Return True for the config of a search, False for that of a retraining.
 
     Raises:
-        InputError: it is that of neither a search nor a retraining.
+        InputError: The file is neither.
     """
     sections = _load(file)
     if "network" not in sections and "strategy" not in sections:
@@ -177,41 +155,38 @@ def is_search(file: str | os.PathLike[str]) -> bool:
 
 @cache
 def _search_parser(space: tuple[str, type], strategy: tuple[str, type]) -> ArgumentParser:
-    """Made once for each pair: an experiment reads a config for each value of its search space."""
+    """Return the parser for a space and a strategy; cached, because a sweep reads many configs of one pair."""
     parser = _parser()
     for section, (name, found) in {"space": space, "strategy": strategy}.items():
         parser.add_argument(f"--{section}.name", type=str, default=name)
-        _add(parser, found, section, skip={*FROM_DATA, *_INTERNAL})
+        written = unwrapped(found) if issubclass(found, ModelSpace) else found
+        try:
+            parser.add_class_arguments(written, section, skip={*FROM_DATA, *_INTERNAL} & set(arguments(found)))
+        except ValueError as error:
+            reason = f"{found.__name__} has an argument that no config can hold: {one_line(error)}"
+            raise InputError(f"{section}.name: {reason}") from error
     return parser
 
 
 def _parser() -> ArgumentParser:
+    """Return a parser for the sections that a search and a retraining share."""
     parser = ArgumentParser(exit_on_error=False, allow_abbrev=False, add_help=False)
     parser.add_argument("--seed", type=NonNegativeInt, default=0)
-    _add(parser, ImageData, "data", skip=set())
+    parser.add_class_arguments(ImageData, "data")
     parser.add_class_arguments(Training, "training")
     parser.add_class_arguments(Compute, "compute")
     return parser
 
 
-def _add(parser: ArgumentParser, found: type, section: str, skip: set[str]) -> None:
-    skip = skip & set(arguments(found))
-    try:
-        parser.add_class_arguments(unwrapped(found) if issubclass(found, ModelSpace) else found, section, skip=skip)
-    except ValueError as error:
-        reason = f"{found.__name__} has an argument that no config can hold"
-        raise InputError(f"{section}.name: {reason}: {' '.join(str(error).split())}") from error
-
-
 def _load(file: str | os.PathLike[str]) -> dict[str, Any]:
+    """Return the content of a config file."""
     try:
         given = load_plain(Path(file).read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: not YAML of a config: {one_line(error)}") from None
     except OSError as error:
         raise InputError(f"{file}: {error.strerror}") from None
-    if given is None:
-        given = {}
+    given = {} if given is None else given
     if not isinstance(given, dict):
         raise InputError(f"{file}: should hold keys such as seed, data and training, not {given!r:.60}")
     if "trialCommand" in given:
@@ -220,7 +195,7 @@ def _load(file: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _read_overrides(overrides: Sequence[str]) -> dict[str, Any]:
-    """``--key value`` and ``--key=value`` -> {key: value}."""
+    """Return the values of ``--key value`` and ``--key=value`` by key."""
     values = {}
     arguments = iter(overrides)
     for argument in arguments:
@@ -233,6 +208,8 @@ def _read_overrides(overrides: Sequence[str]) -> dict[str, Any]:
                 raise InputError(f"{_COMMAND_LINE}: --{key} has no value")
         try:
             values[key] = load_plain(text)
+        except TooLargeError:
+            raise InputError(f"{key}: {text:.40} should be of at most 64 bits") from None
         except yaml.YAMLError:
             values[key] = text
     return values
@@ -241,7 +218,7 @@ def _read_overrides(overrides: Sequence[str]) -> dict[str, Any]:
 def _merged(
     file: str | os.PathLike[str], overrides: Sequence[str], command: str
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """The settings of a file for this command with the overrides in place, and key -> where it was given."""
+    """Return the settings of a file with the overrides applied, and the origin of each key for error messages."""
     values = {key: dict(value) if isinstance(value, Mapping) else value for key, value in _load(file).items()}
     commands = {_COMMANDS[section]: section for section in values if section in _COMMANDS}
     if commands and command not in commands:
@@ -259,7 +236,7 @@ def _merged(
 
 
 def _rename(values: dict[str, Any], origin: dict[str, str], sections: Mapping[str, type]) -> None:
-    """Give keys that were renamed their new names, in place, with a warning for each."""
+    """Replace renamed keys by their new names, in place, with a warning for each."""
     for section, kind in {**sections, "data": ImageData}.items():
         given = values.get(section)
         for old, new in renamed_arguments_of(kind).items():
@@ -271,7 +248,7 @@ def _rename(values: dict[str, Any], origin: dict[str, str], sections: Mapping[st
 
 
 def _name(kind: str, values: Mapping[str, Any], default: str) -> str:
-    """The class that a section names, which decides what other keys the section has."""
+    """Return the class name in a section, which determines the other keys of the section."""
     section = values.get(kind)
     name = section.get("name", default) if isinstance(section, Mapping) else default
     if not isinstance(name, str):
@@ -279,64 +256,56 @@ def _name(kind: str, values: Mapping[str, Any], default: str) -> str:
     return name
 
 
-def _parse(
+def _check(
     parser: ArgumentParser, sections: Mapping[str, type], values: Mapping[str, Any], origin: Mapping[str, str]
-) -> dict[str, Any]:
+) -> Config:
+    """Check all settings and fill in the defaults."""
     known = _flat(parser.get_defaults(skip_validation=True).as_dict())
     _check_keys(values, known, origin)
-    _check_texts({key: value for key, value in _flat(values).items() if not isinstance(known[key], str)})
     try:
         parsed = _plain(parser.parse_object(dict(values)).as_dict())
     except ArgumentError as error:
-        raise InputError(_readable_error(error, _flat(values))) from None
+        raise InputError(_type_error(error)) from None
     sections = {**sections, "data": ImageData, "training": Training, "compute": Compute}
     may_be_null = {f"{section}.{name}" for section, found in sections.items() for name in nullable(found)}
     for key, value in _flat(parsed).items():
         if value is None and key not in may_be_null:
-            raise InputError(f"{key}: null should be a value, such as {known.get(key)!r}")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise InputError(f"{key}: {value} should be a finite number")
-        most = MAX_VALUES.get(key, MAX_RATE if key.endswith(("learning_rate", "weight_decay")) else MAX_NUMBER)
-        # Not of the images, which know their own limits.
-        if isinstance(value, (int, float)) and abs(value) > most and not key.startswith("data."):
-            limit = f"at most {most:,}" if value > 0 else f"at least {-most:,}"
-            raise InputError(f"{key}: {value!s:.80} should be {limit}")
-    # The config of a run must find its files from whatever folder it is resumed.
+            raise InputError(f"{key}: null should be a value, for example {known.get(key)!r}")
+        _check_number(key, value)
+    # Absolute paths, so that a run can be resumed from any working directory.
     parsed["data"]["root"] = os.path.abspath(os.path.expanduser(parsed["data"]["root"]))
     baseline = parsed.get("space", {}).get("baseline")
     if isinstance(baseline, str) and os.path.isfile(baseline):
         parsed["space"]["baseline"] = os.path.abspath(baseline)
-    return parsed
+    network = NetworkConfig(**parsed["network"]) if "network" in parsed else None
+    return Config(parsed, Training(**parsed["training"]), Compute(**parsed["compute"]), network)
 
 
-def _readable_error(error: ArgumentError, given: Mapping[str, Any]) -> str:
-    """What jsonargparse says of a value of the wrong type, without the names of Python's types."""
-    message = " ".join(str(error).split()).replace('Parser key "', "").replace('":', ":", 1).removeprefix("argument --")
-    key = message.partition(":")[0]
-    wanted = [
-        "one of " + choices.replace("'", "") if choices else _WORDS[name]
-        for choices, name in _WANTED.findall(message)
-        if choices or name in _WORDS
-    ]
-    if key not in given or not wanted:
-        return message
-    value = f"{given[key]!r:.80}"
-    item = message.partition("Got value: ")[2]
-    if item and isinstance(given[key], list) and item != " ".join(str(given[key]).split()):
-        value = f"{item:.40} in {value}"
-    return f"{key}: {value} should be {' or '.join(dict.fromkeys(wanted))}"
+def _check_number(key: str, value: Any) -> None:
+    """Raise an InputError for a number that is not finite or exceeds the limit of its key."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"{key}: {value} should be a finite number")
+    limit = MAX_VALUES.get(key, MAX_RATE if key.endswith(("learning_rate", "weight_decay")) else MAX_NUMBER)
+    # ImageData checks the limits of its own arguments.
+    if isinstance(value, (int, float)) and abs(value) > limit and not key.startswith("data."):
+        right = f"at most {limit:,}" if value > 0 else f"at least {-limit:,}"
+        raise InputError(f"{key}: {value} should be {right}")
+
+
+def _type_error(error: ArgumentError) -> str:
+    """Return jsonargparse's message for a wrong value on one short line; of a union, only the reasons of its types."""
+    message = re.sub(r"<class '([\w.]+)'>", r"\1", one_line(error))
+    return re.sub(r'^Parser key "([^"]+)": (?:.* Errors: - )?', r"\1: ", message)[:240]
 
 
 def _check_keys(values: Mapping[str, Any], known: Mapping[str, Any], origin: Mapping[str, str]) -> None:
-    sections = {key.partition(".")[0] for key in known if "." in key}
-    for section in sections & set(values):
+    """Raise an InputError for the first unknown key, with a suggestion."""
+    for section in {key.partition(".")[0] for key in known if "." in key} & set(values):
         if not isinstance(values[section], dict):
             example = next(key for key in known if key.startswith(f"{section}."))
             where = origin.get(section, _COMMAND_LINE)
             raise InputError(f"{where}: {section}: {values[section]!r} should be a section with keys such as {example}")
-    for key in _flat(values):
-        if key in known:
-            continue
+    for key in (key for key in _flat(values) if key not in known):
         section, _, setting = key.partition(".")
         if section == "space" and setting in FROM_DATA:
             raise InputError(f"{origin[key]}: {key} is no key: it comes from the images")
@@ -344,28 +313,16 @@ def _check_keys(values: Mapping[str, Any], known: Mapping[str, Any], origin: Map
             name = values[section]["name"]
             hint = f"{name} has no such key; --{section} '{{name: {name}}}' replaces the whole section of the file"
             raise InputError(f"{origin[key]}: {key}: {hint}")
-        same = [name for name in known if name.rpartition(".")[2] == key]
-        close = same or difflib.get_close_matches(key, known, n=1)
+        same_name = [name for name in known if name.rpartition(".")[2] == key]
+        close = same_name or difflib.get_close_matches(key, known, n=1)
         near = [name for name in known if name.startswith(f"{section}.")]
         top = dict.fromkeys(name.partition(".")[0] for name in known)
         hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(near or top)}"
         raise InputError(f"{origin[key]}: unknown key {key}; {hint}")
 
 
-def _check_texts(values: Mapping[str, Any]) -> None:
-    """Refuse texts that jsonargparse would make numbers of which it, or PyTorch, can take none."""
-    for key, value in values.items():
-        for text in value if isinstance(value, list) else [value]:
-            try:
-                load_plain(str(text))
-            except TooLargeError:
-                raise InputError(f"{key}: {text!s:.40} should be of at most 64 bits") from None
-            except yaml.YAMLError:
-                pass
-
-
 def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """{"training": {"epochs": 5}} -> {"training.epochs": 5}."""
+    """Return the settings by dotted key: ``{"training": {"epochs": 5}}`` becomes ``{"training.epochs": 5}``."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, Mapping):
@@ -376,7 +333,7 @@ def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _plain(value: Any, key: str = "") -> Any:
-    """As YAML's own types: what a config file holds."""
+    """Return a value in plain YAML types: mapping, list, text, number, boolean or null."""
     if isinstance(value, (Mapping, Namespace)):
         return {str(name): _plain(item, f"{key}.{name}".lstrip(".")) for name, item in dict(value).items()}
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""The sections of a config that belong to neither a space, a strategy nor a data set, and the limits of values."""
+"""Config sections for training, the retrained network and hardware, and upper limits of config values."""
 
 from __future__ import annotations
 
@@ -21,30 +21,29 @@ MAX_VALUES = {
     "compute.nodes": 1024,
     "compute.threads": 1024,
 }
-"""The largest values: beyond what anybody wants, and below what fills the memory or the machine."""
-
+"""Largest value of each key, above any practical setting and below what exhausts the machine."""
 
 MAX_RATE = 10**6
-"""Of learning rates and weight decays, by which PyTorch multiplies in single precision."""
-
+"""Largest learning rate and weight decay: PyTorch multiplies by them in single precision."""
 
 MAX_NUMBER = 10**18
+"""Largest absolute value of every other number."""
 
 
 @dataclass
 class Training:
-    """How weights are trained: SGD with momentum, the learning rate falling along a cosine (DARTS, appendix A).
+    """Weight training: SGD with momentum and a cosine learning rate (DARTS, appendix A).
 
     Args:
-        epochs: passes over the training images.
-        learning_rate: of the first epoch.
-        min_learning_rate: of the end of the cosine.
-        restart_epochs: epochs of the first cosine, after which the learning rate starts again from the top
-            (SGDR, Loshchilov and Hutter, 2017); null for one cosine over all epochs.
-        restart_factor: how many times as long as the one before each further cosine is; a whole number.
-        momentum: of SGD.
+        epochs: Number of passes over the training images.
+        learning_rate: Learning rate of the first epoch.
+        min_learning_rate: Learning rate at the end of the cosine.
+        restart_epochs: Length of the first cosine in epochs, after which the learning rate restarts from
+            ``learning_rate`` (SGDR, Loshchilov and Hutter, 2017); null for one cosine over all epochs.
+        restart_factor: Ratio of the length of a cosine to that of the previous one; a whole number.
+        momentum: Momentum of SGD, from 0 to 1.
         weight_decay: L2 penalty of SGD.
-        label_smoothing: share of the target spread over all classes, from 0 to 1.
+        label_smoothing: Share of the target spread over all classes, from 0 to 1.
     """
 
     epochs: PositiveInt = 50
@@ -59,18 +58,18 @@ class Training:
 
 @dataclass
 class NetworkConfig:
-    """The network that a genotype is retrained as.
+    """Network built from a genotype for retraining.
 
     Args:
-        channels: channels of a node before the first reduction.
-        layers: number of cells; null keeps the genotype's own.
-        stem: "cifar" keeps the resolution, "tiny_imagenet" halves it, "imagenet" divides it by 8;
-            with ``dual_`` before it, two such stems make the two inputs of the first cell.
-        auxiliary_weight: weight of the loss of a second head at two thirds of the depth; 0 for none.
-        drop_path: probability of drop-path that it grows to linearly over the epochs.
-        gradient_clip_val: the largest norm of the gradient.
-        mlp_width: null for pooling and a linear classifier; a number for the classifier of the
-            course project (its Table 4) with a first layer of that width.
+        channels: Channels of a node before the first reduction.
+        layers: Number of cells; null keeps that of the genotype.
+        stem: ``"cifar"`` keeps the resolution, ``"tiny_imagenet"`` halves it, ``"imagenet"`` divides it by 8;
+            with the prefix ``dual_``, two such stems make the two inputs of the first cell.
+        auxiliary_weight: Loss weight of an auxiliary head at two thirds of the depth; 0 for no head.
+        drop_path: Final probability of drop-path, reached linearly over the epochs.
+        gradient_clip_val: Maximum norm of the gradient.
+        mlp_width: Width of the first layer of the course project's classifier (its Table 4); null for
+            pooling and a linear classifier.
     """
 
     channels: PositiveInt = 36
@@ -84,14 +83,14 @@ class NetworkConfig:
 
 @dataclass
 class Compute:
-    """What the work runs on.
+    """Hardware of a run.
 
     Args:
-        accelerator: as Lightning's Trainer knows it, such as cpu or gpu.
-        devices: how many of them, each with a process and batches of its own; the gradients are averaged.
-        nodes: machines that work together, each with so many devices.
-        precision: as Lightning's Trainer knows it.
-        threads: of PyTorch on the CPU; null for its default.
+        accelerator: Accelerator of Lightning's Trainer, for example cpu or gpu.
+        devices: Number of devices per node, each with its process and batches; gradients are averaged.
+        nodes: Number of machines.
+        precision: Precision of Lightning's Trainer.
+        threads: CPU threads of PyTorch; null for its default.
     """
 
     accelerator: str = "auto"

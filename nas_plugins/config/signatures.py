@@ -1,4 +1,4 @@
-"""Signatures of model spaces and strategies, which NNI wraps and hides."""
+"""Signatures of model spaces and strategies, seen through NNI's wrappers."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 
 
 def unwrapped(found: type) -> type:
-    """A class that has, in a line, the ``__init__`` of the class and of its bases as they were written.
+    """Return a class with the unwrapped ``__init__`` of a class and of each of its bases.
 
-    It is there to be read, never made: jsonargparse follows ``super().__init__(**kwargs)`` through it.
+    Only for inspection, not for instantiation: jsonargparse follows ``super().__init__(**kwargs)`` through it.
     """
     written: type = object
     for base in reversed(found.__mro__):
@@ -20,7 +20,7 @@ def unwrapped(found: type) -> type:
 
 
 def arguments(found: type) -> Mapping[str, inspect.Parameter]:
-    """The arguments of a class, those included that it may hand on to its bases."""
+    """Return the arguments of a class, including those that it passes on to its bases."""
     arguments: dict[str, inspect.Parameter] = {}
     for base in found.__mro__:
         if "__init__" in vars(base):
@@ -32,22 +32,22 @@ def arguments(found: type) -> Mapping[str, inspect.Parameter]:
 
 
 def nullable(found: type) -> set[str]:
-    """The arguments that can be null."""
+    """Return the names of the arguments that may be null."""
     nullable = {name for name, parameter in arguments(found).items() if parameter.default is None}
     for base in found.__mro__:
         try:
             hints = typing.get_type_hints(_written_init(base))
-        except (NameError, TypeError):  # a type that is imported for type checkers alone
+        except (NameError, TypeError):  # a type that is imported only under TYPE_CHECKING
             continue
         nullable |= {name for name, hint in hints.items() if type(None) in typing.get_args(hint)}
     return nullable
 
 
 def _written_init(found: type) -> Callable[..., None]:
-    """The ``__init__`` that somebody wrote: NNI wraps that of every model space, which hides its signature."""
+    """Return the original ``__init__`` of a class: NNI's wrapper around that of a model space hides its signature."""
     inherited = [vars(base).get("__init__") for base in found.__mro__[1:]]
     for base in found.__mro__:
         wrapped = vars(base).get("_init_wrapped")
         if wrapped is not None and wrapped not in inherited:
             return wrapped
-    return found.__init__  # type: ignore[misc]  # of the very class that will be made
+    return found.__init__  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""Image data sets, split into the parts that a search and a retraining learn from."""
+"""Image data sets with the splits for search and retraining."""
 
 from nas_plugins.data.module import DATASETS, ImageData
 

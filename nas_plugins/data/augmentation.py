@@ -1,4 +1,4 @@
-"""Augmentations of a batch of images that torchvision does not have."""
+"""Batch augmentations that torchvision lacks."""
 
 import torch
 from torch import Tensor
@@ -6,13 +6,13 @@ from torchvision.transforms import v2
 
 
 class Cutout(torch.nn.Module):
-    """Blanks one square out of every image (DeVries and Taylor, 2017).
+    """Cutout (DeVries and Taylor, 2017): set one random square of every image to zero.
 
-    The centre is uniform over the image and the square is clipped at the border. Zero is the mean colour,
-    so this comes after the normalisation.
+    The centre is uniform over the image, and the square is clipped at the border. Apply it after the
+    normalisation, where zero is the mean colour.
 
     Args:
-        length: side of the square in pixels, 1 or more.
+        length: Side of the square in pixels, at least 1.
     """
 
     def __init__(self, length: int) -> None:
@@ -20,7 +20,7 @@ class Cutout(torch.nn.Module):
         self.length = length
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (..., C, H, W), each of which gets a square of its own."""
+        """Return images of shape (..., C, H, W) with a separate random square in each."""
         *batch, _, height, width = images.shape
         top = torch.randint(height, (*batch, 1, 1, 1)) - self.length // 2
         left = torch.randint(width, (*batch, 1, 1, 1)) - self.length // 2
@@ -31,14 +31,14 @@ class Cutout(torch.nn.Module):
 
 
 class RandomErasing(torch.nn.Module):
-    """Replaces a rectangle of an image by noise (Zhong et al., 2017), each image with one of its own.
+    """Random erasing (Zhong et al., 2017): replace a random rectangle of each image by noise.
 
-    It has 2% to 40% of the area, and a ratio of its sides from 0.3 to 1 / 0.3, as in that paper.
-    torchvision's transform draws one rectangle for a whole batch. The noise is normal with mean 0 and
-    variance 1, so this comes after the normalisation.
+    The rectangle covers 2% to 40% of the image with an aspect ratio from 0.3 to 1 / 0.3, as in the paper.
+    Unlike torchvision's transform, which draws one rectangle per batch, it draws one per image. The noise is
+    standard normal, so apply it after the normalisation.
 
     Args:
-        probability: of an image to be erased in, from 0 to 1.
+        probability: Probability that a rectangle of an image is erased, from 0 to 1.
     """
 
     def __init__(self, probability: float) -> None:
@@ -46,5 +46,5 @@ class RandomErasing(torch.nn.Module):
         self.erase = v2.RandomErasing(probability, scale=(0.02, 0.4), ratio=(0.3, 1 / 0.3), value="random")
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (batch, C, H, W)."""
+        """Return images of shape (batch, C, H, W) with a separate random rectangle in each."""
         return torch.stack([self.erase(image) for image in images])

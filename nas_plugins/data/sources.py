@@ -1,4 +1,4 @@
-"""Where images come from: arrays in memory, or files that are read on demand and checked beforehand."""
+"""Sources of images: arrays in memory, or files that are checked first and read on demand."""
 
 import math
 import os
@@ -20,23 +20,33 @@ from torchvision.transforms.v2.functional import pil_to_tensor
 
 from nas_plugins.errors import InputError
 
-_CHECK_SECONDS = 4.0  # how long the images of a folder may be decoded before the work starts
+_CHECK_SECONDS = 4.0  # time limit for decoding image files before a run starts
 _TORCHVISION = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "fashion_mnist": "FashionMNIST"}
 
 
 @dataclass(frozen=True)
 class Store:
-    """All images of the training or of the test set (a tensor, or the paths of files), and their labels."""
+    """Images of a training or test set with their labels.
+
+    Args:
+        images: Tensor of shape (N, C, H, W), uint8; or paths of N files.
+        labels: Class indices of shape (N,).
+    """
 
     images: Tensor | list[str]
     labels: np.ndarray
 
 
 def load(dataset: str, root: Path, download: bool) -> tuple[Store, Store, list[str]]:
-    """The training images, the test images, and the names of the classes of a data set.
+    """Return the training images, the test images and the class names of a data set.
+
+    Args:
+        dataset: One of digits, cifar10, cifar100, fashion_mnist and folder.
+        root: Folder of the data.
+        download: Whether to download a missing torchvision data set.
 
     Raises:
-        InputError: they are not there.
+        InputError: Images are missing or damaged.
     """
     if dataset == "digits":
         return _load_digits()
@@ -48,7 +58,7 @@ def load(dataset: str, root: Path, download: bool) -> tuple[Store, Store, list[s
 def _load_digits() -> tuple[Store, Store, list[str]]:
     bunch = load_digits()
     images = torch.from_numpy(bunch.images / 16 * 255).round().to(torch.uint8)[:, None]
-    order = stratified_order(bunch.target, seed=0)  # whatever data.seed: everyone is tested on the same fifth
+    order = stratified_order(bunch.target, seed=0)  # independent of data.seed: all runs share one test set
     cut = len(order) // 5
     test, train = (Store(images[part], bunch.target[part]) for part in (order[:cut], order[cut:]))
     return train, test, [str(name) for name in bunch.target_names]
@@ -58,10 +68,10 @@ def _load_torchvision(dataset: str, root: Path, download: bool) -> tuple[Store, 
     make = getattr(torchvision.datasets, _TORCHVISION[dataset])
     try:
         with warnings.catch_warnings():
-            # CIFAR's pickles are of 2009: NumPy 2.4 and later grumble at how they spell a dtype.
+            # CIFAR's pickles use an old dtype spelling, which NumPy 2.4 and later warn about.
             warnings.filterwarnings("ignore", message=r".*dtype\(\): align")
             sets = [make(root, train=train, download=download) for train in (True, False)]
-    except Exception as error:  # torchvision raises RuntimeError, OSError, ValueError, AssertionError, ...
+    except Exception as error:  # torchvision raises many kinds
         cure = "try again, or copy it there" if download else "fetch it with --data.download true"
         text = f"data.root is {str(root)!r}: {dataset} is not there or not whole ({_line(error)}); {cure}"
         raise InputError(text) from error
@@ -88,10 +98,15 @@ def _load_folder(root: Path) -> tuple[Store, Store, list[str]]:
 
 
 def class_folders(root: Path, name: str, layout: str) -> torchvision.datasets.ImageFolder:
-    """The images of ROOT/NAME/CLASS/, files that are no images left out.
+    """Return the images of ROOT/NAME/CLASS/, without files of other types.
+
+    Args:
+        root: Folder of the data set.
+        name: Name of the part, for example train.
+        layout: Expected layout, for error messages.
 
     Raises:
-        InputError: the folder, a class or the images of one are missing; the layout says what would be right.
+        InputError: The folder or its classes are missing, or a class is empty.
     """
     check("root", str(root), (root / name).is_dir(), f"a folder with {layout}: it has no folder {name}")
     loop = _link_into_itself(root / name)
@@ -104,7 +119,7 @@ def class_folders(root: Path, name: str, layout: str) -> torchvision.datasets.Im
 
 
 def _link_into_itself(folder: Path) -> Path | None:
-    """A link to a folder that leads to it: its images would be there again and again."""
+    """Return a link from a folder to one of its parents, which would repeat its images; None without such a link."""
     for place, below, _ in os.walk(folder, followlinks=True):
         for link in (Path(place, name) for name in below):
             if link.is_symlink():
@@ -115,12 +130,18 @@ def _link_into_itself(folder: Path) -> Path | None:
 
 
 def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
-    """A random order of all indices in which every stretch has the classes in proportion.
+    """Return a random order of all indices in which every stretch has the classes in proportion.
 
-    So its first n entries are a balanced subset, and cutting it gives balanced parts, for any n: the cases
-    that sklearn's train_test_split refuses (all but a few images, or a class of one image) work here.
+    Its first n entries are a balanced subset for any n, and cutting it gives balanced parts, also in cases that
+    sklearn's train_test_split refuses (all but a few images, or a class of one image).
+
+    Args:
+        labels: Class indices of shape (N,).
+        seed: Seed of the order.
     """
-    shuffled = np.random.RandomState(seed).permutation(len(labels))  # this stream never changes with NumPy
+    shuffled = np.random.RandomState(seed).permutation(
+        len(labels)
+    )  # RandomState draws the same numbers in every NumPy version
     place = np.empty(len(labels))
     for label in np.unique(labels):
         members = labels[shuffled] == label
@@ -129,20 +150,23 @@ def stratified_order(labels: np.ndarray, seed: int) -> np.ndarray:
 
 
 class BrokenImage(InputError):
-    """An image file that cannot be used."""
+    """Image file that is damaged or has an unsupported format."""
 
     def __init__(self, message: str) -> None:
-        # A worker process hands its exception over with a whole traceback for a message: keep the line.
+        # The DataLoader raises a worker's exception again with its traceback as the message: keep the last line.
         super().__init__(message.rpartition(f"{BrokenImage.__name__}: ")[2].strip())
 
 
 def check_images(files: Sequence[str], one_size: int | None, seconds: float = _CHECK_SECONDS) -> None:
-    """Opens every file, and decodes as many as the time allows, spread over all of them.
+    """Open every image file, and decode as many as the time allows, spread over all of them.
 
     Args:
-        files: paths of image files.
-        one_size: pixels a side that all images must have; None for any size.
-        seconds: time for decoding; opening the rest takes about a second per 10,000 files on top.
+        files: Paths of image files.
+        one_size: Pixels per side that all images must have; None for any size.
+        seconds: Time limit for decoding; opening the rest takes another second per 10,000 files.
+
+    Raises:
+        InputError: A file is damaged or has another size.
     """
     deadline = time.monotonic() + seconds
 
@@ -156,34 +180,41 @@ def check_images(files: Sequence[str], one_size: int | None, seconds: float = _C
             check("image_size", None, one_size is None or size == (one_size, one_size), right)
 
     strides = math.ceil(len(files) / 32)
-    with ThreadPoolExecutor() as pool:  # Pillow decodes outside of Python's lock
+    with ThreadPoolExecutor() as pool:  # Pillow releases the GIL while decoding
         for _ in pool.map(check_some, [files[start::strides] for start in range(strides)]):
             pass
 
 
 def read_image(file: str) -> Tensor:
-    """The file as a uint8 tensor (3, H, W)."""
+    """Return an image file as a uint8 tensor of shape (3, H, W).
+
+    Raises:
+        BrokenImage: The file cannot be read.
+    """
     with _opened(file) as image:
         return pil_to_tensor(image.convert("RGB"))
 
 
 @contextmanager
 def _opened(file: str) -> Iterator[Image.Image]:
+    """Open an image file; raise BrokenImage for any error inside the context."""
     try:
-        if os.path.exists(file) and not os.path.isfile(file):  # reading a pipe would wait for ever
-            raise ValueError("no regular file")
         with Image.open(file) as image:
             if image.mode.startswith(("I", "F")):  # convert("RGB") would clip these to white
                 raise ValueError(f"mode {image.mode} has more than 8 bits a channel")
             yield image
-    except Exception as error:  # by format Pillow raises OSError, SyntaxError, ValueError, struct.error, ...
+    except Exception as error:  # Pillow raises many kinds, depending on the format
         cure = "put it back" if isinstance(error, FileNotFoundError) else "replace it or delete it"
         text = f"data.root: image file {file!r} cannot be used ({_line(error)}); {cure}"
         raise BrokenImage(text) from error
 
 
 def side_of(file: str) -> int:
-    """Pixels a side of a square image file."""
+    """Return the pixels per side of a square image file.
+
+    Raises:
+        InputError: The image is not square or cannot be read.
+    """
     with _opened(file) as image:
         width, height = image.size
     right = f"set, for example to {min(width, height)}: {file!r} is {width}x{height}, not square"
@@ -192,7 +223,14 @@ def side_of(file: str) -> int:
 
 
 def check(key: str, value: object, fits: bool, right: str) -> None:
-    """Raise an InputError where a setting does not fit, with what would be right."""
+    """Raise an InputError if a setting does not fit.
+
+    Args:
+        key: Key in the section data of a config.
+        value: Value of the setting.
+        fits: Whether the value is accepted.
+        right: Description of accepted values, completing "it should be".
+    """
     if not fits:
         raise InputError(f"data.{key} is {value!r}: it should be {right}")
 

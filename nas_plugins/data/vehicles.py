@@ -1,6 +1,6 @@
-"""The vehicles of Fine-Tuning DARTS (sections IV-D and IV-E): CompCars and MIO-TCD, laid out as they are released.
+"""Vehicle data sets of Fine-Tuning DARTS (sections IV-D and IV-E): CompCars and MIO-TCD, in their released layout.
 
-No program can fetch them; docs/datasets.md says where they are asked for and how they lie on the disk.
+They cannot be downloaded automatically; docs/datasets.md describes how to request and place them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,14 @@ from nas_plugins.files import read_text
 
 @dataclass(frozen=True)
 class _Listed:
-    """Images whose training and test parts are text files: a line names an image, its first folders the class."""
+    """Layout of a data set whose training and test images are listed in text files, one path per line.
+
+    Args:
+        images: Folder of the images, relative to the root.
+        lists: Path of a list, with ``{}`` for train or test.
+        line: Form of a line.
+        class_folders: Number of leading folders in a line that make the class name.
+    """
 
     images: str
     lists: str
@@ -47,25 +54,25 @@ _MIOTCD_CLASSES = (
 )  # fmt: skip
 _MIOTCD_TEST = 0.2
 DATASETS = (*_COMPCARS, "miotcd")
-"""The names of the data sets of this file."""
+"""Names of the vehicle data sets."""
 
 
 def load(dataset: str, root: Path) -> tuple[Store, Store, list[str]]:
-    """The training images, the test images, and the names of the classes of a data set of vehicles.
+    """Return the training images, the test images and the class names of a vehicle data set.
 
-    - compcars_web: ROOT/data/image/MAKE/MODEL/YEAR/*.jpg, parted by the lists
+    - compcars_web: ROOT/data/image/MAKE/MODEL/YEAR/*.jpg, split by the lists
       ROOT/data/train_test_split/classification/train.txt and test.txt. A class is a model, "MAKE/MODEL".
-    - compcars_surveillance: ROOT/sv_data/image/CLASS/*.jpg, parted by ROOT/sv_data/train_surveillance.txt
+    - compcars_surveillance: ROOT/sv_data/image/CLASS/*.jpg, split by ROOT/sv_data/train_surveillance.txt
       and test_surveillance.txt.
-    - miotcd: ROOT/train/CLASS/*.jpg with 11 classes, parted 80:20 with the classes in
-      proportion, always alike: the labels of the released test images are not public.
+    - miotcd: ROOT/train/CLASS/*.jpg with 11 classes, split 80:20 with the classes in proportion and independent
+      of the seed, because the labels of the released test images are not public.
 
     Args:
-        dataset: one of :data:`DATASETS`.
-        root: the folder.
+        dataset: One of :data:`DATASETS`.
+        root: Folder of the data set.
 
     Raises:
-        InputError: something is missing, or an image listed more than once; the message says what should be there.
+        InputError: Files are missing, or an image is listed more than once; the message names the expected layout.
     """
     if dataset == "miotcd":
         return _load_miotcd(root)
@@ -94,7 +101,7 @@ def _load_listed(listed: _Listed, root: Path) -> tuple[Store, Store, list[str]]:
 
 
 def _read_list(listed: _Listed, root: Path, part: str) -> list[list[str]]:
-    """The lines of a list, cut at the slashes."""
+    """Return the image paths in a list, each split into its components."""
     name = listed.lists.format(part)
     for needed, there in ((listed.images, (root / listed.images).is_dir()), (name, (root / name).is_file())):
         check("root", str(root), there, f"{listed.layout}: it has no {needed}")
@@ -113,7 +120,7 @@ def _read_list(listed: _Listed, root: Path, part: str) -> list[list[str]]:
 
 
 def _by_number(name: str) -> list[tuple[bool, int, str]]:
-    """What sorts 9/2 before 10/1: the folders of CompCars are numbers."""
+    """Return a sort key that puts 9/2 before 10/1: the folder names of CompCars are numbers."""
     return [(not part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in name.split("/")]
 
 
@@ -126,7 +133,7 @@ def _load_miotcd(root: Path) -> tuple[Store, Store, list[str]]:
     )
     check("root", str(root), not missing and not odd, right)
     paths, labels = [path for path, _ in found.samples], np.asarray(found.targets)
-    order = stratified_order(labels, seed=0)  # whatever data.seed: a search must not see what tests its network
+    order = stratified_order(labels, seed=0)  # independent of data.seed: no search may see test images
     cut = round(_MIOTCD_TEST * len(order))
     parts = (np.sort(order[cut:]), np.sort(order[:cut]))
     train, test = (Store([paths[index] for index in part], labels[part]) for part in parts)

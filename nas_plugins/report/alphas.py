@@ -1,4 +1,4 @@
-"""Pictures of α: the weight of every operation over the epochs, and the weights of the last epoch."""
+"""Plots of the architecture weights: over the epochs, and of the last epoch as a heat map."""
 
 from __future__ import annotations
 
@@ -21,41 +21,41 @@ from nas_plugins.runs.tables import Weights, operations_of
 
 
 def architecture_weights(alphas: pd.DataFrame, weights: Weights) -> pd.DataFrame:
-    """The table with every α turned into the weight of its operation on its edge.
+    """Return a copy of a table of α with every α replaced by the weight of its operation on its edge.
 
     Args:
-        alphas: columns epoch, cell, edge and one for each operation.
-        weights: "softmax" over the operations of an edge, or "sigmoid" of each.
+        alphas: Columns epoch, cell, edge and one per operation; a missing operation is NaN.
+        weights: "softmax" over the operations of an edge, or "sigmoid" of each α.
     """
     names = operations_of(alphas)
     values = alphas[names].to_numpy(dtype=float)
     if weights == "softmax":
-        present = ~np.isnan(values).all(axis=1)  # an edge without any value has no weights either
+        present = ~np.isnan(values).all(axis=1)  # an edge without any α has no weights
         values = values.copy()
-        with np.errstate(invalid="ignore"):  # α of a search that diverged
+        with np.errstate(invalid="ignore"):  # infinite α of a search that diverged
             values[present] = np.exp(values[present] - np.nanmax(values[present], axis=1, keepdims=True))
             values[present] /= np.nansum(values[present], axis=1, keepdims=True)
     else:
-        values = 0.5 * (1 + np.tanh(values / 2))  # the sigmoid, without overflow
+        values = 0.5 * (1 + np.tanh(values / 2))  # the sigmoid, written so that it cannot overflow
     result = alphas.copy()
     result[names] = values
     return result
 
 
 def plot_alphas(alphas: pd.DataFrame, weights: Weights, path: str | os.PathLike[str]) -> Path:
-    """The weight of every operation over the epochs: a panel an edge, grouped by cell.
+    """Plot the weight of every operation over the epochs, with one panel per edge, grouped by cell.
 
     Args:
-        alphas: columns epoch, cell, edge and one for each operation, with the raw α.
-        weights: how α becomes a weight.
-        path: the PNG to write.
+        alphas: Raw α, with columns epoch, cell, edge and one per operation.
+        weights: Function that turns α into weights.
+        path: PNG file to write.
     """
     table = architecture_weights(alphas, weights)
     names = operations_of(alphas)
     colours = operation_colours(names)
     cells = {cell: list(rows.groupby("edge", sort=False)) for cell, rows in table.groupby("cell", sort=False)}
     columns = min(7, max(len(edges) for edges in cells.values()))
-    # Placed by hand, in inches: matplotlib's automatic layout takes minutes for a hundred panels.
+    # Placed explicitly, in inches, since matplotlib's automatic layout takes minutes for a hundred panels.
     panel_width, panel_height, left, header = 1.5, 0.95, 0.5, 0.56
     step_x, step_y = panel_width + 0.22, panel_height + 0.3
     width = max(left + columns * step_x, 7.0)
@@ -87,7 +87,7 @@ def plot_alphas(alphas: pd.DataFrame, weights: Weights, path: str | os.PathLike[
 
 
 def _alpha_limits(table: pd.DataFrame) -> tuple[float, float, float, float]:
-    """First and last epoch, lowest and highest weight: the same for all panels, so that they compare."""
+    """Return first and last epoch, lowest and highest weight: axis limits shared by all panels."""
     first, last = float(table["epoch"].min()), float(table["epoch"].max())
     if first == last:
         first, last = first - 1, last + 1
@@ -105,7 +105,7 @@ def _edge_panel(
     limits: tuple[float, float, float, float],
 ) -> None:
     first, last, lowest, highest = limits
-    marker = "." if len(history) == 1 else None  # a single epoch makes no line
+    marker = "." if len(history) == 1 else None  # a single epoch gives no visible line
     for name, colour in colours.items():
         order = 1.5 if name == "none" else 2
         axis.plot(history["epoch"], history[name], color=colour, marker=marker, linewidth=1.3, zorder=order)
@@ -119,14 +119,14 @@ def _edge_panel(
 
 
 def plot_heatmap(alphas: pd.DataFrame, weights: Weights, path: str | os.PathLike[str]) -> Path:
-    """The weights of the last epoch, edges × operations, a block a cell.
+    """Plot the weights of the last epoch as a heat map, edges × operations, with one block per cell.
 
-    The best operation of each edge is framed; ``none`` is not one, as in a derivation.
+    The strongest operation of each edge except ``none`` is framed, as a derivation would choose it.
 
     Args:
-        alphas: columns epoch, cell, edge and one for each operation, with the raw α.
-        weights: how α becomes a weight.
-        path: the PNG to write.
+        alphas: Raw α, with columns epoch, cell, edge and one per operation.
+        weights: Function that turns α into weights.
+        path: PNG file to write.
     """
     table = architecture_weights(alphas, weights)
     epoch = table["epoch"].max()
@@ -161,7 +161,7 @@ def _heat(axis: Axes, rows: pd.DataFrame, names: Sequence[str], highest: float) 
         if not np.isnan(value):
             ink = "white" if value > 0.6 * highest else INK
             axis.text(x, y, f"{value:.2f}", ha="center", va="center", fontsize=7, color=ink)
-    eligible = np.where([name == "none" for name in names], np.nan, values)  # as derivations do
+    eligible = np.where([name == "none" for name in names], np.nan, values)
     for y, row in enumerate(eligible):
         if not np.isnan(row).all():
             best = int(np.nanargmax(row))

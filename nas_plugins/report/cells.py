@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import atexit
 import math
 import os
-import shutil
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
@@ -28,34 +25,34 @@ FAMILIES = {
     "skip": ("#166534", "#dcfce7"),
     "excitation": ("#6b21a8", "#f3e8ff"),
 }
-"""What stands in an operation's name -> ink and background of its label in a cell."""
+"""Part of the name of an operation -> text and background colour of its label."""
 
 
 def draw_cells(genotype: Genotype, path_stem: str | os.PathLike[str]) -> tuple[Path, Path]:
     """Draw each distinct cell of a genotype as a graph from its inputs to its output.
 
-    What no search chose is labelled "fixed" and has a border.
+    Fixed operations, which no search chose, are labelled "fixed" and have a border.
 
     Args:
-        genotype: the architecture.
-        path_stem: where to write, without ``.svg`` and ``.png``.
+        genotype: Architecture to draw.
+        path_stem: Path of the files to write, without ``.svg`` and ``.png``.
 
     Returns:
-        The paths of the SVG and of the PNG.
+        Paths of the SVG and the PNG file.
     """
     graph = _cells_graph(genotype)
     _load_fonts()
     graph.layout("dot")
     svg, png = (Path(f"{os.fspath(path_stem)}.{suffix}") for suffix in ("svg", "png"))
     drawn = graph.draw(format="svg")
-    graph.graph_attr["dpi"] = "144"  # for the PNG alone: an SVG needs no pixels
+    graph.graph_attr["dpi"] = "144"  # for the PNG only; the SVG is scalable
     write_whole(svg, lambda file: file.write(drawn))
     write_whole(png, lambda file: file.write(graph.draw(format="png")))
     return svg, png
 
 
 def cell_titles(genotype: Genotype) -> list[str]:
-    """What each cell is called: by its kind where all layers of a kind share a cell, else by its number."""
+    """Return the title of each cell: its kind if all layers of a kind share a cell, else its number."""
     kinds = genotype.kinds() or {}
     names = {"normal": "normal", "reduce": "reduction"}
     titles = []
@@ -71,7 +68,7 @@ def cell_titles(genotype: Genotype) -> list[str]:
 
 
 def _ranges(numbers: Sequence[int]) -> str:
-    """1, 2, 3, 5 -> "1–3, 5"."""
+    """Return ascending numbers as ranges: 1, 2, 3, 5 gives "1–3, 5"."""
     spans: list[list[int]] = []
     for number in numbers:
         if spans and number == spans[-1][1] + 1:
@@ -82,11 +79,11 @@ def _ranges(numbers: Sequence[int]) -> str:
 
 
 def _cells_graph(genotype: Genotype) -> pygraphviz.AGraph:
-    """All cells in one graph, as a grid: one column for up to three cells, two for more."""
+    """Return a graph of all cells in a grid: one column for up to 3 cells, two for up to 12, else three."""
     count = len(genotype.cells)
     columns = 1 if count <= 3 else 2 if count <= 12 else 3
     rows = math.ceil(count / columns)
-    font = "DejaVu Sans,Verdana,sans-serif"  # the first is what we load; a browser may have the others only
+    font = "DejaVu Sans,Verdana,sans-serif"  # the first is loaded for the PNG; the others are fallbacks of a browser
     graph = pygraphviz.AGraph(
         directed=True, strict=False, rankdir="LR", nodesep="0.16", ranksep="0.3", pad="0.1", bgcolor="white",
         fontname=font, fontcolor=INK, pack="16", packmode=f"array_cut{columns}",
@@ -97,7 +94,7 @@ def _cells_graph(genotype: Genotype) -> pygraphviz.AGraph:
     )  # fmt: skip
     graph.edge_attr.update(color="#94a3b8", penwidth="1.3", arrowsize="0.6")
     titles = cell_titles(genotype)
-    for row in reversed(range(rows)):  # Graphviz fills the grid from the bottom up
+    for row in reversed(range(rows)):  # Graphviz fills the grid from bottom to top
         for index in range(row * columns, (row + 1) * columns):
             if index < count:
                 _add_cell(graph, genotype, index, titles[index])
@@ -120,7 +117,7 @@ def _add_cell(graph: pygraphviz.AGraph, genotype: Genotype, index: int, title: s
         cell.add_node(f"{index} {node}", label=ends.get(node, str(node)), **shape)
     cell.add_node(f"{index} out", label="output")
     for number, edge in enumerate(edges):
-        # The label is a node in the middle of the edge: it lies on its line, and no two overlap.
+        # The label is a node in the middle of the edge, so it lies on the line and labels do not overlap.
         label = f"{index} edge {number}"
         ink = _add_operation(cell, label, edge.operation, fixed=not searched[edge])
         searched[edge] -= bool(searched[edge])
@@ -133,12 +130,12 @@ def _add_cell(graph: pygraphviz.AGraph, genotype: Genotype, index: int, title: s
     for node in genotype.output_nodes(whole):
         cell.add_edge(f"{index} {node}", chain[0])
     for node in {0, 1} - {edge.source for edge in edges}:
-        # Unseen, so that an input which no operation reads stays at its place.
+        # An invisible edge keeps an input that no operation reads in its place.
         cell.add_edge(f"{index} {node}", f"{index} edge 0", style="invis")
 
 
 def _add_operation(cell: pygraphviz.AGraph, label: str, operation: str, fixed: bool) -> str:
-    """Add the node that shows an operation; its ink."""
+    """Add a node for an operation and return the colour of its text."""
     ink, paper = next((FAMILIES[key] for key in FAMILIES if key in operation), (INK, FAINT))
     marked = {"label": f"{operation} (fixed)", "color": ink} if fixed else {"label": operation, "penwidth": "0"}
     cell.add_node(label, fontcolor=ink, fillcolor=paper, fontsize="11", **marked)
@@ -147,38 +144,27 @@ def _add_operation(cell: pygraphviz.AGraph, label: str, operation: str, fixed: b
 
 @cache
 def _load_fonts() -> None:
-    """Let Graphviz find matplotlib's DejaVu Sans, once a process, whatever fonts the machine has.
+    """Make Graphviz use Matplotlib's DejaVu Sans: without any font, a drawing has boxes instead of letters.
 
-    Fontconfig reads its configuration at its first use only, so the environment is changed for that
-    moment. The fontconfig within pygraphviz's wheel also reads the machine's folder of templates,
-    and warns on stderr about what is newer than itself: those lines are left out.
+    Fontconfig reads its configuration once per process, at the first drawing. It writes warnings about
+    the templates of the machine to the file descriptor of stderr, which is silenced for this drawing.
     """
-    folder = tempfile.mkdtemp(prefix="nas-plugins-fonts-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    config = Path(folder, "fonts.conf")
     fonts = Path(matplotlib.get_data_path(), "fonts", "ttf")
-    config.write_text(
-        f"<fontconfig><dir>{fonts}</dir><cachedir>{folder}</cachedir>"
-        "<config><rescan><int>0</int></rescan></config></fontconfig>",
-        encoding="utf-8",
-    )
-    before = os.environ.get("FONTCONFIG_FILE")
-    os.environ["FONTCONFIG_FILE"] = str(config)
-    stderr = os.dup(2)
-    with tempfile.TemporaryFile() as caught:
-        os.dup2(caught.fileno(), 2)
+    before, stderr = os.environ.get("FONTCONFIG_FILE"), os.dup(2)
+    with tempfile.TemporaryDirectory(prefix="nas-plugins-fonts-") as folder, open(os.devnull, "wb") as null:
+        config = Path(folder, "fonts.conf")
+        config.write_text(
+            f"<fontconfig><dir>{fonts}</dir><cachedir>{folder}</cachedir>"
+            "<config><rescan><int>0</int></rescan></config></fontconfig>",
+            encoding="utf-8",
+        )
+        os.environ["FONTCONFIG_FILE"] = str(config)
+        os.dup2(null.fileno(), 2)
         try:
-            graph = pygraphviz.AGraph()
-            graph.add_node("text", fontname="DejaVu Sans")
-            graph.layout("dot")
-            graph.draw(format="png")
+            pygraphviz.AGraph('graph { text [fontname="DejaVu Sans"] }').draw(format="png", prog="dot")
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
             del os.environ["FONTCONFIG_FILE"]
             if before is not None:
                 os.environ["FONTCONFIG_FILE"] = before
-        caught.seek(0)
-        for line in caught.read().decode(errors="replace").splitlines():
-            if not line.startswith("Fontconfig warning"):
-                print(line, file=sys.stderr)

@@ -1,4 +1,4 @@
-"""Pictures of a run's course: accuracy and loss, contributions of cells, distance; and of several runs."""
+"""Plots over the epochs of a run: accuracy, loss, contributions of cells, distance; and a comparison of runs."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from nas_plugins.runs.tables import Kind
 
 
 def plot_contributions(contributions: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
-    """The marginal contribution of every cell over the epochs, lighter the deeper the cell.
+    """Plot the marginal contribution of every cell over the epochs; deeper cells have lighter colours.
 
     Args:
-        contributions: columns epoch, cell and contribution: the loss minus the loss without the cell.
-        path: the PNG to write.
+        contributions: Columns epoch, cell and contribution (the loss minus the loss without the cell).
+        path: PNG file to write.
     """
     cells = list(contributions.groupby("cell", sort=False))
     colours = matplotlib.colormaps["viridis"](np.linspace(0, 0.9, len(cells)))
@@ -43,42 +43,42 @@ def plot_contributions(contributions: pd.DataFrame, path: str | os.PathLike[str]
 
 
 def plot_distance(metrics: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
-    """How far a search has moved from its baseline, over the epochs.
+    """Plot the distance of a search from its baseline over the epochs.
 
     Args:
-        metrics: columns epoch, distance (operations) and alpha_distance (mean change of a weight).
-        path: the PNG to write.
+        metrics: Columns epoch, distance (number of operations) and alpha_distance (mean change of a weight).
+        path: PNG file to write.
     """
     lines = (("distance", "operations that differ", "#ea580c"), ("alpha_distance", "mean change of σ(α)", "#2563eb"))
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(10.5, 2.9), layout="constrained")
-        for axis, (column, what, colour) in zip(figure.subplots(1, 2), lines, strict=True):
+        for axis, (column, label, colour) in zip(figure.subplots(1, 2), lines, strict=True):
             known = metrics[["epoch", column]].dropna()
-            _line(axis, known["epoch"], known[column], colour, what)
-            axis.set_ylabel(what)
-            axis.set_ylim(0, 1.05 * known[column].max() or 1)  # a search may not have moved
+            _line(axis, known["epoch"], known[column], colour, label)
+            axis.set_ylabel(label)
+            axis.set_ylim(0, 1.05 * known[column].max() or 1)  # all distances may be zero
             axis.yaxis.set_major_locator(MaxNLocator(5, integer=column == "distance"))
             _epoch_axis(axis, known["epoch"])
         return save(figure, path)
 
 
 def plot_progress(metrics: pd.DataFrame, path: str | os.PathLike[str], kind: Kind = "search") -> Path:
-    """Accuracies and losses over the epochs.
+    """Plot accuracies and losses over the epochs.
 
     Args:
-        metrics: the columns of a metrics.csv; empty ones are left out.
-        path: the PNG to write.
-        kind: a search has a supernet and a derived network, a retraining one network alone.
+        metrics: Columns of a metrics.csv; empty ones are left out.
+        path: PNG file to write.
+        kind: Kind of the run, for the legend: a search has a supernet and a derived network.
     """
-    who = "supernet, " if kind == "search" else ""
+    network = "supernet, " if kind == "search" else ""
     accuracies = {
-        "train_acc": (f"{who}training", "#94a3b8"),
-        "val_acc": (f"{who}validation", "#2563eb"),
+        "train_acc": (f"{network}training", "#94a3b8"),
+        "val_acc": (f"{network}validation", "#2563eb"),
         "derived_val_acc": ("derived network, validation", "#ea580c"),
     }
     losses = {
-        "train_loss": (f"{who}training", "#94a3b8"),
-        "val_loss": (f"{who}validation", "#2563eb"),
+        "train_loss": (f"{network}training", "#94a3b8"),
+        "val_loss": (f"{network}validation", "#2563eb"),
     }
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(10.5, 3.7), layout="constrained")
@@ -88,16 +88,16 @@ def plot_progress(metrics: pd.DataFrame, path: str | os.PathLike[str], kind: Kin
         return save(figure, path)
 
 
-def _curves(axis: Axes, metrics: pd.DataFrame, lines: Mapping[str, tuple[str, str]], what: str, scale: float) -> None:
+def _curves(axis: Axes, metrics: pd.DataFrame, lines: Mapping[str, tuple[str, str]], ylabel: str, scale: float) -> None:
     for column, (label, colour) in lines.items():
         known = metrics[["epoch", column]].dropna()
         if len(known):
             final = f"{label} ({scale * known[column].iloc[-1]:.2f})"
             _line(axis, known["epoch"], scale * known[column], colour, final)
-    axis.set_ylabel(what)
+    axis.set_ylabel(ylabel)
     _epoch_axis(axis, metrics["epoch"])
     if axis.lines:
-        # Above the curves, where it hides none of them.
+        # Above the axes, so that the legend hides no curve.
         axis.legend(loc="lower left", bbox_to_anchor=(0, 1.01), borderaxespad=0, fontsize=8, handlelength=1.4)
 
 
@@ -115,7 +115,7 @@ def _epoch_axis(axis: Axes, epochs: pd.Series) -> None:
 
 
 def validation_accuracy(metrics: pd.DataFrame) -> pd.DataFrame:
-    """Columns epoch and accuracy: the derived network's where it was measured, else the trained network's."""
+    """Return columns epoch and accuracy: of the derived network if it was measured, else of the trained network."""
     derived = metrics["derived_val_acc"].notna().any()
     column = "derived_val_acc" if derived else "val_acc"
     return metrics[["epoch", column]].dropna().rename(columns={column: "accuracy"})
@@ -124,12 +124,12 @@ def validation_accuracy(metrics: pd.DataFrame) -> pd.DataFrame:
 def plot_comparison(
     histories: Mapping[str, pd.DataFrame], searches: Collection[str], path: str | os.PathLike[str]
 ) -> Path:
-    """Several runs in one picture: accuracy over the epochs, and accuracy against the time of the search.
+    """Plot the validation accuracy of several runs over the epochs, and against the duration of the search.
 
     Args:
-        histories: the metrics of each run, by its name; see :func:`validation_accuracy`.
-        searches: the names of those that are searches; the others have no search time.
-        path: the PNG to write.
+        histories: Name of a run -> its metrics; see :func:`validation_accuracy` for the accuracy shown.
+        searches: Names of the runs that are searches; the other runs have no search time.
+        path: PNG file to write.
     """
     timed = {name: histories[name]["seconds"].sum() for name in histories if name in searches}
     unit, seconds = ("hours", 3600) if max(timed.values(), default=0) > 7200 else ("seconds", 1)
@@ -150,7 +150,7 @@ def plot_comparison(
         axes[0].tick_params(length=0, which="both")
         lengths = [len(metrics) for metrics in histories.values()]
         if max(lengths) > 4 * min(lengths):
-            # Else a retraining of 600 epochs leaves no room for a search of 25.
+            # Logarithmic, or a search of 25 epochs is invisible beside a retraining of 600.
             axes[0].set_xscale("log")
             axes[0].xaxis.set_major_formatter("{x:g}")
             axes[0].xaxis.set_minor_formatter(NullFormatter())

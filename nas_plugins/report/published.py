@@ -1,6 +1,6 @@
-"""Figures that a paper prints, to set beside those of runs: Tables I to V of Fine-Tuning DARTS.
+"""Published results to compare runs with: Tables I to V of Fine-Tuning DARTS.
 
-They stand in published_results.csv: accuracies and their deviations in percent, parameters in millions.
+The file published_results.csv holds accuracies and standard deviations in percent and parameters in millions.
 """
 
 from __future__ import annotations
@@ -13,27 +13,27 @@ from nas_plugins.errors import InputError
 
 PAPER = "Tanveer, Khan and Kyung, Fine-Tuning DARTS for Image Classification (2020)"
 TABLES = {"cifar10": "I", "cifar100": "II", "fashion_mnist": "III", "compcars": "IV", "miotcd": "V"}
-"""The name of a table -> its number in the paper."""
+"""Name of a table -> its number in the paper."""
 
 
 def check_table(name: str) -> None:
-    """Raise an InputError where there is no table of that name."""
+    """Raise an InputError if there is no table of that name."""
     if name not in TABLES:
         raise InputError(f"--compare: {name!r} should be one of {', '.join(TABLES)}")
 
 
 def read_published(name: str) -> pd.DataFrame:
-    """The rows of a table of the paper, in its order.
+    """Return the rows of a table of the paper in their order.
 
     Args:
-        name: one of :data:`TABLES`.
+        name: A key of :data:`TABLES`.
 
     Returns:
-        Columns network (in brackets the paper's reference), dataset, test_acc and test_acc_std (shares
-        from 0 to 1), parameters, found_by and gpu_days; what is not printed is empty.
+        Columns network (with the paper's reference number in brackets), dataset, test_acc and
+        test_acc_std (fractions), parameters, found_by and gpu_days. Unpublished values are empty.
 
     Raises:
-        InputError: there is no such table.
+        InputError: There is no such table.
     """
     check_table(name)
     with files("nas_plugins.report").joinpath("published_results.csv").open(encoding="utf-8") as file:
@@ -53,5 +53,5 @@ def read_published(name: str) -> pd.DataFrame:
 
 
 def source(name: str) -> str:
-    """Where the figures of a table are printed."""
+    """Return the citation of a table."""
     return f"Table {TABLES[name]} of {PAPER}; [n] are its references"

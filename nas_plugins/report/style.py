@@ -1,7 +1,7 @@
-"""How all pictures look: colours, fonts, places in inches, and a file that is written whole.
+"""Style shared by all plots: colours, fonts, positions in inches and atomic PNG output.
 
-Matplotlib is used through its objects, so that no global state of pyplot changes. An operation has
-the same colour in every picture.
+Plots use Matplotlib's object interface, so the global state of pyplot does not change. An operation
+has the same colour in every plot.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ COLOURS = {
     "conv_7x1_1x7": "#f472b6",
     "bottleneck_1x3x1": "#713f12",
 }
-"""The line of each operation. Others take the next of :data:`SPARE_COLOURS`."""
+"""Operation -> colour of its line. Other operations take the colours of :data:`SPARE_COLOURS` in turn."""
 
 SPARE_COLOURS = ("#2563eb", "#ea580c", "#059669", "#9333ea", "#dc2626", "#0891b2", "#a16207", "#db2777")
 
@@ -44,7 +44,7 @@ STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 9,
     "text.color": INK,
-    "text.parse_math": False,  # a run may be called "$x"
+    "text.parse_math": False,  # the name of a run may contain "$"
     "axes.edgecolor": "#cbd5e1",
     "axes.labelcolor": MUTED,
     "axes.spines.top": False,
@@ -64,38 +64,38 @@ STYLE: dict[Any, Any] = {
 
 
 def operation_colours(names: Sequence[str]) -> dict[str, str]:
-    """A colour for each operation: the known ones always have the same."""
+    """Return a colour for each operation; a known operation always has the same one."""
     unknown = [name for name in names if name not in COLOURS]
     spare = {name: SPARE_COLOURS[i % len(SPARE_COLOURS)] for i, name in enumerate(unknown)}
     return {name: COLOURS.get(name) or spare[name] for name in names}
 
 
 def cell_name(cell: object) -> str:
-    """A cell of a table, as a heading names it."""
+    """Return the heading of a cell that is named as in a table of α."""
     names = {"normal": "normal cell", "reduce": "reduction cell", NO_CELL: "choices"}
     cell = str(cell).removeprefix("cell_")
     return names.get(str(cell), f"cell {cell}" if str(cell).isdigit() else str(cell))
 
 
 def axes_at(figure: Figure, left: float, top: float, width: float, height: float) -> Axes:
-    """Axes at a place in inches, from the upper left corner of the figure."""
+    """Add axes at a position in inches from the upper left corner of the figure."""
     whole = figure.get_size_inches()
     return figure.add_axes((left / whole[0], 1 - (top + height) / whole[1], width / whole[0], height / whole[1]))
 
 
 def heading(figure: Figure, left: float, top: float, text: str) -> None:
-    """A title at a place in inches, from the upper left corner of the figure."""
+    """Add a heading at a position in inches from the upper left corner of the figure."""
     width, height = figure.get_size_inches()
     figure.text(left / width, 1 - top / height, text, ha="left", va="center", fontsize=11, fontweight="bold")
 
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
-    """Write a figure as PNG."""
+    """Write a figure to a PNG file and return its path."""
     FigureCanvasAgg(figure)
-    # Very tall figures get fewer pixels an inch: no side above what programs show.
+    # Very tall figures get a lower resolution, since viewers limit the pixels of a side.
     dpi = min(144.0, 16000 / max(figure.get_size_inches()))
     with warnings.catch_warnings():
-        # A name in a script that the font lacks is drawn as boxes, and no reason to warn.
+        # Letters that the font lacks are drawn as boxes, without a warning.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         write_whole(path, lambda file: figure.savefig(file, format="png", dpi=dpi, facecolor="white"))
     return Path(path)

@@ -1,13 +1,11 @@
-"""The tables over several runs: a row a run, and a row a method over its seeds."""
+"""Tables over several runs: one row per run, and one row per method over its seeds."""
 
 from __future__ import annotations
 
 import math
 import os
-import textwrap
 from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from itertools import zip_longest
 from numbers import Real
 from typing import Any
 
@@ -15,28 +13,29 @@ import pandas as pd
 import yaml
 
 from nas_plugins.report.published import read_published
+from nas_plugins.report.text_table import text_table
 from nas_plugins.runs.reader import Run, get, read_runs
 
-# What tells runs apart
+# Labels of runs and methods
 
 
-def methods(runs: Sequence[Run], elsewhere: Collection[str] = ()) -> list[str]:
-    """The method of each run, and in brackets what is not the same in all runs of that method.
+def method_labels(runs: Sequence[Run], shown: Collection[str] = ()) -> list[str]:
+    """Return the method of each run, followed in brackets by the settings that differ between runs of that method.
 
     Args:
-        runs: what is compared.
-        elsewhere: keys of the config that the reader sees already.
+        runs: Runs to compare.
+        shown: Config keys left out of the brackets because the reader sees them elsewhere.
     """
-    return [f"{run.method}{text}" for run, text in zip(runs, _differences(runs, elsewhere), strict=True)]
+    return [f"{run.method}{text}" for run, text in zip(runs, _differing_settings(runs, shown), strict=True)]
 
 
-def _differences(runs: Sequence[Run], elsewhere: Collection[str]) -> list[str]:
+def _differing_settings(runs: Sequence[Run], shown: Collection[str]) -> list[str]:
     texts = []
     settings = [_settings(run) for run in runs]
     for run, own in zip(runs, settings, strict=True):
         others = [other for peer, other in zip(runs, settings, strict=True) if peer.method == run.method]
-        keys = [key for key in own if key not in elsewhere and any(_differs(key, own, other) for other in others)]
-        # What makes the method comes first, then which space.
+        keys = [key for key in own if key not in shown and any(_differs(key, own, other) for other in others)]
+        # Settings of the strategy come first, then the names of space and data.
         keys.sort(key=lambda key: (not key.startswith("strategy."), not key.endswith(".name")))
         named = [f"{key.removeprefix('strategy.')}: {own[key]}" for key in keys]
         texts.append(f" ({', '.join(named)})" if named else "")
@@ -46,12 +45,12 @@ def _differences(runs: Sequence[Run], elsewhere: Collection[str]) -> list[str]:
 def _differs(key: str, own: Mapping[str, str], other: Mapping[str, str]) -> bool:
     name = f"{key.partition('.')[0]}.name"
     if other.get(name) != own.get(name) and (key not in other or own[key].startswith(("[", "{"))):
-        return False  # that one is of another space says why it has no such setting, or other lists in it
+        return False  # the names of the two spaces already explain a missing setting or another list
     return other.get(key) != own[key]
 
 
 def _settings(run: Run) -> dict[str, str]:
-    """Key -> text of all settings but the seeds, the folder of the images and the machine."""
+    """Return config key -> text of each setting, except seeds, the folder of the images and the hardware."""
     flat: dict[str, Any] = {}
     for section, values in run.config.items():
         if isinstance(values, dict):
@@ -67,28 +66,31 @@ def _settings(run: Run) -> dict[str, str]:
 
 def _as_yaml(value: Any) -> str:
     text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**6)
-    return text.removesuffix("...\n").strip()  # the mark that YAML puts after a lone value
+    return text.removesuffix("...\n").strip()  # YAML ends a document of one scalar with this mark
 
 
-# A row a run
+# One row per run
 
 
 PUBLISHED = "published"
-"""The kind of a row that is no run but a figure of a paper."""
+"""Kind of the rows that hold published results instead of a run."""
 
 
 def summary(runs: Iterable[str | os.PathLike[str] | Run], compare: str | None = None) -> pd.DataFrame:
-    """One row a run; accuracies are fractions, and what a run has not measured is empty.
+    """Return a table with one row per run.
 
     Args:
-        runs: run directories, or what is read of them; one that is named twice has one row.
-        compare: the name of a table of published results, whose rows (of kind "published") follow.
+        runs: Run directories or loaded runs; duplicates are dropped.
+        compare: Name of a table of published results, appended as rows of kind "published".
+
+    Returns:
+        The columns of :data:`COLUMNS` and :data:`DEVIATION`. Accuracies are fractions; missing measurements are empty.
 
     Raises:
-        InputError: one of the directories is no run, or there is no such table.
+        InputError: A directory is not a run, or there is no such table.
     """
     loaded = read_runs(runs)
-    names = methods(loaded, elsewhere=("data.dataset", "training.epochs"))
+    names = method_labels(loaded, shown=("data.dataset", "training.epochs"))
     rows = [_row(run) | {"method": name} for run, name in zip(loaded, names, strict=True)]
     if compare is not None:
         rows += [_published_row(row) for row in read_published(compare).to_dict("records")]
@@ -96,8 +98,8 @@ def summary(runs: Iterable[str | os.PathLike[str] | Run], compare: str | None = 
 
 
 def _published_row(row: Mapping[Hashable, Any]) -> dict[str, Any]:
-    of_the_paper = {"run": row["network"], "kind": PUBLISHED, "method": row["found_by"]}
-    return of_the_paper | {key: row[key] for key in ("dataset", "test_acc", DEVIATION, "parameters", "gpu_days")}
+    labels = {"run": row["network"], "kind": PUBLISHED, "method": row["found_by"]}
+    return labels | {key: row[key] for key in ("dataset", "test_acc", DEVIATION, "parameters", "gpu_days")}
 
 
 def _row(run: Run) -> dict[str, Any]:
@@ -116,7 +118,7 @@ def _row(run: Run) -> dict[str, Any]:
         "parameters": run.network.get("parameters"),
         "multiply_adds": run.network.get("multiply_adds"),
         "seconds": seconds.sum() if len(seconds) else None,
-        # The median: the first epoch also waits for the machine to warm up.
+        # The median, because the first epoch includes warm-up.
         "seconds_per_iteration": run.metrics["seconds_per_iteration"].median(),
         "peak_memory_mb": run.metrics["peak_memory_mb"].max() if len(run.metrics) else None,
     }
@@ -136,7 +138,7 @@ def _millions(*values: float) -> str:
 
 
 def _seconds(*values: float) -> str:
-    """Three digits of the first value, and as many decimals of the others."""
+    """Return values with three significant digits of the first, and the same number of decimals for all."""
     size = math.floor(math.log10(values[0])) if 0 < values[0] < math.inf else 0
     return " ± ".join(f"{value:.{min(6, max(0, 2 - size))}f}" for value in values)
 
@@ -159,15 +161,15 @@ COLUMNS = {
     "peak_memory_mb": ("memory", "{:.0f} MB".format),
     "gpu_days": ("GPU days", "{:g}".format),
 }
-"""The columns of a summary -> heading and text of a value in the tables for people."""
+"""Column of a summary -> its heading and the function that formats its values."""
 DEVIATION = "test_acc_std"
-"""The column of a summary with the standard deviations of published accuracies."""
+"""Column of a summary with the standard deviation of a published accuracy."""
 
 
 def summary_cells(table: pd.DataFrame) -> dict[str, list[str]]:
-    """Heading -> texts of a summary's columns, without those that have no value, and the kind: the method tells it."""
+    """Return heading -> formatted texts of a summary, without empty columns and without the kind."""
     cells = {
-        heading: [_shown(write, value) for value in table[column]]
+        heading: [_format(write, value) for value in table[column]]
         for column, (heading, write) in COLUMNS.items()
         if column != "kind" and table[column].notna().any()
     }
@@ -177,66 +179,66 @@ def summary_cells(table: pd.DataFrame) -> dict[str, list[str]]:
     return cells
 
 
-def _shown(write: Any, value: Any) -> str:
+def _format(write: Any, value: Any) -> str:
     if pd.api.types.is_scalar(value) and pd.isna(value):
         return "–"
-    with suppress(OverflowError):  # of a whole number of hundreds of digits
+    with suppress(OverflowError):  # an integer may be too large for a float
         if isinstance(value, Real):
             return str(write(value))
-    return " ".join(str(value).split())  # a config may hold anything, several lines too
+    return " ".join(str(value).split())  # a name in a config may span several lines
 
 
 def summary_text(table: pd.DataFrame, width: int = 120) -> str:
-    """A summary as aligned text; names are broken, and long ones of runs cut, where a line would be too wide.
+    """Return a summary as aligned text of at most `width` columns: long names are wrapped, long run names cut.
 
-    Published rows have few of the columns: they stand below, in a table of their own.
+    Published rows follow in a second table, since they have few of the columns.
     """
     published = table["kind"] == PUBLISHED
     parts = [part for part in (table[~published], table[published]) if len(part)]
-    return "\n\n".join(_aligned(summary_cells(part), width) for part in parts)
+    return "\n\n".join(text_table(summary_cells(part), width) for part in parts)
 
 
-# A row a method
+# One row per method
 
 
 SEARCHED = ("seconds_per_iteration", "derived_val_acc")
 RETRAINED = ("parameters", "train_acc", "val_acc", "test_acc")
-"""The columns of a summary that a table of results takes from searches and from retrainings."""
+"""Columns of a summary that the results average over searches and over retrainings."""
 
 
 def results(runs: Iterable[str | os.PathLike[str] | Run]) -> pd.DataFrame:
-    """What each method found, and how good that was when it was retrained, over all seeds.
+    """Return the results of each search method and of the retrained networks it found, over all seeds.
 
-    Searches that share all settings but their seeds make one method. It has a row for every kind of
-    retraining (data set and settings, again but for the seeds) that trained the cells of one of
-    these searches, in a network of any depth; a method of which nothing was retrained has one row.
-    Runs that have not ended are left out.
+    Searches that share all settings except the seeds form one method. A method has one row per kind
+    of retraining (data set and settings, except the seeds) that trained cells found by one of its
+    searches, at any network depth, or a single row if none of its cells were retrained. Unfinished
+    runs are left out.
 
     Args:
-        runs: run directories, or what is read of them; one that is named twice counts once.
+        runs: Run directories or loaded runs; duplicates are dropped.
 
     Returns:
-        Columns method, searches (how many), retrained_on and retrainings (how many), and for every
-        measure its mean, its sample standard deviation (``_std``; empty for a single run) and how
-        many runs have it (``_n``). No rows where no retraining belongs to a search and no method was searched twice.
+        Columns method, searches (count), retrained_on and retrainings (count), and for every measure
+        its mean, sample standard deviation (``_std``; empty for a single run) and number of runs that
+        have it (``_n``). Empty if no retraining belongs to a search and no method was searched twice.
 
     Raises:
-        InputError: one of the directories is no run.
+        InputError: A directory is not a run.
     """
     loaded = read_runs(runs)
     searches = [run for run in loaded if run.kind == "search" and (run.genotype or run.sample)]
     retrainings = [run for run in loaded if run.kind == "retrain" and run.genotype and run.network]
     datasets = [get(run.config, "data", "dataset") or "–" for run in retrainings]
-    settings = _differences(retrainings, elsewhere=("data.dataset",))
+    settings = _differing_settings(retrainings, shown=("data.dataset",))
     kinds = _grouped(retrainings, [f"{dataset}{text}" for dataset, text in zip(datasets, settings, strict=True)])
     rows = []
-    for method, found in _grouped(searches, methods(searches)).items():
+    for method, found in _grouped(searches, method_labels(searches)).items():
         cells = {_cells(run) for run in found}
         own = {kind: [run for run in group if _cells(run) in cells] for kind, group in kinds.items()}
         for kind, group in {kind: group for kind, group in own.items() if group}.items() or [(None, [])]:
-            row = {"method": method, "searches": len(found), **_spread(found, SEARCHED)}
-            rows.append(row | {"retrained_on": kind, "retrainings": len(group), **_spread(group, RETRAINED)})
-    searched, retrained = _spread([], SEARCHED), _spread([], RETRAINED)
+            row = {"method": method, "searches": len(found), **_mean_and_std(found, SEARCHED)}
+            rows.append(row | {"retrained_on": kind, "retrainings": len(group), **_mean_and_std(group, RETRAINED)})
+    searched, retrained = _mean_and_std([], SEARCHED), _mean_and_std([], RETRAINED)
     table = pd.DataFrame(rows, columns=["method", "searches", *searched, "retrained_on", "retrainings", *retrained])
     return table if table["retrainings"].any() or (table["searches"] > 1).any() else table[:0]
 
@@ -252,31 +254,31 @@ def _cells(run: Run) -> object:
     return run.genotype and (run.genotype.cells, run.genotype.fixed)
 
 
-def _spread(runs: Sequence[Run], columns: Sequence[str]) -> dict[str, float]:
+def _mean_and_std(runs: Sequence[Run], columns: Sequence[str]) -> dict[str, float]:
     table = pd.DataFrame([_row(run) for run in runs], columns=list(columns)).astype(float)
-    spread: dict[str, float] = {}
+    statistics: dict[str, float] = {}
     for name, values in table.items():
-        spread |= {f"{name}": values.mean(), f"{name}_std": values.std(), f"{name}_n": values.count()}
-    return spread
+        statistics |= {f"{name}": values.mean(), f"{name}_std": values.std(), f"{name}_n": values.count()}
+    return statistics
 
 
 def results_cells(table: pd.DataFrame) -> dict[str, list[str]]:
-    """Heading -> texts of the columns of a table of results; empty for a table without rows.
+    """Return heading -> formatted texts of a table of results; empty if the table has no rows.
 
-    A value that fewer runs have than are counted says so: "n=2: 95.59 ± 0.06%".
+    A mean over fewer runs than the row counts is marked with their number: "n=2: 95.59 ± 0.06%".
     """
     if table.empty:
         return {}
     cells = {"method": list(table["method"]), "searches": [str(n) for n in table["searches"]]}
-    cells |= {COLUMNS[name][0]: _means(table, name, table["searches"]) for name in SEARCHED}
+    cells |= {COLUMNS[name][0]: _format_means(table, name, table["searches"]) for name in SEARCHED}
     if not table["retrainings"].any():
         return cells
-    cells["retrained on"] = [_shown(str, kind) for kind in table["retrained_on"]]
+    cells["retrained on"] = [_format(str, kind) for kind in table["retrained_on"]]
     cells["runs"] = [str(n) for n in table["retrainings"]]
-    return cells | {COLUMNS[name][0]: _means(table, name, table["retrainings"]) for name in RETRAINED}
+    return cells | {COLUMNS[name][0]: _format_means(table, name, table["retrainings"]) for name in RETRAINED}
 
 
-def _means(table: pd.DataFrame, name: str, runs: pd.Series) -> list[str]:
+def _format_means(table: pd.DataFrame, name: str, runs: pd.Series) -> list[str]:
     write: Any = COLUMNS[name][1]
     texts = []
     for mean, deviation, n, all_runs in zip(table[name], table[f"{name}_std"], table[f"{name}_n"], runs, strict=True):
@@ -286,43 +288,6 @@ def _means(table: pd.DataFrame, name: str, runs: pd.Series) -> list[str]:
 
 
 def results_text(table: pd.DataFrame, width: int = 120) -> str:
-    """A table of results as aligned text; long names are broken where a line would be too wide."""
+    """Return a table of results as aligned text of at most `width` columns; long names are wrapped."""
     cells = {heading: [text.replace(" ± ", "±") for text in texts] for heading, texts in results_cells(table).items()}
-    return _aligned(cells, width)
-
-
-# Text
-
-
-TEXTS = ("run", "method", "dataset", "retrained on")
-"""The headings of columns of words; all others are of numbers."""
-LEAST = {"method": 14, "retrained on": 12, "run": 12}
-"""The headings of columns whose texts can be broken -> how narrow these become."""
-
-
-def _aligned(columns: dict[str, list[str]], width: int) -> str:
-    if not columns:
-        return ""
-    sizes = {heading: max(map(len, [heading, *texts])) for heading, texts in columns.items()}
-    least = sum(min(size, LEAST.get(heading, size)) for heading, size in sizes.items())
-    gap = "  " if least + 2 * (len(sizes) - 1) <= width else " "
-    for heading in [heading for heading in LEAST if heading in sizes]:
-        excess = sum(sizes.values()) + len(gap) * (len(sizes) - 1) - width
-        sizes[heading] -= max(0, min(excess, sizes[heading] - LEAST[heading]))
-    lines = [gap.join(_padded(heading, heading, sizes) for heading in sizes).rstrip()]
-    lines.append(gap.join("─" * size for size in sizes.values()))
-    for row in zip(*columns.values(), strict=True):
-        broken = [_broken(heading, text, sizes[heading]) for heading, text in zip(columns, row, strict=True)]
-        for parts in zip_longest(*broken, fillvalue=""):
-            cells = [_padded(heading, part, sizes) for heading, part in zip(columns, parts, strict=True)]
-            lines.append(gap.join(cells).rstrip())
-    return "\n".join(lines)
-
-
-def _padded(heading: str, text: str, sizes: Mapping[str, int]) -> str:
-    return text.ljust(sizes[heading]) if heading in TEXTS else text.rjust(sizes[heading])
-
-
-def _broken(heading: str, text: str, size: int) -> list[str]:
-    # The settings of a method are all told; a run has a page of its own.
-    return textwrap.wrap(text, size, max_lines=3 if heading == "run" else None, placeholder="…")
+    return text_table(cells, width)

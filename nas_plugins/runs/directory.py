@@ -1,6 +1,6 @@
-"""Run directories: what a search or a retraining leaves, and how it is found again.
+"""Run directories: file names, creation, locking, and what kind of run it is and whether it has finished.
 
-On several devices each process runs the same program; the first one alone writes.
+On several devices each process runs the same program; only the first one writes.
 """
 
 from __future__ import annotations
@@ -9,37 +9,103 @@ import fcntl
 import json
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Container, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import yaml
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from nas_plugins.config.reader import Config, is_search, read_retrain, read_search
+from nas_plugins.config.reader import Config, read_retrain, read_search
+from nas_plugins.config.yaml import load_plain
 from nas_plugins.errors import InputError
+from nas_plugins.files import one_line, read_text
+from nas_plugins.runs.tables import Kind
 from search_spaces.files import remove_unfinished, write_text_whole
 from search_spaces.genotype import Genotype
 
-CONFIG, GENOTYPE, SAMPLE, WEIGHTS = "config.yaml", "genotype.json", "sample.json", "weights.pt"
-CHECKPOINT = "checkpoints/last.ckpt"
+PathLike = str | os.PathLike[str]
+
+CONFIG, CHECKPOINT, LOCK = "config.yaml", "checkpoints/last.ckpt", "checkpoints/.lock"
+METRICS, ALPHAS, CONTRIBUTIONS = "metrics.csv", "alphas.csv", "contributions.csv"
+METADATA, GENOTYPE, SAMPLE = "search.json", "genotype.json", "sample.json"
+NETWORK, WEIGHTS, TEST = "network.json", "weights.pt", "test.json"
 
 
 def is_first() -> bool:
-    """Whether this is the first of the processes of a run, which alone writes."""
+    """Return whether this is the first process of a run, the only one that writes."""
     return getattr(rank_zero_only, "rank", 0) == 0
 
 
-def create(output: str | os.PathLike[str], config: Config, genotype: Genotype | None = None) -> Path:
+def kind_of(sections: Container[str]) -> Kind:
+    """Return whether a run config with these sections is that of a search or of a retraining.
+
+    Raises:
+        ValueError: The config has neither a space nor a network.
+    """
+    if "space" in sections:
+        return "search"
+    if "network" in sections:
+        return "retrain"
+    raise ValueError("has neither 'space', as a search has, nor 'network', as a retraining has")
+
+
+def results_of(run: Path, kind: Kind) -> list[Path]:
+    """Return those of the files written at the end of a run that exist."""
+    names = (GENOTYPE, SAMPLE) if kind == "search" else (NETWORK, WEIGHTS)
+    return [run / name for name in names if (run / name).exists()]
+
+
+def is_finished(run: Path, kind: Kind) -> bool:
+    """Return whether a run has finished: a search writes one of its two results, a retraining both."""
+    return len(results_of(run, kind)) >= (1 if kind == "search" else 2)
+
+
+def read_sections(run: PathLike) -> tuple[str, dict[str, Any]]:
+    """Return the config of a run as text and as unchecked values.
+
+    Raises:
+        InputError: The directory is not a run, or its config is damaged.
+    """
+    run = Path(run)
+    file = run / CONFIG
+    if not run.is_dir():
+        problem = "is no directory" if run.exists() else "does not exist"
+        raise InputError(f"{run}: {problem}; give the directory of a run")
+    if not file.is_file():
+        raise InputError(f"{run}: is no run, it has no {CONFIG}; give what search or retrain made")
+    text = read_text(file)
+    try:
+        sections = load_plain(text)
+        kind_of(sections if isinstance(sections, dict) else ())
+    except yaml.YAMLError as error:
+        raise InputError(f"{file}: is no YAML: {one_line(error)}") from None
+    except ValueError as error:
+        raise InputError(f"{file}: {error}") from None
+    return text, sections
+
+
+def read_config(run: PathLike) -> tuple[Config, Kind]:
+    """Return the checked config of a run, and what kind of run it is.
+
+    Raises:
+        InputError: The directory is not a run, or its config is damaged.
+    """
+    kind = kind_of(read_sections(run)[1])
+    return (read_search if kind == "search" else read_retrain)(Path(run) / CONFIG), kind
+
+
+def create(output: PathLike, config: Config, genotype: Genotype | None = None) -> Path:
     """Make a run directory with its config.
 
     Args:
-        output: the directory; it must not exist, or be empty.
-        config: the settings of the run.
-        genotype: what a retraining trains.
+        output: The directory; it must be empty or not exist.
+        config: The settings of the run.
+        genotype: The genotype that a retraining trains; None for a search.
 
     Raises:
-        InputError: there is something in it, or it cannot be written.
+        InputError: The directory is not empty or cannot be written.
     """
     run = Path(output)
     check_output(run)
@@ -52,7 +118,7 @@ def _write(run: Path, config: Config, genotype: Genotype | None) -> None:
     text = config.to_yaml()
     checkpoints, new = (run / CHECKPOINT).parent, not run.exists()
     try:
-        checkpoints.mkdir(parents=True)  # of several processes that were told one output, one alone can
+        checkpoints.mkdir(parents=True)  # succeeds in only one of several processes with the same output
     except FileExistsError:
         raise InputError(f"--output: {run} is being made by another process; choose another") from None
     except OSError as error:
@@ -60,9 +126,8 @@ def _write(run: Path, config: Config, genotype: Genotype | None) -> None:
     try:
         if genotype is not None:
             genotype.save(run / GENOTYPE)
-        # Last: the directory is a run, and can be resumed, from the moment that it has a config.
-        write_text_whole(run / CONFIG, text)
-    except BaseException as error:  # also an interrupt: what is left could be neither resumed nor made anew
+        write_text_whole(run / CONFIG, text)  # last, because a directory with a config is a run that can be resumed
+    except BaseException as error:  # including interrupts: a partial directory can be neither resumed nor reused
         for file in (run / GENOTYPE, run / CONFIG):
             file.unlink(missing_ok=True)
         checkpoints.rmdir()
@@ -74,8 +139,8 @@ def _write(run: Path, config: Config, genotype: Genotype | None) -> None:
 
 
 @rank_zero_only
-def check_output(output: str | os.PathLike[str]) -> None:
-    """Raise an InputError where a run directory cannot be made, before any long work."""
+def check_output(output: PathLike) -> None:
+    """Raise an InputError if a run directory cannot be made here."""
     run = Path(output)
     try:
         taken = run.exists() and (not run.is_dir() or any(run.iterdir()))
@@ -89,47 +154,37 @@ def check_output(output: str | os.PathLike[str]) -> None:
         raise InputError(f"--output: {run} already exists and is not an empty folder; {hint}")
 
 
-def read_config(run: str | os.PathLike[str]) -> tuple[Config, bool]:
-    """The config of a run, and whether it is a search.
-
-    Raises:
-        InputError: the directory is no run.
-    """
-    file = Path(run) / CONFIG
-    if not file.is_file():
-        raise InputError(f"{run}: no run directory: it has no {CONFIG}")
-    search = is_search(file)
-    return (read_search(file) if search else read_retrain(file)), search
-
-
 @contextmanager
 def at_work(run: Path) -> Iterator[None]:
-    """Meanwhile no other process works on this run: a second one would mix its epochs with those of the first.
+    """Lock a run within this context, because a second process would mix its epochs with those of the first.
+
+    The lock is a POSIX one: it ends with this process and is not inherited by the processes that load images, which
+    outlive a killed run by seconds. It is on a file that nothing else opens, since closing any handle releases it.
 
     Raises:
-        InputError: another one does.
+        InputError: Another process works on the run.
     """
-    with ExitStack() as held:
-        if is_first():
-            file = held.enter_context((run / CONFIG).open("r+"))  # to write, as shares over a network want it
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system unlocks it when the process ends
-            except BlockingIOError:
-                raise InputError(
-                    f"{run}: another process is at work on this run; wait for its end, or stop it"
-                ) from None
-            # Processes that load images outlive one that is killed, for seconds: they must not hold the lock.
-            os.register_at_fork(after_in_child=file.close)
-            for pattern in ("*.csv", "*.json", "*.pt"):  # not what a report is writing
-                remove_unfinished(run, pattern)
-            remove_unfinished((run / CHECKPOINT).parent, "*")
+    if not is_first():
+        yield
+        return
+    with (run / LOCK).open("w") as file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"{run}: another process is at work on this run; wait for its end, or stop it") from None
+        for pattern in ("*.csv", "*.json", "*.pt"):  # not the files of a report, which may be written at this moment
+            remove_unfinished(run, pattern)
+        remove_unfinished((run / CHECKPOINT).parent, "*")
         yield
 
 
 @contextmanager
 def nni_folder(run: Path) -> Iterator[Path]:
-    """Where NNI writes: in the run directory, but for the processes after the first one, which may come to it before
-    the first one has looked whether it is empty."""
+    """Return the folder in which NNI writes, within this context.
+
+    The first process uses a folder of the run directory. The others use a temporary one, because they may write before
+    the first one has checked that the run directory is empty.
+    """
     if is_first():
         yield run / "nni"
     else:
@@ -139,15 +194,15 @@ def nni_folder(run: Path) -> Iterator[Path]:
 
 @rank_zero_only
 def write_genotype(file: Path, genotype: Genotype) -> None:
-    """Write a genotype, whole or not at all."""
+    """Write a genotype atomically, in the first process only."""
     genotype.save(file)
 
 
 @rank_zero_only
 def write_json(file: Path, values: dict[str, Any]) -> None:
-    """Write a small JSON file, whole or not at all."""
+    """Write a small JSON file atomically, in the first process only."""
     write_text_whole(file, json.dumps(values, indent=2, allow_nan=False) + "\n")
 
 
 say = rank_zero_only(print)
-"""Print, in the first process alone."""
+"""Print, in the first process only."""

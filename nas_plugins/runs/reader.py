@@ -1,38 +1,55 @@
-"""What a run directory holds, read whole and checked: what the tables and pictures are made from.
+"""Load a whole run directory, checked, for reports and examples.
 
-A run may still be going: what it has not written yet is empty.
+A run may still be in progress; what it has not written yet is empty.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import yaml
 
-from nas_plugins.config.yaml import load_plain
 from nas_plugins.errors import InputError
-from nas_plugins.files import one_line, read_object, read_text
+from nas_plugins.files import one_line, read_object
+from nas_plugins.runs import directory
+from nas_plugins.runs.directory import PathLike, kind_of, read_sections
 from nas_plugins.runs.metadata import read_metadata
-from nas_plugins.runs.tables import ALPHA_KEYS, Kind, Weights, operations_of, read_table
+from nas_plugins.runs.tables import (
+    ALPHA_KEYS,
+    CONTRIBUTION_COLUMNS,
+    DISTANCES,
+    LOGGED_METRICS,
+    Kind,
+    Weights,
+    operations_of,
+    read_table,
+)
 from search_spaces.genotype import Genotype
 
-METRICS = (
-    "epoch", "train_loss", "train_acc", "val_loss", "val_acc", "derived_val_acc", "seconds", "peak_memory_mb",
-)  # fmt: skip
-LATER_METRICS = ("seconds_per_iteration", "distance", "alpha_distance")
-"""Columns that not all runs have."""
-SIGMOID_STRATEGIES = ("FairDARTS", "DDARTS")
-"""Strategies whose operations do not compete, a weight being the sigmoid of its α; for runs that do not tell it."""
+_REQUIRED_METRICS = ("epoch", *LOGGED_METRICS, "seconds", "peak_memory_mb")
+_OPTIONAL_METRICS = ("seconds_per_iteration", *DISTANCES)
 
 
 @dataclass(frozen=True)
 class Run:
-    """All that a run directory holds and a report shows; what is not there yet is empty or None."""
+    """Contents of a run directory; what has not been written yet is empty or None.
+
+    Args:
+        path: The run directory.
+        config_text: The config as it was written.
+        config: The settings by section and key.
+        metrics: One row per epoch, with all columns of metrics.csv.
+        alphas: One row per epoch and edge, with a column per operation.
+        contributions: One row per epoch and cell.
+        genotype: The derived or the retrained genotype.
+        sample: The sample that a search of a space without cells found.
+        network: Size of a retrained network and of its images.
+        test: Results of ``nas-plugins evaluate``.
+        weights: Function that turns α into the weights of operations.
+    """
 
     path: Path
     config_text: str
@@ -44,80 +61,62 @@ class Run:
     sample: dict[str, Any]
     network: dict[str, Any]
     test: dict[str, Any]
-    recorded_weights: Weights | None = None
+    weights: Weights = "softmax"
 
     @property
     def name(self) -> str:
+        """Return the name of the run directory."""
         return self.path.resolve().name
 
     @property
     def kind(self) -> Kind:
-        return "search" if "space" in self.config else "retrain"
+        """Return whether the run is a search or a retraining."""
+        return kind_of(self.config)
 
     @property
     def method(self) -> str:
+        """Return the name of the strategy; ``"retrain"`` for a retraining."""
         return str(get(self.config, "strategy", "name") or "search") if self.kind == "search" else "retrain"
 
-    @property
-    def weights(self) -> Weights:
-        of_name: Weights = "sigmoid" if self.method.rpartition(".")[2] in SIGMOID_STRATEGIES else "softmax"
-        return self.recorded_weights or of_name
 
-
-def read_runs(runs: Iterable[str | os.PathLike[str] | Run]) -> list[Run]:
-    """Read those runs that are not read yet; one that is named twice is there once.
+def read_runs(runs: Iterable[PathLike | Run]) -> list[Run]:
+    """Load the runs that are not loaded yet, without duplicates.
 
     Raises:
-        InputError: as :func:`read_run`.
+        InputError: See :func:`read_run`.
     """
     read = [run if isinstance(run, Run) else read_run(run) for run in runs]
     return list({run.path.resolve(): run for run in read}.values())
 
 
-def read_run(path: str | os.PathLike[str]) -> Run:
-    """Read a run directory.
+def read_run(path: PathLike) -> Run:
+    """Load a run directory.
 
     Raises:
-        InputError: it is none, or a file in it is not what this project writes.
+        InputError: The directory is not a run, or one of its files is damaged.
     """
     path = Path(path)
-    if not path.is_dir():
-        problem = "is no directory" if path.exists() else "does not exist"
-        raise InputError(f"{path}: {problem}; give the directory of a run")
-    if not (path / "config.yaml").is_file():
-        raise InputError(f"{path}: is no run, it has no config.yaml; give what search or retrain made")
-    text, config = _read_config(path / "config.yaml")
+    text, config = read_sections(path)
     return Run(
         path=path,
         config_text=text,
         config=config,
-        metrics=_read_metrics(path / "metrics.csv"),
-        alphas=_read_alphas(path / "alphas.csv"),
-        contributions=_read_contributions(path / "contributions.csv"),
-        genotype=_read_genotype(path / "genotype.json"),
-        sample=_read_numbers(path / "sample.json", ()),
-        network=_read_numbers(path / "network.json", ("parameters", "multiply_adds")),
-        test=_read_numbers(path / "test.json", ("test_acc",)),
-        recorded_weights=read_metadata(path).weights,
+        metrics=_read_metrics(path / directory.METRICS),
+        alphas=_read_alphas(path / directory.ALPHAS),
+        contributions=_read_contributions(path / directory.CONTRIBUTIONS),
+        genotype=_read_genotype(path / directory.GENOTYPE),
+        sample=_read_numbers(path / directory.SAMPLE, ()),
+        network=_read_numbers(path / directory.NETWORK, ("parameters", "multiply_adds")),
+        test=_read_numbers(path / directory.TEST, ("test_acc",)),
+        weights=read_metadata(path).weights or "softmax",
     )
 
 
-def _read_config(path: Path) -> tuple[str, dict[str, Any]]:
-    text = read_text(path)
-    try:
-        config = load_plain(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"{path}: is no YAML: {one_line(error)}") from None
-    if not isinstance(config, dict) or not {"space", "network"} & set(config):
-        raise InputError(f"{path}: has neither 'space', as a search has, nor 'network', as a retraining has")
-    return text, config
-
-
 def _read_metrics(path: Path) -> pd.DataFrame:
-    columns = [*METRICS, *LATER_METRICS]
+    columns = [*_REQUIRED_METRICS, *_OPTIONAL_METRICS]
     if not path.exists():
         return pd.DataFrame(columns=columns, dtype=float)
-    return read_table(path, METRICS).reindex(columns=columns)
+    return read_table(path, _REQUIRED_METRICS).reindex(columns=columns)
 
 
 def _read_alphas(path: Path) -> pd.DataFrame | None:
@@ -132,7 +131,7 @@ def _read_alphas(path: Path) -> pd.DataFrame | None:
 def _read_contributions(path: Path) -> pd.DataFrame | None:
     if not path.exists():
         return None
-    table = read_table(path, ("epoch", "cell", "contribution"), texts=("cell",))
+    table = read_table(path, CONTRIBUTION_COLUMNS, texts=("cell",))
     return table if len(table) else None
 
 
@@ -146,18 +145,18 @@ def _read_genotype(path: Path) -> Genotype | None:
 
 
 def _read_numbers(path: Path, keys: Sequence[str]) -> dict[str, Any]:
-    """A JSON object whose ``keys`` are numbers where they are there; empty without the file."""
+    """Return a JSON object, checking that the values of ``keys`` are numbers; empty if the file does not exist."""
     if not path.exists():
         return {}
     data = read_object(path)
     for key in keys:
-        if type(data.get(key, 0)) not in (int, float) or not abs(data.get(key, 0)) < 1e18:
+        if not isinstance(data.get(key, 0), int | float):
             raise InputError(f"{path}: {key} is {data[key]!r:.40}, no number that it can be")
     return data
 
 
 def get(config: Any, *keys: str) -> Any:
-    """A value deep in a config; None where there is none."""
+    """Return a nested value of a config; None if it does not exist."""
     for key in keys:
         config = config.get(key) if isinstance(config, dict) else None
     return config

@@ -1,4 +1,4 @@
-"""The CSV tables of a run, a row an epoch, or a row an epoch and edge; and its small JSON files."""
+"""CSV tables of a run, with one row per epoch, per epoch and cell, or per epoch and edge."""
 
 from __future__ import annotations
 
@@ -13,63 +13,63 @@ from nas_plugins.files import one_line, read_text
 from search_spaces.files import write_text_whole
 
 Kind = Literal["search", "retrain"]
-"""What a run does."""
+"""Task of a run."""
 Weights = Literal["softmax", "sigmoid"]
-"""The function that turns α into the weights of operations."""
+"""Function that turns α into the weights of operations."""
 
-_EVERY_BIT: dict[str, Any] = (
-    {"float_precision": "round_trip"} if tuple(map(int, pd.__version__.split(".")[:2])) < (3, 1) else {}
-)
-"""How pandas reads numbers exactly; from 3.1 on it does so unasked, and warns of being asked."""
-
-
+LOGGED_METRICS = ("train_loss", "train_acc", "val_loss", "val_acc", "derived_val_acc")
+"""Columns of metrics.csv that the training logs; accuracies are fractions from 0 to 1."""
+DISTANCES = ("distance", "alpha_distance")
+"""Columns of metrics.csv for a search that starts from a baseline: operations that differ from it, and change of α."""
 ALPHA_KEYS = ("epoch", "cell", "edge")
-"""The columns of alphas.csv beside those of the operations."""
-
-
+"""Columns of alphas.csv other than those of the operations."""
+CONTRIBUTION_COLUMNS = ("epoch", "cell", "contribution")
+"""Columns of contributions.csv."""
 NO_CELL = "-"
-"""The cell of a choice that stands in no cell, in alphas.csv."""
+"""Cell of a choice outside all cells, in alphas.csv."""
 
 
 def read_table(path: Path, required: Sequence[str], texts: Sequence[str] = ()) -> pd.DataFrame:
-    """A CSV file with these columns, all numbers but the texts; numbers keep every bit.
+    """Read a CSV table of numbers, exactly as they were written.
+
+    Args:
+        path: The file.
+        required: Columns that the table must have.
+        texts: Columns that hold text; these and ``epoch`` have no empty fields.
 
     Raises:
-        InputError: the file is something else; the message names the place.
+        InputError: The file is not such a table; the message names the place.
     """
     text = read_text(path)
     try:
-        # Only an empty field is missing: an edge may be called "NA".
-        table = pd.read_csv(path, dtype=dict.fromkeys(texts, str), keep_default_na=False, na_values=[""], **_EVERY_BIT)
-    except ValueError as error:  # of pandas, all of them
+        # As text, because pandas before 3.1 rounds numbers. Only empty fields are missing: an edge may be called "NA".
+        table = pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""])
+    except ValueError as error:  # the base class of pandas' parser errors
         raise InputError(f"{path}: is no CSV table: {one_line(error)}") from None
-    if not text.endswith("\n"):  # half a number is one too
+    if not text.endswith("\n"):  # a number that is cut is still a number
         raise InputError(f"{path}: has no newline at its end: its last line may be cut; put back the whole file")
-    if not isinstance(table.index, pd.RangeIndex):  # pandas would take the first field as a row's name
+    if not isinstance(table.index, pd.RangeIndex):  # pandas takes an excess first field as the name of a row
         raise InputError(f"{path}: a line has more fields than columns are named in the first")
     missing = [column for column in required if column not in table]
     if missing:
         raise InputError(f"{path}: has no column {missing[0]!r}; there should be {', '.join(required)}")
     for column in table.columns.difference(texts):
-        numbers = pd.to_numeric(table[column], errors="coerce").astype(float)
-        foreign = table[column][numbers.isna() & table[column].notna()]
+        values = table[column]
+        foreign = values[pd.to_numeric(values, errors="coerce").isna() & values.notna()]
         if len(foreign):
-            line = foreign.index[0] + 2
-            raise InputError(f"{path}: {column} of line {line} is {foreign.iloc[0]!r}, no number")
-        table[column] = numbers
+            raise InputError(f"{path}: {column} of line {foreign.index[0] + 2} is {foreign.iloc[0]!r}, no number")
+        table[column] = values.astype(float)
     for column in ("epoch", *texts):
         if table[column].isna().any():
             raise InputError(f"{path}: {column} of line {int(table[column].isna().argmax()) + 2} is empty")
-    if len(table) and table["epoch"].abs().max() > 1e9:
-        raise InputError(f"{path}: epoch is {table['epoch'].abs().max()}, no number of an epoch")
     return table
 
 
 def append_epoch(path: Path, epoch: int, rows: list[dict[str, Any]]) -> None:
-    """Add the rows of an epoch to a table, in place of any of that epoch or a later one.
+    """Add the rows of an epoch to a table, replacing rows of this and later epochs.
 
     Raises:
-        InputError: the file is there and is no such table.
+        InputError: The existing file is not such a table.
     """
     table = pd.DataFrame(rows)
     texts = [column for column, value in rows[0].items() if isinstance(value, str)]
@@ -81,16 +81,16 @@ def append_epoch(path: Path, epoch: int, rows: list[dict[str, Any]]) -> None:
 
 
 def check_epochs(path: Path, epochs: int, required: Sequence[str], rows: Sequence[tuple[str, ...]] = ((),)) -> None:
-    """Check that a table has each row of the epochs 0 to ``epochs - 1`` once; later ones may be there.
+    """Check that a table has each row of the epochs 0 to ``epochs - 1`` exactly once; later epochs are ignored.
 
     Args:
-        path: the table; where there are no epochs, it may be missing.
-        epochs: how many there are.
-        required: its columns: epoch, one for each text of a row, numbers.
-        rows: the texts of the rows of each epoch, such as of the columns cell and edge.
+        path: The table; it may be missing if there are no epochs.
+        epochs: Number of epochs.
+        required: Columns of the table: the epoch, then those of the texts in ``rows``, then numbers.
+        rows: Texts of each row of an epoch, for example cell and edge.
 
     Raises:
-        InputError: it is damaged.
+        InputError: The table is damaged.
     """
     if epochs == 0 and not path.exists():
         return
@@ -103,5 +103,5 @@ def check_epochs(path: Path, epochs: int, required: Sequence[str], rows: Sequenc
 
 
 def operations_of(alphas: pd.DataFrame) -> list[str]:
-    """The columns of an alphas table that are operations."""
-    return [column for column in alphas.columns if column not in ("epoch", "cell", "edge")]
+    """Return the columns of an alphas table that are operations."""
+    return [column for column in alphas.columns if column not in ALPHA_KEYS]

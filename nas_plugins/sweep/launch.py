@@ -1,4 +1,4 @@
-"""An NNI experiment from its start to its end: the command ``nas-plugins launch``."""
+"""The command ``nas-plugins launch``: an NNI experiment from its start to its end."""
 
 from __future__ import annotations
 
@@ -24,29 +24,32 @@ from nas_plugins.files import one_line
 from nas_plugins.sweep.config import platforms, read_experiment
 from nas_plugins.sweep.records import read_trials, succeeded, trials_text
 
-_POLL = 1.0
-"""Seconds between two looks at the experiment."""
-_IDLE = 15
-"""Looks without a trial that runs, after which none will come: NNI starts the next one within 5 seconds."""
-_AT_WORK = ("WAITING", "RUNNING", "UNKNOWN")
+_POLL_SECONDS = 1.0
+_MAX_IDLE_POLLS = 15
+"""Polls without a running trial after which no further one is expected; NNI starts the next one within 5 seconds."""
+_UNFINISHED = ("WAITING", "RUNNING", "UNKNOWN")
 """States of trials that have not ended."""
+_PORT_ERRORS = {
+    errno.EADDRINUSE: "is in use; choose another",
+    errno.EACCES: "may not be used; choose another, such as 8080",
+}
 
 
 def launch(config: str | os.PathLike[str], port: int = 8080) -> str:
-    """Run an NNI experiment, show how far it is, and stop it.
+    """Run an NNI experiment, show its progress, and stop it.
 
     Args:
-        config: NNI's own config file, which ``nnictl create`` reads too.
-        port: of the web portal, while it runs.
+        config: Config file in NNI's own format, which ``nnictl create`` reads too.
+        port: Port of the web portal while the experiment runs.
 
     Returns:
-        The ID of the experiment; :func:`~nas_plugins.sweep.records.read_trials` has its trials.
+        The ID of the experiment, with which :func:`~nas_plugins.sweep.records.read_trials` reads its trials.
 
     Raises:
-        InputError: the config or the port cannot be used, and nothing was started then; or no trial
+        InputError: The config or the port cannot be used, in which case nothing was started; NNI failed; or no trial
             succeeded.
-        KeyboardInterrupt: SIGINT, SIGTERM (then a Terminated) or SIGHUP came. The experiment is stopped and can be
-            resumed.
+        KeyboardInterrupt: SIGINT, SIGTERM (raised as Terminated) or SIGHUP arrived. The experiment was stopped and
+            can be resumed.
     """
     _check_port(port)
     nni.silence_stdout()
@@ -57,32 +60,10 @@ def launch(config: str | os.PathLike[str], port: int = 8080) -> str:
         _check_port(port + 1, ", which NNI needs too for these trials,")
     experiment = Experiment(settings)
     folder = Path(settings.experiment_working_directory, experiment.id)
-    log = folder / "log"
-    started: set[psutil.Process] = set()
-    with _signals() as (stop, came):
-        try:
-            # Detached: what the manager and the tuner write goes into files of its folder. It is stopped all the same.
-            experiment.start(port, run_mode=RunMode.Detach)
-            print(f"experiment {experiment.id}: http://localhost:{port}", flush=True)
-            _watch(experiment, folder, settings.max_trial_number, stop, started)
-        except RuntimeError as error:
-            why = one_line(error) + _last_error(log / "dispatcher.log") + _what_there_is(folder)
-            raise InputError(f"experiment {experiment.id}: NNI's manager failed: {why}") from None
-        except BrokenPipeError:  # of what we print
-            raise
-        except OSError:  # what the manager's web server does not answer is one
-            _end(started)
-            if started:
-                experiment._proc = None  # it is among them, and stop() would ask a process that is gone to end
-            why = _last_error(log / "nnictl_stderr.log", r"\n +at ") or "; it was stopped by nnictl, or killed"
-            why += _what_there_is(folder)
-            raise InputError(f"experiment {experiment.id}: NNI's manager does not answer{why}") from None
-        finally:
-            started.update(_processes(experiment.id))
-            experiment.stop()
-            _end({process for process in started if _is_tuner(process)})  # at work, it does not hear its manager's end
-    if came:
-        interrupt = Terminated if came[0] == signal.SIGTERM else KeyboardInterrupt
+    with _signals() as (stop, received):
+        _run(experiment, folder, port, settings.max_trial_number, stop)
+    if received:
+        interrupt = Terminated if received[0] == signal.SIGTERM else KeyboardInterrupt
         raise interrupt(f"stopped; nnictl resume {experiment.id} --port {port} goes on with it")
     _summarize(experiment.id, folder, port, settings)
     return experiment.id
@@ -98,43 +79,76 @@ def _check_port(port: int, why: str = "") -> None:
                 if family == socket.AF_INET6:
                     probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
                 probe.bind((anywhere, port))
-        except OSError as error:  # others: there is no IPv6
-            if error.errno == errno.EADDRINUSE:
-                raise InputError(f"--port: {port}{why} is in use; choose another") from None
-            if error.errno == errno.EACCES:
-                raise InputError(f"--port: {port}{why} may not be used; choose another, such as 8080") from None
+        except OSError as error:  # any other one means that this machine has no IPv6
+            if error.errno in _PORT_ERRORS:
+                raise InputError(f"--port: {port}{why} {_PORT_ERRORS[error.errno]}") from None
 
 
 @contextmanager
 def _signals() -> Iterator[tuple[threading.Event, list[int]]]:
-    """An event in place of what SIGINT, SIGTERM and SIGHUP do, and which of them came.
+    """Set an event on SIGINT, SIGTERM and SIGHUP in place of their effect, which could leave NNI's manager running.
 
-    At no moment may they leave NNI's manager behind.
+    Yields the event and the signals received so far.
     """
-    event, came = threading.Event(), list[int]()
+    event, received = threading.Event(), list[int]()
 
     def note(number: int, frame: object) -> None:
-        came.append(number)
+        received.append(number)
         event.set()
 
     names = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as nohup has it; else the terminal that closes ends all
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores it, to outlive its terminal
         names.append(signal.SIGHUP)
     before = {name: signal.signal(name, note) for name in names}
     try:
-        yield event, came
+        yield event, received
     finally:
         for name, handler in before.items():
             signal.signal(name, handler)
 
 
+def _run(experiment: Experiment, folder: Path, port: int, planned: int | None, stop: threading.Event) -> None:
+    """Start an experiment, follow it until it is done or ``stop`` is set, and end its manager, tuner and trials.
+
+    Raises:
+        InputError: The manager or the tuner died.
+    """
+    log = folder / "log"
+    started: set[psutil.Process] = set()
+    try:
+        # Detached, so that the manager and the tuner write into their log files. The experiment is stopped below.
+        experiment.start(port, run_mode=RunMode.Detach)
+        print(f"experiment {experiment.id}: http://localhost:{port}", flush=True)
+        _watch(experiment, folder, planned, stop, started)
+    except RuntimeError as error:
+        why = one_line(error) + _last_error(log / "dispatcher.log") + _hint_of_trials(folder)
+        raise InputError(f"experiment {experiment.id}: NNI's manager failed: {why}") from None
+    except BrokenPipeError:  # raised by print
+        raise
+    except OSError:  # raised by requests when the manager does not answer
+        _kill(started)
+        if started:
+            experiment._proc = None  # the manager was killed above, and stop() would wait for its answer
+        why = _last_error(log / "nnictl_stderr.log", r"\n +at ") or "; it was stopped by nnictl, or killed"
+        why += _hint_of_trials(folder)
+        raise InputError(f"experiment {experiment.id}: NNI's manager does not answer{why}") from None
+    finally:
+        started.update(_processes(experiment.id))
+        experiment.stop()
+        _kill({process for process in started if _is_tuner(process)})  # a busy tuner does not notice the manager's end
+
+
 def _watch(
     experiment: Experiment, folder: Path, planned: int | None, stop: threading.Event, started: set[psutil.Process]
 ) -> None:
-    """Show a line of progress until the experiment is done, or is to stop; collect the processes that it started."""
+    """Show progress until the experiment is done or ``stop`` is set, and add its processes to ``started``.
+
+    Raises:
+        RuntimeError: The manager reports an error, or the tuner has ended.
+    """
     shown, idle = "", 0
     try:
-        while not stop.wait(_POLL):
+        while not stop.wait(_POLL_SECONDS):
             started.update(_processes(experiment.id))
             state = rest.get(experiment.port, "/check-status")
             trials = read_trials(folder)
@@ -143,11 +157,11 @@ def _watch(
                 raise RuntimeError(" ".join(state["errors"]) or f"its logs are in {folder / 'log'}")
             if state["status"] in ("DONE", "STOPPED"):
                 break
-            idle = 0 if trials["status"].isin(_AT_WORK).any() else idle + 1
-            # NNI is never done with an experiment whose tuner, such as GridSearch, has no more trials,
-            if state["status"] == "TUNER_NO_MORE_TRIAL" and idle > _IDLE and not trials.empty:
+            idle = 0 if trials["status"].isin(_UNFINISHED).any() else idle + 1
+            # NNI never ends an experiment whose tuner has no more trials, as a grid search,
+            if state["status"] == "TUNER_NO_MORE_TRIAL" and idle > _MAX_IDLE_POLLS and not trials.empty:
                 break
-            # nor with one whose tuner has died.
+            # nor one whose tuner has died.
             if idle and _tuner_has_ended(experiment.id, folder / "log" / "dispatcher.log"):
                 raise RuntimeError("its tuner has ended")
     finally:
@@ -156,31 +170,31 @@ def _watch(
 
 
 def _processes(experiment: str) -> list[psutil.Process]:
-    """NNI's manager of this experiment, and all that it started; not what else this process has."""
+    """Return NNI's manager of an experiment and its descendants, without other children of this process."""
     for child in psutil.Process().children():
-        with suppress(psutil.Error):  # it has just ended
+        with suppress(psutil.Error):  # the child has just ended
             if experiment in child.cmdline():
                 return [child, *child.children(recursive=True)]
     return []
 
 
-def _end(started: set[psutil.Process]) -> None:
-    """End what outlives the manager; one that nnictl stops ends all by itself, and then itself."""
+def _kill(started: set[psutil.Process]) -> None:
+    """Kill processes, after up to 10 seconds in which a manager that nnictl stops can end them itself."""
     psutil.wait_procs([child for child in psutil.Process().children() if child in started], timeout=10)
     for process in started:
-        with suppress(psutil.Error):  # it has ended, or is another user's
+        with suppress(psutil.Error):  # it has ended, or belongs to another user
             process.kill()
 
 
 def _is_tuner(process: psutil.Process) -> bool:
-    """Whether it is NNI's dispatcher, in which the tuner works."""
+    """Return whether a process is NNI's dispatcher, which runs the tuner."""
     with suppress(psutil.Error):  # it has just ended
         return "--exp_params" in process.cmdline()
     return False
 
 
 def _tuner_has_ended(experiment: str, log: Path) -> bool:
-    """Whether the process of NNI's dispatcher is gone, or the thread of it that asks the tuner."""
+    """Return whether NNI's dispatcher is gone, or its thread that calls the tuner."""
     with suppress(OSError):
         if "ERROR (nni.runtime.msg_dispatcher_base/" in log.read_text(errors="replace"):
             return True
@@ -188,14 +202,13 @@ def _tuner_has_ended(experiment: str, log: Path) -> bool:
 
 
 def _show(trials: pd.DataFrame, planned: int | None, before: str) -> str:
-    """On a terminal one line that changes, elsewhere a line whenever it has changed."""
+    """Print and return the progress: on a terminal in place, elsewhere only where it differs from ``before``."""
     counts = trials["status"].value_counts()
-    ended = len(trials) - sum(counts.get(status, 0) for status in _AT_WORK)
+    ended = len(trials) - sum(counts.get(status, 0) for status in _UNFINISHED)
     line = f"{ended} of {planned or '?'} trials ended, {counts.get('RUNNING', 0)} running"
     failed = counts.get("FAILED", 0)
     line += f", {failed} failed" if failed else ""
-    best = succeeded(trials).head(1)
-    for row in best.itertuples():
+    for row in succeeded(trials).head(1).itertuples():
         line += f"; best {row.value:.2%} ({row.trial})"
     if sys.stdout.isatty():
         print(f"\r\x1b[K{line}", end="", flush=True)
@@ -217,7 +230,7 @@ def _summarize(experiment: str, folder: Path, port: int, settings: ExperimentCon
 
 
 def _reason(trials: pd.DataFrame, folder: Path, settings: ExperimentConfig) -> str:
-    """The last line that a trial wrote before it failed, or where that is."""
+    """Return the last line that a failed trial wrote, or on another machine the place of it, after a semicolon."""
     for trial in trials.loc[trials["status"] == "FAILED", "trial"]:
         for file in folder.glob(f"environments/*/trials/{trial}/trial.stderr"):
             with suppress(OSError, IndexError):
@@ -228,8 +241,8 @@ def _reason(trials: pd.DataFrame, folder: Path, settings: ExperimentConfig) -> s
     return ""
 
 
-def _what_there_is(folder: Path) -> str:
-    """Where to look at the trials of an experiment that failed later."""
+def _hint_of_trials(folder: Path) -> str:
+    """Return the command that shows the trials of an experiment that failed, if any of them succeeded."""
     with suppress(InputError):
         if not succeeded(read_trials(folder)).empty:
             return f"; nas-plugins trials {folder.name} shows what it has found"
@@ -237,11 +250,11 @@ def _what_there_is(folder: Path) -> str:
 
 
 def _last_error(log: Path, before: str = "") -> str:
-    """The last error in a log of NNI's, after a semicolon; nothing where there is none.
+    """Return the last error in a log of NNI, after a semicolon, or an empty text.
 
     Args:
-        log: the file.
-        before: what follows it, as a regular expression: the manager's errors are not those of Python.
+        log: Log file.
+        before: Regular expression of what follows an error, to recognize those of the manager's JavaScript.
     """
     with suppress(OSError):
         pattern = rf"^[\w.]*(?:Error|Exception): .*(?={before})"

@@ -1,4 +1,4 @@
-"""What NNI has recorded of the trials of an experiment, whether it runs or not."""
+"""Trials of an NNI experiment, read from its database, also while it runs."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from nas_plugins.runs.directory import GENOTYPE
 from search_spaces.genotype import Genotype
 
 STATUSES = ("WAITING", "RUNNING", "SUCCEEDED", "FAILED", "USER_CANCELED", "SYS_CANCELED", "EARLY_STOPPED", "UNKNOWN")
-"""What NNI calls the states of a trial."""
+"""States of a trial, as NNI names them."""
 
 
 def experiment_folder(experiment: str | os.PathLike[str]) -> Path:
-    """The folder of an experiment.
+    """Return the folder of an experiment.
 
     Args:
-        experiment: its ID, or the folder itself.
+        experiment: ID of the experiment, or the folder itself.
 
     Raises:
-        InputError: there is no such experiment.
+        InputError: There is no such experiment.
     """
     folders = [Path(experiment)]
     known = Experiments().get_all_experiments().get(str(experiment))
@@ -41,82 +41,76 @@ def experiment_folder(experiment: str | os.PathLike[str]) -> Path:
 
 
 def read_trials(experiment: str | os.PathLike[str]) -> pd.DataFrame:
-    """The trials of an experiment, the best one first and those without a final result last.
+    """Return the trials of an experiment, the best one first and those without a final result last.
 
     Args:
-        experiment: its ID or its folder.
+        experiment: ID of the experiment, or its folder.
 
     Returns:
-        Columns trial (its ID), status (as NNI names it; of a stopped experiment, whose resume starts what had not
-        ended again, never RUNNING but WAITING), value (the final result), run (the run
-        directory, empty where the trial told none) and parameters (key -> value, as chosen).
+        Columns trial (its ID), status (one of :data:`STATUSES`), value (the final result), run (the run directory,
+        empty where the trial reported none) and parameters (key -> value, as chosen). In a stopped experiment a
+        trial is never RUNNING but WAITING, since a resume starts it again.
 
     Raises:
-        InputError: there is no such experiment, or its records cannot be read.
+        InputError: There is no such experiment, or its records cannot be read.
     """
     folder = experiment_folder(experiment)
     file = folder / "db" / "nni.sqlite"
-    trials: dict[str, dict[str, Any]] = {}
     try:
-        with contextlib.closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as records:
-            events = "SELECT trialJobId, event, data FROM TrialJobEvent WHERE trialJobId <> '' ORDER BY rowid"
-            for trial, event, data in records.execute(events):
-                row = trials.setdefault(trial, {"trial": trial, "value": None, "run": "", "parameters": {}})
-                if event in STATUSES:
-                    row["status"] = event
-                if data:
-                    chosen = _object(json.loads(data)).get("parameters") or {}
-                    row["parameters"] = chosen if isinstance(chosen, dict) else {"parameters": chosen}
-            finals = "SELECT trialJobId, data FROM MetricData WHERE type = 'FINAL' ORDER BY rowid"
-            for trial, data in records.execute(finals):
-                result = json.loads(json.loads(data))
-                if not isinstance(result, dict):
-                    result = {"default": result}
-                run = result.get("run", "")
-                if not isinstance(run, str):
-                    raise TypeError(f"the run of trial {trial} is {run!r:.40}, no directory")
-                trials[trial] |= {"value": float(result["default"]), "run": run}
-    except (sqlite3.Error, ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
+        with contextlib.closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as database:
+            rows = _read_rows(database)
+    except (sqlite3.Error, ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
         raise InputError(f"{file}: not the records of NNI's trials: {one_line(error)}") from None
+    table = pd.DataFrame(rows, columns=["trial", "status", "value", "run", "parameters"])
     if Experiments().get_all_experiments().get(folder.name, {}).get("status") == "STOPPED":
-        for row in trials.values():
-            if row.get("status") == "RUNNING":
-                row["status"] = "WAITING"
-    table = pd.DataFrame(list(trials.values()), columns=["trial", "status", "value", "run", "parameters"])
+        table["status"] = table["status"].replace("RUNNING", "WAITING")
     return table.astype({"value": float}).sort_values("value", ascending=False, kind="stable", ignore_index=True)
 
 
-def _object(value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise TypeError(f"{value!r:.40} should be an object with keys")
-    return value
+def _read_rows(database: sqlite3.Connection) -> list[dict[str, Any]]:
+    """Return a row of :func:`read_trials` for each trial, in the order in which NNI started them."""
+    trials: dict[str, dict[str, Any]] = {}
+    events = "SELECT trialJobId, event, data FROM TrialJobEvent WHERE trialJobId <> '' ORDER BY rowid"
+    for trial, event, data in database.execute(events):
+        row = trials.setdefault(trial, {"trial": trial, "value": None, "run": "", "parameters": {}})
+        if event in STATUSES:
+            row["status"] = event
+        if data:
+            chosen = json.loads(data).get("parameters") or {}
+            row["parameters"] = chosen if isinstance(chosen, dict) else {"parameters": chosen}
+    for trial, data in database.execute("SELECT trialJobId, data FROM MetricData WHERE type = 'FINAL' ORDER BY rowid"):
+        result = json.loads(json.loads(data))
+        if not isinstance(result, dict):
+            result = {"default": result}
+        trials[trial] |= {"value": float(result["default"]), "run": os.fspath(result.get("run", ""))}
+    return list(trials.values())
 
 
 def succeeded(trials: pd.DataFrame) -> pd.DataFrame:
-    """Those that ended with a final result."""
+    """Return the trials that ended with a final result."""
     return trials[(trials["status"] == "SUCCEEDED") & trials["value"].notna()]
 
 
 def trials_text(trials: pd.DataFrame) -> str:
-    """The trials as aligned text, a column for each parameter."""
+    """Return the trials as aligned text, with a column for each parameter."""
     parameters = pd.DataFrame(trials["parameters"].tolist(), index=trials.index)
     table = pd.concat([trials[["trial", "status"]], parameters, trials[["value", "run"]]], axis=1)
     return table.to_string(index=False, na_rep="–", float_format="{:.4g}".format)
 
 
 def save_genotypes(trials: pd.DataFrame, count: int, output: str | os.PathLike[str]) -> list[Path]:
-    """Copy the genotypes of the best trials: ``1.json``, ``2.json``, and so on.
+    """Copy the genotypes of the best trials to ``1.json``, ``2.json``, and so on.
 
     Args:
-        trials: what :func:`read_trials` gives.
-        count: how many.
-        output: the folder for them.
+        trials: Trials as :func:`read_trials` returns them.
+        count: Number of genotypes.
+        output: Folder for the copies.
 
     Returns:
-        The files.
+        The files, the best one first.
 
     Raises:
-        InputError: there are not so many, or the run directory of one is not on this machine.
+        InputError: Fewer trials succeeded, or the run directory of one is not on this machine.
     """
     best = succeeded(trials)
     if best.empty:

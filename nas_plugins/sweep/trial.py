@@ -1,4 +1,4 @@
-"""One search, or one retraining, as a trial of an NNI experiment: the command ``nas-plugins trial``."""
+"""The command ``nas-plugins trial``: one search or one retraining as a trial of an NNI experiment."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from search_spaces.genotype import Genotype
 PathLike = str | os.PathLike[str]
 
 MEASURES = ("derived_val_acc", "val_acc", "train_acc")
-"""Columns of metrics.csv: the first one that a run has is what it reports."""
+"""Columns of metrics.csv in order of preference: a trial reports the first one that its run has."""
 
 
 def run_trial(
@@ -38,38 +38,37 @@ def run_trial(
 ) -> Path:
     """Search, or retrain, with the parameters that NNI's tuner chose for this trial.
 
-    The accuracy after every epoch is an intermediate result. The final result has "default", which
-    the tuner sees, and "run", the run directory; that of a retraining also "test_acc". A search
-    reports the validation accuracy of the derived network; a retraining that of its network, and
-    without held-out images the test accuracy.
+    The accuracy after every epoch is an intermediate result. The final result has "default", which the tuner uses,
+    "run", the run directory, and for a retraining "test_acc". A search reports the validation accuracy of the derived
+    network; a retraining that of its network, and without a validation split the test accuracy.
 
-    A trial that NNI starts a second time, such as by ``nnictl resume``, goes on from its last
-    complete epoch.
+    A trial that NNI starts a second time, e.g. on ``nnictl resume``, continues from its last complete epoch.
 
     Args:
-        config: the config file of a search or of a retraining.
-        overrides: ``--key value`` pairs that win over the file; what the tuner chose wins over them.
-        genotype: what a retraining trains; the search space's own key ``genotype`` wins over it.
-        output: the folder for the run directory ``EXPERIMENT/TRIAL``; without it the run directory
-            is ``TRIAL`` in the folder that NNI gives the trial.
+        config: Config file of a search or of a retraining.
+        overrides: ``--key value`` pairs, which take precedence over the file; the tuner's parameters take precedence
+            over both.
+        genotype: Genotype file to retrain; a key ``genotype`` in the search space takes precedence.
+        output: Folder for the run directory ``EXPERIMENT/TRIAL``; by default the run directory is ``TRIAL`` in the
+            folder that NNI gives the trial.
 
     Returns:
         The run directory.
 
     Raises:
-        InputError: NNI did not start this process, or something given cannot be used.
+        InputError: NNI did not start this process, or an argument cannot be used.
     """
     if nni.get_trial_id() == "STANDALONE":
         raise InputError("trial: is started by NNI, as the trialCommand of an experiment; for a single run: search")
     run = _run_directory(output)
-    if not is_first():  # a further process of a search on several devices, which the first one started
+    if not is_first():  # a process that the first one of a search on several devices started
         return resume(run)
-    signal.signal(signal.SIGINT, _die)
+    signal.signal(signal.SIGINT, _end)
     manager = _Manager()
     if (run / CONFIG).exists():
         resume(run, [_Reporter(manager)])
     else:
-        shutil.rmtree(run, ignore_errors=True)  # of a trial that was killed before it began
+        shutil.rmtree(run, ignore_errors=True)  # left by a trial that was killed before its first epoch
         genotype, overrides, _ = merged(config, overrides, genotype, manager.chosen)
         if genotype is None:
             search(config, run, overrides, [_Reporter(manager)])
@@ -82,18 +81,20 @@ def run_trial(
 def merged(
     config: PathLike, overrides: Sequence[str], genotype: PathLike | None, chosen: Mapping[str, Any]
 ) -> tuple[PathLike | None, list[str], Config]:
-    """What a trial with the chosen parameters runs, checked.
+    """Return what a trial with the chosen parameters runs, checked.
 
     Args:
-        config, overrides, genotype: as of :func:`run_trial`.
-        chosen: key of the config -> value; a nested choice of NNI's, such as
-            ``{"strategy": {"_name": "EDAS", "sign_flip_epochs": 5}}``, stands for the whole section.
+        config: As of :func:`run_trial`.
+        overrides: As of :func:`run_trial`.
+        genotype: As of :func:`run_trial`.
+        chosen: Key of the config -> value. A nested choice, e.g.
+            ``{"strategy": {"_name": "EDAS", "sign_flip_epochs": 5}}``, replaces the whole section.
 
     Returns:
-        The genotype of a retraining, None for a search; all overrides; and the config with them.
+        The genotype of a retraining (None for a search), all overrides, and the config with them.
 
     Raises:
-        InputError: a key is unknown or a value is wrong.
+        InputError: A key is unknown, or a value is wrong.
     """
     chosen = dict(chosen)
     searches = is_search(config)
@@ -125,11 +126,11 @@ def _run_directory(output: PathLike | None) -> Path:
     return Path(output, nni.get_experiment_id(), nni.get_trial_id()).absolute()
 
 
-def _die(number: int, frame: object) -> None:
-    """End as NNI asks a trial to, by an interrupt.
+def _end(number: int, frame: object) -> None:
+    """Die of the interrupt by which NNI cancels a trial.
 
-    One that dies of it is "canceled" in the portal; one that ends by itself, with a status, "failed". Nothing is lost:
-    files are written whole.
+    NNI counts a trial that dies of it as canceled, and one that exits with a status as failed. Nothing is lost, since
+    files are written atomically.
     """
     for child in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):
@@ -139,17 +140,20 @@ def _die(number: int, frame: object) -> None:
 
 
 class _Manager:
-    """The line to NNI's manager.
+    """Connection to NNI's manager.
 
-    Not nni.report_intermediate_result and the like: while NasExperiment runs a search, it puts a channel of its own in
-    their place, and it leaves the number of the trial's parameters overwritten.
+    It replaces ``nni.report_intermediate_result`` and ``nni.report_final_result``: while NasExperiment runs a search,
+    these use a channel of NasExperiment, which also overwrites the number of the trial's parameters.
+
+    Raises:
+        InputError: The manager has no parameters for this trial.
     """
 
     def __init__(self) -> None:
         self.channel = get_default_trial_command_channel()
         record = self.channel.receive_parameter()
         if os.environ.get("NNI_PLATFORM") == "local" and "NNI_TRIAL_COMMAND_CHANNEL" in os.environ:
-            record = _recorded(os.environ["NNI_TRIAL_COMMAND_CHANNEL"])
+            record = _parameters_in_portal(os.environ["NNI_TRIAL_COMMAND_CHANNEL"])
         if record is None:
             raise InputError("trial: NNI's manager has no parameters for this trial")
         self.number: int | None = record["parameter_id"]
@@ -159,17 +163,17 @@ class _Manager:
         self.channel.send_metric(kind, self.number, nni.get_trial_id(), sequence, result)
 
 
-def _recorded(channel: str) -> Any:
-    """The parameters that the portal shows for this trial, where the manager is on this machine.
+def _parameters_in_portal(channel: str) -> Any:
+    """Return the parameters that the portal shows for this trial, or None; the manager must be on this machine.
 
-    NNI's local training service hands parameters out in the order in which trials ask for them, and shows those of the
-    order in which it started them: of two trials that start together, each may get what is shown for the other.
+    NNI's local training service hands out parameters in the order in which trials ask for them, but shows them in the
+    order in which it started the trials, so that of two trials that start together each may get the other's.
 
     Args:
-        channel: the address that NNI gives the trial, such as ``http://localhost:8080/env/local-env/TRIAL``.
+        channel: Address that NNI gives the trial, e.g. ``http://localhost:8080/env/local-env/TRIAL``.
     """
     place, _, _ = channel.partition("/env/")
-    for _ in range(100):  # it is recorded within the second in which the trial is started
+    for _ in range(100):  # the manager records them within a second of the start
         with suppress(OSError, ValueError, LookupError):
             answer = urlopen(f"{place}/api/v1/nni/trial-jobs/{nni.get_trial_id()}", timeout=20)
             return json.loads(json.load(answer)["hyperParameters"][0])
@@ -178,7 +182,7 @@ def _recorded(channel: str) -> Any:
 
 
 class _Reporter(pl.Callback):
-    """Report the accuracy after every epoch."""
+    """Callback that reports the accuracy after every epoch."""
 
     def __init__(self, manager: _Manager) -> None:
         self.manager = manager

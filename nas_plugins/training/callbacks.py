@@ -1,4 +1,4 @@
-"""Callbacks of every run: the seed of an epoch, its rows in the tables, its line in a log, and a loss that is lost."""
+"""Lightning callbacks of every run: seeding per epoch, text progress, and detection of non-finite values."""
 
 from __future__ import annotations
 
@@ -13,92 +13,93 @@ import torch
 from pytorch_lightning.callbacks import Callback
 
 from nas_plugins.errors import InputError
-
-METRICS = ["train_loss", "train_acc", "val_loss", "val_acc", "derived_val_acc"]
-"""The columns of metrics.csv that the training logs."""
+from nas_plugins.runs.tables import LOGGED_METRICS
 
 
 class SeededEpochs(Callback):
-    """Seed every epoch by its number, so that a resumed run goes on exactly as one never interrupted.
+    """Seed each epoch by its number, so that a resumed run continues exactly as an uninterrupted one.
 
-    Shuffling, augmentation and drop-path draw from the global generators. Their states at the end
-    of an epoch would not be enough: what Lightning draws between two epochs differs on a resume.
+    Shuffling, augmentation and drop-path draw from the global generators. Restoring their states from the end of an
+    epoch would not suffice, because on a resume Lightning draws differently between two epochs.
 
     Args:
-        seed: of the run.
+        seed: Seed of the run.
     """
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
         self.next_epoch = 0
-        self._seeded = -1
+        self._seeded_epoch = -1
 
     def state_dict(self) -> dict[str, Any]:
+        """Return the number of the next epoch."""
         return {"next_epoch": self.next_epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        epoch = state_dict["next_epoch"]
-        if type(epoch) is not int or epoch < 0:
-            raise ValueError(f"next_epoch: {epoch!r:.40} should be a whole number of at least 0")
-        self.next_epoch = epoch
+        """Restore the number of the next epoch."""
+        self.next_epoch = state_dict["next_epoch"]
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """For the first epoch of this process: Lightning makes its data iterators before that epoch starts."""
+        """Seed the first epoch of this process; Lightning makes its data iterators before the epoch starts."""
         self._seed(self.next_epoch, trainer.global_rank)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.current_epoch != self._seeded:
+        """Seed the epoch, unless :meth:`on_fit_start` has."""
+        if trainer.current_epoch != self._seeded_epoch:
             self._seed(trainer.current_epoch, trainer.global_rank)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Count the epoch as done."""
         self.next_epoch = trainer.current_epoch + 1
 
     def _seed(self, epoch: int, rank: int) -> None:
-        self._seeded = epoch
-        state = np.random.SeedSequence([self.seed, epoch, rank]).generate_state(1)
-        seed = int(state[0])
+        # Not Lightning's seed_everything: it also sets the seed by which all processes have to shard the data alike.
+        self._seeded_epoch = epoch
+        seed = int(np.random.SeedSequence([self.seed, epoch, rank]).generate_state(1)[0])
         random.seed(seed)
         np.random.seed(seed)
         torch.manual_seed(seed)
 
 
 def epochs_done(trainer: pl.Trainer) -> int:
-    """How many epochs the checkpoint holds, by what :class:`SeededEpochs` has of it."""
+    """Return the number of epochs in the loaded checkpoint."""
     callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
     return next(each.next_epoch for each in callbacks if isinstance(each, SeededEpochs))
 
 
 class EpochLines(Callback):
-    """A line an epoch, for output that is no terminal: a log gets no progress bars."""
+    """Progress for logs: one line of text per epoch instead of a progress bar."""
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Print the metrics of the epoch."""
         logged = trainer.callback_metrics
-        shown = [f"{name} {float(logged[name]):.4f}" for name in METRICS if name in logged]
+        shown = [f"{name} {float(logged[name]):.4f}" for name in LOGGED_METRICS if name in logged]
         if trainer.is_global_zero:
             print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", *shown, sep="  ", flush=True)
 
 
 class FiniteLoss(Callback):
-    """Give up when the loss or the weights are lost: before the epoch is recorded, and within a long epoch.
+    """Stop a run whose loss, weights or α are no longer finite, before the epoch is recorded.
 
-    What a search with a strategy of NNI's computes in an iteration stays unknown until the end of the epoch.
+    Long epochs are also stopped before their end. The losses of single iterations are unknown for NNI's own strategies.
     """
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        # Now and then, for it waits for the device. Several processes have to give up at one place: the epoch's end.
+        """Check the training loss of every 50th iteration."""
+        # Rarely, because reading a loss waits for the device. Several processes all have to stop at the same place,
+        # which is the end of the epoch.
         if batch_idx % 50 == 0 and trainer.world_size == 1 and isinstance(outputs, Mapping) and "loss" in outputs:
             self._check(trainer, "the training loss", float(outputs["loss"]))
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Also after the last iteration, of which the training loss knows nothing yet."""
+        """Check the losses of the epoch, and the parameters, which the last iteration may have changed since."""
         for name, key in (("training", "train_loss"), ("validation", "val_loss")):
             self._check(trainer, f"the {name} loss", float(trainer.callback_metrics.get(key, 0.0)))
-        lost = _lost(pl_module)
+        lost = _non_finite(pl_module)
         if lost is not None:
-            # The name of an α is what strategies.search makes of it.
-            of_alpha = lost.startswith("architecture.")
+            of_alpha = lost.startswith("architecture.")  # the name of α in strategies.search
             what, key = ("an α", "strategy.learning_rate") if of_alpha else ("a weight", "training.learning_rate")
             self._check(trainer, what, math.nan, key)
 
@@ -110,9 +111,9 @@ class FiniteLoss(Callback):
             )
 
 
-def _lost(module: pl.LightningModule) -> str | None:
-    """The name of a parameter that is not finite; None where all are."""
+def _non_finite(module: pl.LightningModule) -> str | None:
+    """Return the name of a parameter that is not finite; None if all are finite."""
     finite = {name: parameter.detach().isfinite().all() for name, parameter in module.named_parameters()}
-    if not finite or bool(torch.stack([*finite.values()]).all()):  # of one accelerator: one transfer
+    if not finite or bool(torch.stack([*finite.values()]).all()):  # a single transfer from the device
         return None
     return next(name for name, each in finite.items() if not each)

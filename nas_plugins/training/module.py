@@ -1,4 +1,4 @@
-"""The Lightning module that trains a supernet or a derived network to classify images."""
+"""Lightning module that trains a supernet or a derived network to classify images."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ from search_spaces.network import Network
 
 
 class ImageClassification(LightningModule):
-    """Cross-entropy, SGD with momentum and a cosine schedule: the recipe of DARTS and its descendants.
+    """Cross-entropy loss, SGD with momentum and a cosine schedule: the recipe of DARTS and its descendants.
 
-    It trains the model that NNI, or :meth:`set_model`, gives it. It logs ``train_loss``,
-    ``train_acc``, ``val_loss``, ``val_acc``, ``test_loss`` and ``test_acc``; accuracies are
-    shares from 0 to 1.
+    The model is set by NNI or by :meth:`set_model`. Logs ``train_loss``, ``train_acc``, ``val_loss``, ``val_acc``,
+    ``test_loss`` and ``test_acc``; accuracies are fractions from 0 to 1.
 
     Args:
-        num_classes: classes of the images.
-        training: the settings.
-        derived: the settings of a derived network; None for a supernet.
+        num_classes: Number of classes.
+        training: Settings of the training.
+        derived: Settings of a derived network; None for a supernet.
     """
 
     def __init__(self, num_classes: int, training: Training, derived: NetworkConfig | None = None) -> None:
@@ -34,17 +33,21 @@ class ImageClassification(LightningModule):
         self.accuracy = MulticlassAccuracy(num_classes, average="micro")
 
     def forward(self, x: Tensor) -> Any:
-        """The logits of the model."""
+        """Return the output of the model for images of shape (batch, channels, height, width).
+
+        Returns:
+            Logits of shape (batch, classes), or a pair with those of an auxiliary head.
+        """
         return self.model(x)
 
     def on_train_epoch_start(self) -> None:
-        """Let drop-path grow linearly over the epochs (DARTS, section 3.2)."""
+        """Increase drop-path linearly over the epochs (DARTS, section 3.2)."""
         if self.derived is not None and isinstance(self.model, Network):
-            share = self.current_epoch / self.training_settings.epochs
-            self.model.set_drop_path(self.derived.drop_path * share)
+            progress = self.current_epoch / self.training_settings.epochs
+            self.model.set_drop_path(self.derived.drop_path * progress)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """The loss of a batch of images and labels."""
+        """Return the loss of a batch of images and labels."""
         images, labels = batch
         logits = self(images)
         auxiliary = None
@@ -70,13 +73,14 @@ class ImageClassification(LightningModule):
         self._log(stage, self.criterion(logits, labels), logits, labels)
 
     def _log(self, stage: str, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        # Over the images of all processes, which may have different numbers: the mean of whole ones Lightning rounds.
-        shown: dict[str, Any] = {"sync_dist": True, "batch_size": float(len(labels))}
+        # The mean over the images of all processes, which may differ in number: a float, because Lightning rounds the
+        # mean of integers.
+        options: dict[str, Any] = {"sync_dist": True, "batch_size": float(len(labels))}
         for name, value in (("loss", loss.detach()), ("acc", self.accuracy(logits, labels))):
-            self.log(f"{stage}_{name}", value, on_step=False, on_epoch=True, prog_bar=True, **shown)
+            self.log(f"{stage}_{name}", value, on_step=False, on_epoch=True, prog_bar=True, **options)
 
     def configure_optimizers(self) -> Any:
-        """SGD, its learning rate falling, once an epoch, along one cosine or several (SGDR)."""
+        """Return SGD and a learning rate that falls along one cosine, or several with restarts (SGDR, Eq. 5)."""
         settings = self.training_settings
         optimizer = torch.optim.SGD(
             self.parameters(),
@@ -84,13 +88,13 @@ class ImageClassification(LightningModule):
             momentum=settings.momentum,
             weight_decay=settings.weight_decay,
         )
-        return {"optimizer": optimizer, "lr_scheduler": _cosines(optimizer, settings)}
+        return {"optimizer": optimizer, "lr_scheduler": _cosine_schedule(optimizer, settings)}
 
 
-def _cosines(optimizer: torch.optim.Optimizer, settings: Training) -> torch.optim.lr_scheduler.LRScheduler:
-    least = settings.min_learning_rate
+def _cosine_schedule(optimizer: torch.optim.Optimizer, settings: Training) -> torch.optim.lr_scheduler.LRScheduler:
+    minimum = settings.min_learning_rate
     if settings.restart_epochs is None:
-        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=settings.epochs, eta_min=least)
+        return torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=settings.epochs, eta_min=minimum)
     return torch.optim.lr_scheduler.CosineAnnealingWarmRestarts(
-        optimizer, T_0=settings.restart_epochs, T_mult=settings.restart_factor, eta_min=least
+        optimizer, T_0=settings.restart_epochs, T_mult=settings.restart_factor, eta_min=minimum
     )

@@ -1,4 +1,4 @@
-"""Lightning callback that writes the tables of a run, and the peak memory in them."""
+"""Lightning callback that writes the tables of a run, and measurement of peak memory."""
 
 from __future__ import annotations
 
@@ -15,23 +15,31 @@ import torch
 from pytorch_lightning.callbacks import Callback
 
 from nas_plugins.errors import InputError
-from nas_plugins.runs.tables import ALPHA_KEYS, NO_CELL, append_epoch, check_epochs
-from nas_plugins.training.callbacks import METRICS, epochs_done
+from nas_plugins.runs.directory import ALPHAS, CHECKPOINT, CONTRIBUTIONS, METRICS
+from nas_plugins.runs.tables import (
+    ALPHA_KEYS,
+    CONTRIBUTION_COLUMNS,
+    DISTANCES,
+    LOGGED_METRICS,
+    NO_CELL,
+    append_epoch,
+    check_epochs,
+)
+from nas_plugins.training.callbacks import epochs_done
 from strategies.ablation import CONTRIBUTION
 
-DISTANCES = ["distance", "alpha_distance"]
-"""Its columns of a search that starts from a baseline: operations, and weights, that are no longer the baseline's."""
+_STATUS = Path("/proc/self/status")
 
 
 class Recorder(Callback):
-    """Write a row of metrics.csv, and the rows of alphas.csv and contributions.csv, at the end of each epoch.
+    """Write the rows of metrics.csv, alphas.csv and contributions.csv at the end of each epoch.
 
-    It comes before the checkpoint of the epoch, and on a resume drops the rows of epochs that the
-    checkpoint does not hold: an epoch has exactly one row, whenever the run was killed.
+    Rows are written before the checkpoint of the epoch, and rows of epochs that the checkpoint lacks are dropped on a
+    resume. Each epoch is therefore recorded exactly once, even if the run is killed.
 
     Args:
-        run: the run directory.
-        alphas: gives edge -> operation -> α at the moment; None where there is none.
+        run: The run directory.
+        alphas: Function that returns the current α by edge and operation; None to record no α.
     """
 
     def __init__(self, run: Path, alphas: Callable[[], Mapping[str, Mapping[Any, float]]] | None = None) -> None:
@@ -42,65 +50,69 @@ class Recorder(Callback):
         self._per_iteration = math.nan
 
     def state_dict(self) -> dict[str, Any]:
+        """Return whether an epoch has recorded contributions."""
         return {"contributed": self._contributed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore whether an epoch has recorded contributions."""
         self._contributed = bool(state_dict["contributed"])
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        # Lightning itself does not know yet how many epochs the checkpoint holds.
-        self._check(epochs_done(trainer))
+        """Check the tables of a resumed run, and start to measure peak memory."""
+        self._check(epochs_done(trainer))  # Lightning has not restored its own number of epochs yet
         reset_peak_memory()
 
     def _check(self, epochs: int) -> None:
-        """Raise an InputError where a table lacks an epoch that the checkpoint holds, before any long work."""
+        """Raise an InputError if a table lacks an epoch of the checkpoint."""
         try:
-            check_epochs(self.run / "metrics.csv", epochs, ["epoch", *METRICS])
+            check_epochs(self.run / METRICS, epochs, ["epoch", *LOGGED_METRICS])
             if self.alphas is not None:
                 edges = [_cell_and_edge(edge) for edge in self.alphas()]
-                check_epochs(self.run / "alphas.csv", epochs, ALPHA_KEYS, edges)
-            # Which epochs have contributions the strategy alone knows.
-            contributions = self.run / "contributions.csv"
+                check_epochs(self.run / ALPHAS, epochs, ALPHA_KEYS, edges)
+            # Only the strategy knows which epochs have contributions.
+            contributions = self.run / CONTRIBUTIONS
             if self._contributed and not contributions.exists():
                 raise InputError(f"{contributions}: it is missing, and the checkpoint is beyond epochs that it had")
-            check_epochs(contributions, 0, ["epoch", "cell", "contribution"], [("cell",)])
+            check_epochs(contributions, 0, CONTRIBUTION_COLUMNS, [("cell",)])
         except InputError as error:
-            cure = f"delete all of {self.run}/*.csv and {self.run}/checkpoints/last.ckpt"
+            cure = f"delete all of {self.run}/*.csv and {self.run / CHECKPOINT}"
             raise InputError(f"{error}; {cure}, and a resume begins at the first epoch") from None
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Start to time the epoch."""
         self._started = time.perf_counter()
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Time the iterations up to here: those of an epoch, when its validation begins."""
+        """Time the iterations so far; those of the whole epoch once its validation begins."""
         if trainer.is_last_batch and trainer.strategy.root_device.type == "cuda":
-            torch.cuda.synchronize()  # the device may be at work on this batch yet
+            torch.cuda.synchronize()  # the device may still be working on this batch
         self._per_iteration = (time.perf_counter() - self._started) / (batch_idx + 1)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write the rows of the epoch."""
         if not trainer.is_global_zero:
             return
         logged = {key: float(value) for key, value in trainer.callback_metrics.items()}
         epoch = trainer.current_epoch
         row = {
             "epoch": epoch,
-            **{key: logged.get(key) for key in METRICS},
+            **{key: logged.get(key) for key in LOGGED_METRICS},
             "seconds": round(time.perf_counter() - self._started, 3),
             "peak_memory_mb": round(peak_memory_mb(trainer.strategy.root_device.type == "cuda"), 1),
             "seconds_per_iteration": round(self._per_iteration, 6),
             **{key: logged[key] for key in DISTANCES if key in logged},
         }
-        append_epoch(self.run / "metrics.csv", epoch, [row])
+        append_epoch(self.run / METRICS, epoch, [row])
         if self.alphas is not None:
             rows = [
-                # The candidates of a value choice are numbers.
+                # Candidates of a value choice are numbers.
                 {"epoch": epoch, "cell": cell, "edge": name, **{str(key): a for key, a in values.items()}}
                 for edge, values in self.alphas().items()
                 for cell, name in [_cell_and_edge(edge)]
             ]
-            append_epoch(self.run / "alphas.csv", epoch, rows)
+            append_epoch(self.run / ALPHAS, epoch, rows)
         contributions = [
             {"epoch": epoch, "cell": key.removeprefix(CONTRIBUTION), "contribution": value}
             for key, value in logged.items()
@@ -108,7 +120,7 @@ class Recorder(Callback):
         ]
         if contributions:
             self._contributed = True
-            append_epoch(self.run / "contributions.csv", epoch, contributions)
+            append_epoch(self.run / CONTRIBUTIONS, epoch, contributions)
 
 
 def _cell_and_edge(edge: str) -> tuple[str, str]:
@@ -116,11 +128,8 @@ def _cell_and_edge(edge: str) -> tuple[str, str]:
     return cell or NO_CELL, name
 
 
-_STATUS = Path("/proc/self/status")
-
-
 def reset_peak_memory() -> None:
-    """Begin to measure anew, where the platform can: on accelerators, and on Linux."""
+    """Reset the peak memory of the accelerators and, on Linux, of the process."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
     if _STATUS.exists():
@@ -129,16 +138,16 @@ def reset_peak_memory() -> None:
 
 
 def peak_memory_mb(accelerated: bool) -> float:
-    """The most memory that this process has held since :func:`reset_peak_memory`.
+    """Return the peak memory since :func:`reset_peak_memory`, in units of 2**20 bytes.
 
     Args:
-        accelerated: count the memory of the accelerator, else that of the process.
+        accelerated: Measure the memory of the accelerator instead of that of the process.
     """
     if accelerated:
         return torch.cuda.max_memory_allocated() / 2**20
     if _STATUS.exists():
         (peak,) = (line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM"))
         return int(peak.split()[1]) / 2**10
-    import resource  # not on every platform
+    import resource  # does not exist on every platform
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)

@@ -1,10 +1,9 @@
-"""Derived networks: retrain them from scratch, and test them."""
+"""Train derived networks from scratch, and test them."""
 
 from __future__ import annotations
 
 import copy
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,15 +16,14 @@ from nas_plugins.data.module import ImageData
 from nas_plugins.errors import InputError
 from nas_plugins.files import one_line
 from nas_plugins.runs import directory as runs
-from nas_plugins.training.checkpoints import load_tensors, save_tensors
+from nas_plugins.runs.directory import PathLike
+from nas_plugins.training.checkpoints import load_weights, read_result, rewrite_advice, save_tensors
 from nas_plugins.training.module import ImageClassification
 from nas_plugins.training.recorder import Recorder
 from nas_plugins.training.trainer import check_compute, check_share, make_trainer, quiet, readable_errors
 from search_spaces.complexity import count_multiply_adds, count_parameters
 from search_spaces.genotype import Genotype
 from search_spaces.network import Network
-
-PathLike = str | os.PathLike[str]
 
 
 @quiet()
@@ -39,20 +37,20 @@ def retrain(
     """Train the network of a genotype from scratch.
 
     Args:
-        genotype: the genotype file.
-        config: the config file.
-        output: the run directory to make.
-        overrides: ``--key value`` pairs that win over the file.
-        callbacks: of Lightning, called after the metrics of an epoch are written.
+        genotype: The genotype file.
+        config: The config file.
+        output: The run directory to make.
+        overrides: ``--key value`` pairs, which take precedence over the file.
+        callbacks: Lightning callbacks, called after the metrics of an epoch are written.
 
     Returns:
         The run directory, with ``weights.pt``.
 
     Raises:
-        InputError: something given cannot be used; nothing was written then.
+        InputError: An argument or a setting cannot be used.
     """
     settings = read_retrain(config, overrides)
-    check_compute(settings.compute)  # first: on several machines only Lightning knows which process is the first
+    check_compute(settings.compute)  # first, because on several machines only Lightning knows which process is first
     runs.check_output(output)
     training = Retraining(settings, Genotype.load(genotype))
     return training.run(runs.create(output, settings, training.genotype), callbacks)
@@ -60,43 +58,43 @@ def retrain(
 
 @quiet()
 def evaluate(run: PathLike) -> dict[str, float]:
-    """Test a retrained network, from the files of its run alone.
+    """Test a retrained network, using only the files of its run, and write the result to ``test.json``.
 
     Returns:
-        ``test_acc`` (a share from 0 to 1), ``test_loss`` and ``images``; also written to test.json.
+        ``test_acc`` (a fraction from 0 to 1), ``test_loss`` and ``images``, the number of test images.
 
     Raises:
-        InputError: the directory is no finished retraining.
+        InputError: The directory is not a finished retraining, or its weights are damaged.
     """
     run = Path(run)
-    settings, is_search = runs.read_config(run)
-    if is_search or not (run / runs.WEIGHTS).exists():
-        what = "a search" if is_search else "not finished"
+    settings, kind = runs.read_config(run)
+    if kind == "search" or not runs.is_finished(run, kind):
+        what = "a search" if kind == "search" else "not finished"
         raise InputError(f"{run}: {what}; evaluate takes the run directory of a finished retraining")
     training = Retraining(settings, Genotype.load(run / runs.GENOTYPE))
-    cure = f"delete it, and nas-plugins resume {run} writes it anew"
-    try:
-        weights = load_tensors(run / runs.WEIGHTS)
-    except InputError as error:
-        raise InputError(f"{error}; {cure}") from None
-    try:
-        training.network.load_state_dict(weights)
-    except (RuntimeError, TypeError) as error:
-        reason = str(error).strip().splitlines()[-1].strip()
-        raise InputError(f"{run / runs.WEIGHTS}: not the weights of this run's network: {reason}; {cure}") from None
+    weights = run / runs.WEIGHTS
+    load_weights(training.network, weights, read_result(weights), f"; {rewrite_advice(run)}")
     with readable_errors(run / runs.CHECKPOINT, f"nas-plugins evaluate {run}"):
         result = training.test(run)
     if not math.isfinite(result["test_loss"]):
         raise InputError(
-            f"{run / runs.WEIGHTS}: the test loss is {result['test_loss']}, for the weights are lost; retrain with a "
+            f"{weights}: the test loss is {result['test_loss']}, for the weights are lost; retrain with a "
             "lower training.learning_rate"
         )
-    runs.write_json(run / "test.json", result)
+    runs.write_json(run / runs.TEST, result)
     return result
 
 
 class Retraining:
-    """A checked retraining, ready to run: making one raises what is wrong with the input."""
+    """A checked retraining, ready to run.
+
+    Args:
+        config: The settings.
+        genotype: The genotype; it is deepened if the settings ask for more layers.
+
+    Raises:
+        InputError: A setting cannot be used, or the network does not fit the images.
+    """
 
     def __init__(self, config: Config, genotype: Genotype) -> None:
         assert config.derived is not None
@@ -118,14 +116,22 @@ class Retraining:
                 mlp_width=derived.mlp_width,
                 image_size=self.data.image_size,
             )
-            _shape_check(self.network, self.data)
-        except (ValueError, RuntimeError) as error:  # also: no memory for it
+            _check_shapes(self.network, self.data)
+        except (ValueError, RuntimeError) as error:  # PyTorch raises RuntimeError when memory runs out
             raise InputError(f"network: {one_line(error)}") from None
         self.module = ImageClassification(self.data.num_classes, config.training, derived)
         self.module.set_model(self.network)
 
     def run(self, run: Path, callbacks: Sequence[pl.Callback] = ()) -> Path:
-        """Train, from the checkpoint of the run where there is one, and write weights and facts of the network."""
+        """Train, starting from the checkpoint of the run if it exists, and write the weights and size of the network.
+
+        Args:
+            run: The run directory.
+            callbacks: Further Lightning callbacks.
+
+        Returns:
+            The run directory.
+        """
         derived = self.config.derived
         assert derived is not None
         trainer = make_trainer(
@@ -134,16 +140,16 @@ class Retraining:
         checkpoint = run / runs.CHECKPOINT
         with runs.at_work(run), readable_errors(checkpoint, f"nas-plugins resume {run}"):
             trainer.fit(self.module, datamodule=self.data, ckpt_path=str(checkpoint) if checkpoint.exists() else None)
-            runs.write_json(run / "network.json", self._facts())
+            runs.write_json(run / runs.NETWORK, self._size())
             weights = {name: tensor.cpu() for name, tensor in self.network.state_dict().items()}
             if trainer.is_global_zero:
                 save_tensors(weights, run / runs.WEIGHTS)
         return run
 
-    def _facts(self) -> dict[str, int]:
-        data = self.data
+    def _size(self) -> dict[str, int]:
+        data, auxiliary = self.data, self.network.auxiliary
         return {
-            "parameters": count_parameters(self.network) - _auxiliary_parameters(self.network),
+            "parameters": count_parameters(self.network) - (0 if auxiliary is None else count_parameters(auxiliary)),
             "multiply_adds": count_multiply_adds(self.network, data.image_channels, data.image_size),
             "num_classes": data.num_classes,
             "image_channels": data.image_channels,
@@ -151,19 +157,15 @@ class Retraining:
         }
 
     def test(self, run: Path) -> dict[str, float]:
-        """Loss and accuracy on the test images."""
-        # Several processes would count some images twice, to have as many each.
+        """Return the loss and accuracy on the test images, and their number."""
+        # On a single device, because several processes would count some images twice to have equal shares.
         single = replace(self.config, compute=replace(self.config.compute, devices=1, nodes=1))
         trainer = make_trainer(single, run, [])
         (logged,) = trainer.test(self.module, datamodule=self.data, verbose=False)
         return {**logged, "images": self.data.lengths["test"]}
 
 
-def _auxiliary_parameters(network: Network) -> int:
-    return 0 if network.auxiliary is None else count_parameters(network.auxiliary)
-
-
-def _shape_check(network: Network, data: ImageData) -> None:
-    """One training pass on tensors without memory: what does not fit together is said before any long work."""
+def _check_shapes(network: Network, data: ImageData) -> None:
+    """Run a training pass on tensors without memory, which raises if the network does not fit the images."""
     shadow = copy.deepcopy(network).to("meta").train()
     shadow(torch.empty(2, data.image_channels, data.image_size, data.image_size, device="meta"))

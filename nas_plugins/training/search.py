@@ -1,4 +1,4 @@
-"""Searches as NNI experiments: run, resume, derive."""
+"""Searches as NNI experiments: run and resume."""
 
 from __future__ import annotations
 
@@ -14,14 +14,16 @@ from nni.nas.experiment.config import NasExperimentConfig
 from nni.nas.nn.pytorch import ModelSpace
 from nni.nas.oneshot.pytorch.strategy import OneShotStrategy
 from nni.tools.nnictl.constants import NNI_HOME_DIR
+from pytorch_lightning.utilities.seed import isolate_rng
 
 from nas_plugins.config.reader import Config, read_search
 from nas_plugins.data.module import ImageData
 from nas_plugins.errors import InputError
-from nas_plugins.files import one_line, read_object
+from nas_plugins.files import one_line
 from nas_plugins.runs import directory as runs
-from nas_plugins.runs import metadata
-from nas_plugins.training.checkpoints import load_tensors
+from nas_plugins.runs.directory import PathLike
+from nas_plugins.runs.metadata import write_metadata
+from nas_plugins.training.checkpoints import read_result
 from nas_plugins.training.module import ImageClassification
 from nas_plugins.training.preflight import check_enas, check_plans, check_space
 from nas_plugins.training.recorder import Recorder
@@ -29,9 +31,6 @@ from nas_plugins.training.retrain import Retraining
 from nas_plugins.training.trainer import check_compute, check_share, make_trainer, quiet, readable_errors
 from search_spaces.genotype import Genotype, GenotypeError
 from strategies.base import DifferentiableStrategy
-from strategies.rng import isolate_rng
-
-PathLike = str | os.PathLike[str]
 
 
 @quiet()
@@ -41,19 +40,19 @@ def search(
     """Search a space with a strategy, as an NNI experiment.
 
     Args:
-        config: the config file.
-        output: the run directory to make.
-        overrides: ``--key value`` pairs that win over the file.
-        callbacks: of Lightning, called after the metrics of an epoch are written.
+        config: The config file.
+        output: The run directory to make.
+        overrides: ``--key value`` pairs, which take precedence over the file.
+        callbacks: Lightning callbacks, called after the metrics of an epoch are written.
 
     Returns:
-        The run directory, with ``genotype.json``.
+        The run directory, with ``genotype.json``, or ``sample.json`` for a space without cells.
 
     Raises:
-        InputError: something given cannot be used; nothing was written then.
+        InputError: An argument or a setting cannot be used.
     """
     settings = read_search(config, overrides)
-    check_compute(settings.compute)  # first: on several machines only Lightning knows which process is the first
+    check_compute(settings.compute)  # first, because on several machines only Lightning knows which process is first
     runs.check_output(output)
     experiment = _Search(settings)
     return experiment.run(runs.create(output, settings), callbacks)
@@ -61,61 +60,40 @@ def search(
 
 @quiet()
 def resume(run: PathLike, callbacks: Sequence[pl.Callback] = ()) -> Path:
-    """Go on with an interrupted search or retraining from its last complete epoch.
+    """Continue an interrupted search or retraining from its last complete epoch.
 
-    A finished run is left as it is.
+    A finished run is left unchanged.
 
     Args:
-        run: the run directory.
-        callbacks: as of :func:`search`.
+        run: The run directory.
+        callbacks: Lightning callbacks, called after the metrics of an epoch are written.
+
+    Returns:
+        The run directory.
 
     Raises:
-        InputError: the directory is no run, or its checkpoint, a table or what it found is damaged.
+        InputError: The directory is not a run, or its checkpoint, a table or a result is damaged.
     """
-    settings, is_search = runs.read_config(run)
+    settings, kind = runs.read_config(run)
     run = Path(run)
-    if _finished(run, is_search):
+    if runs.is_finished(run, kind):
+        for file in runs.results_of(run, kind):
+            read_result(file)
         return run
-    if is_search:
+    if kind == "search":
         return _Search(settings).run(run, callbacks)
     return Retraining(settings, Genotype.load(run / runs.GENOTYPE)).run(run, callbacks)
 
 
-def _finished(run: Path, is_search: bool) -> bool:
-    """Whether the last files of a run are there.
-
-    Raises:
-        InputError: one of them is damaged.
-    """
-    if is_search:
-        files = [file for file in (run / runs.GENOTYPE, run / runs.SAMPLE) if file.exists()]
-    else:
-        files = [run / runs.WEIGHTS, run / "network.json"]
-    if not files or not all(file.exists() for file in files):
-        return False
-    for file in files:
-        _read_found(file)
-    return True
-
-
-def _read_found(file: Path) -> Any:
-    """What a run has written at its end: a genotype, weights, or the values of a JSON file.
-
-    Raises:
-        InputError: it is damaged.
-    """
-    try:
-        if file.name == runs.GENOTYPE:
-            return Genotype.load(file)
-        return load_tensors(file) if file.name == runs.WEIGHTS else read_object(file)
-    except ValueError as error:
-        where = "" if str(error).startswith(str(file)) else f"{file}: "
-        cure = f"delete it, and nas-plugins resume {file.parent} writes it anew"
-        raise InputError(f"{where}{one_line(error)}; {cure}") from None
-
-
 class _Search:
-    """A checked search, ready to run: making one raises what is wrong with the input."""
+    """A checked search, ready to run.
+
+    Args:
+        config: The settings.
+
+    Raises:
+        InputError: A setting cannot be used, or the settings do not fit together.
+    """
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -142,9 +120,9 @@ class _Search:
         )
 
     def _try_strategy(self) -> None:
-        """Make a supernet of other instances of both: what cannot be searched is said before any long work."""
+        """Raise an InputError if the strategy cannot search the space, using further instances of both."""
+        pair = f"{type(self.strategy).__name__} cannot search {type(self.space).__name__}"
         with isolate_rng():
-            pair = f"{type(self.strategy).__name__} cannot search {type(self.space).__name__}"
             strategy = self.config.build("strategy")
             try:
                 supernet = strategy.mutate_model(self._build_space())
@@ -154,9 +132,17 @@ class _Search:
                 check_plans(strategy, supernet, self.data, pair)
 
     def run(self, run: Path, callbacks: Sequence[pl.Callback] = ()) -> Path:
-        """Search, from the checkpoint of the run where there is one, and write the genotype."""
+        """Search, starting from the checkpoint of the run if it exists, and write what was found.
+
+        Args:
+            run: The run directory.
+            callbacks: Further Lightning callbacks.
+
+        Returns:
+            The run directory.
+        """
         with runs.at_work(run), readable_errors(run / runs.CHECKPOINT, f"nas-plugins resume {run}"):
-            metadata.write_metadata(run, self.space, self.strategy)
+            write_metadata(run, self.space, self.strategy)
             sample = self._search(run, callbacks)
             genotype = _genotype(self.space, sample)
             if genotype is None:
@@ -170,7 +156,7 @@ class _Search:
         if isinstance(self.strategy, DifferentiableStrategy):
             alphas = self.strategy.alphas
         else:
-            _learn_from_shuffled(self.strategy, self.data)
+            _use_shuffled_images(self.strategy, self.data)
         checkpoint = run / runs.CHECKPOINT
         evaluator = Lightning(
             ImageClassification(self.data.num_classes, self.config.training),
@@ -179,8 +165,8 @@ class _Search:
             fit_kwargs={"ckpt_path": str(checkpoint)} if checkpoint.exists() else {},
         )
         settings = NasExperimentConfig.default(self.space, evaluator, self.strategy)
-        # NNI locks its list of experiments by a file that is named by the process, and waits for ever for one that a
-        # killed process of the same number, as in a container that starts again, has left.
+        # NNI locks its list of experiments with a file named after the process id, and waits forever for the lock of a
+        # killed process with the same id, which a restarted container has.
         Path(NNI_HOME_DIR, f".experiment.lock.{os.getpid()}").unlink(missing_ok=True)
         with runs.nni_folder(run) as settings.experiment_working_directory:
             experiment = NasExperiment(self.space, evaluator, self.strategy, settings)
@@ -189,24 +175,24 @@ class _Search:
                 (sample,) = experiment.export_top_models(formatter="dict")
                 return sample
             finally:
-                experiment.stop()  # else NNI does so, and says so, when the interpreter exits
+                experiment.stop()  # otherwise NNI stops it when the interpreter exits, with a message
 
 
-def _learn_from_shuffled(strategy: OneShotStrategy, data: ImageData) -> None:
-    """Give a strategy of NNI's, in its training batches, the held-out images as ours see them.
+def _use_shuffled_images(strategy: OneShotStrategy, data: ImageData) -> None:
+    """Let one of NNI's own strategies learn the architecture from shuffled and augmented validation images.
 
-    It takes the validation loader to learn the architecture from, which is in order: of image files class by class.
+    It would use the validation loader, which keeps the order of the files: class by class.
     """
-    own = strategy.train_dataloader
+    original = strategy.train_dataloader
 
     def train_dataloader(train: Callable[[], Any], val: Callable[[], Any]) -> Any:
-        return own(train, data.architecture_dataloader)
+        return original(train, data.architecture_dataloader)
 
     strategy.train_dataloader = train_dataloader  # type: ignore[method-assign]
 
 
 def _genotype(space: ModelSpace, sample: Mapping[str, Any]) -> Genotype | None:
-    """The genotype of a sample, where the space has such: ours, or NNI's hub's DARTS with its labels."""
+    """Return the genotype of a sample of our spaces or of DARTS in NNI's hub; None for other spaces."""
     if hasattr(space, "genotype"):
         return space.genotype(sample)
     layers = getattr(space, "num_cells", None)

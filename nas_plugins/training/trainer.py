@@ -1,4 +1,4 @@
-"""Fitting a network to images with Lightning: what a search and a retraining share."""
+"""Lightning trainer of searches and retrainings: construction, checks, and one-line errors."""
 
 from __future__ import annotations
 
@@ -24,18 +24,25 @@ from nas_plugins.data.module import ImageData
 from nas_plugins.data.sources import BrokenImage
 from nas_plugins.errors import InputError
 from nas_plugins.files import one_line
-from nas_plugins.runs.directory import is_first
+from nas_plugins.runs.directory import CHECKPOINT, is_first
 from nas_plugins.training.callbacks import EpochLines, FiniteLoss, SeededEpochs
 from nas_plugins.training.checkpoints import BEGIN_AGAIN, LastCheckpoint, WholeCheckpoints
 
 
 def make_trainer(config: Config, run: Path, callbacks: list[Callback], **kwargs: Any) -> Trainer:
-    """Lightning's trainer for a run: one checkpoint, after the last complete epoch; no logger but our tables."""
+    """Return Lightning's trainer for a run, which keeps one checkpoint: that of the last complete epoch.
+
+    Args:
+        config: The settings of the run.
+        run: The run directory.
+        callbacks: Callbacks that run before the checkpoint of an epoch is written.
+        kwargs: Further arguments of the trainer.
+    """
     if config.compute.threads is not None:
         torch.set_num_threads(config.compute.threads)
     checkpoint = LastCheckpoint(
-        dirpath=run / "checkpoints",
-        filename="last",
+        dirpath=(run / CHECKPOINT).parent,
+        filename=Path(CHECKPOINT).stem,
         enable_version_counter=False,
         save_on_train_epoch_end=True,
     )
@@ -65,7 +72,7 @@ def _compute(compute: Compute) -> dict[str, Any]:
         "accelerator": compute.accelerator,
         "devices": compute.devices,
         "num_nodes": compute.nodes,
-        # Not every operation runs in each step of a search, nor leads anywhere in each derived network.
+        # A step of a search does not use every operation, and a derived network may have dead ends.
         "strategy": "auto" if compute.devices == compute.nodes == 1 else "ddp_find_unused_parameters_true",
         "precision": compute.precision,
         "deterministic": "warn" if torch.cuda.is_available() else False,
@@ -73,7 +80,7 @@ def _compute(compute: Compute) -> dict[str, Any]:
 
 
 def check_share(compute: Compute, data: ImageData) -> None:
-    """Raise an InputError where there are too few training images for a batch of each device: its epochs were empty."""
+    """Raise an InputError if the training images are too few for one batch per device, so that epochs are empty."""
     count = compute.devices * compute.nodes
     share = data.lengths["train"] // count
     if count > 1 and share < data.batch_size:
@@ -84,7 +91,7 @@ def check_share(compute: Compute, data: ImageData) -> None:
 
 
 def check_compute(compute: Compute) -> None:
-    """Raise an InputError where this machine has no such accelerator, or it no such precision."""
+    """Raise an InputError if this machine lacks the accelerator, or the accelerator the precision."""
     try:
         pl.Trainer(**_compute(compute), logger=False, enable_checkpointing=False, enable_progress_bar=False)
     except (ValueError, RuntimeError, ImportError, MisconfigurationException) as error:
@@ -93,15 +100,19 @@ def check_compute(compute: Compute) -> None:
 
 @contextmanager
 def readable_errors(checkpoint: Path, go_on: str) -> Iterator[None]:
-    """Say in our words what stops a fit, and what to do: an interrupt, the disk, or a checkpoint of something else.
+    """Raise one-line errors for common failures of a fit within this context: interrupts, the disk, and checkpoints.
 
     Args:
-        checkpoint: what the fit goes on from, where it exists.
-        go_on: the command that does so, for people.
+        checkpoint: The checkpoint from which the fit starts, if it exists.
+        go_on: The command that continues the run, for messages.
+
+    Raises:
+        KeyboardInterrupt: The fit was interrupted.
+        InputError: An image or the disk failed, or the checkpoint is that of another run.
     """
     try:
         yield
-    except SystemExit as error:  # what Lightning makes of an interrupt
+    except SystemExit as error:  # Lightning turns interrupts into this
         if isinstance(error.__context__, KeyboardInterrupt):
             raise error.__context__ from None
         raise
@@ -112,15 +123,14 @@ def readable_errors(checkpoint: Path, go_on: str) -> Iterator[None]:
         where = f"{error.filename}: " if error.filename else ""
         raise InputError(f"{where}{error.strerror or one_line(error)}; {cure}, then {go_on}") from None
     except (RuntimeError, ValueError, TypeError, AttributeError, LookupError) as error:
-        if isinstance(error, InputError) or not _restoring(error):
+        if isinstance(error, InputError) or not _in_restore(error):
             raise
-        raise InputError(
-            f"{checkpoint}: not the checkpoint of this run: {one_line(error)[:200]}; {BEGIN_AGAIN}"
-        ) from None
+        reason = one_line(error)[:200]
+        raise InputError(f"{checkpoint}: not the checkpoint of this run: {reason}; {BEGIN_AGAIN}") from None
 
 
-def _restoring(error: Exception) -> bool:
-    """Whether it was raised while Lightning put the states of a checkpoint in place."""
+def _in_restore(error: Exception) -> bool:
+    """Return whether an error was raised while Lightning restored a checkpoint."""
     frames = (frame.f_code for frame, _ in traceback.walk_tb(error.__traceback__))
     starts = ("resume", "restore", "_restore")
     return any("checkpoint_connector" in code.co_filename and code.co_name.startswith(starts) for code in frames)
@@ -128,7 +138,7 @@ def _restoring(error: Exception) -> bool:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence what NNI and Lightning say of themselves; errors are raised, and progress bars stay."""
+    """Suppress messages and warnings of NNI and Lightning within this context; errors and progress bars remain."""
     levels = {"nni": logging.CRITICAL, "pytorch_lightning": logging.ERROR, "lightning.pytorch": logging.ERROR}
     loggers = {logging.getLogger(name): level for name, level in levels.items()}
     before = {logger: logger.level for logger in loggers}
@@ -138,7 +148,7 @@ def quiet() -> Iterator[None]:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module="pytorch_lightning|lightning|nni|torch")
             warnings.filterwarnings("ignore", category=pl.utilities.rank_zero.LightningDeprecationWarning)
-            if not is_first():  # which says the same
+            if not is_first():  # the first process gives the same warnings
                 warnings.simplefilter("ignore")
             yield
     finally:

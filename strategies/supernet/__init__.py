@@ -1,1 +1,1 @@
-"""Supernets: α, the plan that the modules follow, and the modules that replace NNI's choices."""
+"""The supernet: α, the plan that its modules follow, and the modules that replace NNI's choices."""

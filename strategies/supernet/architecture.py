@@ -1,7 +1,7 @@
-"""The supernet: NNI's choices replaced by modules that follow a plan.
+"""α, the current plan, and the base class of the supernet modules that follow it.
 
-An *edge* is a place with one choice of its own: an edge of a cell, a layer choice, an input choice,
-the depth of a ``Repeat``, or a value choice. What has the same label shares the edge, and so one α.
+An *edge* is a single choice: an edge of a cell, a layer choice, an input choice, the depth of a ``Repeat``, or a value
+choice. Choices with the same label share the edge and its α.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from strategies.relaxation import ActiveOps, EdgeWeights, Plan
 
 
 class Architecture(nn.Module):
-    """All α of a search, and the plan that the supernet follows at the moment.
+    """All α of a search, and the plan that the supernet currently follows.
 
     Args:
-        none: add the candidate ``none`` to the edges of cells.
-        scale: standard deviation of the normal distribution that α starts from.
-        recompute: keep nothing of a relaxed edge of a cell for the backward pass, which computes it again.
+        none: Whether to add the candidate ``none`` to the edges of cells.
+        scale: Standard deviation of the normal distribution that α is initialized from.
+        recompute: Whether to recompute relaxed edges of cells in the backward pass.
 
     Attributes:
-        candidates: edge -> the names of its candidates, in the order of α.
-        plan: edge -> what it computes in a forward pass.
-        multi_input_choices: The labels of choices that take more than one candidate.
+        candidates: Edge -> its candidates, in the order of α: names, indices of inputs, or values.
+        plan: Edge -> its computation in a forward pass.
+        multi_input_choices: Labels of the input choices that take more than one input.
     """
 
     def __init__(self, none: bool = True, scale: float = 1e-3, recompute: bool = False) -> None:
@@ -44,15 +44,22 @@ class Architecture(nn.Module):
 
     @property
     def alphas(self) -> dict[str, nn.Parameter]:
-        """edge -> α, each a parameter of its own: a step on one edge leaves the parameters and the
-        optimizer state of all others alone."""
+        """Edge -> α (candidates,).
+
+        Each is a separate parameter, so a step on one edge leaves the optimizer state of all others unchanged.
+        """
         return {edge: self._parameters_by_edge[_parameter_name(edge)] for edge in self.candidates}
 
     def add_edge(self, edge: str, candidates: Sequence[Any], none: bool = False) -> None:
-        """Register an edge, once for all modules that share it.
+        """Register an edge; repeated calls by modules that share it have no effect.
+
+        Args:
+            edge: Name of the edge.
+            candidates: The candidates.
+            none: Whether to add the candidate ``none``.
 
         Raises:
-            ValueError: modules that share a label have different candidates.
+            ValueError: The edge is already registered with different candidates.
         """
         names = (*candidates, NONE) if none else tuple(candidates)
         if edge not in self.candidates:
@@ -62,35 +69,35 @@ class Architecture(nn.Module):
             raise ValueError(f"the label {edge!r} is shared by choices with different candidates")
 
     def start(self, values: Mapping[str, Mapping[Any, float]]) -> None:
-        """Set the α that are named.
+        """Set initial values of α.
 
         Args:
-            values: edge -> candidate -> α.
+            values: Edge -> candidate -> α; all others keep their values.
         """
-        for edge, named in values.items():
+        for edge, by_candidate in values.items():
             with torch.no_grad():
-                for candidate, value in named.items():
+                for candidate, value in by_candidate.items():
                     self.alphas[edge][self.candidates[edge].index(candidate)] = value
 
     def table(self) -> dict[str, dict[Any, float]]:
-        """edge -> candidate -> α, as plain numbers."""
+        """Return edge -> candidate -> α, as plain numbers."""
         return {
             edge: dict(zip(self.candidates[edge], alpha.tolist(), strict=True)) for edge, alpha in self.alphas.items()
         }
 
     def strongest(self, labels: Iterable[str]) -> dict[str, Any]:
-        """label -> the candidate with the highest α, of edges that are one choice of NNI's."""
+        """Return label -> the candidate with the highest α, for labels of NNI's choices."""
         return {label: self.candidates[label][int(self.alphas[label].argmax())] for label in labels}
 
     def probabilities(self, edges: Iterable[str]) -> dict[str, dict[Any, float]]:
-        """edge -> candidate -> its softmax weight."""
+        """Return edge -> candidate -> softmax weight."""
         return {
             edge: dict(zip(self.candidates[edge], torch.softmax(self.alphas[edge], 0).tolist(), strict=True))
             for edge in edges
         }
 
     def path(self, sample: Mapping[str, Any]) -> dict[str, EdgeWeights | ActiveOps]:
-        """The plan that runs what a sample names, for all edges that are one choice of NNI's."""
+        """Return the plan that runs the candidates of a sample, for all edges whose name is a label of the sample."""
         chosen = {edge: sample[edge] for edge in self.candidates if edge in sample}
         return {
             edge: tuple(self.candidates[edge].index(one) for one in (some if isinstance(some, list) else [some]))
@@ -99,27 +106,27 @@ class Architecture(nn.Module):
 
 
 def _parameter_name(edge: str) -> str:
-    # A dot would end the name of a parameter, and some names are those of the dictionary itself.
+    # Parameter names cannot contain dots. The prefix avoids the names of the attributes of ParameterDict.
     return "edge " + edge.replace("%", "%25").replace(".", "%2E")
 
 
 def mix(choice: EdgeWeights | ActiveOps, count: int, output: Callable[[int, Tensor | None], Any]) -> Any:
-    """What an edge computes; None where that is nothing.
+    """Return the output of an edge, None if no candidate runs.
 
-    A relaxed edge accumulates its sum one candidate at a time, since stacking the outputs would
-    hold all of them twice.
+    The sum of a relaxed edge is accumulated one candidate at a time, because stacking the outputs would hold all of
+    them twice.
 
     Args:
-        choice: the weights of all candidates, or the indices of those that run.
-        count: the number of candidates that compute something; the one after them is ``none``.
-        output: (index, weight) -> the output of that candidate times its weight, a new tensor;
-            (index, None) -> its output.
+        choice: The weights of all candidates, or the indices of those that run.
+        count: Number of candidates without ``none``, whose index follows theirs.
+        output: Returns the output of a candidate, given its index and None, or the output times a weight as a new
+            tensor, given its index and the weight.
     """
     total = None
     if isinstance(choice, Tensor):
         for index, weight in zip(range(count), choice.unbind(), strict=False):
             out = output(index, weight)
-            total = out if total is None else _accumulated(total, out)
+            total = out if total is None else _accumulate(total, out)
     else:
         for index in choice:
             if index < count:
@@ -127,8 +134,8 @@ def mix(choice: EdgeWeights | ActiveOps, count: int, output: Callable[[int, Tens
     return total
 
 
-def _accumulated(total: Any, out: Any) -> Any:
-    # In place where that is the same: the outputs of candidates may also be broadcast, or be no tensors.
+def _accumulate(total: Any, out: Any) -> Any:
+    # In place only if the result is the same: outputs may need broadcasting, or may be tuples or dictionaries.
     tensors = isinstance(total, Tensor) and isinstance(out, Tensor)
     if tensors and total.shape == out.shape and total.dtype == out.dtype:
         return total.add_(out)
@@ -136,41 +143,47 @@ def _accumulated(total: Any, out: Any) -> Any:
 
 
 def add(total: Any, out: Any) -> Any:
-    """A sum in which None is nothing."""
+    """Return total + out, where None stands for zero."""
     if total is None or out is None:
         return out if total is None else total
     return total + out
 
 
 class Mixed(BaseSuperNetModule):
-    """What all supernet modules share: edges of an architecture, which they do not own."""
+    """Base class of the supernet modules, each with edges of a shared architecture.
+
+    Args:
+        architecture: α and the plan that the module follows.
+    """
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()
-        # In a tuple, since as a submodule its α would be among the weights of the network.
+        # Held in a tuple so that nn.Module does not register it: α must not appear in ``parameters()``.
         self._architecture = (architecture,)
 
     @property
     def architecture(self) -> Architecture:
-        """The α and the plan that this module follows."""
+        """α and the plan that this module follows."""
         return self._architecture[0]
 
     def freeze(self, sample: Mapping[str, Any]) -> nn.Module:
+        """Raise an error: a supernet is not frozen in place."""
         raise NotImplementedError(
             "a supernet is not frozen in place: freeze a fresh instance of the space with this sample"
         )
 
     def resample(self, memo: dict[str, Any]) -> dict[str, Any]:
-        """Nothing: the plan is drawn for all modules at once."""
+        """Return an empty sample: the plan is set for all modules at once."""
         return {}
 
     def edges(self) -> Iterable[str]:
+        """Return the names of the edges of this module."""
         raise NotImplementedError
 
     def export_probs(self, memo: dict[str, Any]) -> dict[str, Any]:
-        """edge -> candidate -> its softmax weight."""
+        """Return edge -> candidate -> softmax weight."""
         return self.architecture.probabilities(edge for edge in self.edges() if edge not in memo)
 
     def export(self, memo: dict[str, Any]) -> dict[str, Any]:
-        """label -> the candidate with the highest α."""
+        """Return label -> the candidate with the highest α."""
         return self.architecture.strongest(label for label in self.edges() if label not in memo)

@@ -18,15 +18,22 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from search_spaces.samples import sample_of_node
+from search_spaces.genotype_io import sample_of_node
+from strategies.bn_statistics import frozen_bn_stats
 from strategies.derivation import NONE, CellAlphas, Derivation, connected, darts
 from strategies.relaxation import ActiveOps, EdgeWeights
 from strategies.supernet.architecture import Architecture, Mixed, add, mix
-from strategies.supernet.candidates import forward_weighted, frozen_bn_stats, fuse_weight_into_norm, strip_leading_relu
+from strategies.supernet.candidates import forward_weighted, fuse_weight_into_norm, strip_leading_relu
 
 
 class MixedCell(Mixed):
-    """A cell in which every node is connected to every node before it."""
+    """A cell in which every node is connected to every node before it.
+
+    Args:
+        cell: NNI's cell that this module replaces.
+        architecture: α and the plan that the module follows.
+        derivation: Turns the α of the cell into its discrete operations.
+    """
 
     def __init__(self, cell: Cell, architecture: Architecture, derivation: Derivation) -> None:
         super().__init__(architecture)
@@ -36,8 +43,8 @@ class MixedCell(Mixed):
         self.num_predecessors, self.num_ops_per_node = cell.num_predecessors, cell.num_ops_per_node
         self.concat_dim = cell.concat_dim
         first, last = cell.num_predecessors, cell.num_predecessors + cell.num_nodes
-        # NNI's cells with loose ends concatenate all nodes here, as in NNI's own supernets: what is validated as
-        # their derived architecture has more outputs than the frozen one.
+        # All nodes are concatenated, as in NNI's own supernets. For NNI's cells with loose ends, the validated derived
+        # network therefore has more outputs than the frozen one.
         self.nodes = range(first, last)
         self.operations: dict[str, nn.ModuleList] = nn.ModuleDict()  # type: ignore[assignment]
         self.after_relu: dict[str, tuple[bool, ...]] = {}
@@ -58,22 +65,21 @@ class MixedCell(Mixed):
                     self.add_mutable(CategoricalMultiple(range(target), n_chosen=1, label=f"input_{target}_{slot}"))
 
     def edge(self, source: int, target: int) -> str:
-        """The name of the edge between two nodes."""
+        """Return the name of the edge between two nodes."""
         return f"{self.label}/{source}->{target}"
 
     def edges(self) -> Iterable[str]:
         return (self.edge(source, target) for target in self.nodes for source in range(target))
 
     def forward(self, *inputs: Any) -> Any:
-        """Follow the plan: the same inputs and output as the cell that this one replaces."""
+        """Follow the plan, with the inputs and the output of the replaced cell."""
         plan = self.architecture.plan
         inputs_list = preprocess_cell_inputs(self.num_predecessors, *inputs)
         states = list(self.preprocessor(inputs_list))
         activated: dict[int, Tensor] = {}
 
-        def seen(source: int, key: str) -> tuple[Tensor, Tensor | None]:
-            """The state of a node and, where a candidate of the edge begins with one, its ReLU."""
-            # One ReLU a node serves all candidates of all edges that leave it.
+        def inputs_of(source: int, key: str) -> tuple[Tensor, Tensor | None]:
+            # One ReLU of a node serves all candidates of all edges that leave the node.
             if any(self.after_relu[key]) and source not in activated:
                 activated[source] = functional.relu(states[source])
             return states[source], activated.get(source)
@@ -82,11 +88,11 @@ class MixedCell(Mixed):
             total = None
             for source in range(target):
                 key = f"{source}->{target}"
-                total = add(total, self._edge(key, plan[self.edge(source, target)], *seen(source, key)))
+                total = add(total, self._edge(key, plan[self.edge(source, target)], *inputs_of(source, key)))
             if total is None:
                 total = self._zeros(states, target)
             elif total.requires_grad:
-                # From the concatenation it comes as a slice, with which normalizations are slow.
+                # The gradient is a slice of that of the concatenation, with which normalizations are slow.
                 total.register_hook(torch.clone)
             states.append(total)
         out = torch.cat(states[self.num_predecessors :], self.concat_dim)
@@ -95,7 +101,7 @@ class MixedCell(Mixed):
     def _edge(self, key: str, choice: EdgeWeights | ActiveOps, x: Tensor, activated: Tensor | None) -> Tensor | None:
         if isinstance(choice, Tensor) and self.architecture.recompute and torch.is_grad_enabled():
             operations = self.operations[key]
-            return checkpoint(
+            output: Tensor | None = checkpoint(
                 partial(self._mix, key),
                 choice,
                 x,
@@ -103,30 +109,32 @@ class MixedCell(Mixed):
                 use_reentrant=False,
                 context_fn=lambda: (nullcontext(), frozen_bn_stats(operations)),
             )
+            return output
         return self._mix(key, choice, x, activated)
 
     def _mix(self, key: str, choice: EdgeWeights | ActiveOps, x: Tensor, activated: Tensor | None) -> Tensor | None:
         def output(index: int, weight: Tensor | None) -> Tensor:
             operation, after_relu = self.operations[key][index], self.after_relu[key][index]
-            given = activated if activated is not None and after_relu else x
-            return operation(given) if weight is None else forward_weighted(operation, weight, given)
+            operand = activated if activated is not None and after_relu else x
+            return operation(operand) if weight is None else forward_weighted(operation, weight, operand)
 
-        return mix(choice, len(self.op_names), output)
+        total: Tensor | None = mix(choice, len(self.op_names), output)
+        return total
 
     def _zeros(self, states: list[Tensor], target: int) -> Tensor:
-        """The output of a node that only ``none`` reaches: zeros of the shape of any candidate's output."""
+        """Return the output of a node without operations: zeros of the shape of a candidate's output."""
         candidate = self.operations[f"0->{target}"][0]
         training = candidate.training
         with torch.no_grad():
-            # In evaluation, so that this does not count in any statistics.
+            # In evaluation mode, so that running statistics do not change.
             zeros = torch.zeros_like(candidate.eval()(states[0]))
         candidate.train(training)
         return zeros
 
     def cell_alphas(self) -> CellAlphas:
-        """(source, target) -> operation -> α of all edges with the label of this cell.
+        """Return the α of all edges with the label of this cell.
 
-        A cell of our spaces may be built of several of NNI's, one for each node.
+        A cell of this project's spaces may be built of several of NNI's cells with one label, one for each node.
         """
         cell = {}
         for edge, alphas in self.architecture.table().items():
@@ -137,35 +145,35 @@ class MixedCell(Mixed):
         return cell
 
     def export(self, memo: dict[str, Any]) -> dict[str, Any]:
-        """The derived cell as NNI's sample: ``label/op_2_0``, ``label/input_2_0``, …
+        """Return the derived cell as a sample of NNI, with keys like ``label/op_2_0`` and ``label/input_2_0``.
 
-        A node may have more operations than in the cell that this one replaced, or ``none`` in their
-        place: our spaces freeze to it, NNI's do not. A cell that would have none at all is no
-        network, and is derived as ``darts`` would.
+        A node may have more operations than in the replaced cell, or ``none`` instead of some; the spaces of this
+        project can be frozen to such a sample, NNI's cannot. If the derivation keeps no operation that is connected to
+        the inputs, the cell is derived by ``darts`` with a warning.
         """
         if f"{self.label}/op_{self.nodes[0]}_0" in memo:
             return {}
-        alphas, as_darts = self.cell_alphas(), partial(darts, inputs=self.num_ops_per_node)
-        derive = as_darts if self.derivation is darts else self.derivation
+        alphas, by_darts = self.cell_alphas(), partial(darts, inputs=self.num_ops_per_node)
+        derive = by_darts if self.derivation is darts else self.derivation
         chosen = derive(alphas)
         if not connected(chosen, min(target for _, target in alphas)):
             warnings.warn(f"{self.label}: the derivation keeps no operation; it is derived as 'darts'", stacklevel=1)
-            derive, chosen = as_darts, as_darts(alphas)
+            derive, chosen = by_darts, by_darts(alphas)
         sample: dict[str, Any] = {}
         for target in self.nodes:
             incoming = [(edge.operation, edge.source) for edge in chosen if edge.target == target]
-            if derive is as_darts:
-                # A cell may ask for more operations than a node has edges: then edges repeat, as in NNI.
+            if derive is by_darts:
+                # If a cell has more operations per node than edges, edges repeat, as in NNI.
                 incoming = [incoming[slot % len(incoming)] for slot in range(self.num_ops_per_node)]
             sample |= sample_of_node(self.label, target, incoming, self.num_ops_per_node)
         return sample
 
     def check_contains(self, sample: Mapping[str, Any]) -> SampleValidationError | None:
-        """What is wrong with a sample, if anything; it may have ``none`` for any operation, as :meth:`export` does."""
+        """Return the error of a sample, None if it is valid; any operation may be ``none``, as in :meth:`export`."""
         return super().check_contains({k: self.op_names[0] if v == NONE else v for k, v in sample.items()})
 
     def derived_plan(self, sample: Mapping[str, Any]) -> dict[str, EdgeWeights | ActiveOps]:
-        """The plan of this cell's edges for the architecture of a sample."""
+        """Return the plan of this cell's edges that runs the operations of a sample."""
         plan: dict[str, tuple[int, ...]] = dict.fromkeys(self.edges(), ())
         for target in self.nodes:
             for slot in count():
@@ -179,14 +187,18 @@ class MixedCell(Mixed):
 
 
 def _cell_candidates(cell: Cell, target: int, source: int) -> dict[str, nn.Module]:
-    """The candidates of one edge, as NNI's cell would make them for that node and that input."""
+    """Return the candidates of one edge, created as NNI's cell does for that node and input.
+
+    Raises:
+        ValueError: A candidate has a choice whose label differs between the operations of a node.
+    """
     factories = cell.op_candidates_factory
-    if factories is None:  # the cell was given modules: NNI's cell copies them
+    if factories is None:  # the cell was created with modules, which NNI's cell copies
         factories = cell.ops[0][0].candidates
     with label_scope(cell.label):  # for choices inside a candidate
-        candidates, _ = create_cell_op_candidates(factories, target, 0, source)
+        candidates: dict[str, nn.Module] = create_cell_op_candidates(factories, target, 0, source)[0]
         inside = _labels(candidates)
-        if inside:  # made again for every operation of a node, they should have the same labels
+        if inside:
             for slot in range(cell.num_ops_per_node):
                 others, _ = create_cell_op_candidates(factories, target, slot, source)
                 for label in sorted(inside - _labels(others)):
@@ -198,7 +210,7 @@ def _cell_candidates(cell: Cell, target: int, source: int) -> dict[str, nn.Modul
 
 
 def _labels(candidates: Mapping[str, nn.Module]) -> set[str]:
-    """The labels of the choices inside candidates."""
+    """Return the labels of the choices inside candidates."""
     modules = (module for candidate in candidates.values() for module in candidate.modules())
     choices = (module for module in modules if isinstance(module, MutableModule))
     return {label for choice in choices for mutable in choice.mutables for label in mutable.simplify()}

@@ -16,14 +16,19 @@ from strategies.supernet.values import Value
 
 
 class MixedLayer(Mixed):
-    """A layer choice: one edge."""
+    """A layer choice, which is one edge.
+
+    Args:
+        choice: NNI's choice that this module replaces.
+        architecture: α and the plan that the module follows.
+    """
 
     def __init__(self, choice: LayerChoice, architecture: Architecture) -> None:
         super().__init__(architecture)
         self.label, names = choice.label, list(choice.names)
         architecture.add_edge(self.label, names)
         self.candidates = nn.ModuleList(choice[name] for name in names)
-        # By name, as NNI's hub does; an identity of that name is a layer that is left out, and no zero.
+        # The spaces of NNI's hub name their zero operation so. An identity of that name skips the layer and is no zero.
         self.zero = NONE in names and not isinstance(choice[NONE], nn.Identity)
         self.add_mutable(choice.choice)
 
@@ -42,21 +47,29 @@ class MixedLayer(Mixed):
         return mix(self.architecture.plan[self.label], len(self.candidates), output)
 
     def export(self, memo: dict[str, Any]) -> dict[str, Any]:
-        """The candidate with the highest α, but for the zero that NNI's hub names ``none``.
+        """Return the candidate with the highest α, other than the zero operation ``none`` unless it is the only one.
 
-        What a zero weighs scales the sum of the others under softmax, and does nothing under sigmoid, so that its α
-        says nothing about its worth (DARTS, section 2.4). A choice that has nothing else gives it all the same.
+        The weight of a zero only scales the sum of the others under softmax and has no effect under sigmoid, so its α
+        does not measure its importance (DARTS, section 2.4).
         """
         if self.label in memo:
             return {}
         names = self.architecture.candidates[self.label]
         alphas = dict(zip(names, self.architecture.alphas[self.label].tolist(), strict=True))
-        considered = [name for name in names if not (self.zero and name == NONE)] or names
-        return {self.label: max(considered, key=alphas.__getitem__)}
+        eligible = [name for name in names if not (self.zero and name == NONE)] or names
+        return {self.label: max(eligible, key=alphas.__getitem__)}
 
 
 class MixedInput(Mixed):
-    """An input choice: one edge, whose candidates are the inputs."""
+    """An input choice, which is one edge; its candidates are the inputs.
+
+    Args:
+        choice: NNI's choice that this module replaces.
+        architecture: α and the plan that the module follows.
+
+    Raises:
+        TypeError: The reduction of the choice is neither sum nor mean.
+    """
 
     def __init__(self, choice: InputChoice, architecture: Architecture) -> None:
         super().__init__(architecture)
@@ -86,26 +99,29 @@ class MixedInput(Mixed):
         return total / len(choice) if self.mean and not isinstance(choice, Tensor) else total
 
     def export(self, memo: dict[str, Any]) -> dict[str, Any]:
-        """The inputs with the highest α, in order."""
+        """Return the indices of the inputs with the highest α, ascending; of equal ones the first."""
         if self.label in memo:
             return {}
         alpha = self.architecture.alphas[self.label].tolist()
-        best = sorted(range(len(alpha)), key=lambda index: -alpha[index])[: self.n_chosen]  # of equal ones the first
+        best = sorted(range(len(alpha)), key=lambda index: -alpha[index])[: self.n_chosen]
         return {self.label: sorted(best)}
 
 
 class MixedRepeat(Mixed):
-    """Blocks one after the other, of which the first few run: how many is an edge.
+    """A sequence of blocks of variable depth, which is one edge.
 
-    Relaxed, it is the sum of what each depth gives, each times its weight. The blocks up to the
-    deepest one run once.
+    A relaxed depth gives the weighted sum of the outputs at all depths; each block runs once.
+
+    Args:
+        repeat: NNI's repetition that this module replaces.
+        architecture: α and the plan that the module follows.
     """
 
     def __init__(self, repeat: Repeat, architecture: Architecture) -> None:
         super().__init__(architecture)
         self.blocks = repeat.blocks
         self.depth = Value(repeat.depth_choice, architecture)
-        # NNI's hub aligns the outputs of a stage of cells that may have a single one.
+        # NNI's hub aligns the two outputs of a stage of cells if the stage has a single cell.
         align: Callable[[], nn.Module | None] = getattr(repeat, "first_cell_transformation_factory", lambda: None)
         self.align_first = align()
         self.add_mutable(repeat.depth_choice)
@@ -114,9 +130,9 @@ class MixedRepeat(Mixed):
         return self.depth.labels
 
     def forward(self, x: Any) -> Any:
-        """The same input and output as the blocks."""
-        found = self.depth.now()
-        weights = found if isinstance(found, dict) else {found: None}
+        """Follow the plan, with the input and the output of the blocks."""
+        depth_now = self.depth.now()
+        weights = depth_now if isinstance(depth_now, dict) else {depth_now: None}
         outputs = {0: x}
         for depth in range(1, max(weights) + 1):
             x = self.blocks[depth - 1](x)

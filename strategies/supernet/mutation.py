@@ -1,4 +1,4 @@
-"""From a model space to a supernet: each of NNI's choices replaced by the module that follows the plan."""
+"""Mutation of a model space into a supernet: each of NNI's choices is replaced by a module that follows the plan."""
 
 from __future__ import annotations
 
@@ -17,32 +17,32 @@ from strategies.supernet.choices import MixedInput, MixedLayer, MixedRepeat
 from strategies.supernet.values import PlanSamplingPolicy
 
 SUPER_KERNELS: dict[type, type[MixedOperation]] = {kind.bound_type: kind for kind in NATIVE_MIXED_OPERATIONS}
-"""A module that takes value choices as arguments -> NNI's that holds the weights of all values."""
+"""Class that takes value choices as arguments -> NNI's super-kernel, which holds the weights of all values."""
 
 
 def replace_choice(
     module: nn.Module, name: str, architecture: Architecture, derivation: Derivation
 ) -> BaseSuperNetModule | None:
-    """The supernet module in place of one that is a choice; None for any other module.
+    """Return the supernet module that replaces a module with a choice, None for any other module.
 
     Args:
-        module: of a model space.
-        name: where it stands there.
-        architecture: what gets the edges.
-        derivation: of cells.
+        module: A module of a model space.
+        name: Its name in the model space, for error messages.
+        architecture: The architecture that receives the edges of the choice.
+        derivation: The derivation of cells.
 
     Raises:
-        TypeError: its choice cannot be searched.
+        TypeError: The choice cannot be searched.
     """
-    # The types must match exactly: a subclass may mean something else by its choice.
+    # The types must match exactly, because a subclass may interpret its choice differently.
     if type(module) is Cell:
         return MixedCell(module, architecture, derivation)
     if type(module) is LayerChoice:
         return MixedLayer(module, architecture)
     if type(module) is InputChoice:
         return MixedInput(module, architecture)
-    plain = isinstance(module, Repeat) and type(module).forward is Repeat.forward
-    if plain and isinstance(module.depth_choice, MutableExpression):
+    is_plain_repeat = isinstance(module, Repeat) and type(module).forward is Repeat.forward
+    if is_plain_repeat and isinstance(module.depth_choice, MutableExpression):
         return MixedRepeat(module, architecture)
     if not isinstance(module, MutableModule) or isinstance(module, BaseSuperNetModule) or not module.mutables:
         return None
@@ -57,7 +57,7 @@ def replace_choice(
 
 
 def _super_kernel(module: Any, architecture: Architecture) -> MixedOperation:
-    # As NNI's own supernets make it, but for the policy.
+    # As in NNI's own supernets, with another sampling policy.
     mixed = SUPER_KERNELS[type(module)](module.trace_kwargs)
     mixed.sampling_policy = PlanSamplingPolicy(mixed, architecture)
     return mixed

@@ -1,7 +1,7 @@
 """Value choices of a supernet: widths, kernel sizes, depths.
 
-A relaxed width or kernel size mixes weights, not outputs: NNI's super-kernels slice each value's
-weights out of the largest and add the slices up, which costs one convolution for all values.
+A relaxed width or kernel size mixes weights, not outputs: NNI's super-kernels slice the weights of each value from the
+largest and sum the slices, so all values together cost one convolution.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from strategies.supernet.architecture import Architecture
 
 
 class Value:
-    """An expression over value choices, such as a width times a ratio; each choice in it is an edge.
+    """An expression over value choices, for example a width times a ratio; each choice in it is an edge.
 
     Args:
-        expression: NNI's.
-        architecture: the α and the plan that it follows.
+        expression: NNI's expression.
+        architecture: α and the plan that the value follows.
 
     Attributes:
-        labels: of its choices.
+        labels: Labels of the choices.
 
     Raises:
-        TypeError: a choice has no list of values.
+        TypeError: A choice is not a list of values.
     """
 
     def __init__(self, expression: MutableExpression, architecture: Architecture) -> None:
@@ -41,10 +41,10 @@ class Value:
                 )
             architecture.add_edge(label, choice.values)
         self.labels = tuple(choices)
-        self._known: dict[tuple[Any, ...], Any] = {}
+        self._evaluated: dict[tuple[Any, ...], Any] = {}
 
     def now(self) -> Any:
-        """What the plan makes of it: a value, or {value: weight} where one of its choices is relaxed."""
+        """Return the value under the current plan, or {value: weight} if one of its choices is relaxed."""
         options: list[list[tuple[Any, Tensor | None]]] = []
         for label in self.labels:
             candidates, choice = self.architecture.candidates[label], self.architecture.plan[label]
@@ -62,13 +62,18 @@ class Value:
         return outcomes
 
     def _evaluate(self, values: tuple[Any, ...]) -> Any:
-        if values not in self._known:
-            self._known[values] = self.expression.freeze(dict(zip(self.labels, values, strict=True)))
-        return self._known[values]
+        if values not in self._evaluated:
+            self._evaluated[values] = self.expression.freeze(dict(zip(self.labels, values, strict=True)))
+        return self._evaluated[values]
 
 
 class PlanSamplingPolicy(MixedOperationSamplingPolicy):
-    """What NNI's super-kernels ask for their arguments: the plan."""
+    """The source of the arguments of NNI's super-kernels: the plan.
+
+    Args:
+        operation: The super-kernel.
+        architecture: α and the plan that it follows.
+    """
 
     def __init__(self, operation: MixedOperation, architecture: Architecture) -> None:
         self.architecture = architecture
@@ -81,18 +86,18 @@ class PlanSamplingPolicy(MixedOperationSamplingPolicy):
         return [label for label in labels if label not in memo]
 
     def resample(self, operation: MixedOperation, memo: dict[str, Any]) -> dict[str, Any]:
-        """Nothing: the plan is drawn for all modules at once."""
+        """Return an empty sample: the plan is set for all modules at once."""
         return {}
 
     def export(self, operation: MixedOperation, memo: dict[str, Any]) -> dict[str, Any]:
-        """label -> the value with the highest α."""
+        """Return label -> the value with the highest α."""
         return self.architecture.strongest(self._labels(memo))
 
     def export_probs(self, operation: MixedOperation, memo: dict[str, Any]) -> dict[str, Any]:
-        """label -> value -> its softmax weight."""
+        """Return label -> value -> softmax weight."""
         return self.architecture.probabilities(self._labels(memo))
 
     def forward_argument(self, operation: MixedOperation, name: str) -> Any:
-        """A value, or {value: weight}."""
+        """Return the value of an argument, or {value: weight} if it is relaxed."""
         value = self.values.get(name)
         return operation.init_arguments[name] if value is None else value.now()

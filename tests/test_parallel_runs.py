@@ -1,4 +1,4 @@
-"""Many runs for one question."""
+"""Tests of runs in parallel subprocesses."""
 
 import re
 import time
@@ -11,14 +11,14 @@ from search_spaces.genotype import Genotype
 GENOTYPE = Genotype(cells=((("skip_connect", 0, 2),),), layout=(0, 0, 0), reductions=(1,), concat=(2,))
 
 
-def test_a_command_shows_its_last_line_or_ends_with_its_error(tmp_path, capsys):
+def test_command_prints_its_last_line_or_raises_its_error(tmp_path, capsys):
     command("list", "--help")
     assert re.fullmatch("  -h, --help .*\n", capsys.readouterr().out)
     with pytest.raises(SystemExit, match="^nas-plugins: the following arguments are required: --output; see"):
         command("derive", tmp_path)
 
 
-def test_results_come_in_the_order_of_the_calls():
+def test_results_are_in_the_order_of_the_calls():
     def call(number):
         time.sleep(0.02 * (4 - number))
         return number
@@ -26,7 +26,7 @@ def test_results_come_in_the_order_of_the_calls():
     assert in_parallel(4, [lambda n=n: call(n) for n in range(4)]) == [0, 1, 2, 3]
 
 
-def test_the_first_failure_ends_it_and_what_has_not_begun_is_left_out():
+def test_a_failure_skips_calls_that_have_not_started():
     begun = []
 
     def call(number):
