@@ -21,8 +21,8 @@ from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
 from nas_plugins.errors import InputError
-from nas_plugins.files import one_line
-from nas_plugins.runs.directory import WEIGHTS, PathLike, is_finished, read_config
+from nas_plugins.files import PathLike, one_line
+from nas_plugins.runs.directory import WEIGHTS, is_finished, read_config
 from nas_plugins.runs.reader import read_run
 from nas_plugins.training.checkpoints import load_tensors, load_weights
 from search_spaces.genotype import Genotype

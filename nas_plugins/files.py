@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 from nas_plugins.errors import InputError
+
+PathLike = str | os.PathLike[str]
+"""A path, as a public function takes it."""
 
 
 def read_text(path: Path) -> str:

@@ -5,7 +5,6 @@ The basis of examples and benchmarks that compare methods. After an interruption
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -13,11 +12,11 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import TypeVar
 
+from nas_plugins.files import PathLike
 from nas_plugins.runs import directory as run
 from search_spaces.genotype import Genotype
 
 T = TypeVar("T")
-PathLike = str | os.PathLike[str]
 
 
 def searched(output: PathLike, config: PathLike, seed: int, overrides: Sequence[object] = ()) -> Path:

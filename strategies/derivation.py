@@ -6,18 +6,14 @@ They take plain numbers, so they work for a supernet in memory and for a table r
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Literal, NamedTuple, Protocol
 
-CellAlphas = Mapping[tuple[int, int], Mapping[str, float]]
-"""(source node, target node) -> operation -> α, for every edge of a cell."""
+from search_spaces.edges import NONE, CellAlphas
 
 Activation = Callable[[Mapping[str, float]], Mapping[str, float]]
 """Turns the α of one edge, operation -> α, into operation -> weight."""
-
-NONE = "none"
-"""The candidate that computes zero; derivations never choose it."""
 
 
 class DerivedEdge(NamedTuple):
@@ -76,21 +72,6 @@ def by_method(method: Method, threshold: float = 0.85) -> Derivation:
     """
     derive({}, method, threshold)  # raises now instead of at the end of a search
     return darts if method == "darts" else partial(derive, method=method, threshold=threshold)
-
-
-def connected(chosen: Iterable[DerivedEdge], inputs: int = 2) -> list[DerivedEdge]:
-    """Return the operations whose source node is reachable from the inputs of the cell, by ascending target.
-
-    Args:
-        chosen: The operations.
-        inputs: Number of input nodes of the cell.
-    """
-    reachable, kept = set(range(inputs)), []
-    for operation in sorted(chosen, key=lambda operation: operation.target):
-        if operation.source in reachable:
-            reachable.add(operation.target)
-            kept.append(operation)
-    return kept
 
 
 def darts(cell: CellAlphas, inputs: int = 2) -> list[DerivedEdge]:

@@ -10,9 +10,10 @@ from nni.nas.hub.pytorch import DARTS as HubDarts
 from torch.nn.functional import cross_entropy
 
 from nas_plugins import DDARTS, DartsSpace, FairDARTS, Genotype
+from search_spaces.edges import existing_edges
 from search_spaces.genotype import Edge
 from strategies.base import DifferentiableStrategy
-from strategies.derivation import by_method, connected
+from strategies.derivation import by_method
 from strategies.derivation import derive as derive_cell
 from strategies.objective import evaluator_loss, total, zero_one
 from strategies.relaxation import EveryEdge, sigmoid
@@ -211,4 +212,4 @@ def test_by_method_is_the_derivation_of_that_name():
 def test_connected_operations_are_those_that_receive_something():
     cell = {(0, 2): {"a": -9.0}, (1, 2): {"a": -9.0}, (2, 3): {"a": 9.0}, (1, 4): {"a": 9.0}, (4, 5): {"a": 9.0}}
     chosen = derive_cell(cell, "sparse")
-    assert [(edge.source, edge.target) for edge in connected(chosen)] == [(1, 4), (4, 5)]
+    assert [(edge.source, edge.target) for edge in existing_edges(chosen)] == [(1, 4), (4, 5)]

@@ -20,12 +20,10 @@ from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from nas_plugins.config.reader import Config, read_retrain, read_search
 from nas_plugins.config.yaml import load_plain
 from nas_plugins.errors import InputError
-from nas_plugins.files import one_line, read_text
+from nas_plugins.files import PathLike, one_line, read_text
 from nas_plugins.runs.tables import Kind
 from search_spaces.files import remove_unfinished, write_text_whole
 from search_spaces.genotype import Genotype
-
-PathLike = str | os.PathLike[str]
 
 CONFIG, CHECKPOINT, LOCK = "config.yaml", "checkpoints/last.ckpt", "checkpoints/.lock"
 METRICS, ALPHAS, CONTRIBUTIONS = "metrics.csv", "alphas.csv", "contributions.csv"

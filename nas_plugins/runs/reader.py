@@ -13,9 +13,9 @@ from typing import Any
 import pandas as pd
 
 from nas_plugins.errors import InputError
-from nas_plugins.files import one_line, read_object
+from nas_plugins.files import PathLike, one_line, read_object
 from nas_plugins.runs import directory
-from nas_plugins.runs.directory import PathLike, kind_of, read_sections
+from nas_plugins.runs.directory import kind_of, read_sections
 from nas_plugins.runs.metadata import read_metadata
 from nas_plugins.runs.tables import (
     ALPHA_KEYS,

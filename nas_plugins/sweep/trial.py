@@ -21,13 +21,12 @@ from nni.runtime.trial_command_channel import get_default_trial_command_channel
 
 from nas_plugins.config.reader import Config, is_search, read_retrain, read_search
 from nas_plugins.errors import InputError
+from nas_plugins.files import PathLike
 from nas_plugins.runs.directory import CONFIG, is_first
 from nas_plugins.runs.tables import read_table
 from nas_plugins.training.retrain import evaluate, retrain
 from nas_plugins.training.search import resume, search
 from search_spaces.genotype import Genotype
-
-PathLike = str | os.PathLike[str]
 
 MEASURES = ("derived_val_acc", "val_acc", "train_acc")
 """Columns of metrics.csv in order of preference: a trial reports the first one that its run has."""

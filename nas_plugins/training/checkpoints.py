@@ -14,8 +14,8 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from torch import nn
 
 from nas_plugins.errors import InputError
-from nas_plugins.files import one_line, read_object
-from nas_plugins.runs.directory import GENOTYPE, WEIGHTS, PathLike
+from nas_plugins.files import PathLike, one_line, read_object
+from nas_plugins.runs.directory import GENOTYPE, WEIGHTS
 from search_spaces.files import write_whole
 from search_spaces.genotype import Genotype
 

@@ -12,15 +12,15 @@ import pandas as pd
 from nas_plugins import plugins
 from nas_plugins.config.reader import Config
 from nas_plugins.errors import InputError
+from nas_plugins.files import PathLike
 from nas_plugins.runs import directory as runs
-from nas_plugins.runs.directory import PathLike
 from nas_plugins.runs.metadata import read_metadata
 from nas_plugins.runs.tables import ALPHA_KEYS, read_table
 from nas_plugins.training.checkpoints import read_result
-from search_spaces.edges import smallest_set
+from search_spaces.edges import CellAlphas, EdgeName, existing_edges, smallest_set
 from search_spaces.genotype import Edge, Genotype, GenotypeError
 from search_spaces.space import StackedSpace
-from strategies.derivation import CellAlphas, Derivation, Method, by_method, connected, darts
+from strategies.derivation import Derivation, Method, by_method, darts
 
 
 def derive(
@@ -54,7 +54,7 @@ def derive(
     chosen = {label: derivation(cell) for label, cell in alphas.items()}
     empty = []
     if method is None and threshold is None:
-        empty = [label for label in alphas if not connected(chosen[label])]
+        empty = [label for label in alphas if not existing_edges(chosen[label])]
         chosen |= {label: darts(alphas[label]) for label in empty}
     cells = tuple(tuple(Edge(c.operation, c.source, c.target) for c in cell) for cell in chosen.values())
     try:
@@ -152,9 +152,10 @@ def _by_cell(file: Path, rows: pd.DataFrame) -> dict[str, CellAlphas]:
     cells: dict[str, dict[tuple[int, int], dict[str, float]]] = {}
     for row in rows.to_dict("records"):
         cell, edge = row.pop("cell"), row.pop("edge")
-        try:
-            source, target = (int(node) for node in edge.split("->"))
-        except ValueError:
-            raise InputError(f"{file}: the edge {edge!r} is not that of a cell, for example 0->2") from None
-        cells.setdefault(cell, {})[source, target] = {key: value for key, value in row.items() if pd.notna(value)}
+        name = EdgeName.parse(f"{cell}/{edge}")
+        if name is None:
+            raise InputError(f"{file}: the edge {edge!r} is not that of a cell, for example 0->2")
+        cells.setdefault(cell, {})[name.source, name.target] = {
+            key: value for key, value in row.items() if pd.notna(value)
+        }
     return dict(cells)

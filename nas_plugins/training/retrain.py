@@ -14,9 +14,8 @@ import torch
 from nas_plugins.config.reader import Config, read_retrain
 from nas_plugins.data.module import ImageData
 from nas_plugins.errors import InputError
-from nas_plugins.files import one_line
+from nas_plugins.files import PathLike, one_line
 from nas_plugins.runs import directory as runs
-from nas_plugins.runs.directory import PathLike
 from nas_plugins.training.checkpoints import load_weights, read_result, rewrite_advice, save_tensors
 from nas_plugins.training.module import ImageClassification
 from nas_plugins.training.recorder import Recorder

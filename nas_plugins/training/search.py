@@ -19,9 +19,8 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from nas_plugins.config.reader import Config, read_search
 from nas_plugins.data.module import ImageData
 from nas_plugins.errors import InputError
-from nas_plugins.files import one_line
+from nas_plugins.files import PathLike, one_line
 from nas_plugins.runs import directory as runs
-from nas_plugins.runs.directory import PathLike
 from nas_plugins.runs.metadata import write_metadata
 from nas_plugins.training.checkpoints import read_result
 from nas_plugins.training.module import ImageClassification

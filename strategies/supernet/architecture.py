@@ -14,7 +14,7 @@ from nni.nas.oneshot.pytorch.supermodule._expression_utils import weighted_sum
 from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
 from torch import Tensor, nn
 
-from strategies.derivation import NONE
+from search_spaces.edges import NONE
 from strategies.relaxation import ActiveOps, EdgeWeights, Plan
 
 

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from search_spaces.edges import NONE, CellAlphas, EdgeName, existing_edges
 from search_spaces.genotype_io import sample_of_node
 from strategies.bn_statistics import frozen_bn_stats
-from strategies.derivation import NONE, CellAlphas, Derivation, connected, darts
+from strategies.derivation import Derivation, darts
 from strategies.relaxation import ActiveOps, EdgeWeights
 from strategies.supernet.architecture import Architecture, Mixed, add, mix
 from strategies.supernet.candidates import forward_weighted, fuse_weight_into_norm, strip_leading_relu
@@ -66,7 +67,7 @@ class MixedCell(Mixed):
 
     def edge(self, source: int, target: int) -> str:
         """Return the name of the edge between two nodes."""
-        return f"{self.label}/{source}->{target}"
+        return str(EdgeName(self.label, source, target))
 
     def edges(self) -> Iterable[str]:
         return (self.edge(source, target) for target in self.nodes for source in range(target))
@@ -138,10 +139,9 @@ class MixedCell(Mixed):
         """
         cell = {}
         for edge, alphas in self.architecture.table().items():
-            label, _, nodes = edge.rpartition("/")
-            if label == self.label and "->" in nodes:
-                source, target = nodes.split("->")
-                cell[int(source), int(target)] = alphas
+            name = EdgeName.parse(edge)
+            if name is not None and name.cell == self.label:
+                cell[name.source, name.target] = alphas
         return cell
 
     def export(self, memo: dict[str, Any]) -> dict[str, Any]:
@@ -156,7 +156,7 @@ class MixedCell(Mixed):
         alphas, by_darts = self.cell_alphas(), partial(darts, inputs=self.num_ops_per_node)
         derive = by_darts if self.derivation is darts else self.derivation
         chosen = derive(alphas)
-        if not connected(chosen, min(target for _, target in alphas)):
+        if not existing_edges(chosen, min(target for _, target in alphas)):
             warnings.warn(f"{self.label}: the derivation keeps no operation; it is derived as 'darts'", stacklevel=1)
             derive, chosen = by_darts, by_darts(alphas)
         sample: dict[str, Any] = {}

@@ -10,7 +10,7 @@ from nni.nas.nn.pytorch import InputChoice, LayerChoice, Repeat
 from nni.nas.oneshot.pytorch.supermodule._expression_utils import weighted_sum
 from torch import Tensor, nn
 
-from strategies.derivation import NONE
+from search_spaces.edges import NONE
 from strategies.supernet.architecture import Architecture, Mixed, mix
 from strategies.supernet.values import Value
 
