@@ -38,7 +38,8 @@ class DepthwiseConv2d(nn.Conv2d):
             x, stride, dilation = x[..., ::2, ::2], 1, 1
         slow = stride == 1 and (dilation > 1 or self.kernel_size[1] > COLUMNS)
         on_cpu = x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
-        if slow and on_cpu and self.training and torch.is_grad_enabled() and not torch.jit.is_tracing():
+        tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+        if slow and on_cpu and self.training and torch.is_grad_enabled() and not tracing:
             return _Depthwise.apply(x, self.weight, dilation)
         return _convolve(x, self.weight, stride, dilation)
 
