@@ -30,6 +30,7 @@ from nas_plugins.training.derive import derive
 from nas_plugins.training.retrain import evaluate, retrain
 from nas_plugins.training.search import resume, search
 from search_spaces.complexity import count_parameters
+from search_spaces.dartopti import DartOptiSpace
 from search_spaces.genotype import Genotype
 from search_spaces.network import Network
 from search_spaces.space import CellStack, StackedSpace
@@ -107,6 +108,7 @@ class ReductionFirst(StackedSpace):
 
     initial_alphas = {"normal/0->2": {"max_pool_3x3": 1.0}}
     baseline = Genotype(cells=(CELL, CELL), layout=(1, 0, 0), reductions=(0,), concat=(2, 3))
+    search_metrics = DartOptiSpace.search_metrics
 
     def __init__(self, num_classes: int = 10, channels: int = 2, image_channels: int = 3):
         cells = CellStack(["normal", "reduce"], [1, 0, 0], [0], 2, ["skip_connect", "sep_conv_3x3", "max_pool_3x3"])

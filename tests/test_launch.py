@@ -405,7 +405,8 @@ def processes_of(experiment):
 def left_of(experiment, seconds=10):
     """What still runs some seconds after an experiment was stopped."""
     _, alive = psutil.wait_procs(processes_of(experiment), timeout=seconds)
-    return alive
+    # A zombie has ended; only the process that inherited it has not asked for its status yet.
+    return [process for process in alive if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
 
 
 def launching(file):

@@ -25,7 +25,7 @@ from nas_plugins.runs.tables import Kind
 from search_spaces.files import remove_unfinished, write_text_whole
 from search_spaces.genotype import Genotype
 
-CONFIG, CHECKPOINT, LOCK = "config.yaml", "checkpoints/last.ckpt", "checkpoints/.lock"
+CONFIG, CHECKPOINT, LOCK = "config.yaml", "checkpoints/last.ckpt", ".lock"
 METRICS, ALPHAS, CONTRIBUTIONS = "metrics.csv", "alphas.csv", "contributions.csv"
 METADATA, GENOTYPE, SAMPLE = "search.json", "genotype.json", "sample.json"
 NETWORK, WEIGHTS, TEST = "network.json", "weights.pt", "test.json"

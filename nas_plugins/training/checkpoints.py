@@ -122,7 +122,7 @@ def load_weights(network: nn.Module, file: Path, weights: dict[str, Any], advice
     """
     try:
         network.load_state_dict(weights)
-    except (RuntimeError, TypeError) as error:
+    except (RuntimeError, TypeError, AttributeError) as error:
         reason = str(error).strip().splitlines()[-1].strip()
         raise InputError(f"{file}: not the weights of this run's network: {reason}{advice}") from None
 
