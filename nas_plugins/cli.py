@@ -133,12 +133,12 @@ def example_configs(experiments: bool = False) -> list[Path]:
 
 
 def _search(options: argparse.Namespace) -> None:
-    from nas_plugins.runs.directory import is_first
+    from nas_plugins.runs.directory import is_first, results_of
     from nas_plugins.training.search import search
 
     run = search(options.config, options.output, options.overrides)
     if is_first():  # the other processes may arrive before the first one has written the result
-        found = next(run / name for name in ("genotype.json", "sample.json") if (run / name).exists())
+        found = results_of(run, "search")[0]
         print(f"{run}: searched; {found.stem} in {found}")
 
 

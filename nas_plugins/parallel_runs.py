@@ -53,7 +53,7 @@ def retrained(
     if existing.exists() and _cells(existing) != _cells(genotype):
         raise SystemExit(f"{output}: is a retraining of another genotype than {genotype}; give another folder")
     trained = _finished(output, "retrain", "--genotype", genotype, "--config", config, "--seed", seed, *overrides)
-    if not (trained / "test.json").exists():
+    if not (trained / run.TEST).exists():
         command("evaluate", trained)
     return trained
 
@@ -98,10 +98,9 @@ def in_parallel(jobs: int, calls: Iterable[Callable[[], T]]) -> list[T]:
 
 
 def _finished(output: PathLike, *arguments: object) -> Path:
-    final_files = [run.GENOTYPE, run.SAMPLE] if arguments[0] == "search" else [run.WEIGHTS]
-    if any((Path(output) / file).exists() for file in final_files):
+    if run.is_finished(Path(output), "search" if arguments[0] == "search" else "retrain"):
         return Path(output)
-    if (Path(output) / "config.yaml").exists():
+    if (Path(output) / run.CONFIG).exists():
         command("resume", output)
     else:
         command(*arguments, "--output", output)
