@@ -19,6 +19,8 @@ def renamed_arguments(**names: str) -> Callable[[Callable[..., None]], Callable[
         @functools.wraps(init)
         def renamed(self: Any, *args: Any, **kwargs: Any) -> None:
             for old in names.keys() & kwargs.keys():
+                if names[old] in kwargs:
+                    raise TypeError(f"{old}: renamed to {names[old]}, which is given too")
                 warnings.warn(f"{old}: renamed to {names[old]}", FutureWarning, stacklevel=2)
                 kwargs[names[old]] = kwargs.pop(old)
             init(self, *args, **kwargs)

@@ -22,12 +22,12 @@ class PointwiseConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, in_channels, height, width) -> (batch, out_channels, ⌈height/stride⌉, ⌈width/stride⌉)."""
-        stride = self.stride[0]
-        return nn.functional.conv2d(x if stride == 1 else _every(stride, x), self.weight)
+        rows, columns = self.stride
+        return nn.functional.conv2d(x if rows == columns == 1 else subsample(x, rows, columns), self.weight)
 
 
-def _every(stride: int, x: Tensor) -> Tensor:
-    """Return every ``stride``-th row and column of images, as a view."""
-    view = x[..., ::stride, ::stride]
+def subsample(x: Tensor, rows: int, columns: int) -> Tensor:
+    """Return every ``rows``-th row and ``columns``-th column of images (…, height, width), as a view."""
+    view = x[..., ::rows, ::columns]
     # Slicing is two views, and the backward pass would fill a gradient for each; this is the same view as one.
     return x.as_strided(view.shape, view.stride()) if x.requires_grad else view

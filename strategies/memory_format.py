@@ -1,17 +1,16 @@
-"""The memory format of a model on a CPU: channels_last where it pays, contiguous where it corrupts the heap."""
+"""The memory format of a space on a CPU, and the convolutions that corrupt the heap in channels_last."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from nni.nas.oneshot.pytorch.supermodule.operation import MixedConv2d
 from torch import Tensor, nn
+from torch.nn.modules.utils import _pair
+from torch.overrides import TorchFunctionMode
 
-from search_spaces.pointwise import PointwiseConv2d
-
-SAFE_CHANNELS = 8
-"""Input channels from which on a strided 1×1 convolution is safe in channels_last."""
+from search_spaces.pointwise import subsample
 
 
 def takes_channels_last(space: nn.Module) -> bool:
@@ -24,31 +23,39 @@ def takes_channels_last(space: nn.Module) -> bool:
     return getattr(space, "channels_last", hub)
 
 
-def avoid_faulty_kernels(model: nn.Module) -> None:
-    """Compute those convolutions in contiguous format that could corrupt the heap in channels_last.
+class UnstridedPointwise(TorchFunctionMode):
+    """Context manager: compute strided 1×1 convolutions on a CPU without the stride, on the pixels that they read.
 
-    oneDNN's AVX2 kernel for the weight gradient of a strided 1×1 convolution writes beyond its buffer in
-    channels_last with fewer than :data:`SAFE_CHANNELS` input channels (docs/cpu_kernels.md). PyTorch chooses the
-    format by the input and the weight, so both are made contiguous.
-
-    Args:
-        model: The model, after it was moved to its memory format.
+    oneDNN's AVX2 kernel for the weight gradient of a strided one writes beyond its buffer (docs/cpu_kernels.md). The
+    operations of this project are :class:`~search_spaces.pointwise.PointwiseConv2d` and need no context; this is for
+    the modules and functions of other spaces.
     """
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d) and _may_be_faulty(module):
-            # A 1×1 weight is contiguous in both formats; its strides say which one PyTorch reads it in.
-            module.weight.data = module.weight.data.clone(memory_format=torch.contiguous_format)
-            module.register_forward_pre_hook(_make_contiguous)
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Call a function of PyTorch, a convolution through :func:`_conv2d`."""
+        called = _conv2d if func is torch.conv2d else func
+        return called(*args, **(kwargs or {}))
 
 
-def _make_contiguous(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(one.contiguous() if isinstance(one, Tensor) else one for one in inputs)
-
-
-def _may_be_faulty(convolution: nn.Conv2d) -> bool:
-    if isinstance(convolution, PointwiseConv2d) or max(convolution.stride) == 1:
-        return False
-    choices = convolution.mutable_arguments if isinstance(convolution, MixedConv2d) else {}
-    kernels = choices["kernel_size"].grid() if "kernel_size" in choices else [convolution.kernel_size]
-    narrow = "in_channels" in choices or convolution.in_channels < SAFE_CHANNELS
-    return narrow and any(kernel in (1, (1, 1)) for kernel in kernels)
+def _conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor:
+    rows, columns = _pair(stride) if len(_pair(stride)) == 2 else _pair(stride[0])
+    if weight.shape[-2:] == (1, 1) and (rows, columns) != (1, 1) and input.device.type == "cpu":
+        above, beside = (0, 0) if isinstance(padding, str) else _pair(padding)
+        if above or beside:
+            input = nn.functional.pad(input, (beside, beside, above, above))
+        input, stride, padding = subsample(input, rows, columns), 1, 0
+    return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)

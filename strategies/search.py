@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -13,10 +14,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
+from search_spaces.space import StackedSpace
 from strategies.bilevel import BilevelProblem, Gradient, Gradients, one_level
 from strategies.composition import Composition, Schedule
 from strategies.distributed import average, check_processes
-from strategies.memory_format import avoid_faulty_kernels, takes_channels_last
+from strategies.memory_format import UnstridedPointwise, takes_channels_last
 from strategies.objective import ArchitectureBatch
 from strategies.relaxation import Step, mean_alpha_change
 from strategies.supernet.architecture import Architecture
@@ -54,10 +56,8 @@ class SearchModule(Validation):
         super().setup(stage)
         check_processes(self.trainer)
         # Lightning moves the module to its device later. Only CPUs were measured in this format.
-        if self.trainer.strategy.root_device.type == "cpu":
-            if takes_channels_last(self.model):
-                self.training_module.to(memory_format=torch.channels_last)
-            avoid_faulty_kernels(self.model)
+        if self.trainer.strategy.root_device.type == "cpu" and takes_channels_last(self.model):
+            self.training_module.to(memory_format=torch.channels_last)
 
     def on_fit_start(self) -> None:
         """Check that the Trainer has epochs left; otherwise α would silently keep its initial values.
@@ -118,16 +118,21 @@ class SearchModule(Validation):
         Returns:
             The detached loss of the weight step.
         """
+        # The operations of a StackedSpace need no such context, which costs a little time in each call of PyTorch.
+        with nullcontext() if isinstance(self.model, StackedSpace) else UnstridedPointwise():
+            loss = self._steps(batch, batch_idx)
+        self._recent.append(batch["train"])
+        self.advance_lr_schedulers(batch_idx)
+        return loss
+
+    def _steps(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         composition = self.composition
         step = Step(self.trainer.fit_loop.epoch_loop.total_batch_idx, self.current_epoch)
         searching = step.epoch >= composition.warmup_epochs
         if searching and composition.gradient:
             self._architecture_step(composition.gradient, batch, step, batch_idx)
         weight_step = self._joint_step if searching and composition.gradient is None else self._weight_step
-        loss = weight_step(batch["train"], step, batch_idx)
-        self._recent.append(batch["train"])
-        self.advance_lr_schedulers(batch_idx)
-        return loss
+        return weight_step(batch["train"], step, batch_idx)
 
     def _architecture_step(self, gradient: Gradient, batch: Mapping[str, Any], step: Step, batch_idx: int) -> None:
         def train_loss() -> Tensor:

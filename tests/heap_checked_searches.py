@@ -21,6 +21,7 @@ from torch import nn
 from torch.utils.data import TensorDataset
 
 from nas_plugins import DARTS, DDARTS, EDAS, DartOptiSpace, DartsSpace, DDartsSpace, FairDARTS, FineTunedDartsSpace
+from nas_plugins.experiment import search as command_line_search
 
 STRIDED = ("skip_connect", "sep_conv_3x3", "dil_conv_5x5", "max_pool_3x3")
 
@@ -30,15 +31,18 @@ class Strided(ModelSpace):
 
     channels_last = True
 
-    def __init__(self) -> None:
+    def __init__(self, image_channels: int = 3) -> None:
         super().__init__()
-        self.layer = LayerChoice([nn.Conv2d(3, 4, 1, 2), nn.Conv2d(3, 4, 3, 2, 1)], label="layer")
+        candidates = [nn.Conv2d(image_channels, 4, 1, 2), nn.Conv2d(image_channels, 4, 3, 2, 1)]
+        self.layer = LayerChoice(candidates, label="layer")
+        self.weight = nn.Parameter(torch.randn(4, 4, 1, 1))
         kernel = nni.choice("kernel", [1, 3])
         self.conv = MutableConv2d(4, nni.choice("width", [2, 4]), kernel, 2, padding=kernel // 2)
         self.head = nn.Linear(4, 10)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        features = self.conv(self.layer(x)).mean((2, 3))
+        x = nn.functional.conv2d(self.layer(x), self.weight, stride=2)
+        features = self.conv(x).mean((2, 3))
         return self.head(nn.functional.pad(features, (0, 4 - features.shape[1])))
 
 
@@ -65,6 +69,15 @@ SEARCHES = {
     "EDAS on a user's space": (EDAS, Strided),
     "DARTS on a user's contiguous space": (DARTS, StridedContiguous),
 }
+
+
+NNI_SEARCH = f"""
+space: {{name: {Path(__file__).stem}.StridedContiguous}}
+strategy: {{name: nni.nas.strategy.DARTS}}
+data: {{dataset: digits, image_size: 16, train_images: 100, test_images: 20, batch_size: 8}}
+training: {{epochs: 1}}
+compute: {{accelerator: cpu}}
+"""
 
 
 def search(strategy, space, folder: Path) -> None:
@@ -97,6 +110,10 @@ def main() -> None:
             strategy, space = SEARCHES[name]
             print(name, flush=True)
             search(strategy(), space(), Path(folder))
+        print("NNI's DARTS on the command line", flush=True)
+        config = Path(folder) / "search.yaml"
+        config.write_text(NNI_SEARCH)
+        command_line_search(config, Path(folder) / "run")
     print("all done", flush=True)
 
 

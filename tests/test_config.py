@@ -480,3 +480,14 @@ def test_a_key_that_was_renamed_goes_on_working_with_a_warning(tmp_path, strateg
 def test_an_argument_that_was_renamed_goes_on_working_with_a_warning():
     with pytest.warns(FutureWarning, match="warmup_epochs: renamed to sign_flip_epochs"):
         assert EDAS(warmup_epochs=3).composition.relaxation.sign_flip_epochs == 3
+
+
+def test_an_override_by_the_old_name_of_a_key_wins_over_the_file(tmp_path):
+    file = write(tmp_path / "new.yaml", {"data": {"dataset": "digits", "val_fraction": 0.5}})
+    with pytest.warns(FutureWarning, match=r"command line: data\.held_out is now called"):
+        assert read_search(file, ["--data.held_out", "0.25"]).values["data"]["val_fraction"] == 0.25
+
+
+def test_an_argument_by_both_of_its_names_is_refused():
+    with pytest.raises(TypeError, match="warmup_epochs: renamed to sign_flip_epochs, which is given too"):
+        EDAS(warmup_epochs=3, sign_flip_epochs=4)

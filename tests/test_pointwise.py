@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from search_spaces.pointwise import PointwiseConv2d
+from strategies.memory_format import UnstridedPointwise
 
 
 @given(
@@ -40,3 +41,22 @@ def test_a_batch_of_batches_is_one_of_torch_func():
     images = torch.randn(4, 2, 2, 5, 5, requires_grad=True)
     expected = torch.stack([convolution(one) for one in images])
     torch.testing.assert_close(torch.func.vmap(convolution)(images), expected)
+
+
+@given(
+    stride=st.one_of(st.integers(1, 3), st.tuples(st.integers(1, 3), st.integers(1, 3))),
+    padding=st.one_of(st.integers(0, 2), st.tuples(st.integers(0, 2), st.integers(0, 2)), st.just("valid")),
+    kernel=st.sampled_from([1, 3]),
+    groups=st.sampled_from([1, 2]),
+    bias=st.booleans(),
+)
+def test_convolutions_of_other_spaces_compute_the_same_without_their_stride(stride, padding, kernel, groups, bias):
+    torch.manual_seed(0)
+    convolution = torch.nn.Conv2d(4, 2, kernel, stride, padding, groups=groups, bias=bias).double()
+    image = torch.randn(2, 4, 6, 7, dtype=torch.double, requires_grad=True)
+    theirs = convolution(image)
+    with UnstridedPointwise():
+        ours = convolution(image)
+    torch.testing.assert_close(ours, theirs)
+    inputs, towards = (image, *convolution.parameters()), torch.randn_like(ours)
+    torch.testing.assert_close(torch.autograd.grad(ours, inputs, towards), torch.autograd.grad(theirs, inputs, towards))

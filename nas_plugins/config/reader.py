@@ -243,8 +243,10 @@ def _rename(values: dict[str, Any], origin: dict[str, str], sections: Mapping[st
             if isinstance(given, dict) and old in given:
                 where = origin.pop(f"{section}.{old}")
                 warnings.warn(f"{where}: {section}.{old} is now called {section}.{new}", FutureWarning, stacklevel=2)
-                given.setdefault(new, given.pop(old))
-                origin.setdefault(f"{section}.{new}", where)
+                value = given.pop(old)
+                # The command line wins over the file, whichever name either uses.
+                if new not in given or (where == _COMMAND_LINE != origin.get(f"{section}.{new}")):
+                    given[new], origin[f"{section}.{new}"] = value, where
 
 
 def _name(kind: str, values: Mapping[str, Any], default: str) -> str:

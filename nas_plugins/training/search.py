@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from nas_plugins.training.retrain import Retraining
 from nas_plugins.training.trainer import check_compute, check_share, make_trainer, quiet, readable_errors
 from search_spaces.genotype import Genotype, GenotypeError
 from strategies.base import DifferentiableStrategy
+from strategies.memory_format import UnstridedPointwise
 
 
 @quiet()
@@ -170,7 +172,9 @@ class _Search:
         with runs.nni_folder(run) as settings.experiment_working_directory:
             experiment = NasExperiment(self.space, evaluator, self.strategy, settings)
             try:
-                experiment.run()
+                # Searches with strategies of this project see to it themselves.
+                with nullcontext() if alphas is not None else UnstridedPointwise():
+                    experiment.run()
                 (sample,) = experiment.export_top_models(formatter="dict")
                 return sample
             finally:
