@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from reprlib import repr as shown
 from typing import Any, NamedTuple, Protocol, TypeVar
 
@@ -140,12 +140,19 @@ def smallest_set(cells: Iterable[Iterable[Edge]]) -> str:
     Raises:
         GenotypeError: An operation is in no set.
     """
-    used = {edge.operation for cell in cells for edge in cell}
-    for name, operations in OPERATION_SETS.items():
-        if used <= set(operations):
+    return set_of({edge.operation for cell in cells for edge in cell})
+
+
+def set_of(operations: Set[str]) -> str:
+    """Return the name of the smallest set that has these operations.
+
+    Raises:
+        GenotypeError: An operation is in no set.
+    """
+    for name, known in OPERATION_SETS.items():
+        if operations <= set(known):
             return name
-    known = OPERATION_SETS[name]
-    unknown = ", ".join(sorted(shown(operation) for operation in used - set(known)))
+    unknown = ", ".join(sorted(shown(operation) for operation in operations - set(known)))
     raise GenotypeError(f"unknown operation {unknown}; known are {', '.join(known)}")
 
 
@@ -159,15 +166,10 @@ def as_edge(edge: Any, where: str) -> Edge:
     Raises:
         GenotypeError: The value is no edge.
     """
-    if not isinstance(edge, (list, tuple)) or len(edge) != 3:
-        raise GenotypeError(f"{where}: {shown(edge)} should be [operation, from node, to node]")
-    operation, source, target = edge
-    if not isinstance(operation, str):
-        raise GenotypeError(f"{where}: {shown(operation)} should be the name of an operation")
-    for node in (source, target):
-        if not isinstance(node, int) or node < 0:
-            raise GenotypeError(f"{where}: node {shown(node)} of {shown(operation)} should be an integer from 0 on")
-    return Edge(operation, source, target)
+    match edge:
+        case [str(operation), int(source), int(target)]:
+            return Edge(operation, source, target)
+    raise GenotypeError(f"{where}: {shown(edge)} should be [operation, from node, to node]")
 
 
 def as_fixed(values: Any) -> Fixed:
@@ -179,33 +181,25 @@ def as_fixed(values: Any) -> Fixed:
     Raises:
         GenotypeError: The value is no fixed operation.
     """
-    if not isinstance(values, (list, tuple)) or len(values) not in (1, 4):
-        raise GenotypeError(f"fixed: {shown(values)} should be [operation] or [operation, cell, from node, to node]")
-    if len(values) == 1 or tuple(values[1:]) == (None, None, None):
-        if not isinstance(values[0], str):
-            raise GenotypeError(f"fixed: {shown(values[0])} should be the name of an operation")
-        return Fixed(values[0])
-    operation, cell, source, target = values
-    if not isinstance(cell, int):
-        raise GenotypeError(f"fixed: cell {shown(cell)} of {shown(operation)} should be an integer from 0 on")
-    operation, source, target = as_edge((operation, source, target), "fixed")
-    return Fixed(operation, cell, source, target)
+    match values:
+        case [str(operation)] | [str(operation), None, None, None]:
+            return Fixed(operation)
+        case [str(operation), int(cell), int(source), int(target)]:
+            return Fixed(operation, cell, source, target)
+    raise GenotypeError(f"fixed: {shown(values)} should be [operation] or [operation, cell, from node, to node]")
 
 
 def as_integers(values: Any, name: str) -> tuple[int, ...]:
     """Convert a value from a file or a user to a tuple of integers.
 
     Args:
-        values: An iterable of integers, but no text or dictionary.
+        values: A list, tuple or range of integers.
         name: Start of the error message.
 
     Raises:
-        GenotypeError: The value is no such iterable.
+        GenotypeError: The value is no such list.
     """
-    if not isinstance(values, Iterable) or isinstance(values, (str, bytes, Mapping)):
-        raise GenotypeError(f"{name}: {shown(values)} should be a list of integers")
-    values = tuple(values)
-    for value in values:
-        if not isinstance(value, int):
-            raise GenotypeError(f"{name}: {shown(value)} should be an integer")
-    return values
+    match values:
+        case [*integers] if all(isinstance(value, int) for value in integers):
+            return tuple(integers)
+    raise GenotypeError(f"{name}: {shown(values)} should be a list of integers")

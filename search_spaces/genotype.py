@@ -29,6 +29,7 @@ from search_spaces.edges import (
 )
 from search_spaces.files import write_text_whole
 from search_spaces.operations import FIXED_OPERATIONS, OPERATION_SETS
+from search_spaces.published import read_published
 
 __all__ = [
     "INPUTS",
@@ -42,8 +43,8 @@ __all__ = [
     "fixed_edges",
 ]
 
-MOST_LAYERS, MOST_NODES = 1000, 100
-"""Upper bounds on the layers of a network and the intermediate nodes of a cell: a mistyped number fills the memory."""
+MOST_LAYERS = 1000
+"""Upper bound on the layers of a network: a mistyped number fills the memory."""
 
 
 @dataclass(frozen=True)
@@ -75,75 +76,45 @@ class Genotype:
     fixed: tuple[Fixed, ...] = ()
 
     def __post_init__(self) -> None:
-        if not isinstance(self.fixed, (list, tuple)):
-            raise GenotypeError(f"fixed: {shown(self.fixed)} should be a list of fixed operations")
         cells = tuple(tuple(as_edge(edge, f"cell {i}") for edge in cell) for i, cell in enumerate(self.cells))
         object.__setattr__(self, "cells", cells)
         for name in ("layout", "reductions", "concat"):
             object.__setattr__(self, name, as_integers(getattr(self, name), name))
         object.__setattr__(self, "fixed", tuple(as_fixed(one) for one in self.fixed))
-        self._check_layout()
-        self._check_nodes()
-        self._check_fixed()
+        self._check()
         for index in range(len(self.cells)):
             self._check_cell(index)
 
-    def _check_layout(self) -> None:
-        if not isinstance(self.operations, str) or self.operations not in OPERATION_SETS:
-            known = ", ".join(OPERATION_SETS)
-            raise GenotypeError(f"operations: no set is called {shown(self.operations)}; there are {known}")
-        if not self.cells or not self.layout:
-            raise GenotypeError("a genotype needs at least one cell and one layer in its layout")
+    def _check(self) -> None:
+        if self.operations not in list(OPERATION_SETS):
+            raise GenotypeError(f"operations: {shown(self.operations)} should be one of {', '.join(OPERATION_SETS)}")
         if len(self.layout) > MOST_LAYERS:
             raise GenotypeError(f"layout: {len(self.layout)} layers should be at most {MOST_LAYERS}")
+        last_layer, last_cell = len(self.layout) - 1, len(self.cells) - 1
         for layer, index in enumerate(self.layout):
-            if not 0 <= index < len(self.cells):
-                raise GenotypeError(
-                    f"layout: layer {layer} uses cell {index}, but there are cells 0 to {len(self.cells) - 1}"
-                )
-        for layer in self.reductions:
-            if not 0 <= layer < len(self.layout):
-                raise GenotypeError(f"reductions: there is no layer {layer}; layers are 0 to {len(self.layout) - 1}")
-        if len(set(self.reductions)) != len(self.reductions):
-            raise GenotypeError(f"reductions: a layer is named twice in {list(self.reductions)}")
-
-    def _check_nodes(self) -> None:
-        if not self.concat or min(self.concat) < INPUTS or len(set(self.concat)) != len(self.concat):
+            if not 0 <= index <= last_cell:
+                raise GenotypeError(f"layout: layer {layer} uses cell {index}, but there are cells 0 to {last_cell}")
+        if not _distinct(self.reductions, 0, last_layer):
             raise GenotypeError(
-                f"concat: {list(self.concat)} should name distinct nodes from {INPUTS} on (0 and 1 are inputs)"
+                f"reductions: {shown(self.reductions)} should be distinct layers from 0 to {last_layer}"
             )
-        last = INPUTS + MOST_NODES - 1
-        highest = max([*self.concat, *(edge.target for cell in self.cells for edge in cell)])
-        if highest > last:
-            raise GenotypeError(f"node {shown(highest)} should be at most {last}: a cell has up to {MOST_NODES} nodes")
-
-    def _check_fixed(self) -> None:
+        if not self.concat or not _distinct(self.concat, INPUTS, max(self.concat)):
+            raise GenotypeError(f"concat: {shown(self.concat)} should be distinct nodes from {INPUTS} on")
         for one in self.fixed:
             if one.operation not in FIXED_OPERATIONS:
                 known = ", ".join(FIXED_OPERATIONS)
                 raise GenotypeError(f"fixed: unknown operation {shown(one.operation)}; known are {known}")
-            if one.cell is not None and not 0 <= one.cell < len(self.cells):
-                raise GenotypeError(
-                    f"fixed: {one.operation} stands in cell {one.cell}, but there are cells 0 to {len(self.cells) - 1}"
-                )
 
     def _check_cell(self, index: int) -> None:
-        where = f"cell {index}"
-        allowed = OPERATION_SETS[self.operations]
-        for operation, _, _ in self.cells[index]:
-            if operation not in allowed:
-                raise GenotypeError(
-                    f"{where}: unknown operation {shown(operation)}; the set {shown(self.operations)} has "
-                    + ", ".join(allowed)
-                )
+        where, allowed = f"cell {index}", OPERATION_SETS[self.operations]
         cell = self.edges_with_fixed(index)
         known = {0, 1, *self.concat, *(edge.target for edge in cell)}
-        for operation, source, target in cell:
+        for number, (operation, source, target) in enumerate(cell):
+            if number < len(self.cells[index]) and operation not in allowed:
+                raise GenotypeError(f"{where}: unknown operation {shown(operation)}; known are {', '.join(allowed)}")
             edge = f"{where}: {operation} from node {source} to node {target}"
-            if target < INPUTS:
-                raise GenotypeError(f"{edge}: nodes 0 and 1 are the cell's inputs, nothing leads to them")
-            if source >= target:
-                raise GenotypeError(f"{edge} closes a cycle; an operation leads from a lower node to a higher")
+            if target < INPUTS or source >= target:
+                raise GenotypeError(f"{edge} closes a cycle; an operation leads to a higher node, from 2 on")
             if source not in known:
                 raise GenotypeError(f"{edge}: there is no node {source} in this cell")
         if not self.output_nodes(cell):
@@ -208,10 +179,10 @@ class Genotype:
             raise GenotypeError(
                 f"only a layout with two reductions can be deepened; this one has {len(self.reductions)}"
             )
-        if layers < 3:
-            raise GenotypeError(f"layers: {layers} is too few for two reductions; at least 3")
-        if layers > MOST_LAYERS:
-            raise GenotypeError(f"layers: {layers} should be at most {MOST_LAYERS}")
+        if not 3 <= layers <= MOST_LAYERS:
+            raise GenotypeError(
+                f"layers: {layers} should be {'at least 3' if layers < 3 else f'at most {MOST_LAYERS}'}"
+            )
         kinds = self.kinds()
         if kinds is not None and "normal" in kinds:
             layout = tuple((kinds["normal"], kinds["reduce"])[index] for index in darts_layout(layers))
@@ -259,10 +230,10 @@ class Genotype:
 
     @classmethod
     def from_json(cls, text: str) -> Genotype:
-        """Read the output of :meth:`to_json`.
+        """Read the output of :meth:`to_json`, or a sample of NNI in JSON as :meth:`from_sample` does.
 
         Raises:
-            GenotypeError: The text is no genotype in JSON.
+            GenotypeError: The text is neither.
         """
         return cls(**genotype_io.read_json(text))
 
@@ -272,7 +243,7 @@ class Genotype:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Genotype:
-        """Read a genotype file.
+        """Read a genotype file, or a file with a sample of NNI in JSON.
 
         Raises:
             GenotypeError: The file is no genotype; the message names it.
@@ -280,45 +251,52 @@ class Genotype:
         """
         try:
             return cls.from_json(Path(path).read_text(encoding="utf-8"))
-        except UnicodeDecodeError:
-            raise GenotypeError(f"{path}: not a text file") from None
-        except GenotypeError as error:
+        except ValueError as error:
             raise GenotypeError(f"{path}: {error}") from None
 
     @classmethod
-    def parse(cls, text: str) -> Genotype:
-        """Read a published genotype as its authors print it, without running it as code.
+    def parse(cls, text: str, name: str | None = None) -> Genotype:
+        """Read a genotype as its authors print it, without running it as code.
 
-        Known forms are ``Genotype(normal=[(op, from), …], normal_concat=…, reduce=…, reduce_concat=…)`` (DARTS),
-        ``Genotype_nested(genes=[[(op, to, from), …], …], concat=…, reductions=…)`` and
-        ``Genotype_opt(genes=…, seq=…, concat=…, reductions=…)`` (D-DARTS), each with or without ``NAME =`` before it.
-        A DARTS genotype gets 8 layers; :meth:`deepen` changes the number.
+        The text is a statement, a log or a whole Python file. Known forms are
+
+        - ``Genotype(normal=[…], normal_concat=…, reduce=[…], reduce_concat=…)`` (DARTS), where an operation is
+          ``(op, from)``, ``(op, from, α)`` or ``(op, to, from)``, in one list or in a list a node. It gets 8 layers;
+          :meth:`deepen` changes the number.
+        - ``Genotype_nested(genes=[[(op, to, from), …], …], concat=…, reductions=…)`` and
+          ``Genotype_opt(genes=…, seq=…, concat=…, reductions=…)`` (D-DARTS).
+        - ``CNNGenotype(normal_0=[(op, from, to), …], normal_0_concat=…, reduce_1=…, reduce_1_concat=…)`` (aw_nas).
+        - A sample of NNI, ``{"normal/op_2_0": …}``, as JSON or as Python prints it.
+
+        Operations ``none`` are left out. Where the two cells concatenate different nodes, the nodes are renumbered.
+
+        Args:
+            text: The text.
+            name: Name of the genotype, a key of :func:`~search_spaces.published.find_published`; None for the only one.
 
         Raises:
-            GenotypeError: The text has none of these forms.
+            GenotypeError: The text has no such genotype, or it is no network of cells of known operations.
         """
-        return cls(**genotype_io.read_published(text))
+        return cls(**read_published(text, name))
+
+
+def _distinct(numbers: tuple[int, ...], first: int, last: int) -> bool:
+    return len(set(numbers)) == len(numbers) and all(first <= number <= last for number in numbers)
 
 
 def _repeated_layers(cells: int, m: int, m2: int, layers: int) -> list[int]:
     """Return the searched layer that each layer of a deeper network copies (D-DARTS, Algorithm 1)."""
     if layers < cells:
         raise GenotypeError(f"layers: {layers} is fewer than the {cells} that were searched, each with its own cell")
-    if min(m, m2 - 1 - m, cells - 1 - m2) < 1:
+    parts = ((0, m), (m + 1, m2 - 1 - m), (m2 + 1, cells - 1 - m2))  # first layer and number of normal layers
+    if min(size for _, size in parts) < 1:
         raise GenotypeError(
             f"{cells} layers with reductions {m} and {m2} are too few to be deepened: a normal layer is "
             "needed before, between and after the reductions"
         )
-    chosen = []
-    for i in range(layers):
-        if i < layers // 3:
-            chosen.append(i % m)
-        elif i == layers // 3:
-            chosen.append(m)
-        elif i < 2 * layers // 3:
-            chosen.append(i % (m2 - 1 - m) + m + 1)
-        elif i == 2 * layers // 3:
-            chosen.append(m2)
-        else:
-            chosen.append(i % (cells - 1 - m2) + m2 + 1)
-    return chosen
+    first, second = default_reductions(layers)
+    chosen = {first: m, second: m2}
+    for layer in set(range(layers)) - chosen.keys():
+        start, size = parts[(layer > first) + (layer > second)]
+        chosen[layer] = start + layer % size
+    return [chosen[layer] for layer in range(layers)]

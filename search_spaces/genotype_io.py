@@ -1,14 +1,12 @@
-"""Text forms of a genotype (JSON files and published code) and its form as an NNI sample.
+"""A genotype as JSON and as a sample of NNI.
 
 Readers return the arguments of :class:`~search_spaces.genotype.Genotype`, which checks their values.
 """
 
 from __future__ import annotations
 
-import ast
 import json
 from collections.abc import Mapping, Sequence
-from inspect import Parameter, Signature
 from reprlib import repr as shown
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +17,6 @@ from search_spaces.edges import (
     Cell,
     GenotypeError,
     as_edge,
-    as_integers,
     darts_layout,
     default_reductions,
     smallest_set,
@@ -30,22 +27,6 @@ if TYPE_CHECKING:
 
 FORMAT = "nas-plugins/genotype"
 VERSION = 1
-_KEYS = ("operations", "cells", "layout", "reductions", "concat")
-
-_MAX_JSON, _MAX_PUBLISHED = 10_000_000, 1_000_000
-"""Characters of a text that is read. Python's parser takes up to a thousand bytes for each."""
-
-_MAX_VALUES = 10_000
-"""Largest integer and longest list in a published genotype; list arithmetic could fill the memory."""
-
-_PUBLISHED = {
-    "Genotype": ("normal", "normal_concat", "reduce", "reduce_concat"),
-    "Genotype_nested": ("genes", "concat", "reductions"),
-    "Genotype_opt": ("genes", "seq", "concat", "reductions"),
-}
-"""The published forms and their fields, each a list."""
-
-_FORM = f"the text should be one call of the form {', '.join(f'{name}(…)' for name in _PUBLISHED)}"
 
 
 # JSON
@@ -64,149 +45,47 @@ def write_json(genotype: Genotype) -> str:
 
 
 def read_json(text: str) -> dict[str, Any]:
-    """Read the text of a genotype file.
+    """Read the text of a genotype file, or a sample of NNI.
 
     Returns:
         The arguments of a genotype.
 
     Raises:
-        GenotypeError: The text is not JSON of this format and version, or has other keys.
+        GenotypeError: The text is neither.
     """
-    _check_length(text, _MAX_JSON)
     try:
         data = json.loads(text)
     except (ValueError, RecursionError) as error:
         raise GenotypeError(f"not JSON: {error}") from None
-    if not isinstance(data, dict) or data.get("format") != FORMAT:
-        found = data.get("format") if isinstance(data, dict) else type(data).__name__
-        raise GenotypeError(f'"format" should be "{FORMAT}", not {shown(found)}')
-    if data.get("version") != VERSION:
-        raise GenotypeError(f'"version" should be {VERSION}, not {shown(data.get("version"))}')
-    for key in _KEYS:
-        if key not in data:
-            raise GenotypeError(f'"{key}" is missing')
-    for key in data:
-        if key not in (*_KEYS, "fixed", "format", "version"):
-            raise GenotypeError(f"unknown key {shown(key)}; known are {', '.join(_KEYS)}, fixed")
-    cells = data["cells"]
-    if not isinstance(cells, list) or not all(
-        isinstance(cell, dict) and cell.keys() == {"edges"} and isinstance(cell["edges"], list) for cell in cells
-    ):
-        raise GenotypeError('"cells" should be a list of {"edges": [[operation, from, to], …]}')
-    fields = {key: data[key] for key in (*_KEYS, "fixed") if key in data}
-    return {**fields, "cells": [cell["edges"] for cell in cells]}
+    return read_data(data)
 
 
-def _check_length(text: str, longest: int) -> None:
-    if len(text) > longest:
-        raise GenotypeError(f"the text has {len(text):,} characters, more than the {longest:,} it may have")
-
-
-# Published code
-
-
-def read_published(text: str) -> dict[str, Any]:
-    """Read a genotype as its authors print it, without running it: see :meth:`Genotype.parse`.
+def read_data(data: Any) -> dict[str, Any]:
+    """Read the values of a genotype file, or a sample of NNI, alone or in a list.
 
     Returns:
         The arguments of a genotype.
 
     Raises:
-        GenotypeError: The text is in no known form.
+        GenotypeError: The value is neither.
     """
+    if isinstance(data, list) and len(data) == 1:  # NNI exports a list of models
+        data = data[0]
+    if isinstance(data, dict) and any("/op_" in str(key) for key in data):
+        return read_sample(data)
+    if not isinstance(data, dict) or (data.get("format"), data.get("version")) != (FORMAT, VERSION):
+        raise GenotypeError(
+            f'"format" should be "{FORMAT}" and "version" {VERSION}, or the keys those of a sample of NNI, such as '
+            '"normal/op_2_0"'
+        )
     try:
-        _check_length(text, _MAX_PUBLISHED)
-        name, fields = _read_call(text)
-    except (SyntaxError, RecursionError, MemoryError):
-        raise GenotypeError(f"not a published genotype: {_FORM}") from None
-    except ValueError as error:
-        raise GenotypeError(f"not a published genotype: {error}") from None
-    return _from_darts(fields) if name == "Genotype" else _from_d_darts(fields)
-
-
-def _read_call(text: str) -> tuple[str, dict[str, list[Any]]]:
-    """Return the name and the fields of one call, ``[NAME =] Call(field=[…], …)``."""
-    match ast.parse(text.strip()).body:
-        case [
-            ast.Expr(value=ast.Call(func=ast.Name(id=name)) as call)
-            | ast.Assign(targets=[ast.Name()], value=ast.Call(func=ast.Name(id=name)) as call)
-        ] if name in _PUBLISHED:
-            known = _PUBLISHED[name]
-        case _:
-            raise ValueError(_FORM)
-    values = [_literal(value) for value in call.args]
-    named = {str(keyword.arg): _literal(keyword.value) for keyword in call.keywords}
-    try:
-        fields = Signature([Parameter(key, Parameter.POSITIONAL_OR_KEYWORD) for key in known]).bind(*values, **named)
-    except TypeError as error:
-        raise ValueError(f"{name} has the fields {', '.join(known)}: {error}") from None
-    for key, value in fields.arguments.items():
-        if not isinstance(value, list):
-            raise ValueError(f"{name}: {key} should be a list")
-    return name, fields.arguments
-
-
-def _literal(node: ast.expr) -> Any:
-    """Evaluate numbers, strings, lists, tuples, ``range``, and sums and multiples of lists."""
-    match node:
-        case ast.Constant(value=str() as value):
-            return value
-        case ast.Constant(value=int() as value) if value <= _MAX_VALUES:
-            return value
-        case ast.List(elts=items) | ast.Tuple(elts=items):
-            return [_literal(item) for item in items]
-        case ast.Call(func=ast.Name(id="range"), args=[_, *_] as arguments, keywords=[]) if len(arguments) <= 3:
-            bounds = [_literal(argument) for argument in arguments]
-            if all(isinstance(bound, int) for bound in bounds) and bounds[2:] != [0]:
-                return list(range(*bounds))
-        case ast.BinOp(op=ast.Add()):
-            left, right = _literal(node.left), _literal(node.right)
-            if isinstance(left, list) and isinstance(right, list) and _size(left) + _size(right) <= _MAX_VALUES:
-                return left + right
-        case ast.BinOp(op=ast.Mult()):
-            left, right = _literal(node.left), _literal(node.right)
-            if isinstance(left, list) and isinstance(right, int) and _size(left) * right <= _MAX_VALUES:
-                return left * right
-    raise ValueError(f"cannot read {ast.unparse(node)[:60]!r}")
-
-
-def _size(value: Any) -> int:
-    """Return the number of values in a nested list, lists included."""
-    return 1 + sum(map(_size, value)) if isinstance(value, list) else 1
-
-
-def _from_darts(fields: Mapping[str, list[Any]]) -> dict[str, Any]:
-    concat = as_integers(fields["normal_concat"], "normal_concat")
-    if concat != as_integers(fields["reduce_concat"], "reduce_concat"):
-        raise GenotypeError("normal_concat and reduce_concat differ; a genotype here has one concat for all cells")
-    cells = []
-    for kind in KINDS:
-        pairs = fields[kind]
-        if len(pairs) % 2 or not all(isinstance(pair, list) and len(pair) == 2 for pair in pairs):
-            raise GenotypeError(f"{kind}: should hold two (operation, from node) for each node")
-        cells.append(tuple(as_edge((op, source, INPUTS + i // 2), kind) for i, (op, source) in enumerate(pairs)))
-    return {
-        "cells": cells,
-        "layout": darts_layout(8),
-        "reductions": default_reductions(8),
-        "concat": concat,
-        "operations": smallest_set(cells),
-    }
-
-
-def _from_d_darts(fields: Mapping[str, list[Any]]) -> dict[str, Any]:
-    cells = []
-    for i, gene in enumerate(fields["genes"]):
-        if not isinstance(gene, list) or not all(isinstance(item, list) and len(item) == 3 for item in gene):
-            raise GenotypeError("genes: each cell should be a list of (operation, to node, from node)")
-        cells.append(tuple(as_edge((op, source, target), f"genes: cell {i}") for op, target, source in gene))
-    return {
-        "cells": cells,
-        "layout": fields.get("seq", range(len(cells))),
-        "reductions": fields["reductions"],
-        "concat": fields["concat"],
-        "operations": smallest_set(cells),
-    }
+        cells = [list(cell["edges"]) for cell in data["cells"]]
+        fields = {key: data[key] for key in ("operations", "layout", "reductions", "concat")}
+        return {**fields, "cells": cells, "fixed": list(data.get("fixed", ()))}
+    except KeyError as error:
+        raise GenotypeError(f"{error} is missing") from None
+    except TypeError:
+        raise GenotypeError('"cells" should be a list of {"edges": [[operation, from, to], …]}') from None
 
 
 # NNI samples
@@ -281,10 +160,6 @@ def read_cells(sample: Mapping[str, Any]) -> tuple[dict[str, Cell], int]:
     if any(str(key).startswith("cell_0/") for key in sample):
         found = {str(key).partition("/")[0] for key in sample if str(key).startswith("cell_")}
         labels = [f"cell_{index}" for index in range(len(found))]
-        if set(labels) != found:
-            raise GenotypeError(
-                f"sample: it should have the cells {labels[0]} to {labels[-1]}, not {shown(sorted(found))}"
-            )
     read = {label: _read_cell(sample, label) for label in labels}
     return {label: cell for label, (cell, _) in read.items()}, max(end for _, end in read.values())
 

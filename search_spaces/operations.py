@@ -158,8 +158,12 @@ OPERATIONS: dict[str, OperationFactory] = {
 }
 """Operations that a search can choose."""
 
-FIXED_OPERATIONS: dict[str, OperationFactory] = {**OPERATIONS, "squeeze_excitation": _squeeze_excitation}
-"""Operations that can be fixed in a network: those that a search can choose, and attention."""
+FIXED_OPERATIONS: dict[str, OperationFactory] = {
+    **OPERATIONS,
+    "sep_conv_7x7": _sep_conv(7),
+    "squeeze_excitation": _squeeze_excitation,
+}
+"""Operations that no search chooses: its candidates, that of NASNet's published cells, and attention."""
 
 DARTS_OPERATIONS = tuple(OPERATIONS)[:7]
 """The seven candidates of DARTS in the order of NNI's hub. Only strategies add ``none``."""
@@ -167,6 +171,7 @@ DARTS_OPERATIONS = tuple(OPERATIONS)[:7]
 OPERATION_SETS: dict[str, tuple[str, ...]] = {
     "darts": DARTS_OPERATIONS,
     "dartopti": tuple(OPERATIONS),
+    "nasnet": (*OPERATIONS, "sep_conv_7x7"),
 }
 """Sets of operations by their name in a genotype, the smaller first."""
 
