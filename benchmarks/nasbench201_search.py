@@ -117,6 +117,8 @@ STRATEGIES: dict[str, Callable[[Protocol], OneShotStrategy]] = {
     "EDAS": lambda protocol: EDAS(sign_flip_epochs=warmup(protocol)),
     "EDAS, no warm-up": lambda protocol: EDAS(sign_flip_epochs=0),
     "EDAS, one-level": lambda protocol: EDAS(sign_flip_epochs=warmup(protocol), order="one-level"),
+    "EDAS, flip both": lambda protocol: EDAS(sign_flip_epochs=warmup(protocol), flip="both"),
+    "EDAS, one-level, no warm-up": lambda protocol: EDAS(sign_flip_epochs=0, order="one-level"),
     "EDAS, cyclic": lambda protocol: EDAS(sign_flip_epochs=warmup(protocol), sampling="cyclic"),
     "DARTS": lambda protocol: DARTS(),
     "DARTS, paced": lambda protocol: DARTS(learning_rate=paced(protocol)),

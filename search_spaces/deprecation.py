@@ -8,6 +8,27 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 
+def argument_aliases(**names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Return a decorator of ``__init__`` that accepts further keywords, for example those of another library.
+
+    Args:
+        names: The keyword for each alias.
+    """
+
+    def decorate(init: Callable[..., None]) -> Callable[..., None]:
+        @functools.wraps(init)
+        def aliased(self: Any, *args: Any, **kwargs: Any) -> None:
+            for alias in names.keys() & kwargs.keys():
+                if names[alias] in kwargs:
+                    raise TypeError(f"{alias}: another name of {names[alias]}, which is given too")
+                kwargs[names[alias]] = kwargs.pop(alias)
+            init(self, *args, **kwargs)
+
+        return aliased
+
+    return decorate
+
+
 def renamed_arguments(**names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Return a decorator of ``__init__`` that accepts old keywords.
 

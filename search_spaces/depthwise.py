@@ -38,10 +38,18 @@ class DepthwiseConv2d(nn.Conv2d):
             x, stride, dilation = x[..., ::2, ::2], 1, 1
         slow = stride == 1 and (dilation > 1 or self.kernel_size[1] > COLUMNS)
         on_cpu = x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
-        tracing = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-        if slow and on_cpu and self.training and torch.is_grad_enabled() and not tracing:
+        if slow and on_cpu and self.training and torch.is_grad_enabled() and not _is_transformed():
             return _Depthwise.apply(x, self.weight, dilation)
         return _convolve(x, self.weight, stride, dilation)
+
+
+def _is_transformed() -> bool:
+    """Return whether a forward pass is traced, or transformed as by ``torch.vmap``, which PyTorch's own operations are.
+
+    A function that separated its context, as transforms ask for, would take seven times as long to call.
+    """
+    tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
+    return tracing or torch._C._are_functorch_transforms_active()  # type: ignore[attr-defined, no-any-return]
 
 
 def _convolve(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
@@ -52,17 +60,12 @@ def _convolve(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
 class _Depthwise(torch.autograd.Function):
     """A depthwise convolution of stride 1."""
 
-    generate_vmap_rule = True
-
     @staticmethod
-    def forward(x: Tensor, weight: Tensor, dilation: int) -> Tensor:
-        return _convolve(x, weight, 1, dilation)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, int], output: Tensor) -> None:
-        x, weight, ctx.dilation = inputs
+    def forward(ctx: Any, x: Tensor, weight: Tensor, dilation: int) -> Tensor:  # type: ignore[override]
+        ctx.dilation = dilation
         # Only the gradient of the weight needs the input.
         ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
+        return _convolve(x, weight, 1, dilation)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # type: ignore[override]

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from search_spaces.network import Network
-from strategies.bn_statistics import batch_stats_only
+from strategies.bn_statistics import batch_stats_only, norms_with_stats
 from strategies.objective import ArchitectureBatch
 from strategies.rng import generators, replay_rng
 from strategies.supernet.architecture import Architecture
@@ -58,22 +58,34 @@ class Ablation:
             released code. "skip": the output of the layer before it, see :func:`shortcut`.
         gradient: Whether to differentiate L_AB. In the released code it is a constant and moves no α.
         seed: Seed of the random weights, which depend only on it, the iteration and the cell.
+        interval: Distance in batches between two measurements of M where L_AB is a constant, at least 1. The first
+            batch of each epoch is measured. With a gradient, every step needs M.
 
     Raises:
         ValueError: A setting is out of range. When called: the model is not a chain of cells.
     """
 
-    def __init__(self, weight: float, mode: AblationMode = "random", gradient: bool = False, seed: int = 0) -> None:
+    def __init__(
+        self, weight: float, mode: AblationMode = "random", gradient: bool = False, seed: int = 0, interval: int = 1
+    ) -> None:
         if not 0 <= weight < float("inf"):
             raise ValueError(f"w_abl: {weight} should be at least 0")
         if mode not in get_args(AblationMode):
             raise ValueError(f"ablation_mode: {mode!r} should be one of {', '.join(get_args(AblationMode))}")
         self.weight, self.mode, self.gradient, self.seed = weight, mode, gradient, seed
+        if interval < 1:
+            raise ValueError(f"contribution_interval: {interval} should be at least 1")
+        self.interval = interval
+        self._chain: CellChain | None = None
 
     def __call__(self, batch: ArchitectureBatch) -> Tensor:
         """Return the evaluator's loss, whose gradient for the α of cell i is that of L_T,i."""
+        if not self.gradient and batch.batch_idx % self.interval:
+            return batch.loss()
+        if self._chain is None or self._chain.model is not batch.model:
+            self._chain = CellChain(batch.model)
         # An evaluator may use random numbers, for example for mixup: all compared losses must use the same ones.
-        chain, state, again = CellChain(batch.model), generators(), batch.again
+        chain, state, again = self._chain, generators(), batch.again
 
         def replayed() -> Tensor:
             with replay_rng(state):
@@ -84,7 +96,7 @@ class Ablation:
             loss = batch.loss()
         if self.gradient:
             return self._with_gradient(batch, chain, loss, outputs)
-        with batch_stats_only(batch.model), torch.no_grad():
+        with batch_stats_only(chain.norms), torch.no_grad():
             ablated = [self._ablated_loss(cell, batch, chain, outputs) for cell in chain.layers]
         _log_contributions(batch, chain, loss, ablated)
         return loss  # each L_AB is a constant, and their sum is zero
@@ -107,7 +119,7 @@ class Ablation:
         # freed before the ablated passes build theirs, and the pass is repeated after them.
         repeat = not any(parameter.requires_grad for parameter in batch.model.parameters())
         loss_gradients = _gradients([loss], edge_weights, [None], keep_graph=not repeat)
-        with batch_stats_only(batch.model):
+        with batch_stats_only(chain.norms):
             ablated, direct, at_outputs = self._ablated_gradients(batch, chain, outputs, edge_weights)
             if repeat:
                 with chain.record_outputs() as outputs:
@@ -190,9 +202,11 @@ class CellChain:
         model: A supernet with one :class:`~search_spaces.network.Network`, as the spaces of this project have.
 
     Attributes:
+        model: The supernet.
         network: The network of the supernet.
         layers: Label of a cell -> indices of its layers, ascending.
         edges: Label of a cell -> names of its edges.
+        norms: Batch normalizations with running statistics.
 
     Raises:
         ValueError: The model is not a chain of cells.
@@ -206,7 +220,7 @@ class CellChain:
                 "w_abl: the ablation loss needs a chain of searched cells, as in DDartsSpace; "
                 f"{type(model).__name__} is none, and can be searched with w_abl=0"
             )
-        self.network = networks[0]
+        self.model, self.network, self.norms = model, networks[0], norms_with_stats(model)
         self.layers: dict[str, list[int]] = {}
         self.edges: dict[str, list[str]] = {}
         for layer, cells in enumerate(found):

@@ -9,7 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 from nni.nas.evaluator.pytorch import Lightning
 from nni.nas.nn.pytorch import ModelSpace
-from nni.nas.oneshot.pytorch.strategy import OneShotStrategy, no_default_hook
+from nni.nas.oneshot.pytorch.strategy import MutationHook, OneShotStrategy, no_default_hook
 from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
 from nni.nas.oneshot.pytorch.supermodule.operation import MixedOperation
 from pytorch_lightning.utilities.combined_loader import CombinedLoader
@@ -25,7 +25,7 @@ from strategies.supernet.cell import MixedCell
 from strategies.supernet.mutation import replace_choice
 from strategies.supernet.values import PlanSamplingPolicy
 
-__all__ = ["Composition", "DifferentiableStrategy", "adam", "cosine"]
+__all__ = ["Composition", "DifferentiableStrategy", "MutationHook", "adam", "cosine"]
 
 
 class DifferentiableStrategy(OneShotStrategy):
@@ -38,15 +38,31 @@ class DifferentiableStrategy(OneShotStrategy):
 
     Args:
         composition: The parts of the search.
+        mutation_hooks: Further hooks of NNI, which replace modules of the space by supernet modules of the user's own.
+        log_prob_every_n_step: Distance in batches between two logs of the weights of all candidates, under
+            ``prob/<edge>/<candidate>``. None for no such logs.
         parts: The fields of a :class:`~strategies.composition.Composition`, instead of a composition.
 
     Attributes:
         composition: The parts of the search.
         architecture: α and the current plan.
+        candidates_checked: Whether the candidates of the space are known to fit together. False lets a search try them
+            before its first step.
     """
 
-    def __init__(self, composition: Composition | None = None, **parts: Any) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        composition: Composition | None = None,
+        *,
+        mutation_hooks: list[MutationHook] | None = None,
+        log_prob_every_n_step: int | None = None,
+        **parts: Any,
+    ) -> None:
+        super().__init__(mutation_hooks)
+        if log_prob_every_n_step is not None and log_prob_every_n_step < 1:
+            raise ValueError(f"log_prob_every_n_step: {log_prob_every_n_step} should be at least 1, or null for none")
+        self.log_prob_every_n_step = log_prob_every_n_step
+        self.candidates_checked = False
         self.composition = composition or Composition(**parts)
         self.architecture = self._new_architecture()
         self._architecture_loader: Callable[[], Any] | None = None
@@ -103,27 +119,38 @@ class DifferentiableStrategy(OneShotStrategy):
         return [replace, no_default_hook]
 
     def run_hook(self, hook: Any, name: str, module: nn.Module, memo: dict[str, Any]) -> Any:
-        """Run a hook with the policy for super-kernels, which the hooks of a space may create."""
+        """Run a hook with α and the plan, and with the policy for super-kernels, which hooks may create."""
 
         def policy(operation: MixedOperation, *_: Any) -> PlanSamplingPolicy:
             return PlanSamplingPolicy(operation, self.architecture)
 
-        return hook(module, name, memo, {"mixed_op_sampling": policy})
+        return hook(module, name, memo, {"mixed_op_sampling": policy, "architecture": self.architecture})
 
     def configure_oneshot_module(self, training_module: pl.LightningModule) -> SearchModule:
         """Return the LightningModule of the search."""
-        return SearchModule(training_module, self.architecture, self.composition)
+        return SearchModule(
+            training_module,
+            self.architecture,
+            self.composition,
+            self.log_prob_every_n_step,
+            self.candidates_checked,
+        )
 
     def mutate_evaluator(self, evaluator: Lightning) -> Lightning:
         """Wrap the module and the data loaders of the evaluator.
 
         Raises:
-            ValueError: The evaluator is not a Lightning evaluator, or it optimizes manually.
+            ValueError: The evaluator is not a Lightning evaluator, it optimizes manually, or it would export its model.
         """
         if not isinstance(evaluator, Lightning):
             raise ValueError(f"{_name(evaluator)}: a search takes a Lightning evaluator")
         if not evaluator.module.automatic_optimization:
             raise ValueError(f"{_name(evaluator.module)}: a search steps its optimizer: use automatic_optimization")
+        if getattr(evaluator.module, "export_onnx", None) is not None:
+            raise ValueError(
+                f"export_onnx: {evaluator.module.export_onnx} would be the supernet: use export_onnx=False, and after "
+                "the search torch.onnx.export(space.freeze(sample), …) with the sample of export_top_models"
+            )
         self._architecture_loader = getattr(evaluator.datamodule, "architecture_dataloader", None)
         searching = super().mutate_evaluator(evaluator)
         serve_batches_in_parts(evaluator.module, searching.module)

@@ -42,6 +42,8 @@ class BilevelProblem:
         optimizer: The optimizer of w.
         buffers: Tensors that a loss changes in place, for example running batch statistics.
         average: Averages gradients over all processes of a distributed search.
+        scale: Factor by which losses are multiplied for the backward pass, and gradients divided after it. In half
+            precision, small gradients would vanish without it.
     """
 
     train_loss: Loss
@@ -51,6 +53,18 @@ class BilevelProblem:
     optimizer: Optimizer
     buffers: Sequence[Tensor] = ()
     average: Callable[[Gradients], Gradients] = no_reduction
+    scale: float = 1.0
+
+    def differentiate(self, loss: Tensor, parameters: Sequence[Tensor]) -> Gradients:
+        """Return the gradient of a loss for each parameter, averaged over all processes.
+
+        None stands for a parameter on which the loss does not depend, or that requires no gradient.
+        """
+        if not loss.requires_grad:  # for example when no path leads through the relaxed edge
+            return self.average([None] * len(parameters))
+        scaled = torch.autograd.grad(loss * self.scale, _trained(parameters), allow_unused=True)
+        gradients = iter(unscaled(scaled, self.scale))
+        return self.average([next(gradients) if parameter.requires_grad else None for parameter in parameters])
 
 
 class Gradient(Protocol):
@@ -59,7 +73,7 @@ class Gradient(Protocol):
     Example::
 
         def first_order(problem):
-            return list(torch.autograd.grad(problem.val_loss(), problem.alphas, allow_unused=True))
+            return problem.differentiate(problem.val_loss(), problem.alphas)
     """
 
     def __call__(self, problem: BilevelProblem, /) -> Gradients:
@@ -116,7 +130,7 @@ def first_order(problem: BilevelProblem) -> Gradients:
     convolutions are not kept for it.
     """
     with frozen(problem.weights):
-        return problem.average(_differentiate(problem.val_loss(), problem.alphas))
+        return problem.differentiate(problem.val_loss(), problem.alphas)
 
 
 def second_order(problem: BilevelProblem, xi: float | None = None, epsilon: float = 0.01) -> Gradients:
@@ -135,10 +149,10 @@ def second_order(problem: BilevelProblem, xi: float | None = None, epsilon: floa
     count, weights = len(problem.alphas), _trained(problem.weights)
     with preserving([*weights, *problem.buffers]):
         with frozen(problem.alphas), isolate_rng():
-            gradients = problem.average(_differentiate(problem.train_loss(), weights))
+            gradients = problem.differentiate(problem.train_loss(), weights)
         rates = virtual_step(problem.optimizer, weights, gradients, xi)
         with isolate_rng():
-            gradients = problem.average(_differentiate(problem.val_loss(), [*problem.alphas, *weights]))
+            gradients = problem.differentiate(problem.val_loss(), [*problem.alphas, *weights])
     # ξ is a factor of the direction, because weights may have different learning rates.
     direction = [None if v is None else rate * v for rate, v in zip(rates, gradients[count:], strict=True)]
     correction = mixed_product(problem, direction, epsilon)
@@ -166,7 +180,7 @@ def mixed_product(problem: BilevelProblem, direction: Gradients, epsilon: float 
             for weight, d in moved:
                 weight += d * (sign * epsilon / norm)
             torch.clear_autocast_cache()  # it holds casts of the weights before the move
-            sides.append(problem.average(_differentiate(problem.train_loss(), problem.alphas)))
+            sides.append(problem.differentiate(problem.train_loss(), problem.alphas))
     differences = [_difference(plus, minus) for plus, minus in zip(*sides, strict=True)]
     return [None if d is None else d * (norm / (2 * epsilon)) for d in differences]
 
@@ -224,24 +238,22 @@ def _trained(weights: Iterable[Tensor]) -> list[Tensor]:
     return [weight for weight in weights if weight.requires_grad]
 
 
-def _differentiate(loss: Tensor, parameters: Sequence[Tensor]) -> Gradients:
-    if not loss.requires_grad:  # for example when no path leads through the relaxed edge
-        return [None] * len(parameters)
-    gradients = iter(torch.autograd.grad(loss, _trained(parameters), allow_unused=True))
-    return [next(gradients) if parameter.requires_grad else None for parameter in parameters]
+def unscaled(gradients: Iterable[Tensor | None], scale: float) -> Gradients:
+    """Return gradients divided by a factor; None stays None."""
+    return [gradient if gradient is None or scale == 1 else gradient / scale for gradient in gradients]
 
 
 @contextmanager
-def frozen(tensors: Iterable[Tensor]) -> Iterator[None]:
-    """Exclude tensors from differentiation in this context."""
-    trained = _trained(tensors)
-    for tensor in trained:
-        tensor.requires_grad_(False)
+def frozen(tensors: Iterable[Tensor], freeze: bool = True) -> Iterator[None]:
+    """Exclude tensors from differentiation in this context, or include them."""
+    changed = [tensor for tensor in tensors if tensor.requires_grad == freeze]
+    for tensor in changed:
+        tensor.requires_grad_(not freeze)
     try:
         yield
     finally:
-        for tensor in trained:
-            tensor.requires_grad_(True)
+        for tensor in changed:
+            tensor.requires_grad_(freeze)
 
 
 @contextmanager

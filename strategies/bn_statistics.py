@@ -8,7 +8,7 @@ batch may belong to one class.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -31,7 +31,7 @@ def measure_bn_stats(module: nn.Module, run: Callable[[], object]) -> Statistics
     Returns:
         The average over the passes, for each normalization that ran.
     """
-    norms = _norms_with_stats(module)
+    norms = norms_with_stats(module)
     before = [(norm, norm.training, norm.momentum, _state(norm)) for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
@@ -60,12 +60,11 @@ def use_bn_stats(statistics: Statistics) -> Iterator[None]:
 
 
 @contextmanager
-def batch_stats_only(model: nn.Module) -> Iterator[None]:
+def batch_stats_only(norms: Sequence[_BatchNorm]) -> Iterator[None]:
     """Normalize by the statistics of the batch, without counting it in the running statistics.
 
     Restoring the running statistics afterwards is not an option: pending backward passes still reference them.
     """
-    norms = [norm for norm in model.modules() if isinstance(norm, _BatchNorm) and norm.track_running_stats]
     for norm in norms:
         norm.track_running_stats = False
     try:
@@ -90,7 +89,7 @@ class frozen_bn_stats:
         self._before: list[tuple[_BatchNorm, float | None, Tensor | None]] = []
 
     def __enter__(self) -> None:
-        self._before = [(norm, norm.momentum, norm.num_batches_tracked) for norm in _norms_with_stats(self.module)]
+        self._before = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms_with_stats(self.module)]
         for norm, _, _ in self._before:
             norm.momentum, norm.num_batches_tracked = 0.0, None
 
@@ -99,7 +98,8 @@ class frozen_bn_stats:
             norm.momentum, norm.num_batches_tracked = momentum, count
 
 
-def _norms_with_stats(module: nn.Module) -> list[_BatchNorm]:
+def norms_with_stats(module: nn.Module) -> list[_BatchNorm]:
+    """Return the batch normalizations of a module that have running statistics."""
     return [norm for norm in module.modules() if isinstance(norm, _BatchNorm) and norm.running_mean is not None]
 
 

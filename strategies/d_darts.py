@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from nni.nas.nn.pytorch import ModelSpace
 
-from search_spaces.deprecation import renamed_arguments
+from search_spaces.deprecation import argument_aliases, renamed_arguments
 from strategies.ablation import Ablation, AblationMode, CellChain
-from strategies.base import DifferentiableStrategy
+from strategies.base import DifferentiableStrategy, MutationHook
 from strategies.composition import Composition, adam, cosine
 from strategies.derivation import Method, by_method
 from strategies.objective import by_cell, evaluator_loss, total, zero_one
@@ -28,7 +28,7 @@ class DDARTS(DifferentiableStrategy):
 
     Args:
         w_abl: Weight of the ablation loss (section 5.2.1), at least 0. With 0, as in the paper's searches with L_F,
-            there is no ablation loss and any space can be searched.
+            there is no ablation loss and any space can be searched. It moves α only with ``ablation_gradient=True``.
         w_01: Weight of the zero-one loss (section 5.2.1), at least 0.
         ablation_mode: Replacement of an ablated cell (Eq. 6). "random": its operations with random weights, as in the
             released code. "skip": the output of the layer before it.
@@ -36,7 +36,8 @@ class DDARTS(DifferentiableStrategy):
             are only measured and move no α.
         derivation: "sparse" or "edge" (section 5.1), or "darts"; see :class:`~strategies.fair_darts.FairDARTS`.
         threshold: Minimum σ(α) of a kept operation, from 0 to 1; used by "sparse" and "edge".
-        learning_rate: Learning rate of the α optimizer in the first epoch, at least 0.
+        learning_rate: Learning rate of the α optimizer (``arc_learning_rate`` in NNI's strategies) in the first epoch,
+            at least 0.
         min_learning_rate: Learning rate at the end of the cosine schedule, at least 0.
         weight_decay: L2 penalty of the α optimizer, at least 0.
         betas: Adam betas of the α optimizer, each from 0 to below 1.
@@ -45,11 +46,18 @@ class DDARTS(DifferentiableStrategy):
         min_alpha_change: Early stopping: the search ends after an epoch in which the sigmoids of α changed by less
             than this on average, above 0. None disables it.
         seed: Seed of the random weights. None for PyTorch's seed when the strategy is created.
+        contribution_interval: Distance in batches between two measurements of the contributions, at least 1, which
+            cost a pass per cell; the first batch of each epoch is measured. With ``ablation_gradient=True``, every step
+            needs them.
+        mutation_hooks: Further hooks of NNI, which replace modules of the space by supernet modules of the user's own.
+        log_prob_every_n_step: Distance in batches between two logs of the weights of all candidates, under
+            ``prob/<edge>/<candidate>``. None for no such logs.
 
     Raises:
         ValueError: A setting is out of range.
     """
 
+    @argument_aliases(arc_learning_rate="learning_rate")
     @renamed_arguments(absent="ablation_mode", still="min_alpha_change")
     def __init__(
         self,
@@ -67,8 +75,17 @@ class DDARTS(DifferentiableStrategy):
         gradient_clip_val: float | None = 5.0,
         min_alpha_change: float | None = None,
         seed: int | None = None,
+        contribution_interval: int = 50,
+        mutation_hooks: list[MutationHook] | None = None,
+        log_prob_every_n_step: int | None = None,
     ) -> None:
-        ablation = Ablation(w_abl, ablation_mode, ablation_gradient, torch.initial_seed() if seed is None else seed)
+        ablation = Ablation(
+            w_abl,
+            ablation_mode,
+            ablation_gradient,
+            torch.initial_seed() if seed is None else seed,
+            contribution_interval,
+        )
         self.w_abl = w_abl
         super().__init__(
             Composition(
@@ -83,7 +100,9 @@ class DDARTS(DifferentiableStrategy):
                 warmup_epochs=warmup_epochs,
                 gradient_clip_val=gradient_clip_val,
                 min_alpha_change=min_alpha_change,
-            )
+            ),
+            mutation_hooks=mutation_hooks,
+            log_prob_every_n_step=log_prob_every_n_step,
         )
 
     def mutate_model(self, model: ModelSpace) -> ModelSpace:

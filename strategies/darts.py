@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from strategies.base import DifferentiableStrategy
+from search_spaces.deprecation import argument_aliases
+from strategies.base import DifferentiableStrategy, MutationHook
 from strategies.bilevel import Order, gradient_of
 from strategies.composition import Composition, adam
 from strategies.relaxation import EveryEdge, softmax
@@ -20,7 +21,7 @@ class DARTS(DifferentiableStrategy):
         xi: Step size ξ of the second order, at least 0. None for the current learning rate of the weights.
         epsilon: Step size of the finite difference of the second order (Eq. 8), above 0. In bf16 the compared weights
             hardly differ, so full precision is needed.
-        learning_rate: Learning rate of the α optimizer, at least 0.
+        learning_rate: Learning rate of the α optimizer (``arc_learning_rate`` in NNI's strategies), at least 0.
         weight_decay: L2 penalty of the α optimizer, at least 0.
         betas: Adam betas of the α optimizer, each from 0 to below 1.
         none: Whether to add the candidate ``none`` to the edges of cells.
@@ -28,11 +29,15 @@ class DARTS(DifferentiableStrategy):
         warmup_epochs: Epochs in which only weights are trained.
         gradient_clip_val: Maximum norm of the gradient of the weights. None for no limit.
         recompute: Whether to recompute relaxed edges of cells in the backward pass, for less memory and more time.
+        mutation_hooks: Further hooks of NNI, which replace modules of the space by supernet modules of the user's own.
+        log_prob_every_n_step: Distance in batches between two logs of the weights of all candidates, under
+            ``prob/<edge>/<candidate>``. None for no such logs.
 
     Raises:
         ValueError: A setting is out of range.
     """
 
+    @argument_aliases(arc_learning_rate="learning_rate")
     def __init__(
         self,
         order: Order = "first",
@@ -46,6 +51,8 @@ class DARTS(DifferentiableStrategy):
         warmup_epochs: int = 0,
         gradient_clip_val: float | None = 5.0,
         recompute: bool = False,
+        mutation_hooks: list[MutationHook] | None = None,
+        log_prob_every_n_step: int | None = None,
     ) -> None:
         super().__init__(
             Composition(
@@ -57,5 +64,7 @@ class DARTS(DifferentiableStrategy):
                 warmup_epochs=warmup_epochs,
                 gradient_clip_val=gradient_clip_val,
                 recompute=recompute,
-            )
+            ),
+            mutation_hooks=mutation_hooks,
+            log_prob_every_n_step=log_prob_every_n_step,
         )

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from nni.nas.nn.pytorch import ModelSpace
 
-from search_spaces.deprecation import renamed_arguments
-from strategies.base import DifferentiableStrategy
+from search_spaces.deprecation import argument_aliases, renamed_arguments
+from strategies.base import DifferentiableStrategy, MutationHook
 from strategies.bilevel import Order, gradient_of
 from strategies.composition import Composition, adam
-from strategies.relaxation import SampledEdges
+from strategies.relaxation import Flip, SampledEdges
 from strategies.sampling import policy
 
 
@@ -23,11 +23,12 @@ class EDAS(DifferentiableStrategy):
     plain variant.
 
     Args:
-        learning_rate: Learning rate of the α optimizer, at least 0.
+        learning_rate: Learning rate of the α optimizer (``arc_learning_rate`` in NNI's strategies), at least 0.
         weight_decay: L2 penalty of the α optimizer, at least 0; it applies to relaxed edges only. None for the
             paper's: 1e-3 with warm-up, 0 without.
         betas: Adam betas of the α optimizer, each from 0 to below 1.
-        sign_flip_epochs: Epochs in which every second iteration uses −α instead of α, the warm-up of Eq. 3.
+        sign_flip_epochs: Epochs in which every second iteration uses −α instead of α (see ``flip``), the warm-up of
+            Eq. 3.
         alpha_max: Whether to relax no edge in weight steps, the ablation of section 5.3.
         sampling: Distribution of the relaxed edge: "uniform" (the paper), "cyclic" (each in turn) or "entropy"
             (in proportion to the entropy of the softmax of its α).
@@ -38,11 +39,18 @@ class EDAS(DifferentiableStrategy):
         seed: Seed of the sampling. None for PyTorch's seed when the strategy is created.
         order: Approximation of the architecture gradient, see :class:`~strategies.darts.DARTS`; "first" in the paper.
             "one-level" takes 0.6 of the time; whether it finds better networks is open (docs/quality.md).
+        flip: Steps that use −α during the warm-up: "weights" for weight steps, or "both" for architecture steps too,
+            whose gradient it turns around. None for "weights", or for "both" with the order "one-level", in which α and
+            the weights share a pass.
+        mutation_hooks: Further hooks of NNI, which replace modules of the space by supernet modules of the user's own.
+        log_prob_every_n_step: Distance in batches between two logs of the weights of all candidates, under
+            ``prob/<edge>/<candidate>``. None for no such logs.
 
     Raises:
         ValueError: A setting is out of range.
     """
 
+    @argument_aliases(arc_learning_rate="learning_rate")
     @renamed_arguments(warmup_epochs="sign_flip_epochs")
     def __init__(
         self,
@@ -58,6 +66,9 @@ class EDAS(DifferentiableStrategy):
         recompute: bool = False,
         seed: int | None = None,
         order: Order = "first",
+        flip: Flip | None = None,
+        mutation_hooks: list[MutationHook] | None = None,
+        log_prob_every_n_step: int | None = None,
     ) -> None:
         if sign_flip_epochs < 0:
             raise ValueError(f"sign_flip_epochs: {sign_flip_epochs} should be at least 0")
@@ -66,6 +77,8 @@ class EDAS(DifferentiableStrategy):
                 "alpha_max: true should be false: with order 'one-level' α learns from the pass of the weights, in "
                 "which alpha_max relaxes no edge"
             )
+        if flip == "weights" and order == "one-level":
+            raise ValueError("flip: 'weights' should be 'both': with order 'one-level' α and the weights share a pass")
         if weight_decay is None:
             weight_decay = 1e-3 if sign_flip_epochs > 0 else 0.0
         super().__init__(
@@ -73,6 +86,7 @@ class EDAS(DifferentiableStrategy):
                 relaxation=SampledEdges(
                     draw=policy(sampling, torch.initial_seed() if seed is None else seed, relaxed_edges),
                     sign_flip_epochs=sign_flip_epochs,
+                    flip=flip or ("both" if order == "one-level" else "weights"),
                     relax_weights=not alpha_max,
                 ),
                 optimizer=adam(learning_rate, weight_decay, betas),
@@ -80,7 +94,9 @@ class EDAS(DifferentiableStrategy):
                 none=none,
                 gradient_clip_val=gradient_clip_val,
                 recompute=recompute,
-            )
+            ),
+            mutation_hooks=mutation_hooks,
+            log_prob_every_n_step=log_prob_every_n_step,
         )
 
     def mutate_model(self, model: ModelSpace) -> ModelSpace:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from strategies.base import DifferentiableStrategy
+from search_spaces.deprecation import argument_aliases
+from strategies.base import DifferentiableStrategy, MutationHook
 from strategies.composition import Composition, adam
 from strategies.derivation import Method, by_method
 from strategies.objective import evaluator_loss, total, zero_one
@@ -21,17 +22,21 @@ class FairDARTS(DifferentiableStrategy):
             with the best operation of each. "darts" is also the fallback for cells in which no operation reaches the
             threshold, and for cells of third-party spaces.
         threshold: Minimum σ(α) of a kept operation, from 0 to 1; used by "sparse" and "edge".
-        learning_rate: Learning rate of the α optimizer, at least 0.
+        learning_rate: Learning rate of the α optimizer (``arc_learning_rate`` in NNI's strategies), at least 0.
         weight_decay: L2 penalty of the α optimizer, at least 0.
         betas: Adam betas of the α optimizer, each from 0 to below 1.
         alpha_scale: Standard deviation of the normal distribution that α is initialized from; 0 for zeros.
         warmup_epochs: Epochs in which only weights are trained.
         gradient_clip_val: Maximum norm of the gradient of the weights. None for no limit.
+        mutation_hooks: Further hooks of NNI, which replace modules of the space by supernet modules of the user's own.
+        log_prob_every_n_step: Distance in batches between two logs of the weights of all candidates, under
+            ``prob/<edge>/<candidate>``. None for no such logs.
 
     Raises:
         ValueError: A setting is out of range.
     """
 
+    @argument_aliases(arc_learning_rate="learning_rate")
     def __init__(
         self,
         w_01: float = 10.0,
@@ -43,6 +48,8 @@ class FairDARTS(DifferentiableStrategy):
         alpha_scale: float = 0.0,
         warmup_epochs: int = 0,
         gradient_clip_val: float | None = 5.0,
+        mutation_hooks: list[MutationHook] | None = None,
+        log_prob_every_n_step: int | None = None,
     ) -> None:
         super().__init__(
             Composition(
@@ -54,5 +61,7 @@ class FairDARTS(DifferentiableStrategy):
                 alpha_scale=alpha_scale,
                 warmup_epochs=warmup_epochs,
                 gradient_clip_val=gradient_clip_val,
-            )
+            ),
+            mutation_hooks=mutation_hooks,
+            log_prob_every_n_step=log_prob_every_n_step,
         )

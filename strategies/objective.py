@@ -23,6 +23,7 @@ class ArchitectureBatch:
         model: The supernet.
         iteration: Number of completed iterations.
         log: Logs a value under a name; its mean over an epoch appears among the evaluator's metrics.
+        batch_idx: Index of the batch in the epoch.
     """
 
     loss: Callable[[], Tensor]
@@ -31,6 +32,7 @@ class ArchitectureBatch:
     model: nn.Module
     iteration: int = 0
     log: Callable[[str, Tensor], None] = lambda name, value: None
+    batch_idx: int = 0
 
 
 class Objective(Protocol):

@@ -6,8 +6,9 @@ that shares an edge.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal, Protocol
 
 import torch
@@ -78,8 +79,9 @@ class Relaxation(Protocol):
 
 def rows(alphas: Alphas) -> dict[str, list[float]]:
     """Return edge -> α as plain numbers, by a single transfer from the accelerator."""
-    values = iter(torch.cat([alpha.detach() for alpha in alphas.values()]).tolist())
-    return {edge: [next(values) for _ in range(len(alpha))] for edge, alpha in alphas.items()}
+    with torch.no_grad():
+        values = iter(torch.cat(tuple(alphas.values())).tolist() if alphas else [])
+    return {edge: list(islice(values, alpha.numel())) for edge, alpha in alphas.items()}
 
 
 def argmax(alphas: Alphas) -> Plan:
@@ -133,15 +135,21 @@ class EveryEdge:
         return self.relax(alphas)
 
 
+Flip = Literal["weights", "both"]
+"""Steps that use −α during the warm-up of EDAS: weight steps, or architecture steps too."""
+
+
 class SampledEdges:
     """The relaxation of a few sampled edges; all others run their strongest candidate (EDAS, Eq. 2, for one edge).
 
     The edges are sampled once per iteration, for both its steps. During the warm-up every second iteration uses −α
-    instead of α on all edges (Eq. 3).
+    instead of α on all edges (Eq. 3). In an architecture step this turns the gradient of α around: what favours a
+    candidate in one iteration counts against it in the next.
 
     Args:
         draw: Returns the relaxed edges, given α and the iteration; see :mod:`strategies.sampling`.
         sign_flip_epochs: Number of warm-up epochs.
+        flip: Steps that use −α: "weights" for weight steps, "both" for architecture steps too.
         relax_weights: Whether to relax the edges in the weight step as well. False is the ablation "α-max" of section
             5.3, which trains the operations of the derived path only.
     """
@@ -149,9 +157,13 @@ class SampledEdges:
     activation: Literal["softmax", "sigmoid"] = "softmax"
 
     def __init__(
-        self, draw: Callable[[Alphas, int], list[str]], sign_flip_epochs: int = 0, relax_weights: bool = True
+        self,
+        draw: Callable[[Alphas, int], list[str]],
+        sign_flip_epochs: int = 0,
+        flip: Flip = "weights",
+        relax_weights: bool = True,
     ) -> None:
-        self.draw, self.sign_flip_epochs, self.relax_weights = draw, sign_flip_epochs, relax_weights
+        self.draw, self.sign_flip_epochs, self.flip, self.relax_weights = draw, sign_flip_epochs, flip, relax_weights
         self._drawn: tuple[object, list[str]] = (None, [])
 
     def edges(self, alphas: Alphas, iteration: int) -> list[str]:
@@ -163,15 +175,13 @@ class SampledEdges:
 
     def architecture(self, alphas: Alphas, step: Step) -> Plan:
         """Return the plan of an architecture step; gradients reach the α of the relaxed edges only."""
-        relaxed = self.edges(alphas, step.iteration)
-        alphas = self._signed(alphas, step)
-        return {**argmax(alphas), **softmax({edge: alphas[edge] for edge in relaxed})}
+        signed = self._signed(alphas, step) if self.flip == "both" else alphas
+        return _partly_relaxed(signed, self.edges(alphas, step.iteration))
 
     def weights(self, alphas: Alphas, step: Step) -> Plan:
         """Return the plan of a weight step."""
-        if self.relax_weights:
-            return self.architecture(alphas, step)
-        return argmax(self._signed(alphas, step))
+        signed = self._signed(alphas, step)
+        return _partly_relaxed(signed, self.edges(alphas, step.iteration) if self.relax_weights else [])
 
     def evaluation(self, alphas: Alphas) -> Plan:
         """Return the plan in which every edge runs its strongest candidate."""
@@ -181,3 +191,8 @@ class SampledEdges:
         if step.epoch < self.sign_flip_epochs and step.iteration % 2 == 1:
             return {edge: -alpha for edge, alpha in alphas.items()}
         return alphas
+
+
+def _partly_relaxed(alphas: Alphas, edges: Iterable[str]) -> Plan:
+    """Return the plan that relaxes some edges, while all others run their strongest candidate."""
+    return {**argmax(alphas), **softmax({edge: alphas[edge] for edge in edges})}

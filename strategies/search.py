@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -15,13 +15,15 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from search_spaces.space import StackedSpace
-from strategies.bilevel import BilevelProblem, Gradient, Gradients, one_level
+from strategies.bilevel import BilevelProblem, Gradient, Gradients, frozen, one_level, preserving, unscaled
 from strategies.composition import Composition, Schedule
 from strategies.distributed import average, check_processes
 from strategies.memory_format import UnstridedPointwise, takes_channels_last
 from strategies.objective import ArchitectureBatch
-from strategies.relaxation import Step, mean_alpha_change
+from strategies.relaxation import Step, mean_alpha_change, rows, sigmoid, softmax
+from strategies.rng import isolate_rng
 from strategies.supernet.architecture import Architecture
+from strategies.supernet.trial_pass import check_candidates, first_samples, input_of
 from strategies.validation import ARCHITECTURE, SUPERNET, UNLOGGED, Validation
 
 
@@ -35,6 +37,8 @@ class SearchModule(Validation):
         training_module: The LightningModule of the evaluator.
         architecture: α and the plan that the supernet follows.
         composition: The parts of the search.
+        log_prob_every_n_step: Distance in batches between two logs of the weights of all candidates, None for none.
+        candidates_checked: Whether the candidates are known to fit together; else they are tried before the first step.
     """
 
     def __init__(
@@ -42,8 +46,12 @@ class SearchModule(Validation):
         training_module: pl.LightningModule,
         architecture: Architecture,
         composition: Composition,
+        log_prob_every_n_step: int | None = None,
+        candidates_checked: bool = False,
     ) -> None:
         super().__init__(training_module, architecture, composition)
+        self.log_prob_every_n_step = log_prob_every_n_step
+        self.candidates_checked = candidates_checked
         self._own_weights: list[nn.Parameter] = []
         self._own_buffers: list[Tensor] = []
         self._alphas_before: dict[str, Tensor] = {}
@@ -120,10 +128,46 @@ class SearchModule(Validation):
         """
         # The operations of a StackedSpace need no such context, which costs a little time in each call of PyTorch.
         with nullcontext() if isinstance(self.model, StackedSpace) else UnstridedPointwise():
+            self._check_candidates(partial(self.training_module.training_step, batch["train"], batch_idx))
             loss = self._steps(batch, batch_idx)
         self._recent.append(batch["train"])
         self.advance_lr_schedulers(batch_idx)
+        if self.log_prob_every_n_step and batch_idx % self.log_prob_every_n_step == 0:
+            self._log_weights()
         return loss
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        """Validate the supernet or the derived network on a batch."""
+        # Lightning's sanity check validates before the first step.
+        self._check_candidates(partial(self.training_module.validation_step, batch, batch_idx))
+        return super().validation_step(batch, batch_idx, dataloader_idx)
+
+    def _check_candidates(self, step: Callable[[], object]) -> None:
+        """Try all candidates once in a search, on two samples of what a step of the evaluator gives the model.
+
+        Raises:
+            UnfitCandidatesError: The candidates of an edge do not fit together.
+        """
+        if self.candidates_checked:
+            return
+        self.candidates_checked = True
+        weights, buffers = list(self.model.parameters()), list(self.model.buffers())
+        with self._logged_as(UNLOGGED), isolate_rng():
+            given = input_of(self.model, step)
+            if given is None:
+                return
+            with torch.inference_mode(False), torch.enable_grad(), preserving(buffers), frozen(weights, False):
+                args, kwargs = first_samples(given)
+                check_candidates(self.architecture, lambda: self.model(*args, **kwargs), weights)
+
+    def _log_weights(self) -> None:
+        """Log the weight of each candidate, the softmax or sigmoid of its α, under the names of NNI's strategies."""
+        relax = sigmoid if self.composition.relaxation.activation == "sigmoid" else softmax
+        with torch.no_grad():
+            weights = rows(cast(Mapping[str, Tensor], relax(self.architecture.alphas)))
+        for edge, row in weights.items():
+            names = (f"prob/{edge}/{candidate}" for candidate in self.architecture.candidates[edge])
+            self.log_dict(dict(zip(names, row, strict=True)))
 
     def _steps(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
         composition = self.composition
@@ -151,6 +195,7 @@ class SearchModule(Validation):
             optimizer=self._weight_optimizer().optimizer,
             buffers=self._own_buffers,
             average=partial(average, trainer=self.trainer),
+            scale=self._loss_scale(),
         )
         self._step_alphas(gradient(problem))
         self._reset_copies(UNLOGGED)
@@ -169,14 +214,16 @@ class SearchModule(Validation):
             self._relax(step)
             return self._objective(batch, batch_idx, step)
 
-        descend = partial(self._descend, batch_idx=batch_idx)
+        descend, scale = partial(self._descend, batch_idx=batch_idx), self._loss_scale()
         loss, gradients = one_level(objective, list(self.architecture.alphas.values()), descend)
-        self._step_alphas(gradients)
+        self._step_alphas(unscaled(gradients, scale))
         return loss
 
     def _descend(self, loss: Tensor, batch_idx: int) -> None:
         self.training_module.on_before_zero_grad(self._weight_optimizer())
-        self.advance_optimization(loss, batch_idx, self.composition.gradient_clip_val)
+        limit = self.composition.gradient_clip_val
+        # Lightning clips before it divides by the scale of 16-bit training.
+        self.advance_optimization(loss, batch_idx, None if limit is None else limit * self._loss_scale())
 
     def _objective(self, batch: Any, batch_idx: int, step: Step, prefix: str = SUPERNET) -> Tensor:
         def log(name: str, value: Tensor) -> None:
@@ -190,6 +237,7 @@ class SearchModule(Validation):
                 architecture=self.architecture,
                 model=self.model,
                 iteration=step.iteration,
+                batch_idx=batch_idx,
                 log=log,
             )
         )
@@ -198,7 +246,16 @@ class SearchModule(Validation):
         """Set the plan of an architecture step, once per loss because a backward pass frees the graph of the plan."""
         self.architecture.plan = self.composition.relaxation.architecture(self.architecture.alphas, step)
 
+    def _scaler(self) -> torch.amp.GradScaler | None:
+        return getattr(self.trainer.precision_plugin, "scaler", None)
+
+    def _loss_scale(self) -> float:
+        scaler = self._scaler()
+        return 1.0 if scaler is None else scaler.get_scale()
+
     def _step_alphas(self, gradients: Gradients) -> None:
+        if self._scaler() is not None and not all(g is None or bool(g.isfinite().all()) for g in gradients):
+            return  # the scale was too large, and the next weight step lowers it
         # The optimizer skips an α whose gradient is None, including its momentum and weight decay.
         for alpha, gradient in zip(self.architecture.alphas.values(), gradients, strict=True):
             alpha.grad = gradient

@@ -6,7 +6,7 @@ import copy
 import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, cast
 
 import pytorch_lightning as pl
@@ -52,6 +52,13 @@ class Validation(EvaluatorHooks):
         self.metric_copies: dict[str, nn.ModuleList] = nn.ModuleDict()  # type: ignore[assignment]
         self._recent: deque[Any] = deque(maxlen=CALIBRATION_BATCHES)
         self._validated: dict[str, tuple[Plan, Statistics]] = {}
+        self._statistics_in_use = ExitStack()
+        self._prefix_in_use: str | None = None
+
+    def teardown(self, stage: str) -> None:
+        """Restore the running statistics if a validation was interrupted."""
+        self._use_statistics(None)
+        super().teardown(stage)
 
     def setup(self, stage: str | None = None) -> None:
         """Find the metrics of the evaluator, and copy them for each prefix."""
@@ -108,9 +115,19 @@ class Validation(EvaluatorHooks):
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
         """Validate the supernet (first loader) or the derived network (second loader) on a batch."""
         prefix = DERIVED if dataloader_idx else SUPERNET
-        self.architecture.plan, statistics = self._validated[prefix]
-        with self._logged_as(prefix), use_bn_stats(statistics):
+        self._use_statistics(prefix)
+        self.architecture.plan, _ = self._validated[prefix]
+        with self._logged_as(prefix):
             return self.training_module.validation_step(batch, batch_idx)
+
+    def _use_statistics(self, prefix: str | None) -> None:
+        """Normalize by the batch statistics measured for a prefix from now on, None for the running ones."""
+        # Kept over the batches of a loader, because replacing those of a large supernet takes as long as a small pass.
+        if prefix != self._prefix_in_use:
+            self._statistics_in_use.close()
+            if prefix is not None:
+                self._statistics_in_use.enter_context(use_bn_stats(self._validated[prefix][1]))
+            self._prefix_in_use = prefix
 
     def on_validation_batch_end(self, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Forward the hook, with the prefix of the loader."""
@@ -120,6 +137,7 @@ class Validation(EvaluatorHooks):
 
     def on_validation_epoch_end(self) -> None:
         """Forward the hook, with the prefix of the derived network."""
+        self._use_statistics(None)
         with self._logged_as(DERIVED):
             self.training_module.on_validation_epoch_end()
         self._publish_in_sanity_check()
@@ -185,11 +203,9 @@ class Validation(EvaluatorHooks):
     def _log(self, name: str, value: Any, prog_bar: bool = False, *args: Any, **kwargs: Any) -> None:
         if self._log_prefix == UNLOGGED:
             return
-        if not args:  # positional arguments may include on_step and on_epoch
-            kwargs.setdefault("on_step", False)
-            kwargs.setdefault("on_epoch", True)
         kwargs["add_dataloader_idx"] = False
-        kwargs.setdefault("sync_dist", True)  # the mean over all processes
+        if kwargs.get("on_epoch", not self.trainer.training):
+            kwargs.setdefault("sync_dist", True)  # the mean over all processes
         self.log(self._log_prefix + name, value, prog_bar and not self._log_prefix, *args, **kwargs)
 
     def _loss(self, batch: Any, batch_idx: int, prefix: str = SUPERNET) -> Tensor:

@@ -125,6 +125,41 @@ def test_contributions_are_logged_and_leave_no_trace_in_the_batch_statistics(run
     assert counted == {8}  # four batches, each with an architecture step and a weight step
 
 
+class CountedPasses(Callback):
+    """The number of passes of the first cell in each step."""
+
+    def on_train_start(self, trainer, module):
+        self.steps, self.passes = [], 0
+        module.model.network.cells[-1].register_forward_hook(lambda *args: setattr(self, "passes", self.passes + 1))
+
+    def on_train_batch_start(self, *args):
+        self.passes = 0
+
+    def on_train_batch_end(self, *args):
+        self.steps.append(self.passes)
+
+
+@pytest.mark.parametrize(
+    ("settings", "passes"),
+    [
+        ({}, [2 + 3, 2, 2, 2]),  # the first batch of an epoch, and every 50th
+        ({"contribution_interval": 2}, [2 + 3, 2, 2 + 3, 2]),
+        ({"w_abl": 0.0}, [2, 2, 2, 2]),
+    ],
+    ids=str,
+)
+def test_contributions_that_move_no_alpha_are_measured_on_some_batches(run_search, settings, passes):
+    counted, strategy = CountedPasses(), DDARTS(**settings)
+    strategy.candidates_checked = True
+    run_search(small_space(), strategy, epochs=2, callbacks=[counted])
+    assert counted.steps == 2 * passes
+
+
+def test_with_its_gradient_every_step_measures_them(run_search):
+    logged = [alphas_after(run_search, ablation_gradient=True, contribution_interval=n) for n in (1, 50)]
+    assert torch.equal(*logged)
+
+
 def alphas_after(run_search, **settings):
     torch.manual_seed(3)
     strategy = DDARTS(**settings)
@@ -166,6 +201,7 @@ def test_without_the_ablation_loss_it_searches_any_space(run_search):
         ({"ablation_mode": "none"}, "ablation_mode: 'none' should be one of random, skip"),
         ({"derivation": "best"}, "method: 'best' should be"),
         ({"min_learning_rate": -1.0}, "min_learning_rate: -1.0 should be at least 0"),
+        ({"contribution_interval": 0}, "contribution_interval: 0 should be at least 1"),
     ],
     ids=str,
 )

@@ -269,7 +269,7 @@ class Accumulating(LightningModule):
         x, y = batch
         logits = self(x)
         self.train_accuracy(logits, y)
-        self.log("train_by_object", self.train_accuracy)
+        self.log("train_by_object", self.train_accuracy, on_step=False, on_epoch=True)
         self.log("train_by_value", (logits.argmax(1) == y).float().mean(), on_step=False, on_epoch=True)
         return functional.cross_entropy(logits, y)
 

@@ -27,6 +27,7 @@ def small_space():
         {"sampling": "entropy", "relaxed_edges": 3},
         {"order": "one-level"},
         {"order": "second"},
+        {"flip": "both"},
     ],
     ids=str,
 )
@@ -45,6 +46,14 @@ def test_it_has_the_settings_of_section_4_1(settings, decay):
     assert optimizer.defaults["betas"] == (0.5, 0.999)
     assert optimizer.defaults["weight_decay"] == decay
     assert EDAS().composition.relaxation.sign_flip_epochs == 10
+
+
+def test_weight_steps_alone_see_the_other_sign_but_where_they_share_a_pass():
+    flips = {order: EDAS(order=order).composition.relaxation.flip for order in ("first", "second", "one-level")}
+    assert flips == {"first": "weights", "second": "weights", "one-level": "both"}
+    assert EDAS(flip="both").composition.relaxation.flip == "both"
+    with pytest.raises(ValueError, match="flip: 'weights' should be 'both'"):
+        EDAS(order="one-level", flip="weights")
 
 
 class Branches(nas.ModelSpace):
@@ -179,6 +188,7 @@ class Watch(Callback):
 def test_only_the_relaxed_edge_changes_and_every_other_edge_runs_one_operation(run_search, settings, passes):
     watch = Watch()
     strategy = EDAS(seed=11, none=False, **settings)
+    strategy.candidates_checked = True  # no passes before the first step
     run_search(small_space(), strategy, epochs=4, callbacks=[watch])
     assert len(watch.changed) == 16
     for iteration, (changed, stepped, ran) in enumerate(zip(watch.changed, watch.stepped, watch.ran, strict=True)):
@@ -192,6 +202,7 @@ def test_only_the_relaxed_edge_changes_and_every_other_edge_runs_one_operation(r
 def test_with_none_an_edge_runs_one_operation_or_nothing(run_search):
     watch = Watch()
     strategy = EDAS(seed=11)
+    strategy.candidates_checked = True
     run_search(small_space(), strategy, epochs=2, callbacks=[watch])
     for iteration, ran in enumerate(watch.ran):
         (relaxed,) = strategy.composition.relaxation.edges(strategy.architecture.alphas, iteration)
@@ -201,6 +212,7 @@ def test_with_none_an_edge_runs_one_operation_or_nothing(run_search):
 def test_alpha_max_trains_weights_on_the_path_alone(run_search):
     watch = Watch()
     strategy = EDAS(seed=11, alpha_max=True, none=False, sign_flip_epochs=0)
+    strategy.candidates_checked = True
     run_search(small_space(), strategy, epochs=2, callbacks=[watch])
     for iteration, ran in enumerate(watch.ran):
         (relaxed,) = strategy.composition.relaxation.edges(strategy.architecture.alphas, iteration)

@@ -15,7 +15,8 @@ from nas_plugins.files import one_line
 from nas_plugins.runs.tables import ALPHA_KEYS
 from strategies.base import DifferentiableStrategy
 from strategies.enas import ENAS
-from strategies.relaxation import Plan, Step, softmax
+from strategies.relaxation import Step
+from strategies.supernet.trial_pass import check_candidates
 
 
 def check_enas(strategy: OneShotStrategy, name: str) -> None:
@@ -57,24 +58,8 @@ def check_plans(strategy: DifferentiableStrategy, supernet: ModelSpace, data: Im
         for name in {*map(str, candidates)} & {*ALPHA_KEYS}:
             raise InputError(f"space.name: {edge!r} has a candidate {name!r}, which alphas.csv has as another column")
     images = torch.zeros(2, data.image_channels, data.image_size, data.image_size)
-
-    def error_of(plan: Plan) -> Exception | None:
-        architecture.plan = plan
-        try:
-            with torch.no_grad():
-                supernet(images)
-        except (RuntimeError, ValueError, TypeError) as error:
-            return error
-        return None
-
-    first: Plan = {edge: (0,) for edge in alphas}
-    last: Plan = {edge: (len(alpha) - 1,) for edge, alpha in alphas.items()}
     try:
         strategy.composition.relaxation.architecture(alphas, Step())
+        check_candidates(architecture, lambda: supernet(images))
     except (RuntimeError, ValueError, TypeError) as error:
         raise InputError(f"strategy: {pair}: {one_line(error)}") from None
-    failure = next(filter(None, map(error_of, (first, last, softmax(alphas)))), None)
-    if failure is not None:
-        faulty = (edge for edge in alphas if error_of({**first, **softmax({edge: alphas[edge]})}))
-        where = next((f" at {edge!r}" for edge in faulty), "")
-        raise InputError(f"strategy: {pair}{where}: {one_line(failure)}")

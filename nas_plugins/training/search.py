@@ -131,6 +131,7 @@ class _Search:
                 raise InputError(f"strategy.name: {pair}: {one_line(error)}") from None
             if isinstance(strategy, DifferentiableStrategy):
                 check_plans(strategy, supernet, self.data, pair)
+                self.strategy.candidates_checked = True
 
     def run(self, run: Path, callbacks: Sequence[pl.Callback] = ()) -> Path:
         """Search, starting from the checkpoint of the run if it exists, and write what was found.

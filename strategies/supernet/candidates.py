@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, TypeGuard
 
 from torch import Tensor, nn
@@ -45,20 +45,20 @@ def fuse_weight_into_norm(candidate: nn.Module) -> None:
         parent[-1] = WeightedNorm.of(last)
 
 
-def forward_weighted(candidate: nn.Module, weight: Tensor, x: Tensor) -> Tensor:
-    """Return the output of a candidate times a weight (scalar)."""
+def forward_weighted(
+    candidate: nn.Module, weight: Tensor, x: Tensor, call: Callable[[nn.Module, Tensor], Tensor] = nn.Module.__call__
+) -> Tensor:
+    """Return the output of a candidate times a weight (scalar); ``call`` returns the output of a module."""
     *_, norm = _endings(candidate)
     if not isinstance(norm, WeightedNorm):
-        output: Tensor = candidate(x)
-        return weight * output
+        return weight * call(candidate, x)
     if norm.running_mean is not None:
         weight = weight.to(norm.running_mean.dtype)
     norm.weight = weight.expand(norm.num_features).contiguous()  # PyTorch is slow with an expanded tensor
     try:
-        output = candidate(x)
+        return call(candidate, x)
     finally:
         norm.weight = None
-    return output
 
 
 def _endings(module: nn.Module) -> Iterator[Any]:

@@ -25,6 +25,7 @@ from strategies.derivation import Derivation, darts
 from strategies.relaxation import ActiveOps, EdgeWeights
 from strategies.supernet.architecture import Architecture, Mixed, add, mix
 from strategies.supernet.candidates import forward_weighted, fuse_weight_into_norm, strip_leading_relu
+from strategies.supernet.shared_input import SharedInput
 
 
 class MixedCell(Mixed):
@@ -39,6 +40,7 @@ class MixedCell(Mixed):
     def __init__(self, cell: Cell, architecture: Architecture, derivation: Derivation) -> None:
         super().__init__(architecture)
         self.derivation = derivation
+        self.shared = SharedInput()
         self.label = cell.label
         self.preprocessor, self.postprocessor = cell.preprocessor, cell.postprocessor
         self.num_predecessors, self.num_ops_per_node = cell.num_predecessors, cell.num_ops_per_node
@@ -117,7 +119,9 @@ class MixedCell(Mixed):
         def output(index: int, weight: Tensor | None) -> Tensor:
             operation, after_relu = self.operations[key][index], self.after_relu[key][index]
             operand = activated if activated is not None and after_relu else x
-            return operation(operand) if weight is None else forward_weighted(operation, weight, operand)
+            if weight is None:
+                return self.shared(operation, operand)
+            return forward_weighted(operation, weight, operand, self.shared)
 
         total: Tensor | None = mix(choice, len(self.op_names), output)
         return total
@@ -128,7 +132,7 @@ class MixedCell(Mixed):
         training = candidate.training
         with torch.no_grad():
             # In evaluation mode, so that running statistics do not change.
-            zeros = torch.zeros_like(candidate.eval()(states[0]))
+            zeros = torch.zeros_like(self.shared(candidate.eval(), states[0]))
         candidate.train(training)
         return zeros
 
@@ -137,12 +141,10 @@ class MixedCell(Mixed):
 
         A cell of this project's spaces may be built of several of NNI's cells with one label, one for each node.
         """
-        cell = {}
-        for edge, alphas in self.architecture.table().items():
-            name = EdgeName.parse(edge)
-            if name is not None and name.cell == self.label:
-                cell[name.source, name.target] = alphas
-        return cell
+        names = {edge: EdgeName.parse(edge) for edge in self.architecture.candidates}
+        own = {edge: name for edge, name in names.items() if name is not None and name.cell == self.label}
+        table = self.architecture.table(own)
+        return {(name.source, name.target): table[edge] for edge, name in own.items()}
 
     def export(self, memo: dict[str, Any]) -> dict[str, Any]:
         """Return the derived cell as a sample of NNI, with keys like ``label/op_2_0`` and ``label/input_2_0``.

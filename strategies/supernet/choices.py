@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from search_spaces.edges import NONE
 from strategies.supernet.architecture import Architecture, Mixed, mix
+from strategies.supernet.shared_input import SharedInput
 from strategies.supernet.values import Value
 
 
@@ -27,6 +28,7 @@ class MixedLayer(Mixed):
         super().__init__(architecture)
         self.label, names = choice.label, list(choice.names)
         architecture.add_edge(self.label, names)
+        self.shared = SharedInput()
         self.candidates = nn.ModuleList(choice[name] for name in names)
         # The spaces of NNI's hub name their zero operation so. An identity of that name skips the layer and is no zero.
         self.zero = NONE in names and not isinstance(choice[NONE], nn.Identity)
@@ -37,14 +39,18 @@ class MixedLayer(Mixed):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Follow the plan, with the arguments of the candidates."""
+        choice = self.architecture.plan[self.label]
+        alone = not isinstance(choice, Tensor) and len(choice) == 1
 
         def output(index: int, weight: Tensor | None) -> Any:
-            out = self.candidates[index](*args, **kwargs)
+            candidate = self.candidates[index]
+            # A candidate that runs alone has its input to itself, as in the frozen network.
+            out = candidate(*args, **kwargs) if alone else self.shared(candidate, *args, **kwargs)
             if weight is None:
                 return out
             return weight * out if isinstance(out, Tensor) else weighted_sum([out], [weight])
 
-        return mix(self.architecture.plan[self.label], len(self.candidates), output)
+        return mix(choice, len(self.candidates), output)
 
     def export(self, memo: dict[str, Any]) -> dict[str, Any]:
         """Return the candidate with the highest α, other than the zero operation ``none`` unless it is the only one.
@@ -121,6 +127,7 @@ class MixedRepeat(Mixed):
         super().__init__(architecture)
         self.blocks = repeat.blocks
         self.depth = Value(repeat.depth_choice, architecture)
+        self.shared = SharedInput()
         # NNI's hub aligns the two outputs of a stage of cells if the stage has a single cell.
         align: Callable[[], nn.Module | None] = getattr(repeat, "first_cell_transformation_factory", lambda: None)
         self.align_first = align()
@@ -135,7 +142,9 @@ class MixedRepeat(Mixed):
         weights = depth_now if isinstance(depth_now, dict) else {depth_now: None}
         outputs = {0: x}
         for depth in range(1, max(weights) + 1):
-            x = self.blocks[depth - 1](x)
+            block = self.blocks[depth - 1]
+            # An output that is a result too must keep its values.
+            x = self.shared(block, x) if depth - 1 in weights else block(x)
             outputs[depth] = x
         if self.align_first is not None and 1 in weights:
             before, previous = outputs[1]

@@ -48,7 +48,7 @@ def replace_choice(
         return None
     if type(module) in SUPER_KERNELS:
         return _super_kernel(module, architecture)
-    labels = ", ".join(repr(label) for mutable in module.mutables for label in mutable.simplify())
+    labels = ", ".join(map(repr, dict.fromkeys(label for mutable in module.mutables for label in mutable.simplify())))
     raise TypeError(
         f"{name} ({type(module).__name__}) has the choice {labels}, which a differentiable strategy cannot search: "
         "it searches cells, layer and input choices, the depth of Repeat, and arguments of "

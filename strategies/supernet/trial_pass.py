@@ -1,0 +1,103 @@
+"""Trial passes: whether a supernet can run all its candidates, found before a search takes its first step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
+
+from strategies.relaxation import Plan, softmax
+from strategies.supernet.architecture import Architecture
+
+ERRORS = (RuntimeError, ValueError, TypeError)
+
+
+class UnfitCandidatesError(ValueError):
+    """The candidates of an edge do not fit together."""
+
+
+def check_candidates(architecture: Architecture, run: Callable[[], Any], weights: Iterable[Tensor] = ()) -> None:
+    """Run the first and the last candidates of all edges, and then all candidates, forwards and backwards.
+
+    Args:
+        architecture: α and the plan that the supernet follows; the plan is restored.
+        run: Returns the output of the supernet by the current plan: tensors, in any structure.
+        weights: Weights that the output is differentiated for, besides α.
+
+    Raises:
+        UnfitCandidatesError: The passes fail because of one edge, which the message names.
+        RuntimeError, ValueError, TypeError: They fail for another reason.
+    """
+    before, alphas = architecture.plan, architecture.alphas
+    trained = [tensor for tensor in (*alphas.values(), *weights) if tensor.requires_grad]
+
+    def error_of(plan: Plan) -> Exception | None:
+        architecture.plan = plan
+        try:
+            _differentiate(run(), trained)
+        except ERRORS as error:
+            return error
+        return None
+
+    first: Plan = {edge: (0,) for edge in alphas}
+    last: Plan = {edge: (len(alpha) - 1,) for edge, alpha in alphas.items()}
+    try:
+        failure = next(filter(None, map(error_of, (first, last, softmax(alphas)))), None)
+        if failure is None:
+            return
+        for edge, alpha in alphas.items():
+            if error := error_of({**first, **softmax({edge: alpha})}):
+                if error_of(first) is None:
+                    reason = str(_cause(error)).partition("\n")[0]
+                    raise UnfitCandidatesError(f"the candidates of {edge!r} do not fit together: {reason}") from failure
+                break
+        raise failure
+    finally:
+        architecture.plan = before
+
+
+def _cause(error: BaseException) -> BaseException:
+    """Return the error that led to an error: NNI's own of a sum says no more than that it failed."""
+    return error if error.__cause__ is None else _cause(error.__cause__)
+
+
+def _differentiate(output: Any, parameters: list[Tensor]) -> None:
+    results = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.requires_grad]
+    if results and parameters:
+        torch.autograd.grad(results, parameters, [torch.ones_like(result) for result in results], allow_unused=True)
+
+
+class _InputSeen(Exception):
+    """Ends a step at the call of the model, with the arguments of the call."""
+
+
+def input_of(model: nn.Module, step: Callable[[], object]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
+    """Return the arguments that a step calls a model with; the step ends there. None where it does not call it."""
+
+    def end(model: nn.Module, args: Any, kwargs: Any) -> None:
+        raise _InputSeen(args, kwargs)
+
+    handle = model.register_forward_pre_hook(end, with_kwargs=True)
+    try:
+        step()
+    except _InputSeen as seen:
+        args, kwargs = seen.args
+        return args, kwargs
+    finally:
+        handle.remove()
+    return None
+
+
+def first_samples(values: Any, count: int = 2) -> Any:
+    """Return copies of the first samples of batches of one size, in any structure; of other tensors, of the whole."""
+    sizes = {len(leaf) for leaf in tree_leaves(values) if isinstance(leaf, Tensor) and leaf.dim() > 0}
+
+    def first(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        return leaf[:count].clone() if leaf.dim() > 0 and len(sizes) == 1 else leaf.clone()
+
+    return tree_map(first, values)
