@@ -14,7 +14,8 @@ from torch.utils.data import BatchSampler, Dataset, RandomSampler
 from torchvision.datasets import ImageFolder
 from torchvision.transforms.v2.functional import resize
 
-from nas_plugins.data.sources import read_image, stratified_order
+from nas_plugins.data.image_files import read_image
+from nas_plugins.data.sources import stratified_order
 from nas_plugins.errors import InputError
 from search_spaces.files import write_whole
 

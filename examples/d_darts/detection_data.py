@@ -15,7 +15,7 @@ from torchvision import datasets, tv_tensors
 from torchvision.ops import box_convert, clip_boxes_to_image, masks_to_boxes
 from torchvision.transforms import v2
 
-from nas_plugins.data.sources import check_images
+from nas_plugins.data.image_files import check_images
 from nas_plugins.errors import InputError
 from nas_plugins.files import one_line
 
@@ -75,7 +75,7 @@ class Coco(Dataset):
                     raise ValueError(f"annotation {number} has {key} {one[key]}, which is not there")
             if len(one["bbox"]) != 4:
                 raise ValueError(f"annotation {number} has the bbox {one['bbox']}, not [x, y, width, height]")
-        check_images([str(folder / name) for name in names], one_size=None)
+        check_images([str(folder / name) for name in names])
 
     def __len__(self) -> int:
         return len(self.source)
@@ -119,7 +119,7 @@ class Cityscapes(Dataset):
         for image, (target,) in zip(self.source.images, self.source.targets, strict=True):
             if not Path(target).is_file():
                 raise InputError(f"data.root: {image} has no file {target}")
-        check_images(self.source.images, one_size=None)
+        check_images(self.source.images)
         self.part = part
 
     def __len__(self) -> int:

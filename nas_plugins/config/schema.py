@@ -1,4 +1,4 @@
-"""Config sections for training, the retrained network and hardware, and upper limits of config values."""
+"""Config sections for training, the retrained network and hardware."""
 
 from __future__ import annotations
 
@@ -8,26 +8,6 @@ from typing import Literal
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, PositiveFloat, PositiveInt
 
 from search_spaces.stems import Stem
-
-MAX_VALUES = {
-    "seed": 2**32 - 1,
-    "space.channels": 4096,
-    "space.nodes": 100,
-    "space.mlp_width": 100_000,
-    "network.channels": 4096,
-    "network.mlp_width": 100_000,
-    "training.epochs": 10**9,
-    "compute.devices": 1024,
-    "compute.nodes": 1024,
-    "compute.threads": 1024,
-}
-"""Largest value of each key, above any practical setting and below what exhausts the machine."""
-
-MAX_RATE = 10**6
-"""Largest learning rate and weight decay: PyTorch multiplies by them in single precision."""
-
-MAX_NUMBER = 10**18
-"""Largest absolute value of every other number."""
 
 
 @dataclass
