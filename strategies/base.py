@@ -15,6 +15,7 @@ from nni.nas.oneshot.pytorch.supermodule.operation import MixedOperation
 from pytorch_lightning.utilities.combined_loader import CombinedLoader
 from torch import nn
 
+from search_spaces.extensions import HasInitialAlphas
 from search_spaces.space import StackedSpace
 from strategies.composition import Composition, adam, cosine
 from strategies.derivation import darts
@@ -74,8 +75,7 @@ class DifferentiableStrategy(OneShotStrategy):
     def mutate_model(self, model: ModelSpace) -> ModelSpace:
         """Turn the model space into a supernet, in place.
 
-        A space may define two attributes: ``initial_alphas``, edge -> candidate -> α, from which a search starts, and
-        ``channels_last``, whether it may be searched in that memory format, which is faster on a CPU.
+        :mod:`search_spaces.extensions` lists what a space may define besides its choices.
 
         Args:
             model: The model space.
@@ -91,7 +91,8 @@ class DifferentiableStrategy(OneShotStrategy):
             raise ValueError(f"{_name(model)}: a supernet already, of an earlier search: give a fresh instance")
         self.architecture = self._new_architecture()
         model = super().mutate_model(model)
-        self.architecture.start(getattr(model, "initial_alphas", {}))
+        if isinstance(model, HasInitialAlphas):
+            self.architecture.start(model.initial_alphas)
         if not isinstance(model, StackedSpace):
             self._derive_by_darts(model)
         return model

@@ -10,17 +10,18 @@ from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 from torch.overrides import TorchFunctionMode
 
+from search_spaces.extensions import HasMemoryFormat
 from search_spaces.pointwise import subsample
 
 
 def takes_channels_last(space: nn.Module) -> bool:
     """Return whether a space is searched in channels_last, in which convolutions on a CPU are faster.
 
-    The spaces of NNI's hub are. Another space may depend on the order of the dimensions, so its attribute
-    ``channels_last`` decides.
+    The spaces of NNI's hub are. Another space may depend on the order of the dimensions, so it decides itself.
     """
-    hub = any(kind.__module__.startswith("nni.nas.hub.") for kind in type(space).__mro__)
-    return getattr(space, "channels_last", hub)
+    if isinstance(space, HasMemoryFormat):
+        return space.channels_last
+    return any(kind.__module__.startswith("nni.nas.hub.") for kind in type(space).__mro__)
 
 
 class UnstridedPointwise(TorchFunctionMode):

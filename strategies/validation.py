@@ -14,6 +14,7 @@ from nni.nas.evaluator.pytorch import SupervisedLearningModule
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from search_spaces.extensions import HasSearchMetrics
 from strategies.bn_statistics import Statistics, measure_bn_stats, use_bn_stats
 from strategies.composition import Composition
 from strategies.distributed import average
@@ -154,11 +155,9 @@ class Validation(EvaluatorHooks):
         results.dataloader_idx = index
 
     def _log_metrics_of_space(self, sample: Mapping[str, Any]) -> None:
-        """Log the ``search_metrics(alphas, sample)`` of a space that defines them: name -> number."""
-        search_metrics = getattr(self.model, "search_metrics", None)
-        if search_metrics is None:
+        if not isinstance(self.model, HasSearchMetrics):
             return
-        for name, value in search_metrics(self.architecture.table(), sample).items():
+        for name, value in self.model.search_metrics(self.architecture.table(), sample).items():
             self.log(name, float(value), on_step=False, on_epoch=True, batch_size=1)
 
     def derived_plan(self) -> Plan:

@@ -19,7 +19,7 @@ from nas_plugins.runs import directory as runs
 from nas_plugins.training.checkpoints import load_weights, read_result, rewrite_advice, save_tensors
 from nas_plugins.training.module import ImageClassification
 from nas_plugins.training.recorder import Recorder
-from nas_plugins.training.trainer import check_compute, check_share, make_trainer, quiet, readable_errors
+from nas_plugins.training.trainer import check_compute, make_trainer, prepare_data, quiet, readable_errors
 from search_spaces.complexity import count_multiply_adds, count_parameters
 from search_spaces.genotype import Genotype
 from search_spaces.network import Network
@@ -99,11 +99,8 @@ class Retraining:
         assert config.derived is not None
         self.config = config
         derived = config.derived
-        check_compute(config.compute)
         self.genotype = genotype if derived.layers is None else genotype.deepen(derived.layers)
-        pl.seed_everything(config.seed, workers=True, verbose=False)
-        self.data = config.data()
-        check_share(config.compute, self.data)
+        self.data = prepare_data(config)
         try:
             self.network = Network.from_genotype(
                 self.genotype,

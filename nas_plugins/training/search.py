@@ -28,7 +28,8 @@ from nas_plugins.training.module import ImageClassification
 from nas_plugins.training.preflight import check_enas, check_plans, check_space
 from nas_plugins.training.recorder import Recorder
 from nas_plugins.training.retrain import Retraining
-from nas_plugins.training.trainer import check_compute, check_share, make_trainer, quiet, readable_errors
+from nas_plugins.training.trainer import check_compute, make_trainer, prepare_data, quiet, readable_errors
+from search_spaces.extensions import HasGenotype
 from search_spaces.genotype import Genotype, GenotypeError
 from strategies.base import DifferentiableStrategy
 from strategies.memory_format import UnstridedPointwise
@@ -98,10 +99,7 @@ class _Search:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        check_compute(config.compute)
-        pl.seed_everything(config.seed, workers=True, verbose=False)
-        self.data = config.data()
-        check_share(config.compute, self.data)
+        self.data = prepare_data(config)
         if self.data.val_fraction == 0:
             raise InputError(
                 "data.val_fraction: 0.0 leaves no images for the architecture; 0.5 is what the papers have"
@@ -197,7 +195,7 @@ def _use_shuffled_images(strategy: OneShotStrategy, data: ImageData) -> None:
 
 def _genotype(space: ModelSpace, sample: Mapping[str, Any]) -> Genotype | None:
     """Return the genotype of a sample of our spaces or of DARTS in NNI's hub; None for other spaces."""
-    if hasattr(space, "genotype"):
+    if isinstance(space, HasGenotype):
         return space.genotype(sample)
     layers = getattr(space, "num_cells", None)
     try:

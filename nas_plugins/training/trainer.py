@@ -20,8 +20,8 @@ from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 from nas_plugins.config.reader import Config
 from nas_plugins.config.schema import Compute
+from nas_plugins.data.image_files import BrokenImage
 from nas_plugins.data.module import ImageData
-from nas_plugins.data.sources import BrokenImage
 from nas_plugins.errors import InputError
 from nas_plugins.files import one_line
 from nas_plugins.runs.directory import CHECKPOINT, is_first
@@ -79,7 +79,20 @@ def _compute(compute: Compute) -> dict[str, Any]:
     }
 
 
-def check_share(compute: Compute, data: ImageData) -> None:
+def prepare_data(config: Config) -> ImageData:
+    """Seed all generators, and return the prepared data set of a run.
+
+    Raises:
+        InputError: This machine lacks the hardware, images are missing or broken, or devices would have no batch.
+    """
+    check_compute(config.compute)
+    pl.seed_everything(config.seed, workers=True, verbose=False)
+    data = config.data()
+    _check_share(config.compute, data)
+    return data
+
+
+def _check_share(compute: Compute, data: ImageData) -> None:
     """Raise an InputError if the training images are too few for one batch per device, so that epochs are empty."""
     count = compute.devices * compute.nodes
     share = data.lengths["train"] // count

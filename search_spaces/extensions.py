@@ -1,0 +1,55 @@
+"""Optional members of a model space that strategies and commands use, each as a protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
+
+from search_spaces.genotype import Genotype
+
+
+@runtime_checkable
+class HasInitialAlphas(Protocol):
+    """A space that decides where a search starts.
+
+    Attributes:
+        initial_alphas: Edge -> candidate -> α. Candidates that it leaves out start where the strategy puts them.
+    """
+
+    initial_alphas: Mapping[str, Mapping[Any, float]]
+
+
+@runtime_checkable
+class HasMemoryFormat(Protocol):
+    """A space that decides about its memory format on a CPU.
+
+    Attributes:
+        channels_last: Whether it may be searched in channels_last, in which convolutions are faster. A space that
+            depends on the order of the dimensions in memory, as ``view`` does, may not.
+    """
+
+    channels_last: bool
+
+
+@runtime_checkable
+class HasSearchMetrics(Protocol):
+    """A space with metrics of its own, which are logged in every epoch of a search.
+
+    Example::
+
+        def search_metrics(self, alphas, sample):
+            return {"skips": sum(choice == "skip_connect" for choice in sample.values())}
+    """
+
+    def search_metrics(
+        self, alphas: Mapping[str, Mapping[Any, float]], sample: Mapping[str, Any], /
+    ) -> Mapping[str, float]:
+        """Return the metrics by name, given edge -> candidate -> α and the sample of the derived network."""
+
+
+@runtime_checkable
+class HasGenotype(Protocol):
+    """A space of cells, whose samples are genotypes."""
+
+    def genotype(self, sample: Mapping[str, Any], /) -> Genotype:
+        """Return the genotype of a sample."""
