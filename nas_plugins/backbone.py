@@ -7,11 +7,10 @@ Detectors of torchvision accept any module with ``out_channels`` that returns fe
 from __future__ import annotations
 
 import copy
-import math
 from collections import OrderedDict
 from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +20,7 @@ from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
 from nas_plugins.errors import InputError
-from nas_plugins.files import PathLike, one_line
+from nas_plugins.files import PathLike
 from nas_plugins.runs.directory import WEIGHTS, is_finished, read_config
 from nas_plugins.runs.reader import read_run
 from nas_plugins.training.checkpoints import load_tensors, load_weights
@@ -31,6 +30,7 @@ from search_spaces.stems import Stem
 
 LastLevels = Literal["pool", "p6p7"]
 """Extra FPN levels: ``"pool"`` (stride-2 max pooling) or ``"p6p7"`` (two stride-2 convolutions)."""
+_EXTRA_NAMES: dict[LastLevels, list[str]] = {"pool": ["pool"], "p6p7": ["p6", "p7"]}
 _SIDE = 2**16
 """Side in pixels of the image for shape inference, large enough for any number of reductions in practice."""
 
@@ -110,7 +110,7 @@ class Backbone(nn.Module):
 
     Args:
         network: Network whose stem and cells are used, including weights, not copied; its drop-path is disabled.
-        out_channels: Channels of every level, at least 1.
+        out_channels: Channels of every level.
         levels: Number of stages, counted from the last, that the pyramid uses; None for all.
         last_levels: Extra levels, see :data:`LastLevels`: usually ``"pool"`` for Mask R-CNN, ``"p6p7"`` for RetinaNet.
         trainable_stages: Number of stages, counted from the last, that are trained; the others are frozen. The number
@@ -126,7 +126,7 @@ class Backbone(nn.Module):
         strides: Ratio of image side to feature map side for each level.
 
     Raises:
-        InputError: An argument is of a wrong type or out of range.
+        InputError: An argument is out of range.
     """
 
     def __init__(
@@ -143,22 +143,18 @@ class Backbone(nn.Module):
         count = len(self.body.stages)
         levels = count if levels is None else levels
         trained = count + 1 if trainable_stages is None else trainable_stages
-        _check_integer("out_channels", out_channels, 1, math.inf, "of at least 1")
-        in_network = f"from {{}} to {{}}: the network has {count} stages"
-        _check_integer("levels", levels, 1, count, in_network.format(1, count))
-        _check_integer("trainable_stages", trained, 0, count + 1, in_network.format(0, count + 1))
-        if last_levels not in get_args(LastLevels):
-            raise InputError(f"last_levels: {last_levels!r} should be one of {', '.join(get_args(LastLevels))}")
+        # Python would take other numbers of stages as well, for other ones.
+        for name, value, least, most in (("levels", levels, 1, count), ("trainable_stages", trained, 0, count + 1)):
+            if not least <= value <= most:
+                raise InputError(f"{name}: {value} should be from {least} to {most}: the network has {count} stages")
+        if last_levels not in _EXTRA_NAMES:
+            raise InputError(f"last_levels: {last_levels!r} should be one of {', '.join(_EXTRA_NAMES)}")
         stages = self.body.stages[-levels:]
-        pool = last_levels == "pool"
+        extra = LastLevelMaxPool() if last_levels == "pool" else LastLevelP6P7(out_channels, out_channels)
         self.out_channels = out_channels
-        self.names = [*map(str, range(levels)), *(["pool"] if pool else ["p6", "p7"])]
+        self.names = [*map(str, range(levels)), *_EXTRA_NAMES[last_levels]]
         self.strides = [stages[0].stride * 2**level for level in range(len(self.names))]
-        self.fpn = FeaturePyramidNetwork(
-            [stage.channels for stage in stages],
-            out_channels,
-            LastLevelMaxPool() if pool else LastLevelP6P7(out_channels, out_channels),
-        )
+        self.fpn = FeaturePyramidNetwork([stage.channels for stage in stages], out_channels, extra)
         self._frozen_norms = self._freeze(count + 1 - trained, frozen_norm)
         self.train()
 
@@ -184,16 +180,14 @@ class Backbone(nn.Module):
 
         Raises:
             InputError: The file is not a genotype, or an argument is out of range.
+            OSError: The file cannot be read.
         """
         try:
-            if not isinstance(genotype, Genotype):
-                genotype = Genotype.load(genotype)
+            genotype = genotype if isinstance(genotype, Genotype) else Genotype.load(genotype)
             genotype = genotype if layers is None else genotype.deepen(layers)
             network = Network.from_genotype(genotype, 2, channels, image_channels, stem)
-        except OSError as error:
-            raise InputError(f"{genotype}: cannot be read: {error.strerror}") from None
-        except (ValueError, TypeError, RuntimeError) as error:  # PyTorch raises RuntimeError when memory runs out
-            raise InputError(one_line(error)) from None
+        except ValueError as error:
+            raise InputError(str(error)) from None
         return cls(network, **pyramid)
 
     @classmethod
@@ -251,11 +245,6 @@ class Backbone(nn.Module):
         for module in (frozen, *norms):
             module.requires_grad_(False)
         return norms
-
-
-def _check_integer(name: str, value: Any, minimum: float, maximum: float, right: str) -> None:
-    if not isinstance(value, int) or not minimum <= value <= maximum:
-        raise InputError(f"{name}: {value!r} should be a whole number {right}")
 
 
 def retinanet(backbone: Backbone, num_classes: int, smallest_anchor: int = 32, **settings: Any) -> RetinaNet:

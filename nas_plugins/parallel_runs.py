@@ -14,6 +14,7 @@ from typing import TypeVar
 
 from nas_plugins.files import PathLike
 from nas_plugins.runs import directory as run
+from nas_plugins.runs.reader import cells_of
 from search_spaces.genotype import Genotype
 
 T = TypeVar("T")
@@ -50,18 +51,12 @@ def retrained(
         SystemExit: The command failed, or the directory holds a retraining of another genotype.
     """
     existing = Path(output) / run.GENOTYPE
-    if existing.exists() and _cells(existing) != _cells(genotype):
+    if existing.exists() and cells_of(Genotype.load(existing)) != cells_of(Genotype.load(genotype)):
         raise SystemExit(f"{output}: is a retraining of another genotype than {genotype}; give another folder")
     trained = _finished(output, "retrain", "--genotype", genotype, "--config", config, "--seed", seed, *overrides)
     if not (trained / run.TEST).exists():
         command("evaluate", trained)
     return trained
-
-
-def _cells(file: PathLike) -> object:
-    """Return the parts of a genotype that do not depend on the depth, which a retraining may change."""
-    genotype = Genotype.load(file)
-    return genotype.cells, genotype.fixed
 
 
 def command(*arguments: object) -> None:
@@ -92,9 +87,8 @@ def in_parallel(jobs: int, calls: Iterable[Callable[[], T]]) -> list[T]:
         try:
             wait(running, return_when=FIRST_EXCEPTION)
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-        failed = [future for future in running if not future.cancelled() and future.done() and future.exception()]
-        return [future.result() for future in failed or running]
+            pool.shutdown(cancel_futures=True)
+    return [future.result() for future in running if not future.cancelled()]
 
 
 def _finished(output: PathLike, *arguments: object) -> Path:

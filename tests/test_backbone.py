@@ -260,18 +260,14 @@ def test_a_genotype_file_gives_the_network_of_that_genotype(tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ({"out_channels": 0}, "^out_channels: 0 should be a whole number of at least 1$"),
-        ({"out_channels": "8"}, "^out_channels: '8' should be a whole number of at least 1$"),
-        ({"out_channels": 8.5}, "^out_channels: 8.5 should be a whole number of at least 1$"),
-        ({"levels": 2.0}, "^levels: 2.0 should be a whole number from 1 to 3: the network has 3 stages$"),
-        ({"levels": 0}, "levels: 0 should be a whole number from 1 to 3"),
-        ({"levels": 4}, "levels: 4 should be a whole number from 1 to 3: the network has 3 stages"),
-        ({"trainable_stages": -1}, "trainable_stages: -1 should be a whole number from 0 to 4"),
-        ({"trainable_stages": 5}, "trainable_stages: 5 should be a whole number from 0 to 4"),
+        ({"levels": 0}, "levels: 0 should be from 1 to 3"),
+        ({"levels": 4}, "levels: 4 should be from 1 to 3: the network has 3 stages"),
+        ({"trainable_stages": -1}, "trainable_stages: -1 should be from 0 to 4"),
+        ({"trainable_stages": 5}, "trainable_stages: 5 should be from 0 to 4"),
         ({"last_levels": "p6"}, "last_levels: 'p6' should be one of pool, p6p7"),
         ({"stem": "resnet"}, "stem: 'resnet' should be one of cifar"),
         ({"channels": 0}, "channels: 0 should be at least"),
-        ({"layers": 2}, "layers: 2 is too few"),
+        ({"layers": 2}, "layers: 2 should be at least 3"),
     ],
 )
 def test_an_argument_out_of_range_is_named(arguments, message):
@@ -283,12 +279,12 @@ def test_a_file_that_is_no_genotype_is_named(tmp_path):
     (tmp_path / "text").write_text("DARTS_V2 = Genotype()")
     with pytest.raises(InputError, match="text: not JSON"):
         Backbone.from_genotype(tmp_path / "text")
-    with pytest.raises(InputError, match="none: cannot be read: No such file"):
+    with pytest.raises(FileNotFoundError, match="No such file.*none"):
         Backbone.from_genotype(tmp_path / "none")
 
 
 def test_a_run_that_is_no_finished_retraining_is_named(run, tmp_path):
-    with pytest.raises(InputError, match="does not exist"):
+    with pytest.raises(InputError, match="none: is no run"):
         Backbone.from_run(tmp_path / "none")
     for name in ("config.yaml", "genotype.json", "network.json"):
         (tmp_path / name).write_bytes((run / name).read_bytes())
@@ -444,7 +440,7 @@ def test_an_image_of_cityscapes_without_instances_is_named(example, tmp_path):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--backbone.run", "nothing"], "nothing: does not exist"),
+        (["--backbone.run", "nothing"], "nothing: is no run"),
         (["--backbone.genotype", str(SCRIPT)], "not JSON"),
         (["--backbone.run", "a", "--backbone.genotype", "b"], "backbone.run: a should be null"),
         (["--backbone.trainable_stages", "2"], "random weights are not frozen"),

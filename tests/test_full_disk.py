@@ -40,7 +40,7 @@ def test_it_is_one_line_that_says_what_to_do(tried):
         assert str(run) in one["err"] and "No space left on device" in one["err"], one
         if one["between"]:
             assert one["err"].endswith(f"; free some space, then nas-plugins resume {run}\n"), one
-    for file in ("--output", "metrics.csv", "alphas.csv", "last.ckpt"):
+    for file in ("config.yaml", "metrics.csv", "alphas.csv", "last.ckpt"):
         assert any(file in one["err"] for one in stopped), file
 
 

@@ -27,18 +27,14 @@ def architecture_weights(alphas: pd.DataFrame, weights: Weights) -> pd.DataFrame
         alphas: Columns epoch, cell, edge and one per operation; a missing operation is NaN.
         weights: "softmax" over the operations of an edge, or "sigmoid" of each α.
     """
-    names = operations_of(alphas)
-    values = alphas[names].to_numpy(dtype=float)
+    values = alphas[operations_of(alphas)]
     if weights == "softmax":
-        present = ~np.isnan(values).all(axis=1)  # an edge without any α has no weights
-        values = values.copy()
-        with np.errstate(invalid="ignore"):  # infinite α of a search that diverged
-            values[present] = np.exp(values[present] - np.nanmax(values[present], axis=1, keepdims=True))
-            values[present] /= np.nansum(values[present], axis=1, keepdims=True)
+        exponentials = np.exp(values.sub(values.max(axis=1), axis=0))
+        values = exponentials.div(exponentials.sum(axis=1), axis=0)
     else:
-        values = 0.5 * (1 + np.tanh(values / 2))  # the sigmoid, written so that it cannot overflow
+        values = 1 / (1 + np.exp(-values))
     result = alphas.copy()
-    result[names] = values
+    result[values.columns] = values
     return result
 
 

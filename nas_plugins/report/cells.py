@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import math
 import os
-import tempfile
 from collections import Counter
 from collections.abc import Sequence
-from functools import cache
 from pathlib import Path
 
-import matplotlib
 import pygraphviz
 
 from nas_plugins.report.style import FAINT, INK, MUTED
@@ -41,7 +38,6 @@ def draw_cells(genotype: Genotype, path_stem: str | os.PathLike[str]) -> tuple[P
         Paths of the SVG and the PNG file.
     """
     graph = _cells_graph(genotype)
-    _load_fonts()
     graph.layout("dot")
     svg, png = (Path(f"{os.fspath(path_stem)}.{suffix}") for suffix in ("svg", "png"))
     drawn = graph.draw(format="svg")
@@ -83,7 +79,7 @@ def _cells_graph(genotype: Genotype) -> pygraphviz.AGraph:
     count = len(genotype.cells)
     columns = 1 if count <= 3 else 2 if count <= 12 else 3
     rows = math.ceil(count / columns)
-    font = "DejaVu Sans,Verdana,sans-serif"  # the first is loaded for the PNG; the others are fallbacks of a browser
+    font = "DejaVu Sans,Verdana,sans-serif"
     graph = pygraphviz.AGraph(
         directed=True, strict=False, rankdir="LR", nodesep="0.16", ranksep="0.3", pad="0.1", bgcolor="white",
         fontname=font, fontcolor=INK, pack="16", packmode=f"array_cut{columns}",
@@ -140,31 +136,3 @@ def _add_operation(cell: pygraphviz.AGraph, label: str, operation: str, fixed: b
     marked = {"label": f"{operation} (fixed)", "color": ink} if fixed else {"label": operation, "penwidth": "0"}
     cell.add_node(label, fontcolor=ink, fillcolor=paper, fontsize="11", **marked)
     return ink
-
-
-@cache
-def _load_fonts() -> None:
-    """Make Graphviz use Matplotlib's DejaVu Sans: without any font, a drawing has boxes instead of letters.
-
-    Fontconfig reads its configuration once per process, at the first drawing. It writes warnings about
-    the templates of the machine to the file descriptor of stderr, which is silenced for this drawing.
-    """
-    fonts = Path(matplotlib.get_data_path(), "fonts", "ttf")
-    before, stderr = os.environ.get("FONTCONFIG_FILE"), os.dup(2)
-    with tempfile.TemporaryDirectory(prefix="nas-plugins-fonts-") as folder, open(os.devnull, "wb") as null:
-        config = Path(folder, "fonts.conf")
-        config.write_text(
-            f"<fontconfig><dir>{fonts}</dir><cachedir>{folder}</cachedir>"
-            "<config><rescan><int>0</int></rescan></config></fontconfig>",
-            encoding="utf-8",
-        )
-        os.environ["FONTCONFIG_FILE"] = str(config)
-        os.dup2(null.fileno(), 2)
-        try:
-            pygraphviz.AGraph('graph { text [fontname="DejaVu Sans"] }').draw(format="png", prog="dot")
-        finally:
-            os.dup2(stderr, 2)
-            os.close(stderr)
-            del os.environ["FONTCONFIG_FILE"]
-            if before is not None:
-                os.environ["FONTCONFIG_FILE"] = before

@@ -15,8 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
+from nas_plugins.config.reader import Kind
 from nas_plugins.report.style import MUTED, SPARE_COLOURS, STYLE, cell_name, save
-from nas_plugins.runs.tables import Kind
 
 
 def plot_contributions(contributions: pd.DataFrame, path: str | os.PathLike[str]) -> Path:

@@ -1,13 +1,12 @@
 """HTML report for one or several runs.
 
-All runs are loaded and validated before any file is written. Parts that a run has not written yet are left out, so
-an unfinished run can be reported too.
+All runs are loaded before any file is written. Parts that a run has not written yet are left out, so an unfinished run
+can be reported too.
 """
 
 from __future__ import annotations
 
 import base64
-import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -17,12 +16,11 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from nas_plugins.errors import InputError
 from nas_plugins.report.alphas import plot_alphas, plot_heatmap
 from nas_plugins.report.cells import draw_cells
 from nas_plugins.report.curves import plot_comparison, plot_contributions, plot_distance, plot_progress
-from nas_plugins.report.published import check_table, source
-from nas_plugins.report.summary import results, results_cells, summary, summary_cells
+from nas_plugins.report.published import source
+from nas_plugins.report.summary import as_text, results, results_cells, summary, summary_cells
 from nas_plugins.report.text_table import LEFT_ALIGNED
 from nas_plugins.runs.reader import Run, get, read_runs
 from search_spaces.files import write_text_whole
@@ -48,23 +46,21 @@ def write_report(
         Path of report.html, which needs no other file.
 
     Raises:
-        InputError: A directory is not a run, there is no such table, or the output cannot be written.
-            Only in the last case may some files have been written.
+        InputError: A directory is not a run, or there is no such table.
+        GenotypeError: The genotype of a run is damaged.
+        OSError: A file cannot be written.
     """
-    if compare is not None:
-        check_table(compare)
     loaded = read_runs(runs)
-    if not loaded:
-        raise InputError("report: no run is given; name at least one run's directory")
+    table = summary(loaded, compare)
     folder = Path(output) if output is not None else loaded[0].path if len(loaded) == 1 else Path("report")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        return _write_page(loaded, folder, compare)
-    except OSError as error:
-        raise InputError(f"{folder}: the report cannot be written there: {error.strerror or error}") from None
+    folder.mkdir(parents=True, exist_ok=True)
+    page = _render(loaded, folder, table=summary_cells(table), source=None if compare is None else source(compare))
+    write_text_whole(folder / "report.html", page)
+    return folder / "report.html"
 
 
-def _write_page(runs: Sequence[Run], folder: Path, compare: str | None) -> Path:
+def _render(runs: Sequence[Run], folder: Path, **tables: Any) -> str:
+    """Draw the plots of the runs into a folder, and return the page that shows them and the tables."""
     titles = _titles(runs)
     sections = []
     for number, (run, title) in enumerate(zip(runs, titles, strict=True), 1):
@@ -80,17 +76,14 @@ def _write_page(runs: Sequence[Run], folder: Path, compare: str | None) -> Path:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("nas_plugins.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    page = environment.get_template("report.html").render(
+    return environment.get_template("report.html").render(
         sections=sections,
-        table=summary_cells(summary(runs, compare)),
-        source=None if compare is None else source(compare),
         results=results_cells(results(runs)),
         left_aligned=(*LEFT_ALIGNED, *_CHOICE_HEADINGS),
         choices=_choices,
         comparison=comparison,
+        **tables,
     )
-    write_text_whole(folder / "report.html", page)
-    return folder / "report.html"
 
 
 def _draw(run: Run, folder: Path, prefix: str) -> dict[str, str | Markup]:
@@ -114,8 +107,7 @@ def _draw(run: Run, folder: Path, prefix: str) -> dict[str, str | Markup]:
 
 def _choices(sample: Mapping[str, Any]) -> dict[str, list[str]]:
     """Return heading -> texts of the table of chosen values."""
-    texts = [value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) for value in sample.values()]
-    return dict(zip(_CHOICE_HEADINGS, ([*sample], texts), strict=True))
+    return dict(zip(_CHOICE_HEADINGS, ([*sample], [*map(as_text, sample.values())]), strict=True))
 
 
 def _titles(runs: Sequence[Run]) -> list[str]:

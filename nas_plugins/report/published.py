@@ -5,7 +5,7 @@ The file published_results.csv holds accuracies and standard deviations in perce
 
 from __future__ import annotations
 
-from importlib.resources import files
+from pathlib import Path
 
 import pandas as pd
 
@@ -16,12 +16,6 @@ TABLES = {"cifar10": "I", "cifar100": "II", "fashion_mnist": "III", "compcars": 
 """Name of a table -> its number in the paper."""
 
 
-def check_table(name: str) -> None:
-    """Raise an InputError if there is no table of that name."""
-    if name not in TABLES:
-        raise InputError(f"--compare: {name!r} should be one of {', '.join(TABLES)}")
-
-
 def read_published(name: str) -> pd.DataFrame:
     """Return the rows of a table of the paper in their order.
 
@@ -29,27 +23,19 @@ def read_published(name: str) -> pd.DataFrame:
         name: A key of :data:`TABLES`.
 
     Returns:
-        Columns network (with the paper's reference number in brackets), dataset, test_acc and
+        Columns dataset, network (with the paper's reference number in brackets), test_acc and
         test_acc_std (fractions), parameters, found_by and gpu_days. Unpublished values are empty.
 
     Raises:
         InputError: There is no such table.
     """
-    check_table(name)
-    with files("nas_plugins.report").joinpath("published_results.csv").open(encoding="utf-8") as file:
-        table = pd.read_csv(file)
-    table = table[table["table"] == name].reset_index(drop=True)
-    return pd.DataFrame(
-        {
-            "network": table["network"],
-            "dataset": table["dataset"],
-            "test_acc": table["accuracy"] / 100,
-            "test_acc_std": table["deviation"] / 100,
-            "parameters": table["parameters"] * 1e6,
-            "found_by": table["found_by"],
-            "gpu_days": table["gpu_days"],
-        }
-    )
+    if name not in TABLES:
+        raise InputError(f"--compare: {name!r} should be one of {', '.join(TABLES)}")
+    table = pd.read_csv(Path(__file__).with_name("published_results.csv"))
+    table = table[table["table"] == name].drop(columns="table").reset_index(drop=True)
+    table[["test_acc", "test_acc_std"]] /= 100
+    table["parameters"] *= 1e6
+    return table
 
 
 def source(name: str) -> str:

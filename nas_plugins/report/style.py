@@ -7,13 +7,11 @@ has the same colour in every plot.
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from nas_plugins.runs.tables import NO_CELL
@@ -91,11 +89,7 @@ def heading(figure: Figure, left: float, top: float, text: str) -> None:
 
 def save(figure: Figure, path: str | os.PathLike[str]) -> Path:
     """Write a figure to a PNG file and return its path."""
-    FigureCanvasAgg(figure)
     # Very tall figures get a lower resolution, since viewers limit the pixels of a side.
     dpi = min(144.0, 16000 / max(figure.get_size_inches()))
-    with warnings.catch_warnings():
-        # Letters that the font lacks are drawn as boxes, without a warning.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        write_whole(path, lambda file: figure.savefig(file, format="png", dpi=dpi, facecolor="white"))
+    write_whole(path, lambda file: figure.savefig(file, format="png", dpi=dpi, facecolor="white"))
     return Path(path)

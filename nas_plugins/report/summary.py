@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
-from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
 import pandas as pd
-import yaml
 
 from nas_plugins.report.published import read_published
 from nas_plugins.report.text_table import text_table
-from nas_plugins.runs.reader import Run, get, read_runs
+from nas_plugins.runs.reader import Run, cells_of, get, read_runs
 
 # Labels of runs and methods
 
@@ -31,9 +30,9 @@ def method_labels(runs: Sequence[Run], shown: Collection[str] = ()) -> list[str]
 
 def _differing_settings(runs: Sequence[Run], shown: Collection[str]) -> list[str]:
     texts = []
-    settings = [_settings(run) for run in runs]
-    for run, own in zip(runs, settings, strict=True):
-        others = [other for peer, other in zip(runs, settings, strict=True) if peer.method == run.method]
+    settings = [(run.method, _settings(run)) for run in runs]
+    for method, own in settings:
+        others = [other for peer, other in settings if peer == method]
         keys = [key for key in own if key not in shown and any(_differs(key, own, other) for other in others)]
         # Settings of the strategy come first, then the names of space and data.
         keys.sort(key=lambda key: (not key.startswith("strategy."), not key.endswith(".name")))
@@ -56,17 +55,17 @@ def _settings(run: Run) -> dict[str, str]:
         if isinstance(values, dict):
             flat |= {f"{section}.{key}": value for key, value in values.items()}
         else:
-            flat[str(section)] = values
+            flat[section] = values
     return {
-        key: _as_yaml(value)
+        key: as_text(value)
         for key, value in flat.items()
         if key.rpartition(".")[2] != "seed" and key != "data.root" and not key.startswith("compute.")
     }
 
 
-def _as_yaml(value: Any) -> str:
-    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**6)
-    return text.removesuffix("...\n").strip()  # YAML ends a document of one scalar with this mark
+def as_text(value: Any) -> str:
+    """Return a value of a config or of a sample as text."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 # One row per run
@@ -93,17 +92,12 @@ def summary(runs: Iterable[str | os.PathLike[str] | Run], compare: str | None = 
     names = method_labels(loaded, shown=("data.dataset", "training.epochs"))
     rows = [_row(run) | {"method": name} for run, name in zip(loaded, names, strict=True)]
     if compare is not None:
-        rows += [_published_row(row) for row in read_published(compare).to_dict("records")]
+        published = read_published(compare).rename(columns={"network": "run", "found_by": "method"})
+        rows += published.assign(kind=PUBLISHED).to_dict("records")
     return pd.DataFrame(rows, columns=[*COLUMNS, DEVIATION])
 
 
-def _published_row(row: Mapping[Hashable, Any]) -> dict[str, Any]:
-    labels = {"run": row["network"], "kind": PUBLISHED, "method": row["found_by"]}
-    return labels | {key: row[key] for key in ("dataset", "test_acc", DEVIATION, "parameters", "gpu_days")}
-
-
 def _row(run: Run) -> dict[str, Any]:
-    seconds = run.metrics["seconds"].dropna()
     return {
         "run": run.name,
         "kind": run.kind,
@@ -117,10 +111,10 @@ def _row(run: Run) -> dict[str, Any]:
         "test_acc": run.test.get("test_acc"),
         "parameters": run.network.get("parameters"),
         "multiply_adds": run.network.get("multiply_adds"),
-        "seconds": seconds.sum() if len(seconds) else None,
+        "seconds": run.metrics["seconds"].sum(min_count=1),
         # The median, because the first epoch includes warm-up.
         "seconds_per_iteration": run.metrics["seconds_per_iteration"].median(),
-        "peak_memory_mb": run.metrics["peak_memory_mb"].max() if len(run.metrics) else None,
+        "peak_memory_mb": run.metrics["peak_memory_mb"].max(),
     }
 
 
@@ -180,16 +174,13 @@ def summary_cells(table: pd.DataFrame) -> dict[str, list[str]]:
 
 
 def _format(write: Any, value: Any) -> str:
-    if pd.api.types.is_scalar(value) and pd.isna(value):
+    if pd.isna(value):
         return "–"
-    with suppress(OverflowError):  # an integer may be too large for a float
-        if isinstance(value, Real):
-            return str(write(value))
-    return " ".join(str(value).split())  # a name in a config may span several lines
+    return str(write(value)) if isinstance(value, Real) else str(value)
 
 
 def summary_text(table: pd.DataFrame, width: int = 120) -> str:
-    """Return a summary as aligned text of at most `width` columns: long names are wrapped, long run names cut.
+    """Return a summary as aligned text of at most `width` columns; long names are wrapped.
 
     Published rows follow in a second table, since they have few of the columns.
     """
@@ -233,8 +224,8 @@ def results(runs: Iterable[str | os.PathLike[str] | Run]) -> pd.DataFrame:
     kinds = _grouped(retrainings, [f"{dataset}{text}" for dataset, text in zip(datasets, settings, strict=True)])
     rows = []
     for method, found in _grouped(searches, method_labels(searches)).items():
-        cells = {_cells(run) for run in found}
-        own = {kind: [run for run in group if _cells(run) in cells] for kind, group in kinds.items()}
+        cells = {cells_of(run.genotype) for run in found}
+        own = {kind: [run for run in group if cells_of(run.genotype) in cells] for kind, group in kinds.items()}
         for kind, group in {kind: group for kind, group in own.items() if group}.items() or [(None, [])]:
             row = {"method": method, "searches": len(found), **_mean_and_std(found, SEARCHED)}
             rows.append(row | {"retrained_on": kind, "retrainings": len(group), **_mean_and_std(group, RETRAINED)})
@@ -248,10 +239,6 @@ def _grouped(runs: Sequence[Run], names: Sequence[str]) -> dict[str, list[Run]]:
     for run, name in zip(runs, names, strict=True):
         groups[name].append(run)
     return groups
-
-
-def _cells(run: Run) -> object:
-    return run.genotype and (run.genotype.cells, run.genotype.fixed)
 
 
 def _mean_and_std(runs: Sequence[Run], columns: Sequence[str]) -> dict[str, float]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Mapping, Sequence
-from itertools import zip_longest
+
+from prettytable import HRuleStyle, PrettyTable, VRuleStyle
 
 LEFT_ALIGNED = ("run", "method", "dataset", "retrained on")
 """Headings of the columns of words; the other columns hold numbers and are aligned right."""
-MIN_WIDTHS = {"method": 14, "retrained on": 12, "run": 12}
-"""Heading -> minimum width of a column whose texts may be wrapped; the columns are narrowed in this order."""
 
 
 def text_table(columns: Mapping[str, Sequence[str]], width: int = 120) -> str:
@@ -17,33 +15,16 @@ def text_table(columns: Mapping[str, Sequence[str]], width: int = 120) -> str:
 
     Args:
         columns: Heading -> texts of the column from top to bottom; all columns have the same length.
-        width: Maximum length of a line. Exceeded only if the minimum widths of all columns do not fit.
+        width: Maximum length of a line, for which long names are wrapped. Exceeded only if the numbers do not fit.
     """
     if not columns:
         return ""
-    widths = {heading: max(map(len, [heading, *texts])) for heading, texts in columns.items()}
-    narrowest = sum(min(size, MIN_WIDTHS.get(heading, size)) for heading, size in widths.items())
-    gap = "  " if narrowest + 2 * (len(widths) - 1) <= width else " "
-    excess = sum(widths.values()) + len(gap) * (len(widths) - 1) - width
-    for heading, minimum in MIN_WIDTHS.items():
-        if heading in widths:
-            cut = max(0, min(excess, widths[heading] - minimum))
-            widths[heading] -= cut
-            excess -= cut
-
-    def line(texts: Sequence[str]) -> str:
-        return gap.join(
-            text.ljust(size) if heading in LEFT_ALIGNED else text.rjust(size)
-            for (heading, size), text in zip(widths.items(), texts, strict=True)
-        ).rstrip()
-
-    lines = [line(list(columns)), gap.join("─" * size for size in widths.values())]
-    for row in zip(*columns.values(), strict=True):
-        wrapped = [_wrap(heading, text, widths[heading]) for heading, text in zip(columns, row, strict=True)]
-        lines += [line(parts) for parts in zip_longest(*wrapped, fillvalue="")]
-    return "\n".join(lines)
-
-
-def _wrap(heading: str, text: str, width: int) -> list[str]:
-    # All settings of a method are shown. A long run name may be cut: the report shows it in full.
-    return textwrap.wrap(text, width, max_lines=3 if heading == "run" else None, placeholder="…")
+    table = PrettyTable(hrules=HRuleStyle.HEADER, vrules=VRuleStyle.NONE, horizontal_char="─", junction_char="─")
+    table.left_padding_width, table.right_padding_width = 0, 1
+    for heading, texts in columns.items():
+        table.add_column(heading, texts, align="l" if heading in LEFT_ALIGNED else "r")
+    for heading in ("method", "retrained on", "run"):
+        excess = len(table.get_string().splitlines()[0]) - width
+        if heading in columns and excess > 0:
+            table.max_width[heading] = max(10, max(map(len, columns[heading])) - excess)
+    return "\n".join(line[1:].rstrip() for line in table.get_string().splitlines())  # without the frame's spaces

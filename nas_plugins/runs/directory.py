@@ -9,19 +9,17 @@ import fcntl
 import json
 import os
 import tempfile
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from nas_plugins.config.reader import Config, read_retrain, read_search
-from nas_plugins.config.yaml import load_plain
+from nas_plugins.config.reader import Config, Kind, kind_of, read_retrain, read_search
+from nas_plugins.config.yaml import read_yaml
 from nas_plugins.errors import InputError
-from nas_plugins.files import PathLike, one_line, read_text
-from nas_plugins.runs.tables import Kind
+from nas_plugins.files import PathLike, read_text
 from search_spaces.files import remove_unfinished, write_text_whole
 from search_spaces.genotype import Genotype
 
@@ -34,19 +32,6 @@ NETWORK, WEIGHTS, TEST = "network.json", "weights.pt", "test.json"
 def is_first() -> bool:
     """Return whether this is the first process of a run, the only one that writes."""
     return getattr(rank_zero_only, "rank", 0) == 0
-
-
-def kind_of(sections: Container[str]) -> Kind:
-    """Return whether a run config with these sections is that of a search or of a retraining.
-
-    Raises:
-        ValueError: The config has neither a space nor a network.
-    """
-    if "space" in sections:
-        return "search"
-    if "network" in sections:
-        return "retrain"
-    raise ValueError("has neither 'space', as a search has, nor 'network', as a retraining has")
 
 
 def results_of(run: Path, kind: Kind) -> list[Path]:
@@ -68,20 +53,11 @@ def read_sections(run: PathLike) -> tuple[str, dict[str, Any]]:
     """
     run = Path(run)
     file = run / CONFIG
-    if not run.is_dir():
-        problem = "is no directory" if run.exists() else "does not exist"
-        raise InputError(f"{run}: {problem}; give the directory of a run")
     if not file.is_file():
         raise InputError(f"{run}: is no run, it has no {CONFIG}; give what search or retrain made")
-    text = read_text(file)
-    try:
-        sections = load_plain(text)
-        kind_of(sections if isinstance(sections, dict) else ())
-    except yaml.YAMLError as error:
-        raise InputError(f"{file}: is no YAML: {one_line(error)}") from None
-    except ValueError as error:
-        raise InputError(f"{file}: {error}") from None
-    return text, sections
+    sections = read_yaml(file)
+    kind_of(sections, file)
+    return read_text(file), sections
 
 
 def read_config(run: PathLike) -> tuple[Config, Kind]:
@@ -98,41 +74,36 @@ def create(output: PathLike, config: Config, genotype: Genotype | None = None) -
     """Make a run directory with its config.
 
     Args:
-        output: The directory; it must be empty or not exist.
+        output: The directory, which :func:`check_output` accepts.
         config: The settings of the run.
         genotype: The genotype that a retraining trains; None for a search.
 
     Raises:
-        InputError: The directory is not empty or cannot be written.
+        InputError: The directory cannot be made, or another process makes it at the same time.
+        OSError: A file cannot be written; nothing is left then.
     """
     run = Path(output)
-    check_output(run)
     _write(run, config, genotype)
     return run
 
 
 @rank_zero_only
 def _write(run: Path, config: Config, genotype: Genotype | None) -> None:
-    text = config.to_yaml()
     checkpoints, new = (run / CHECKPOINT).parent, not run.exists()
     try:
         checkpoints.mkdir(parents=True)  # succeeds in only one of several processes with the same output
-    except FileExistsError:
-        raise InputError(f"--output: {run} is being made by another process; choose another") from None
     except OSError as error:
         raise InputError(f"--output: {run} cannot be made: {error.strerror}") from None
     try:
         if genotype is not None:
             genotype.save(run / GENOTYPE)
-        write_text_whole(run / CONFIG, text)  # last, because a directory with a config is a run that can be resumed
-    except BaseException as error:  # including interrupts: a partial directory can be neither resumed nor reused
-        for file in (run / GENOTYPE, run / CONFIG):
-            file.unlink(missing_ok=True)
+        # Last, because a directory with a config is a run that can be resumed.
+        write_text_whole(run / CONFIG, config.to_yaml())
+    except BaseException:  # including interrupts: a partial directory can be neither resumed nor reused
         checkpoints.rmdir()
+        (run / GENOTYPE).unlink(missing_ok=True)
         if new:
             run.rmdir()
-        if isinstance(error, OSError):
-            raise InputError(f"--output: {run} cannot be written: {error.strerror}") from None
         raise
 
 
@@ -140,16 +111,12 @@ def _write(run: Path, config: Config, genotype: Genotype | None) -> None:
 def check_output(output: PathLike) -> None:
     """Raise an InputError if a run directory cannot be made here."""
     run = Path(output)
-    try:
-        taken = run.exists() and (not run.is_dir() or any(run.iterdir()))
-        parent = next(folder for folder in (run, *run.absolute().parents) if folder.exists())
-    except OSError as error:
-        raise InputError(f"--output: {run} cannot be read: {error.strerror}") from None
-    if not os.access(parent, os.W_OK) or not parent.is_dir():
-        raise InputError(f"--output: {run} cannot be made: {parent} is not a folder that can be written")
-    if taken:
+    if run.exists() and (not run.is_dir() or any(run.iterdir())):
         hint = f"to go on with it: nas-plugins resume {run}" if (run / CONFIG).exists() else "choose another"
         raise InputError(f"--output: {run} already exists and is not an empty folder; {hint}")
+    parent = next(folder for folder in (run, *run.absolute().parents) if folder.exists())
+    if not os.access(parent, os.W_OK) or not parent.is_dir():
+        raise InputError(f"--output: {run} cannot be made: {parent} is not a folder that can be written")
 
 
 @contextmanager

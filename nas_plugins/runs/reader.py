@@ -1,4 +1,4 @@
-"""Load a whole run directory, checked, for reports and examples.
+"""Load a whole run directory for reports and examples.
 
 A run may still be in progress; what it has not written yet is empty.
 """
@@ -12,8 +12,8 @@ from typing import Any
 
 import pandas as pd
 
-from nas_plugins.errors import InputError
-from nas_plugins.files import PathLike, one_line, read_object
+from nas_plugins.config.reader import Kind
+from nas_plugins.files import PathLike, read_object
 from nas_plugins.runs import directory
 from nas_plugins.runs.directory import kind_of, read_sections
 from nas_plugins.runs.metadata import read_metadata
@@ -22,15 +22,12 @@ from nas_plugins.runs.tables import (
     CONTRIBUTION_COLUMNS,
     DISTANCES,
     LOGGED_METRICS,
-    Kind,
     Weights,
-    operations_of,
     read_table,
 )
 from search_spaces.genotype import Genotype
 
-_REQUIRED_METRICS = ("epoch", *LOGGED_METRICS, "seconds", "peak_memory_mb")
-_OPTIONAL_METRICS = ("seconds_per_iteration", *DISTANCES)
+_METRICS = ["epoch", *LOGGED_METRICS, "seconds", "peak_memory_mb", "seconds_per_iteration", *DISTANCES]
 
 
 @dataclass(frozen=True)
@@ -94,65 +91,39 @@ def read_run(path: PathLike) -> Run:
 
     Raises:
         InputError: The directory is not a run, or one of its files is damaged.
+        GenotypeError: Its genotype is damaged.
     """
     path = Path(path)
     text, config = read_sections(path)
+    genotype = path / directory.GENOTYPE
     return Run(
         path=path,
         config_text=text,
         config=config,
         metrics=_read_metrics(path / directory.METRICS),
-        alphas=_read_alphas(path / directory.ALPHAS),
-        contributions=_read_contributions(path / directory.CONTRIBUTIONS),
-        genotype=_read_genotype(path / directory.GENOTYPE),
-        sample=_read_numbers(path / directory.SAMPLE, ()),
-        network=_read_numbers(path / directory.NETWORK, ("parameters", "multiply_adds")),
-        test=_read_numbers(path / directory.TEST, ("test_acc",)),
+        alphas=_read_rows(path / directory.ALPHAS, ALPHA_KEYS, texts=ALPHA_KEYS[1:]),
+        contributions=_read_rows(path / directory.CONTRIBUTIONS, CONTRIBUTION_COLUMNS, texts=("cell",)),
+        genotype=Genotype.load(genotype) if genotype.exists() else None,
+        sample=_read_values(path / directory.SAMPLE),
+        network=_read_values(path / directory.NETWORK),
+        test=_read_values(path / directory.TEST),
         weights=read_metadata(path).weights or "softmax",
     )
 
 
 def _read_metrics(path: Path) -> pd.DataFrame:
-    columns = [*_REQUIRED_METRICS, *_OPTIONAL_METRICS]
     if not path.exists():
-        return pd.DataFrame(columns=columns, dtype=float)
-    return read_table(path, _REQUIRED_METRICS).reindex(columns=columns)
+        return pd.DataFrame(columns=_METRICS, dtype=float)
+    return read_table(path, ["epoch"]).reindex(columns=_METRICS)  # earlier versions wrote fewer columns
 
 
-def _read_alphas(path: Path) -> pd.DataFrame | None:
-    if not path.exists():
-        return None
-    table = read_table(path, ALPHA_KEYS, texts=ALPHA_KEYS[1:])
-    if not operations_of(table):
-        raise InputError(f"{path}: has no column of an operation beside epoch, cell and edge")
-    return table if len(table) else None
+def _read_rows(path: Path, required: Sequence[str], texts: Sequence[str]) -> pd.DataFrame | None:
+    table = read_table(path, required, texts) if path.exists() else None
+    return None if table is None or table.empty else table
 
 
-def _read_contributions(path: Path) -> pd.DataFrame | None:
-    if not path.exists():
-        return None
-    table = read_table(path, CONTRIBUTION_COLUMNS, texts=("cell",))
-    return table if len(table) else None
-
-
-def _read_genotype(path: Path) -> Genotype | None:
-    if not path.exists():
-        return None
-    try:
-        return Genotype.load(path)
-    except (ValueError, OSError) as error:
-        raise InputError(one_line(error)) from None
-
-
-def _read_numbers(path: Path, keys: Sequence[str]) -> dict[str, Any]:
-    """Return a JSON object, checking that the values of ``keys`` are numbers; empty if the file does not exist."""
-    if not path.exists():
-        return {}
-    data = read_object(path)
-    for key in keys:
-        if not isinstance(data.get(key, 0), int | float):
-            raise InputError(f"{path}: {key} is {data[key]!r:.40}, no number that it can be")
-    return data
+def _read_values(path: Path) -> dict[str, Any]:
+    return read_object(path) if path.exists() else {}
 
 
 def get(config: Any, *keys: str) -> Any:
@@ -160,3 +131,8 @@ def get(config: Any, *keys: str) -> Any:
     for key in keys:
         config = config.get(key) if isinstance(config, dict) else None
     return config
+
+
+def cells_of(genotype: Genotype | None) -> object:
+    """Return the parts of a genotype that its networks of any depth share."""
+    return genotype and (genotype.cells, genotype.fixed)

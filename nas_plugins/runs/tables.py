@@ -12,8 +12,6 @@ from nas_plugins.errors import InputError
 from nas_plugins.files import one_line, read_text
 from search_spaces.files import write_text_whole
 
-Kind = Literal["search", "retrain"]
-"""Task of a run."""
 Weights = Literal["softmax", "sigmoid"]
 """Function that turns α into the weights of operations."""
 
@@ -35,33 +33,23 @@ def read_table(path: Path, required: Sequence[str], texts: Sequence[str] = ()) -
     Args:
         path: The file.
         required: Columns that the table must have.
-        texts: Columns that hold text; these and ``epoch`` have no empty fields.
+        texts: Columns that hold text.
 
     Raises:
-        InputError: The file is not such a table; the message names the place.
+        InputError: The file is not such a table, or its end is missing.
     """
-    text = read_text(path)
+    if not read_text(path).endswith("\n"):  # a number that is cut is still a number
+        raise InputError(f"{path}: has no newline at its end: its last line may be cut; put back the whole file")
     try:
         # As text, because pandas before 3.1 rounds numbers. Only empty fields are missing: an edge may be called "NA".
         table = pd.read_csv(path, dtype=str, keep_default_na=False, na_values=[""])
+        numbers = table.columns.difference(texts)
+        table[numbers] = table[numbers].astype(float)
     except ValueError as error:  # the base class of pandas' parser errors
         raise InputError(f"{path}: is no CSV table: {one_line(error)}") from None
-    if not text.endswith("\n"):  # a number that is cut is still a number
-        raise InputError(f"{path}: has no newline at its end: its last line may be cut; put back the whole file")
-    if not isinstance(table.index, pd.RangeIndex):  # pandas takes an excess first field as the name of a row
-        raise InputError(f"{path}: a line has more fields than columns are named in the first")
-    missing = [column for column in required if column not in table]
-    if missing:
-        raise InputError(f"{path}: has no column {missing[0]!r}; there should be {', '.join(required)}")
-    for column in table.columns.difference(texts):
-        values = table[column]
-        foreign = values[pd.to_numeric(values, errors="coerce").isna() & values.notna()]
-        if len(foreign):
-            raise InputError(f"{path}: {column} of line {foreign.index[0] + 2} is {foreign.iloc[0]!r}, no number")
-        table[column] = values.astype(float)
-    for column in ("epoch", *texts):
-        if table[column].isna().any():
-            raise InputError(f"{path}: {column} of line {int(table[column].isna().argmax()) + 2} is empty")
+    absent = [column for column in required if column not in table]
+    if absent:
+        raise InputError(f"{path}: has no column {absent[0]!r}; there should be {', '.join(required)}")
     return table
 
 
@@ -72,34 +60,12 @@ def append_epoch(path: Path, epoch: int, rows: list[dict[str, Any]]) -> None:
         InputError: The existing file is not such a table.
     """
     table = pd.DataFrame(rows)
-    texts = [column for column, value in rows[0].items() if isinstance(value, str)]
     if path.exists():
-        before = read_table(path, ["epoch", *texts], texts)
+        texts = [column for column, value in rows[0].items() if isinstance(value, str)]
+        before = read_table(path, ["epoch"], texts)
         before = before[before["epoch"] < epoch].astype({"epoch": int})
         table = pd.concat([before, table]) if len(before) else table
     write_text_whole(path, table.to_csv(index=False))
-
-
-def check_epochs(path: Path, epochs: int, required: Sequence[str], rows: Sequence[tuple[str, ...]] = ((),)) -> None:
-    """Check that a table has each row of the epochs 0 to ``epochs - 1`` exactly once; later epochs are ignored.
-
-    Args:
-        path: The table; it may be missing if there are no epochs.
-        epochs: Number of epochs.
-        required: Columns of the table: the epoch, then those of the texts in ``rows``, then numbers.
-        rows: Texts of each row of an epoch, for example cell and edge.
-
-    Raises:
-        InputError: The table is damaged.
-    """
-    if epochs == 0 and not path.exists():
-        return
-    texts = required[1 : 1 + len(rows[0])]
-    table = read_table(path, required, texts)
-    for epoch in range(epochs):
-        found = table.loc[table["epoch"] == epoch, ["epoch", *texts]].itertuples(index=False, name=None)
-        if sorted(found) != sorted((epoch, *row) for row in rows):
-            raise InputError(f"{path}: not all rows of epoch {epoch} are there once, which the checkpoint is beyond")
 
 
 def operations_of(alphas: pd.DataFrame) -> list[str]:

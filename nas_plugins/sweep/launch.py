@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import re
 import signal
-import socket
 import sys
-import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,12 +14,12 @@ from pathlib import Path
 import nni
 import pandas as pd
 import psutil
+import requests
 from nni.experiment import Experiment, RunMode, rest
-from nni.experiment.config import ExperimentConfig
 
 from nas_plugins.errors import InputError, Terminated
 from nas_plugins.files import one_line
-from nas_plugins.sweep.config import platforms, read_experiment
+from nas_plugins.sweep.config import read_experiment
 from nas_plugins.sweep.records import read_trials, succeeded, trials_text
 
 _POLL_SECONDS = 1.0
@@ -29,10 +27,6 @@ _MAX_IDLE_POLLS = 15
 """Polls without a running trial after which no further one is expected; NNI starts the next one within 5 seconds."""
 _UNFINISHED = ("WAITING", "RUNNING", "UNKNOWN")
 """States of trials that have not ended."""
-_PORT_ERRORS = {
-    errno.EADDRINUSE: "is in use; choose another",
-    errno.EACCES: "may not be used; choose another, such as 8080",
-}
 
 
 def launch(config: str | os.PathLike[str], port: int = 8080) -> str:
@@ -46,72 +40,47 @@ def launch(config: str | os.PathLike[str], port: int = 8080) -> str:
         The ID of the experiment, with which :func:`~nas_plugins.sweep.records.read_trials` reads its trials.
 
     Raises:
-        InputError: The config or the port cannot be used, in which case nothing was started; NNI failed; or no trial
-            succeeded.
+        InputError: The config or the port cannot be used, NNI failed, or no trial succeeded.
         KeyboardInterrupt: SIGINT, SIGTERM (raised as Terminated) or SIGHUP arrived. The experiment was stopped and
             can be resumed.
     """
-    _check_port(port)
+    if not 0 < port < 2**16:
+        raise InputError(f"--port: {port} should be from 1 to 65535")
     nni.silence_stdout()
     # Trials find the commands of this Python, whether or not its environment is activated.
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    settings = read_experiment(config, here=True)
-    if platforms(settings) != ["local"] or isinstance(settings.training_service, list):
-        _check_port(port + 1, ", which NNI needs too for these trials,")
+    settings = read_experiment(config)
     experiment = Experiment(settings)
     folder = Path(settings.experiment_working_directory, experiment.id)
-    with _signals() as (stop, received):
-        _run(experiment, folder, port, settings.max_trial_number, stop)
+    with _signals() as received:
+        _run(experiment, folder, port, settings.max_trial_number, received)
     if received:
         interrupt = Terminated if received[0] == signal.SIGTERM else KeyboardInterrupt
         raise interrupt(f"stopped; nnictl resume {experiment.id} --port {port} goes on with it")
-    _summarize(experiment.id, folder, port, settings)
+    _summarize(experiment.id, folder, port)
     return experiment.id
 
 
-def _check_port(port: int, why: str = "") -> None:
-    if not 0 < port < 2**16:
-        raise InputError(f"--port: {port} should be from 1 to 65535")
-    for family, anywhere in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):
-        try:
-            with socket.socket(family) as probe:
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the manager does
-                if family == socket.AF_INET6:
-                    probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-                probe.bind((anywhere, port))
-        except OSError as error:  # any other one means that this machine has no IPv6
-            if error.errno in _PORT_ERRORS:
-                raise InputError(f"--port: {port}{why} {_PORT_ERRORS[error.errno]}") from None
-
-
 @contextmanager
-def _signals() -> Iterator[tuple[threading.Event, list[int]]]:
-    """Set an event on SIGINT, SIGTERM and SIGHUP in place of their effect, which could leave NNI's manager running.
-
-    Yields the event and the signals received so far.
-    """
-    event, received = threading.Event(), list[int]()
-
-    def note(number: int, frame: object) -> None:
-        received.append(number)
-        event.set()
-
+def _signals() -> Iterator[list[int]]:
+    """Collect SIGINT, SIGTERM and SIGHUP in a list instead of ending, which could leave NNI's manager running."""
+    received: list[int] = []
     names = [signal.SIGINT, signal.SIGTERM]
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup ignores it, to outlive its terminal
         names.append(signal.SIGHUP)
-    before = {name: signal.signal(name, note) for name in names}
+    before = {name: signal.signal(name, lambda number, frame: received.append(number)) for name in names}
     try:
-        yield event, received
+        yield received
     finally:
         for name, handler in before.items():
             signal.signal(name, handler)
 
 
-def _run(experiment: Experiment, folder: Path, port: int, planned: int | None, stop: threading.Event) -> None:
-    """Start an experiment, follow it until it is done or ``stop`` is set, and end its manager, tuner and trials.
+def _run(experiment: Experiment, folder: Path, port: int, planned: int | None, received: list[int]) -> None:
+    """Start an experiment, follow it until it is done or a signal is received, and end all of its processes.
 
     Raises:
-        InputError: The manager or the tuner died.
+        InputError: The manager or the tuner died, or the port is in use.
     """
     log = folder / "log"
     started: set[psutil.Process] = set()
@@ -119,36 +88,33 @@ def _run(experiment: Experiment, folder: Path, port: int, planned: int | None, s
         # Detached, so that the manager and the tuner write into their log files. The experiment is stopped below.
         experiment.start(port, run_mode=RunMode.Detach)
         print(f"experiment {experiment.id}: http://localhost:{port}", flush=True)
-        _watch(experiment, folder, planned, stop, started)
+        _watch(experiment, folder, planned, received, started)
     except RuntimeError as error:
-        why = one_line(error) + _last_error(log / "dispatcher.log") + _hint_of_trials(folder)
+        why = one_line(error) + _last_error(log / "dispatcher.log")
         raise InputError(f"experiment {experiment.id}: NNI's manager failed: {why}") from None
-    except BrokenPipeError:  # raised by print
-        raise
-    except OSError:  # raised by requests when the manager does not answer
+    except requests.RequestException:
         _kill(started)
-        if started:
-            experiment._proc = None  # the manager was killed above, and stop() would wait for its answer
+        experiment._proc = None  # it was killed above, and stop() would wait for its answer
         why = _last_error(log / "nnictl_stderr.log", r"\n +at ") or "; it was stopped by nnictl, or killed"
-        why += _hint_of_trials(folder)
         raise InputError(f"experiment {experiment.id}: NNI's manager does not answer{why}") from None
     finally:
         started.update(_processes(experiment.id))
         experiment.stop()
-        _kill({process for process in started if _is_tuner(process)})  # a busy tuner does not notice the manager's end
+        _kill(started)  # a busy tuner does not notice the manager's end
 
 
 def _watch(
-    experiment: Experiment, folder: Path, planned: int | None, stop: threading.Event, started: set[psutil.Process]
+    experiment: Experiment, folder: Path, planned: int | None, received: list[int], started: set[psutil.Process]
 ) -> None:
-    """Show progress until the experiment is done or ``stop`` is set, and add its processes to ``started``.
+    """Show progress until the experiment is done or a signal is received, and add its processes to ``started``.
 
     Raises:
         RuntimeError: The manager reports an error, or the tuner has ended.
     """
     shown, idle = "", 0
     try:
-        while not stop.wait(_POLL_SECONDS):
+        while not received:
+            time.sleep(_POLL_SECONDS)
             started.update(_processes(experiment.id))
             state = rest.get(experiment.port, "/check-status")
             trials = read_trials(folder)
@@ -217,11 +183,11 @@ def _show(trials: pd.DataFrame, planned: int | None, before: str) -> str:
     return line
 
 
-def _summarize(experiment: str, folder: Path, port: int, settings: ExperimentConfig) -> None:
+def _summarize(experiment: str, folder: Path, port: int) -> None:
     trials = read_trials(folder)
     best = succeeded(trials).head(1)
     if best.empty:
-        raise InputError(f"experiment {experiment}: no trial succeeded{_reason(trials, folder, settings)}")
+        raise InputError(f"experiment {experiment}: no trial succeeded{_reason(trials, folder)}")
     print(trials_text(trials))
     for row in best.itertuples():
         chosen = ", ".join(f"{key} {value}" for key, value in row.parameters.items())
@@ -229,23 +195,12 @@ def _summarize(experiment: str, folder: Path, port: int, settings: ExperimentCon
     print(f"the portal again: nnictl view {experiment} --port {port}")
 
 
-def _reason(trials: pd.DataFrame, folder: Path, settings: ExperimentConfig) -> str:
-    """Return the last line that a failed trial wrote, or on another machine the place of it, after a semicolon."""
+def _reason(trials: pd.DataFrame, folder: Path) -> str:
+    """Return the last line that a failed trial wrote on this machine, after a semicolon."""
     for trial in trials.loc[trials["status"] == "FAILED", "trial"]:
         for file in folder.glob(f"environments/*/trials/{trial}/trial.stderr"):
-            with suppress(OSError, IndexError):
-                return f"; trial {trial}: {file.read_text(errors='replace').strip().splitlines()[-1]}"
-        if platforms(settings) == ["remote"]:
-            there = f"/tmp/nni-experiments/{folder.name}/envs/*/trialrunner_stdout"
-            return f"; trial {trial}: {there} on the machine that ran it tells why"
-    return ""
-
-
-def _hint_of_trials(folder: Path) -> str:
-    """Return the command that shows the trials of an experiment that failed, if any of them succeeded."""
-    with suppress(InputError):
-        if not succeeded(read_trials(folder)).empty:
-            return f"; nas-plugins trials {folder.name} shows what it has found"
+            last = file.read_text(errors="replace").strip().rpartition("\n")[2]
+            return f"; trial {trial}: {last}"
     return ""
 
 

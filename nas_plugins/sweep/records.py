@@ -30,14 +30,11 @@ def experiment_folder(experiment: str | os.PathLike[str]) -> Path:
     Raises:
         InputError: There is no such experiment.
     """
-    folders = [Path(experiment)]
     known = Experiments().get_all_experiments().get(str(experiment))
-    if known:
-        folders.append(Path(known["logDir"], str(experiment)))
-    for folder in folders:
-        if (folder / "db" / "nni.sqlite").is_file():
-            return folder
-    raise InputError(f"{experiment}: neither the folder of an NNI experiment nor one of nnictl experiment list --all")
+    folder = Path(known["logDir"], str(experiment)) if known else Path(experiment)
+    if not (folder / "db" / "nni.sqlite").is_file():
+        raise InputError(f"{experiment}: no experiment of nnictl experiment list --all, nor the folder of one")
+    return folder
 
 
 def read_trials(experiment: str | os.PathLike[str]) -> pd.DataFrame:
@@ -110,18 +107,13 @@ def save_genotypes(trials: pd.DataFrame, count: int, output: str | os.PathLike[s
         The files, the best one first.
 
     Raises:
-        InputError: Fewer trials succeeded, or the run directory of one is not on this machine.
+        InputError: Fewer trials succeeded.
+        OSError: The run directory of a trial is not on this machine.
     """
     best = succeeded(trials)
-    if best.empty:
-        raise InputError("--genotypes: no trial has succeeded")
     if not 0 < count <= len(best):
-        raise InputError(f"--best: {count} should be from 1 to {len(best)}, the trials that succeeded")
-    found = [Path(run, GENOTYPE) for run in best["run"].head(count)]
-    missing = [str(file) for file in found if not file.is_file()]
-    if missing:
-        raise InputError(f"{missing[0]}: not there; trials on other machines need an --output that all machines share")
-    genotypes = [Genotype.load(file) for file in found]
+        raise InputError(f"--best: {count} should be from 1 to {len(best)}, the number of trials that succeeded")
+    genotypes = [Genotype.load(Path(run, GENOTYPE)) for run in best["run"].head(count)]
     files = [Path(output, f"{place}.json") for place in range(1, count + 1)]
     for genotype, file in zip(genotypes, files, strict=True):
         genotype.save(file)

@@ -19,10 +19,10 @@ import pytorch_lightning as pl
 import yaml
 from nni.runtime.trial_command_channel import get_default_trial_command_channel
 
-from nas_plugins.config.reader import Config, is_search, read_retrain, read_search
+from nas_plugins.config.reader import read_kind, read_retrain, read_search
 from nas_plugins.errors import InputError
 from nas_plugins.files import PathLike
-from nas_plugins.runs.directory import CONFIG, is_first
+from nas_plugins.runs.directory import CONFIG, METRICS, is_first
 from nas_plugins.runs.tables import read_table
 from nas_plugins.training.retrain import evaluate, retrain
 from nas_plugins.training.search import resume, search
@@ -68,18 +68,18 @@ def run_trial(
         resume(run, [_Reporter(manager)])
     else:
         shutil.rmtree(run, ignore_errors=True)  # left by a trial that was killed before its first epoch
-        genotype, overrides, _ = merged(config, overrides, genotype, manager.chosen)
+        genotype, overrides = merged(config, overrides, genotype, manager.chosen)
         if genotype is None:
             search(config, run, overrides, [_Reporter(manager)])
         else:
             retrain(genotype, config, run, overrides, [_Reporter(manager)])
-    manager.report("FINAL", 0, _final_result(run, is_search(run / CONFIG)))
+    manager.report("FINAL", 0, _final_result(run, read_kind(run / CONFIG) == "search"))
     return run
 
 
 def merged(
     config: PathLike, overrides: Sequence[str], genotype: PathLike | None, chosen: Mapping[str, Any]
-) -> tuple[PathLike | None, list[str], Config]:
+) -> tuple[PathLike | None, list[str]]:
     """Return what a trial with the chosen parameters runs, checked.
 
     Args:
@@ -90,13 +90,13 @@ def merged(
             ``{"strategy": {"_name": "EDAS", "sign_flip_epochs": 5}}``, replaces the whole section.
 
     Returns:
-        The genotype of a retraining (None for a search), all overrides, and the config with them.
+        The genotype of a retraining (None for a search), and all overrides.
 
     Raises:
         InputError: A key is unknown, or a value is wrong.
     """
     chosen = dict(chosen)
-    searches = is_search(config)
+    searches = read_kind(config) == "search"
     if searches and genotype is not None:
         raise InputError(f"--genotype: {genotype}: {config} is the config of a search, which takes none")
     genotype = None if searches else chosen.pop("genotype", genotype)
@@ -106,17 +106,13 @@ def merged(
             value = {"name" if name == "_name" else name: item for name, item in value.items()}
         overrides += [f"--{key}", yaml.safe_dump(value, default_flow_style=True)]
     if searches:
-        settings = read_search(config, overrides)
-        settings.build("strategy")
+        read_search(config, overrides).build("strategy")
+    elif genotype is None:
+        raise InputError(f"{config}: a retraining needs --genotype FILE, or a key genotype in the search space")
     else:
-        settings = read_retrain(config, overrides)
-        if genotype is None:
-            raise InputError(f"{config}: a retraining needs --genotype FILE, or a key genotype in the search space")
-        if not Path(genotype).is_file():
-            hint = "nas-plugins trials EXPERIMENT --genotypes FOLDER copies the best ones of an experiment of searches"
-            raise InputError(f"{genotype}: there is no such genotype file; {hint}")
+        read_retrain(config, overrides)
         Genotype.load(genotype)
-    return genotype, overrides, settings
+    return genotype, overrides
 
 
 def _run_directory(output: PathLike | None) -> Path:
@@ -193,11 +189,11 @@ class _Reporter(pl.Callback):
 
 
 def _final_result(run: Path, searched: bool) -> dict[str, Any]:
-    last = read_table(run / "metrics.csv", ["epoch", "train_acc"]).iloc[-1]
-    known = [round(float(last[name]), 6) for name in MEASURES if name in last and last.notna()[name]]
-    result: dict[str, Any] = {"default": known[0], "run": str(run)}
+    last = read_table(run / METRICS, ["epoch", *MEASURES]).iloc[-1].dropna()
+    measure = next(name for name in MEASURES if name in last)
+    result: dict[str, Any] = {"default": round(float(last[measure]), 6), "run": str(run)}
     if not searched:
         result["test_acc"] = round(evaluate(run)["test_acc"], 6)
-        if "val_acc" not in last or last.isna()["val_acc"]:
+        if "val_acc" not in last:
             result["default"] = result["test_acc"]
     return result

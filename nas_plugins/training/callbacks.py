@@ -61,12 +61,6 @@ class SeededEpochs(Callback):
         torch.manual_seed(seed)
 
 
-def epochs_done(trainer: pl.Trainer) -> int:
-    """Return the number of epochs in the loaded checkpoint."""
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    return next(each.next_epoch for each in callbacks if isinstance(each, SeededEpochs))
-
-
 class EpochLines(Callback):
     """Progress for logs: one line of text per epoch instead of a progress bar."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -98,11 +97,8 @@ def load_tensors(path: PathLike, map_location: Any = "cpu") -> dict[str, Any]:
         loaded = torch.load(path, map_location=map_location, weights_only=True)
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such file") from None
-    except pickle.UnpicklingError:  # its own text explains how to execute the code
-        raise InputError(f"{path}: damaged, or not written by nas-plugins: it holds more than tensors") from None
-    except Exception as error:  # the kind depends on how the file is damaged
-        reason = str(error).strip().splitlines() or [repr(error)]
-        raise InputError(f"{path}: damaged, or not written by nas-plugins: {reason[0]}") from None
+    except Exception as error:  # the kind depends on the damage; PyTorch's text explains how to execute the file
+        raise InputError(f"{path}: damaged, or not written by nas-plugins ({type(error).__name__})") from None
     if not isinstance(loaded, dict):
         raise InputError(f"{path}: holds a {type(loaded).__name__}, not the state of a network")
     return loaded

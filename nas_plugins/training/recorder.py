@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -14,18 +13,8 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 
-from nas_plugins.errors import InputError
-from nas_plugins.runs.directory import ALPHAS, CHECKPOINT, CONTRIBUTIONS, METRICS
-from nas_plugins.runs.tables import (
-    ALPHA_KEYS,
-    CONTRIBUTION_COLUMNS,
-    DISTANCES,
-    LOGGED_METRICS,
-    NO_CELL,
-    append_epoch,
-    check_epochs,
-)
-from nas_plugins.training.callbacks import epochs_done
+from nas_plugins.runs.directory import ALPHAS, CONTRIBUTIONS, METRICS
+from nas_plugins.runs.tables import DISTANCES, LOGGED_METRICS, NO_CELL, append_epoch
 from strategies.ablation import CONTRIBUTION
 
 _STATUS = Path("/proc/self/status")
@@ -45,38 +34,12 @@ class Recorder(Callback):
     def __init__(self, run: Path, alphas: Callable[[], Mapping[str, Mapping[Any, float]]] | None = None) -> None:
         self.run = run
         self.alphas = alphas
-        self._contributed = False
         self._started = time.perf_counter()
         self._per_iteration = math.nan
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return whether an epoch has recorded contributions."""
-        return {"contributed": self._contributed}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore whether an epoch has recorded contributions."""
-        self._contributed = bool(state_dict["contributed"])
-
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Check the tables of a resumed run, and start to measure peak memory."""
-        self._check(epochs_done(trainer))  # Lightning has not restored its own number of epochs yet
+        """Start to measure peak memory."""
         reset_peak_memory()
-
-    def _check(self, epochs: int) -> None:
-        """Raise an InputError if a table lacks an epoch of the checkpoint."""
-        try:
-            check_epochs(self.run / METRICS, epochs, ["epoch", *LOGGED_METRICS])
-            if self.alphas is not None:
-                edges = [_cell_and_edge(edge) for edge in self.alphas()]
-                check_epochs(self.run / ALPHAS, epochs, ALPHA_KEYS, edges)
-            # Only the strategy knows which epochs have contributions.
-            contributions = self.run / CONTRIBUTIONS
-            if self._contributed and not contributions.exists():
-                raise InputError(f"{contributions}: it is missing, and the checkpoint is beyond epochs that it had")
-            check_epochs(contributions, 0, CONTRIBUTION_COLUMNS, [("cell",)])
-        except InputError as error:
-            cure = f"delete all of {self.run}/*.csv and {self.run / CHECKPOINT}"
-            raise InputError(f"{error}; {cure}, and a resume begins at the first epoch") from None
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start to time the epoch."""
@@ -119,7 +82,6 @@ class Recorder(Callback):
             if key.startswith(CONTRIBUTION)
         ]
         if contributions:
-            self._contributed = True
             append_epoch(self.run / CONTRIBUTIONS, epoch, contributions)
 
 
@@ -129,25 +91,23 @@ def _cell_and_edge(edge: str) -> tuple[str, str]:
 
 
 def reset_peak_memory() -> None:
-    """Reset the peak memory of the accelerators and, on Linux, of the process."""
+    """Reset the peak memory of the accelerators and of the process."""
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    if _STATUS.exists():
-        with suppress(OSError):
-            Path("/proc/self/clear_refs").write_text("5")
+    with suppress(OSError):  # some containers forbid it
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_memory_mb(accelerated: bool) -> float:
     """Return the peak memory since :func:`reset_peak_memory`, in units of 2**20 bytes.
 
     Args:
-        accelerated: Measure the memory of the accelerator instead of that of the process.
+        accelerated: Measure the memory of the accelerator instead of that of the process, which only Linux tells.
     """
     if accelerated:
         return torch.cuda.max_memory_allocated() / 2**20
-    if _STATUS.exists():
-        (peak,) = (line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(peak.split()[1]) / 2**10
-    import resource  # does not exist on every platform
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    if not _STATUS.exists():
+        return math.nan
+    # Not resource.getrusage, whose peak includes that of the process that started this one.
+    (peak,) = (line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM"))
+    return int(peak.split()[1]) / 2**10
