@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import re
 from collections.abc import Mapping
 from reprlib import repr as shown
@@ -37,7 +38,7 @@ _TYPES = {"int", "int32", "int64", "float", "float32", "float64", "str_", "tenso
 _LONGEST, _MOST = 100_000, 10_000
 """Characters of a statement, since Python's parser takes up to a thousand bytes for each; integers and list lengths."""
 
-_CALL = re.compile(r"Genotype\w{0,20}\(")
+_CALL = re.compile(r"(?<!class )Genotype\w{0,20}\(")
 _NAME = re.compile(r"""(\w+)['"]?\s*[=:]\s*['"]?[\w.]*$""")
 _ALIAS = re.compile(r"(?m)^(\w+)[ \t]*=[ \t]*(\w+)[ \t]*(?:#.*)?$")
 _TOKEN = re.compile(r"""#.*|'[^'\n]*'|"[^"\n]*"|[()\[\]{}]""")
@@ -93,12 +94,23 @@ def read_published(text: str, name: str | None = None) -> dict[str, Any]:
         names = ", ".join([*found][:20]) or "none, such as Genotype(normal=[('sep_conv_3x3', 0), …], …)"
         raise GenotypeError(f"{'choose one of' if name is None else f'{name!r} is not among'} the genotypes: {names}")
     try:
+        if found[name].startswith(("{", "[")):
+            return _read_data(found[name])
         expression = _expression(found[name])
-        if isinstance(expression, ast.Call):
-            return _arguments(_fields(expression, text))
-        return read_data(_literal(expression))
+        assert isinstance(expression, ast.Call)
+        return _arguments(_fields(expression, text))
     except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError) as error:
         raise GenotypeError(f"{name}: {error or type(error).__name__}") from None
+
+
+def _read_data(text: str) -> dict[str, Any]:
+    """Read a genotype file, NNI's sample, or the fields of a statement, as JSON or as Python prints a dictionary."""
+    try:
+        data = json.loads(text)
+    except ValueError:
+        data = _literal(_expression(text))
+    fields = isinstance(data, dict) and {"normal", "genes"} & data.keys()
+    return _arguments({key: value for key, value in data.items() if value is not None}) if fields else read_data(data)
 
 
 # Values

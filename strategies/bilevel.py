@@ -244,16 +244,16 @@ def unscaled(gradients: Iterable[Tensor | None], scale: float) -> Gradients:
 
 
 @contextmanager
-def frozen(tensors: Iterable[Tensor], freeze: bool = True) -> Iterator[None]:
-    """Exclude tensors from differentiation in this context, or include them."""
-    changed = [tensor for tensor in tensors if tensor.requires_grad == freeze]
-    for tensor in changed:
-        tensor.requires_grad_(not freeze)
+def frozen(tensors: Iterable[Tensor]) -> Iterator[None]:
+    """Exclude tensors from differentiation in this context."""
+    trained = _trained(tensors)
+    for tensor in trained:
+        tensor.requires_grad_(False)
     try:
         yield
     finally:
-        for tensor in changed:
-            tensor.requires_grad_(freeze)
+        for tensor in trained:
+            tensor.requires_grad_(True)
 
 
 @contextmanager

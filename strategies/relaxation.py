@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
@@ -163,6 +163,8 @@ class SampledEdges:
         flip: Flip = "weights",
         relax_weights: bool = True,
     ) -> None:
+        if flip not in get_args(Flip):
+            raise ValueError(f"flip: {flip!r} should be one of {', '.join(get_args(Flip))}")
         self.draw, self.sign_flip_epochs, self.flip, self.relax_weights = draw, sign_flip_epochs, flip, relax_weights
         self._drawn: tuple[object, list[str]] = (None, [])
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, cast
 
@@ -15,7 +16,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from search_spaces.space import StackedSpace
-from strategies.bilevel import BilevelProblem, Gradient, Gradients, frozen, one_level, preserving, unscaled
+from strategies.bilevel import BilevelProblem, Gradient, Gradients, one_level, preserving, unscaled
 from strategies.composition import Composition, Schedule
 from strategies.distributed import average, check_processes
 from strategies.memory_format import UnstridedPointwise, takes_channels_last
@@ -23,7 +24,8 @@ from strategies.objective import ArchitectureBatch
 from strategies.relaxation import Step, mean_alpha_change, rows, sigmoid, softmax
 from strategies.rng import isolate_rng
 from strategies.supernet.architecture import Architecture
-from strategies.supernet.trial_pass import check_candidates, first_samples, input_of
+from strategies.supernet.shared_input import copied
+from strategies.supernet.trial_pass import UnfitCandidatesError, check_candidates, first_samples, input_of
 from strategies.validation import ARCHITECTURE, SUPERNET, UNLOGGED, Validation
 
 
@@ -126,9 +128,8 @@ class SearchModule(Validation):
         Returns:
             The detached loss of the weight step.
         """
-        # The operations of a StackedSpace need no such context, which costs a little time in each call of PyTorch.
-        with nullcontext() if isinstance(self.model, StackedSpace) else UnstridedPointwise():
-            self._check_candidates(partial(self.training_module.training_step, batch["train"], batch_idx))
+        self._check_candidates(self.training_module.training_step, batch["train"])
+        with self._pointwise():
             loss = self._steps(batch, batch_idx)
         self._recent.append(batch["train"])
         self.advance_lr_schedulers(batch_idx)
@@ -139,10 +140,10 @@ class SearchModule(Validation):
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
         """Validate the supernet or the derived network on a batch."""
         # Lightning's sanity check validates before the first step.
-        self._check_candidates(partial(self.training_module.validation_step, batch, batch_idx))
+        self._check_candidates(self.training_module.validation_step, batch)
         return super().validation_step(batch, batch_idx, dataloader_idx)
 
-    def _check_candidates(self, step: Callable[[], object]) -> None:
+    def _check_candidates(self, step: Callable[[Any, int], object], batch: Any) -> None:
         """Try all candidates once in a search, on two samples of what a step of the evaluator gives the model.
 
         Raises:
@@ -151,14 +152,32 @@ class SearchModule(Validation):
         if self.candidates_checked:
             return
         self.candidates_checked = True
-        weights, buffers = list(self.model.parameters()), list(self.model.buffers())
-        with self._logged_as(UNLOGGED), isolate_rng():
-            given = input_of(self.model, step)
+        self.architecture.plan = self.composition.relaxation.evaluation(self.architecture.alphas)
+        with self._pointwise(), self._logged_as(UNLOGGED), isolate_rng():
+            with preserving(list(self.model.buffers())), torch.no_grad():
+                given = input_of(self.model, partial(step, copied(batch), 0))
             if given is None:
                 return
-            with torch.inference_mode(False), torch.enable_grad(), preserving(buffers), frozen(weights, False):
-                args, kwargs = first_samples(given)
-                check_candidates(self.architecture, lambda: self.model(*args, **kwargs), weights)
+            with torch.inference_mode(False), torch.enable_grad():
+                self._try_copy_of_model(first_samples(given))
+
+    def _try_copy_of_model(self, given: tuple[tuple[Any, ...], dict[str, Any]]) -> None:
+        def run() -> Any:
+            args, kwargs = copied(given)  # a model may write to its input
+            return model(*args, **kwargs)
+
+        try:
+            # The copy follows the same plan, and leaves no trace in the model.
+            model = copy.deepcopy(self.model, {id(self.architecture): self.architecture})
+            check_candidates(self.architecture, run, model.parameters())
+        except UnfitCandidatesError:
+            raise
+        except Exception:  # what else is wrong is for the first step to say: a model may not work on two samples
+            return
+
+    def _pointwise(self) -> AbstractContextManager[object]:
+        # The operations of a StackedSpace need no such context, which costs a little time in each call of PyTorch.
+        return nullcontext() if isinstance(self.model, StackedSpace) else UnstridedPointwise()
 
     def _log_weights(self) -> None:
         """Log the weight of each candidate, the softmax or sigmoid of its α, under the names of NNI's strategies."""

@@ -22,6 +22,7 @@ from strategies.evaluator_hooks import EvaluatorHooks
 from strategies.relaxation import Plan
 from strategies.supernet.architecture import Architecture
 from strategies.supernet.cell import MixedCell
+from strategies.supernet.shared_input import SharedInput
 
 SUPERNET, ARCHITECTURE, DERIVED, UNLOGGED = "", "architecture_", "derived_", "unlogged_"
 """Prefixes of logged names: for the supernet, architecture steps, and the derived network; the last is not logged."""
@@ -49,6 +50,7 @@ class Validation(EvaluatorHooks):
         self.architecture = architecture
         self.composition = composition
         self._log_prefix = ""
+        self._shared = SharedInput()  # several passes read a batch
         self._metric_places: list[tuple[nn.Module, str]] = []
         self.metric_copies: dict[str, nn.ModuleList] = nn.ModuleDict()  # type: ignore[assignment]
         self._recent: deque[Any] = deque(maxlen=CALIBRATION_BATCHES)
@@ -210,7 +212,7 @@ class Validation(EvaluatorHooks):
     def _loss(self, batch: Any, batch_idx: int, prefix: str = SUPERNET) -> Tensor:
         """Return the evaluator's loss on a batch, by the current plan."""
         with self._logged_as(prefix):
-            result = self.training_module.training_step(batch, batch_idx)
+            result = self._shared(self.training_module.training_step, batch, batch_idx)
         loss: Tensor | None = result.get("loss") if isinstance(result, Mapping) else result
         if loss is None:
             raise ValueError("training_step of the evaluator gave no loss: a search needs one of every batch")

@@ -29,8 +29,8 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(items):
-    """The experiments of NNI's manager come first: they mostly wait, and at the end all would wait for them."""
-    items.sort(key=lambda item: item.path.stem != "test_launch")
+    """The experiments of NNI's manager and the checked heap come first: at the end all would wait for them."""
+    items.sort(key=lambda item: item.path.stem not in ("test_launch", "test_heap"))
 
 
 def pytest_collection_finish():

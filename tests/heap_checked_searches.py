@@ -56,11 +56,11 @@ class StridedContiguous(Strided):
 
 
 SEARCHES = {
-    "DARTS": (DARTS, lambda: DartsSpace(channels=2, layers=3)),
+    "DARTS": (DARTS, lambda: DartsSpace(channels=2, layers=3, nodes=2)),
     "DARTS one-level": (lambda: DARTS(order="one-level"), lambda: DartsSpace(channels=3, layers=3, nodes=2)),
     "DARTS second order": (lambda: DARTS(order="second"), lambda: DartsSpace(channels=4, layers=3, nodes=2)),
     "DARTS recomputing": (lambda: DARTS(recompute=True), lambda: FineTunedDartsSpace(channels=2, layers=3, nodes=2)),
-    "EDAS": (EDAS, lambda: FineTunedDartsSpace(channels=2, layers=3)),
+    "EDAS": (EDAS, lambda: FineTunedDartsSpace(channels=2, layers=3, nodes=2)),
     "FairDARTS": (FairDARTS, lambda: DartsSpace(channels=2, layers=3, nodes=2, operations=STRIDED)),
     "D-DARTS": (lambda: DDARTS(ablation_gradient=True), lambda: DDartsSpace(channels=2, layers=3, nodes=2)),
     "D-DARTS skipping": (lambda: DDARTS(ablation_mode="skip"), lambda: DartOptiSpace("resnet18", channels=2)),
@@ -92,6 +92,7 @@ def search(strategy, space, folder: Path) -> None:
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
+        num_sanity_val_steps=0,
     )
     config = NasExperimentConfig.default(space, evaluator, strategy)
     config.experiment_working_directory = folder
@@ -110,10 +111,11 @@ def main() -> None:
             strategy, space = SEARCHES[name]
             print(name, flush=True)
             search(strategy(), space(), Path(folder))
-        print("NNI's DARTS on the command line", flush=True)
-        config = Path(folder) / "search.yaml"
-        config.write_text(NNI_SEARCH)
-        command_line_search(config, Path(folder) / "run")
+        if not sys.argv[1:]:
+            print("NNI's DARTS on the command line", flush=True)
+            config = Path(folder) / "search.yaml"
+            config.write_text(NNI_SEARCH)
+            command_line_search(config, Path(folder) / "run")
     print("all done", flush=True)
 
 

@@ -370,7 +370,7 @@ class TestRetrainRefuses:
         refused(retraining(tmp_path / "run", here / "genotype.json", here / "retrain.yaml", *overrides), *words)
 
     def test_the_config_of_a_search(self, refused, here, tmp_path):
-        refused(retraining(tmp_path / "run", here / "genotype.json", here / "search.yaml"), "unknown key space")
+        refused(retraining(tmp_path / "run", here / "genotype.json", here / "search.yaml"), "is for nas-plugins search")
 
     def test_an_output_that_exists_or_cannot_be_made(self, refused, here, tmp_path):
         (tmp_path / "file").write_text("")

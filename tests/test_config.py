@@ -253,9 +253,9 @@ class TestUnknownKeys:
     def test_a_command_line_that_is_no_key_and_value(self, search_file, arguments):
         message_of(read_search, search_file, arguments)
 
-    def test_a_config_of_another_command_has_unknown_sections(self, search_file, retrain_file):
-        assert "unknown key space" in message_of(read_retrain, search_file)
-        assert "unknown key network" in message_of(read_search, retrain_file)
+    def test_a_config_of_another_command_is_named_so(self, search_file, retrain_file):
+        assert "has the section 'space', which is for nas-plugins search" in message_of(read_retrain, search_file)
+        assert "has the section 'network', which is for nas-plugins retrain" in message_of(read_search, retrain_file)
 
 
 class TestWrongValues:

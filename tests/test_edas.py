@@ -54,6 +54,8 @@ def test_weight_steps_alone_see_the_other_sign_but_where_they_share_a_pass():
     assert EDAS(flip="both").composition.relaxation.flip == "both"
     with pytest.raises(ValueError, match="flip: 'weights' should be 'both'"):
         EDAS(order="one-level", flip="weights")
+    with pytest.raises(ValueError, match="flip: 'Both' should be one of weights, both"):
+        EDAS(flip="Both")
 
 
 class Branches(nas.ModelSpace):

@@ -494,7 +494,10 @@ class TestDerive:
     [
         (["--strategy", "{name: nni.nas.strategy.Proxyless}"], "strategy.name: Proxyless cannot search DartsSpace: "),
         (["--strategy.relaxed_edges", "99"], "strategy: EDAS cannot search DartsSpace: relaxed_edges: 99 should be"),
-        (["--space", f"{{name: {__name__}.Strides}}"], "strategy: EDAS cannot search Strides at 'stride': "),
+        (
+            ["--space", f"{{name: {__name__}.Strides}}"],
+            "strategy: EDAS cannot search Strides: the candidates of 'stride' do not fit together: ",
+        ),
         (["--space", f"{{name: {__name__}.Columns}}"], "space.name: 'layer' has a candidate 'epoch', "),
     ],
     ids=["Proxyless", "relaxed_edges", "stride", "candidate"],

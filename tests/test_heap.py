@@ -45,8 +45,10 @@ def test_the_checks_notice_one_byte_beyond_a_buffer():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("threads", [1, 2])
-def test_a_small_search_of_each_composition_leaves_the_heap_whole(threads):
-    ended = run_checked(Path(__file__).with_name("heap_checked_searches.py"), threads=threads)
+@pytest.mark.parametrize(
+    ("threads", "searches"), [(1, []), (2, ["DARTS", "EDAS", "DARTS on a user's space"])], ids=["1 thread", "2 threads"]
+)
+def test_a_small_search_of_each_composition_leaves_the_heap_whole(threads, searches):
+    ended = run_checked(Path(__file__).with_name("heap_checked_searches.py"), *searches, threads=threads)
     assert ended.stdout.splitlines()[-1:] == ["all done"], ended.stdout + ended.stderr
     assert ended.returncode == 0

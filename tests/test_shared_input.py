@@ -1,5 +1,6 @@
 """Candidates that write to their input, as ``nn.ReLU(inplace=True)`` does."""
 
+import nni
 import pytest
 import torch
 from nni.nas.nn.pytorch import Cell, LayerChoice, ModelSpace, Repeat
@@ -80,13 +81,80 @@ def test_a_supernet_computes_the_same_whether_a_candidate_writes_to_its_input_or
         assert torch.equal(written, plain)
 
 
-def test_a_candidate_that_runs_alone_has_its_input_to_itself_as_in_the_frozen_network():
-    strategy = EDAS()
-    space = strategy.mutate_model(Layer(Writes))
-    strategy.architecture.plan = {"choice": (0,)}
-    x = torch.full((1, 2, 2, 2), 2.0)
-    space.choice(x)
-    assert (x == 3).all()
+class Nested(ModelSpace):
+    """A choice inside a candidate, of which one candidate writes to what the outer candidates share."""
+
+    def __init__(self, first):
+        super().__init__()
+        inner = LayerChoice([nn.Conv2d(2, 2, 1), first(), nn.Sequential(first(), nn.Conv2d(2, 2, 1))], label="inner")
+        self.choice = LayerChoice([inner, nn.Identity(), nn.Conv2d(2, 2, 1)], label="choice")
+
+    def forward(self, x):
+        return self.choice(x * 1)
+
+
+def test_a_choice_inside_a_candidate_may_write_later_than_at_its_first_call():
+    found = []
+    for first in (Writes, Adds):
+        torch.manual_seed(0)
+        strategy = EDAS()
+        space = strategy.mutate_model(Nested(first))
+        for inner in (0, 1, 2, 1):
+            strategy.architecture.plan = {"choice": torch.full((3,), 1 / 3), "inner": (inner,)}
+            found.append(space(torch.ones(1, 2, 2, 2)))
+    assert all(torch.equal(a, b) for a, b in zip(found[:4], found[4:], strict=True))
+
+
+def test_a_depth_with_gaps_keeps_the_output_of_a_block_that_returns_its_input():
+    class Gaps(ModelSpace):
+        def __init__(self):
+            super().__init__()
+            depth = nni.choice("depth", [1, 3])
+            self.blocks = Repeat(lambda index: [nn.Identity(), nn.Identity(), Writes()][index], depth)
+
+        def forward(self, x):
+            return self.blocks(x)
+
+    strategy = DARTS()
+    space = strategy.mutate_model(Gaps())
+    strategy.architecture.plan = {"depth": torch.tensor([1.0, 0.0])}
+    assert torch.equal(space(torch.zeros(1, 2)), torch.zeros(1, 2))
+
+
+def test_a_module_that_begins_to_write_is_named_and_given_copies():
+    class DropPath(nn.Module):
+        p = 0.0
+
+        def forward(self, x):
+            return x.mul_(1 - self.p) if self.p else x
+
+    shared, module, x = SharedInput(), DropPath(), torch.ones(2)
+    shared(module, x)
+    module.p = 0.5
+    with pytest.warns(UserWarning, match="DropPath began to write to its input"):
+        shared(module, x)
+    after = x.clone()
+    shared(module, x)
+    assert torch.equal(x, after)
+
+
+def test_a_first_layer_that_writes_leaves_the_batch_as_it_is_for_the_passes_that_follow(run_search, images):
+    seen = []
+
+    class First(ModelSpace):
+        def __init__(self):
+            super().__init__()
+            self.conv = LayerChoice([nn.Conv2d(3, 8, 1), nn.Conv2d(3, 8, 3, padding=1)], label="conv")
+            self.head = nn.Linear(8, 10)
+
+        def forward(self, x):
+            seen.append(float(x.sum()))
+            return self.head(self.conv(x.add_(1)).mean((2, 3)))
+
+    strategy = DARTS("second")
+    strategy.candidates_checked = True  # no passes on two samples
+    run_search(First(), strategy, batch_size=32)
+    assert len({round(total, 2) for total in seen}) == 1
 
 
 def test_only_modules_that_write_are_given_copies_after_their_first_call():

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from nni.nas.evaluator.pytorch import Classification, DataLoader
+from nni.nas.evaluator.pytorch import Classification, ClassificationModule, DataLoader, Lightning, Trainer
 from nni.nas.experiment import NasExperiment
 from nni.nas.nn.pytorch import LayerChoice, ModelSpace, MutableConv1d
 from torch import nn
@@ -41,10 +41,17 @@ class NoGradient(nn.Module):
         return Backward.apply(x)
 
 
+class Asserts(nn.Module):
+    def forward(self, x):
+        raise AssertionError("8 channels, not this")
+
+
 UNFIT = {
     "channels": ((nn.Identity(), nn.Conv2d(8, 16, 3, padding=1)), "The size of tensor a"),
     "input": ((nn.Identity(), nn.Conv2d(4, 8, 1)), "expected input"),
     "backward": ((nn.Identity(), NoGradient()), "no gradient here"),
+    "dimensions": ((nn.Identity(), nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())), "The size of tensor a"),
+    "a check of its own": ((nn.Identity(), Asserts()), "8 channels, not this"),
 }
 
 
@@ -88,6 +95,54 @@ def test_an_error_of_the_whole_model_stays_what_it_is(run_search):
     space.head = nn.Linear(5, 10)
     with pytest.raises(RuntimeError, match="mat1 and mat2 shapes cannot be multiplied"):
         run_search(space, EDAS())
+
+
+class FixedBatch(Space):
+    """Works on whole batches alone, keeps an average in a parameter, and counts its passes."""
+
+    def __init__(self):
+        super().__init__(nn.Identity(), nn.ReLU(inplace=True))
+        self.head = nn.Linear(8, 10)
+        self.average = nn.Parameter(torch.zeros(8), requires_grad=False)
+        self.steps = nn.Parameter(torch.arange(4), requires_grad=False)
+        self.register_buffer("counted", torch.zeros(()))
+        self.passes = 0
+
+    def forward(self, x):
+        self.passes += 1
+        self.counted = self.counted + 1
+        features = self.second(self.first(x).sigmoid()).mean((2, 3)).view(-1, 4, 8)
+        self.average.mul_(0.9).add_(0.1 * features.detach().mean((0, 1)))
+        return self.head(features.flatten(0, 1))
+
+
+def test_a_model_that_works_is_not_refused_and_not_changed(run_search):
+    counts = []
+    for checked in (False, True):
+        torch.manual_seed(0)
+        space, strategy = FixedBatch(), DARTS()
+        strategy.candidates_checked = checked
+        run_search(space, strategy)
+        counts.append((space.passes, float(space.counted), space.average.tolist()))
+    assert counts[0] == counts[1]
+
+
+class Features(ClassificationModule):
+    """Calls a method of the model, not the model."""
+
+    def forward(self, x):
+        return self.model.forward(x)
+
+
+def test_a_step_that_does_not_call_the_model_itself_is_not_tried(images):
+    loader = DataLoader(images, batch_size=8)
+    trainer = Trainer(
+        max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
+    )
+    evaluator = Lightning(Features(num_classes=10), trainer, train_dataloaders=loader, val_dataloaders=loader)
+    space = Space(nn.Identity(), nn.Identity())
+    space.head = nn.Linear(8, 10)
+    NasExperiment(space, evaluator, DARTS()).run()
 
 
 def test_the_passes_leave_no_trace(run_search):

@@ -133,6 +133,7 @@ def read_search(file: PathLike, overrides: Sequence[str] = ()) -> Config:
         InputError: A key is unknown or a value is wrong; the message names the key.
     """
     values = _merged(file, overrides)
+    _check_kind(values, "search", file)
     names = {kind: str(_section(values, kind).setdefault("name", usual)) for kind, usual in _DEFAULT_NAMES.items()}
     found: dict[str, type] = {kind: plugins.find(kind, name) for kind, name in names.items()}
     if not issubclass(found["strategy"], OneShotStrategy):
@@ -150,7 +151,17 @@ def read_retrain(file: PathLike, overrides: Sequence[str] = ()) -> Config:
     Raises:
         InputError: A key is unknown or a value is wrong; the message names the key.
     """
-    return _checked(_merged(file, overrides), {"network": NetworkConfig})
+    values = _merged(file, overrides)
+    _check_kind(values, "retrain", file)
+    return _checked(values, {"network": NetworkConfig})
+
+
+def _check_kind(values: Mapping[str, Any], kind: Kind, file: PathLike) -> None:
+    """Raise an InputError if a config has a section of the other kind of run."""
+    others = {"search": ("network",), "retrain": ("space", "strategy")}[kind]
+    for section in (name for name in others if name in values):
+        other = "retrain" if kind == "search" else "search"
+        raise InputError(f"{file}: has the section {section!r}, which is for nas-plugins {other}")
 
 
 def _merged(file: PathLike, overrides: Sequence[str]) -> dict[str, Any]:

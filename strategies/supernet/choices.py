@@ -39,18 +39,14 @@ class MixedLayer(Mixed):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Follow the plan, with the arguments of the candidates."""
-        choice = self.architecture.plan[self.label]
-        alone = not isinstance(choice, Tensor) and len(choice) == 1
 
         def output(index: int, weight: Tensor | None) -> Any:
-            candidate = self.candidates[index]
-            # A candidate that runs alone has its input to itself, as in the frozen network.
-            out = candidate(*args, **kwargs) if alone else self.shared(candidate, *args, **kwargs)
+            out = self.shared(self.candidates[index], *args, **kwargs)
             if weight is None:
                 return out
             return weight * out if isinstance(out, Tensor) else weighted_sum([out], [weight])
 
-        return mix(choice, len(self.candidates), output)
+        return mix(self.architecture.plan[self.label], len(self.candidates), output)
 
     def export(self, memo: dict[str, Any]) -> dict[str, Any]:
         """Return the candidate with the highest α, other than the zero operation ``none`` unless it is the only one.
@@ -142,9 +138,8 @@ class MixedRepeat(Mixed):
         weights = depth_now if isinstance(depth_now, dict) else {depth_now: None}
         outputs = {0: x}
         for depth in range(1, max(weights) + 1):
-            block = self.blocks[depth - 1]
-            # An output that is a result too must keep its values.
-            x = self.shared(block, x) if depth - 1 in weights else block(x)
+            # Outputs that are mixed must keep their values, and a block may return its input.
+            x = self.shared(self.blocks[depth - 1], x)
             outputs[depth] = x
         if self.align_first is not None and 1 in weights:
             before, previous = outputs[1]

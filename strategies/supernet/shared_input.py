@@ -1,43 +1,53 @@
-"""Calls of modules that read the same input, where one of them may write to it, as ``nn.ReLU(inplace=True)`` does."""
+"""Calls that read the same input, where one of them may write to it, as ``nn.ReLU(inplace=True)`` does."""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
 
 class SharedInput:
-    """Calls modules with an input that others read too; a module that writes to its input is given a copy.
+    """Calls functions and modules with an input that others read too; those that write to it are given a copy.
 
-    Every module is given a copy at its first call in each mode (training or evaluation), which shows whether it writes.
-    Later calls copy only for those that do. PyTorch's inference mode hides it; there the training mode decides.
+    Everything is given a copy at its first call in each mode (training or evaluation), which shows whether it writes.
+    Later calls copy only for those that have written. PyTorch's inference mode hides it; there the training mode
+    decides. Tensors are found in tuples, lists and dictionaries.
     """
 
     def __init__(self) -> None:
-        self._writes: dict[tuple[nn.Module, bool], bool] = {}
+        self._writes: dict[tuple[Callable[..., Any], bool], bool] = {}
 
-    def __call__(self, module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        """Return the output of a module, leaving its arguments unchanged."""
-        key = module, module.training
+    def __call__(self, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Return the result of a call, leaving its arguments unchanged."""
+        hidden = torch.is_inference_mode_enabled()
+        key = call, hidden or getattr(call, "training", True)
         writes = self._writes.get(key)
-        if writes is None and torch.is_inference_mode_enabled():
-            writes = self._writes.get((module, True))
-        if writes is False:
-            return module(*args, **kwargs)
-        args, kwargs = tree_map(_copied, (args, kwargs))
-        before = [tensor._version for tensor in _versioned(args, kwargs)]
-        output = module(*args, **kwargs)
-        if writes is None and not torch.is_inference_mode_enabled():
-            self._writes[key] = before != [tensor._version for tensor in _versioned(args, kwargs)]
-        return output
+        if writes is not False:
+            args, kwargs = copied((args, kwargs))
+        if hidden:
+            return call(*args, **kwargs)
+        tensors = args if len(args) == 1 and not kwargs and isinstance(args[0], Tensor) else tree_leaves((args, kwargs))
+        before = _versions(tensors)
+        result = call(*args, **kwargs)
+        written = before != _versions(tensors)
+        if written and writes is False:
+            text = (
+                f"{type(call).__name__} began to write to its input, which others read: it is given copies from now on"
+            )
+            warnings.warn(text, stacklevel=2)
+        self._writes[key] = bool(writes or written)
+        return result
 
 
-def _copied(value: Any) -> Any:
-    return value.clone() if isinstance(value, Tensor) else value
+def _versions(values: Iterable[Any]) -> list[int]:
+    return [value._version for value in values if isinstance(value, Tensor) and not value.is_inference()]
 
 
-def _versioned(*values: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(values) if isinstance(leaf, Tensor) and not leaf.is_inference()]
+def copied(values: Any) -> Any:
+    """Return copies of tensors in any structure of tuples, lists and dictionaries, in a new structure."""
+    return tree_map(lambda value: value.clone() if isinstance(value, Tensor) else value, values)

@@ -11,8 +11,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from strategies.relaxation import Plan, softmax
 from strategies.supernet.architecture import Architecture
-
-ERRORS = (RuntimeError, ValueError, TypeError)
+from strategies.supernet.shared_input import copied
 
 
 class UnfitCandidatesError(ValueError):
@@ -29,7 +28,7 @@ def check_candidates(architecture: Architecture, run: Callable[[], Any], weights
 
     Raises:
         UnfitCandidatesError: The passes fail because of one edge, which the message names.
-        RuntimeError, ValueError, TypeError: They fail for another reason.
+        Exception: They fail for another reason.
     """
     before, alphas = architecture.plan, architecture.alphas
     trained = [tensor for tensor in (*alphas.values(), *weights) if tensor.requires_grad]
@@ -38,7 +37,9 @@ def check_candidates(architecture: Architecture, run: Callable[[], Any], weights
         architecture.plan = plan
         try:
             _differentiate(run(), trained)
-        except ERRORS as error:
+        except torch.OutOfMemoryError:  # the fault of no edge
+            raise
+        except Exception as error:  # a user's candidates raise many kinds
             return error
         return None
 
@@ -96,8 +97,6 @@ def first_samples(values: Any, count: int = 2) -> Any:
     sizes = {len(leaf) for leaf in tree_leaves(values) if isinstance(leaf, Tensor) and leaf.dim() > 0}
 
     def first(leaf: Any) -> Any:
-        if not isinstance(leaf, Tensor):
-            return leaf
-        return leaf[:count].clone() if leaf.dim() > 0 and len(sizes) == 1 else leaf.clone()
+        return leaf[:count] if isinstance(leaf, Tensor) and leaf.dim() > 0 and len(sizes) == 1 else leaf
 
-    return tree_map(first, values)
+    return copied(tree_map(first, values))
