@@ -19,8 +19,8 @@ from typing import Any
 STRATEGIES = ("NNI DARTS", "DARTS", "DARTS one-level", "DARTS second order", "EDAS")
 SPARING = ("DARTS recomputing", "EDAS recomputing")
 """With ``recompute``."""
-CELL_LOSSES = ("FairDARTS", "D-DARTS", "D-DARTS, ablation gradient")
-"""Without and with an ablation loss, and with the gradient of it."""
+CELL_LOSSES = ("FairDARTS", "D-DARTS", "D-DARTS, every batch", "D-DARTS, ablation gradient")
+"""Without an ablation loss, and with one: measured on every 50th batch, on every batch, and with its gradient."""
 BARE_LOOP = "EDAS, bare loop"
 """The steps of EDAS on the same supernet, without NNI's experiment and Lightning."""
 DERIVED = "derived network"
@@ -123,6 +123,7 @@ def _strategy(name: str) -> Any:
         "EDAS recomputing": partial(EDAS, seed=0, recompute=True),
         "FairDARTS": FairDARTS,
         "D-DARTS": partial(DDARTS, seed=0),
+        "D-DARTS, every batch": partial(DDARTS, seed=0, contribution_interval=1),
         "D-DARTS, ablation gradient": partial(DDARTS, seed=0, ablation_gradient=True),
     }[name]()
 

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from nni.algorithms.hpo.random_tuner import RandomTuner
-from nni.common.hpo_utils import validate_search_space
 from nni.experiment.config import ExperimentConfig
 from nni.experiment.config.utils import unset_base_path
 
@@ -21,6 +20,10 @@ from nas_plugins.sweep.trial import merged
 
 _SHELL = set("|&;<>$`~*?()#\n")
 """Characters that only the shell can interpret."""
+
+_SCALES = ("uniform", "loguniform", "normal", "lognormal")
+_TYPES = ("choice", "randint", *_SCALES, *(f"q{scale}" for scale in _SCALES))
+"""Types of parameters that NNI's tuners know."""
 
 
 def read_experiment(file: str | os.PathLike[str]) -> ExperimentConfig:
@@ -53,7 +56,9 @@ def _check_trial(arguments: list[str], settings: ExperimentConfig) -> None:
     options, overrides = parser.parse_known_args(arguments)
     if options.config is None:
         raise ValueError("nas-plugins trial needs --config FILE")
-    validate_search_space(settings.search_space, raise_exception=True)
+    for name, parameter in settings.search_space.items():
+        if not isinstance(parameter, dict) or parameter.get("_type") not in _TYPES:  # NNI would draw something from it
+            raise ValueError(f"{name}: {parameter!r:.80} should have a _type of {', '.join(_TYPES)}")
     tuner = RandomTuner(seed=0)
     tuner.update_search_space(settings.search_space)
     chosen = tuner.generate_parameters()
