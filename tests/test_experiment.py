@@ -25,6 +25,7 @@ from torch import nn
 
 from nas_plugins.errors import InputError
 from nas_plugins.report.page import write_report
+from nas_plugins.runs.directory import read_config
 from nas_plugins.runs.reader import read_run
 from nas_plugins.training.derive import derive
 from nas_plugins.training.retrain import evaluate, retrain
@@ -509,6 +510,14 @@ def test_what_cannot_be_searched_is_refused_before_anything_is_written(files, tm
 
 
 class TestResume:
+    @pytest.mark.parametrize(
+        ("strategy", "flip"), [({}, "both"), ({"flip": None}, None), ({"flip": "weights"}, "weights")]
+    )
+    def test_a_search_from_before_edas_had_a_choice_of_flips_goes_on_as_it_began(self, tmp_path, strategy, flip):
+        sections = {**SEARCH, "strategy": {"name": "EDAS", **strategy}}
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump(sections))
+        assert read_config(tmp_path)[0].values["strategy"]["flip"] == flip
+
     @pytest.mark.slow
     # Not NNI's own: they order α by a set, so that a resumed optimizer has its states with other α.
     @pytest.mark.parametrize("strategy", ({"name": "EDAS"}, {"name": "DARTS", "order": "second"}), ids=str)

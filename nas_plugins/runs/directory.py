@@ -66,8 +66,14 @@ def read_config(run: PathLike) -> tuple[Config, Kind]:
     Raises:
         InputError: The directory is not a run, or its config is damaged.
     """
-    kind = kind_of(read_sections(run)[1])
-    return (read_search if kind == "search" else read_retrain)(Path(run) / CONFIG), kind
+    sections, file = read_sections(run)[1], Path(run) / CONFIG
+    kind = kind_of(sections)
+    if kind == "retrain":
+        return read_retrain(file), kind
+    strategy = sections.get("strategy", {})
+    # Searches by EDAS from before it had the choice flipped both steps, and end as they began.
+    older = str(strategy.get("name")).endswith("EDAS") and "flip" not in strategy
+    return read_search(file, ["--strategy.flip", "both"] if older else []), kind
 
 
 def create(output: PathLike, config: Config, genotype: Genotype | None = None) -> Path:
