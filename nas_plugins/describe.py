@@ -60,14 +60,19 @@ def describe(
         parameters, multiply_adds = count_parameters(network), count_multiply_adds(network, image_channels, image_size)
     except (ValueError, RuntimeError) as error:
         raise InputError(one_line(error)) from None
-    cells = [genotype.existing_edges(genotype.edges_with_fixed(cell)) for cell in genotype.layout]
-    counted = Counter(edge.operation for cell in cells for edge in cell)
-    counted.update(after_cells(genotype.fixed) * len(cells))
     return {
         "layers": len(genotype.layout),
         "stem": stem,
         "image_size": image_size,
         "parameters": parameters,
         "multiply_adds": multiply_adds,
-        "operations": dict(counted.most_common()),
+        "operations": _count_operations(genotype),
     }
+
+
+def _count_operations(genotype: Genotype) -> dict[str, int]:
+    """Return the number of each operation in all layers, the most frequent first."""
+    cells = [genotype.existing_edges(genotype.edges_with_fixed(cell)) for cell in genotype.layout]
+    counted = Counter(edge.operation for cell in cells for edge in cell)
+    counted.update(after_cells(genotype.fixed) * len(cells))
+    return dict(counted.most_common())
