@@ -1,4 +1,4 @@
-"""Arguments that were renamed: the old keywords go on working for a release, with a warning."""
+"""Further names of arguments: aliases, and old keywords, which go on working for a release with a warning."""
 
 from __future__ import annotations
 
@@ -7,49 +7,46 @@ import warnings
 from collections.abc import Callable, Mapping
 from typing import Any
 
+_Init = Callable[..., None]
 
-def argument_aliases(**names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+
+def argument_aliases(**names: str) -> Callable[[_Init], _Init]:
     """Return a decorator of ``__init__`` that accepts further keywords, for example those of another library.
 
     Args:
         names: The keyword for each alias.
     """
-
-    def decorate(init: Callable[..., None]) -> Callable[..., None]:
-        @functools.wraps(init)
-        def aliased(self: Any, *args: Any, **kwargs: Any) -> None:
-            for alias in names.keys() & kwargs.keys():
-                if names[alias] in kwargs:
-                    raise TypeError(f"{alias}: another name of {names[alias]}, which is given too")
-                kwargs[names[alias]] = kwargs.pop(alias)
-            init(self, *args, **kwargs)
-
-        return aliased
-
-    return decorate
+    return lambda init: _accepting(init, names, "another name of", warn=False)
 
 
-def renamed_arguments(**names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Return a decorator of ``__init__`` that accepts old keywords.
+def renamed_arguments(**names: str) -> Callable[[_Init], _Init]:
+    """Return a decorator of ``__init__`` that accepts old keywords, with a warning.
 
     Args:
         names: The new keyword for each old one.
     """
 
-    def decorate(init: Callable[..., None]) -> Callable[..., None]:
-        @functools.wraps(init)
-        def renamed(self: Any, *args: Any, **kwargs: Any) -> None:
-            for old in names.keys() & kwargs.keys():
-                if names[old] in kwargs:
-                    raise TypeError(f"{old}: renamed to {names[old]}, which is given too")
-                warnings.warn(f"{old}: renamed to {names[old]}", FutureWarning, stacklevel=2)
-                kwargs[names[old]] = kwargs.pop(old)
-            init(self, *args, **kwargs)
-
+    def decorate(init: _Init) -> _Init:
+        renamed = _accepting(init, names, "renamed to", warn=True)
         renamed.renamed_arguments = names  # type: ignore[attr-defined]
         return renamed
 
     return decorate
+
+
+def _accepting(init: _Init, names: Mapping[str, str], relation: str, warn: bool) -> _Init:
+    @functools.wraps(init)
+    def accepting(self: Any, *args: Any, **kwargs: Any) -> None:
+        for other in names.keys() & kwargs.keys():
+            text = f"{other}: {relation} {names[other]}"
+            if names[other] in kwargs:
+                raise TypeError(f"{text}, which is given too")
+            if warn:
+                warnings.warn(text, FutureWarning, stacklevel=2)
+            kwargs[names[other]] = kwargs.pop(other)
+        init(self, *args, **kwargs)
+
+    return accepting
 
 
 def renamed_arguments_of(kind: type) -> Mapping[str, str]:
