@@ -65,7 +65,11 @@ def run_trial(
     signal.signal(signal.SIGINT, _end)
     manager = _Manager()
     if (run / CONFIG).exists():
-        resume(run, [_Reporter(manager)])
+        reporter = _Reporter(manager)
+        before = manager.reported_epochs()
+        resume(run, [reporter])
+        if before is not None:
+            reporter.report_missed(run, before)
     else:
         shutil.rmtree(run, ignore_errors=True)  # left by a trial that was killed before its first epoch
         genotype, overrides = merged(config, overrides, genotype, manager.chosen)
@@ -147,8 +151,10 @@ class _Manager:
     def __init__(self) -> None:
         self.channel = get_default_trial_command_channel()
         record = self.channel.receive_parameter()
-        if os.environ.get("NNI_PLATFORM") == "local" and "NNI_TRIAL_COMMAND_CHANNEL" in os.environ:
-            record = _parameters_in_portal(os.environ["NNI_TRIAL_COMMAND_CHANNEL"])
+        local = os.environ.get("NNI_PLATFORM") == "local" and "NNI_TRIAL_COMMAND_CHANNEL" in os.environ
+        self.portal = os.environ["NNI_TRIAL_COMMAND_CHANNEL"].partition("/env/")[0] if local else None
+        if self.portal is not None:
+            record = _parameters_in(self.portal)
         if record is None:
             raise InputError("trial: NNI's manager has no parameters for this trial")
         self.number: int | None = record["parameter_id"]
@@ -157,21 +163,30 @@ class _Manager:
     def report(self, kind: Literal["PERIODICAL", "FINAL"], sequence: int, result: Any) -> None:
         self.channel.send_metric(kind, self.number, nni.get_trial_id(), sequence, result)
 
+    def reported_epochs(self) -> set[int] | None:
+        """Return the epochs of this trial that the manager has on record; None if it is on another machine."""
+        if self.portal is None:
+            return None
+        metrics = _ask(self.portal, "metric-data")
+        return {metric["sequence"] for metric in metrics if metric["type"] == "PERIODICAL"}
 
-def _parameters_in_portal(channel: str) -> Any:
+
+def _ask(portal: str, what: str) -> Any:
+    return json.load(urlopen(f"{portal}/api/v1/nni/{what}/{nni.get_trial_id()}", timeout=20))
+
+
+def _parameters_in(portal: str) -> Any:
     """Return the parameters that the portal shows for this trial, or None; the manager must be on this machine.
 
     NNI's local training service hands out parameters in the order in which trials ask for them, but shows them in the
     order in which it started the trials, so that of two trials that start together each may get the other's.
 
     Args:
-        channel: Address that NNI gives the trial, e.g. ``http://localhost:8080/env/local-env/TRIAL``.
+        portal: Address of the portal, e.g. ``http://localhost:8080``.
     """
-    place, _, _ = channel.partition("/env/")
     for _ in range(100):  # the manager records them within a second of the start
         with suppress(OSError, ValueError, LookupError):
-            answer = urlopen(f"{place}/api/v1/nni/trial-jobs/{nni.get_trial_id()}", timeout=20)
-            return json.loads(json.load(answer)["hyperParameters"][0])
+            return json.loads(_ask(portal, "trial-jobs")["hyperParameters"][0])
         time.sleep(0.5)
     return None
 
@@ -181,11 +196,25 @@ class _Reporter(pl.Callback):
 
     def __init__(self, manager: _Manager) -> None:
         self.manager = manager
+        self.reported: set[int] = set()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        measure = next((name for name in MEASURES if name in trainer.callback_metrics), None)
+        self._report(trainer.current_epoch, trainer.callback_metrics)
+
+    def _report(self, epoch: int, metrics: Mapping[str, Any]) -> None:
+        measure = next((name for name in MEASURES if name in metrics), None)
         if measure is not None:
-            self.manager.report("PERIODICAL", trainer.current_epoch, round(float(trainer.callback_metrics[measure]), 6))
+            self.manager.report("PERIODICAL", epoch, round(float(metrics[measure]), 6))
+            self.reported.add(epoch)
+
+    def report_missed(self, run: Path, before: set[int]) -> None:
+        """Report the epochs that neither the manager had before the resume nor this process reported.
+
+        A manager that is stopped no longer takes the result of a trial that is in the middle of reporting it.
+        """
+        for _, row in read_table(run / METRICS, ["epoch", *MEASURES]).iterrows():
+            if row["epoch"] not in before | self.reported:
+                self._report(int(row["epoch"]), row.dropna())
 
 
 def _final_result(run: Path, searched: bool) -> dict[str, Any]:
