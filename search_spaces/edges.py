@@ -21,6 +21,9 @@ NONE = "none"
 CellAlphas = Mapping[tuple[int, int], Mapping[str, float]]
 """(source node, target node) -> operation -> α, for every edge of a cell."""
 
+NodeAlphas = Mapping[int, Mapping[str, float]]
+"""Node -> candidate -> α of its inputs, for every node of a cell, where a search weighs the inputs of nodes."""
+
 
 class GenotypeError(ValueError):
     """Error for a value that describes no genotype; its one-line message says where and what is right."""
@@ -63,6 +66,27 @@ class EdgeName(NamedTuple):
         """Return the edge that a text names, or None for any other text."""
         match = re.fullmatch(r"(.+)/(\d{1,9})->(\d{1,9})", text)
         return None if match is None else cls(match[1], int(match[2]), int(match[3]))
+
+
+class NodeName(NamedTuple):
+    """The name of the inputs of a node, where a search weighs them, written ``normal/node_3``.
+
+    Args:
+        cell: Label of the cell.
+        target: The node.
+    """
+
+    cell: str
+    target: int
+
+    def __str__(self) -> str:
+        return f"{self.cell}/node_{self.target}"
+
+    @classmethod
+    def parse(cls, text: str) -> NodeName | None:
+        """Return the node that a text names, or None for any other text."""
+        match = re.fullmatch(r"(.+)/node_(\d{1,9})", text)
+        return None if match is None else cls(match[1], int(match[2]))
 
 
 class Fixed(NamedTuple):

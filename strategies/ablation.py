@@ -274,7 +274,7 @@ class CellChain:
         if weights is None:
             forwards |= {cells[layer]: partial(_skip, outputs[2 + layer].shape) for layer in self.layers[label]}
         plan = architecture.plan
-        architecture.plan = {**plan, **(weights or {})}
+        architecture.plan = {**plan, **architecture.of_all(weights or {})}
         for module, forward in forwards.items():
             module.forward = forward  # on the instance, which hides the method of the class
         try:
@@ -311,7 +311,8 @@ def shortcut(x: Tensor, shape: Sequence[int]) -> Tensor:
 
 def random_weights(architecture: Architecture, edges: Iterable[str], seed: str) -> dict[str, Tensor]:
     """Return a weight (candidates,) for each edge, uniform from 0 to 1 and determined by the seed alone."""
-    alphas = {edge: architecture.alphas[edge] for edge in edges}
+    living = architecture.living_alphas()
+    alphas = {edge: living[edge] for edge in edges if edge in living}
     generator = torch.Generator().manual_seed(random.Random(seed).getrandbits(63))
     sizes = [len(alpha) for alpha in alphas.values()]
     weights = torch.rand(sum(sizes), generator=generator).to(next(iter(alphas.values())))

@@ -18,7 +18,7 @@ from torch import nn
 from search_spaces.extensions import HasInitialAlphas
 from search_spaces.space import StackedSpace
 from strategies.composition import Composition, adam, cosine
-from strategies.derivation import darts
+from strategies.derivation import darts, has_fixed_inputs
 from strategies.evaluator_hooks import serve_batches_in_parts
 from strategies.search import SearchModule
 from strategies.supernet.architecture import Architecture
@@ -98,12 +98,12 @@ class DifferentiableStrategy(OneShotStrategy):
         return model
 
     def _derive_by_darts(self, model: nn.Module) -> None:
-        # NNI's own cells have the same number of operations at every node, which only this derivation gives.
+        # NNI's own cells have the same number of operations at every node.
         cells = [module for module in model.modules() if isinstance(module, MixedCell)]
-        if any(cell.derivation is not darts for cell in cells):
+        if cells and not has_fixed_inputs(self.composition.derivation):
             warnings.warn(f"{type(model).__name__}: it is derived as 'darts', which alone fits its cells", stacklevel=3)
-        for cell in cells:
-            cell.derivation = darts
+            for cell in cells:
+                cell.derivation = darts
 
     def alphas(self) -> dict[str, dict[Any, float]]:
         """Return the current α: edge -> candidate -> α."""
@@ -115,7 +115,7 @@ class DifferentiableStrategy(OneShotStrategy):
         def replace(
             module: nn.Module, name: str, memo: dict[str, Any], kwargs: dict[str, Any]
         ) -> BaseSuperNetModule | None:
-            return replace_choice(module, name, self.architecture, self.composition.derivation)
+            return replace_choice(module, name, self.architecture, self.composition.supernet_parts)
 
         return [replace, no_default_hook]
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from strategies.bilevel import Gradient, first_order
 from strategies.derivation import Derivation, darts
+from strategies.epoch import Pruning, StopRule
 from strategies.objective import Grouping, Objective, evaluator_loss, one_group
-from strategies.relaxation import Relaxation
+from strategies.relaxation import Plan, Relaxation, Step
+from strategies.supernet.parts import Candidate, Companion, SupernetParts
+from strategies.topology import Topology
 
 __all__ = [
     "Composition",
@@ -57,6 +60,26 @@ class Schedule(Protocol):
         """Return the learning rate, given the initial one and the share of the epochs that are done, from 0 to 1."""
 
 
+class Perturbation(Protocol):
+    """Changes the plan of a weight step, so that the weights are trained for a neighbourhood of α.
+
+    Example::
+
+        def random(plan, loss, step):
+            return {edge: w + 0.03 * torch.rand_like(w) if isinstance(w, Tensor) else w for edge, w in plan.items()}
+    """
+
+    def __call__(self, plan: Plan, loss: Callable[[Plan], Tensor], step: Step, /) -> Plan:
+        """Return the plan by which the weights are trained.
+
+        Args:
+            plan: The plan of the relaxation.
+            loss: Computes the training loss (scalar) on the batch of the step by a plan, in evaluation mode and without
+                effect on the search.
+            step: The position of the search.
+        """
+
+
 @dataclass(frozen=True)
 class Composition:
     """Everything that distinguishes one differentiable strategy from another.
@@ -79,6 +102,18 @@ class Composition:
         recompute: Whether to recompute relaxed edges of cells in the backward pass, for less memory and more time.
         min_alpha_change: Early stopping: the search ends after an epoch in which the sigmoids of α changed by less
             than this on average. None disables it.
+        partial_channels: K; candidates run on 1/K of the channels, and the others are passed on (PC-DARTS). Candidates
+            of layer choices that change the number of channels run on all of them.
+        topology: Gives the inputs of each node of a cell α of their own. None for none.
+        companion: Makes a module beside the candidates of each edge, which derived networks do not have. None for none.
+        candidate: Wraps each candidate. None for none.
+        perturbation: Changes the plan of each weight step. None for none.
+        pruning: Narrows the candidates at the start of each epoch. None for none.
+        stop: Ends the search after an epoch. None for a search of all epochs.
+        trains_alphas: Returns whether α is stepped at a position of the search. None for all epochs after the warm-up.
+        joint: Returns whether α and the weights take one step together at a position of the search, as they do
+            everywhere if the gradient is None. None for nowhere.
+        weight_steps: Number of weight steps for each architecture step, unless they are joint.
 
     Raises:
         ValueError: A number is out of range.
@@ -97,6 +132,16 @@ class Composition:
     gradient_clip_val: float | None = 5.0
     recompute: bool = False
     min_alpha_change: float | None = None
+    partial_channels: int = 1
+    topology: Topology | None = None
+    companion: Companion | None = None
+    candidate: Candidate | None = None
+    perturbation: Perturbation | None = None
+    pruning: Pruning | None = None
+    stop: StopRule | None = None
+    trains_alphas: Callable[[Step], bool] | None = None
+    joint: Callable[[Step], bool] | None = None
+    weight_steps: int = 1
 
     def __post_init__(self) -> None:
         if self.gradient_clip_val is not None and not self.gradient_clip_val > 0:
@@ -109,6 +154,25 @@ class Composition:
             raise ValueError(
                 f"min_alpha_change: {self.min_alpha_change} should be above 0, or null for a search of all epochs"
             )
+        if self.partial_channels < 1:
+            raise ValueError(f"partial_channels: {self.partial_channels} should be at least 1")
+        if self.weight_steps < 1:
+            raise ValueError(f"weight_steps: {self.weight_steps} should be at least 1")
+
+    @property
+    def supernet_parts(self) -> SupernetParts:
+        """The parts that the edges of the supernet have."""
+        return SupernetParts(self.derivation, self.partial_channels, self.topology, self.companion, self.candidate)
+
+    def searches(self, step: Step) -> bool:
+        """Return whether α is stepped at a position of the search."""
+        if step.epoch < self.warmup_epochs:
+            return False
+        return self.trains_alphas is None or self.trains_alphas(step)
+
+    def is_joint(self, step: Step) -> bool:
+        """Return whether α and the weights take one step together at a position of the search."""
+        return self.gradient is None or (self.joint is not None and self.joint(step))
 
 
 def adam(learning_rate: float, weight_decay: float, betas: tuple[float, float]) -> OptimizerFactory:

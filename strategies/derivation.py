@@ -6,14 +6,12 @@ They take plain numbers, so they work for a supernet in memory and for a table r
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import partial
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
-from search_spaces.edges import NONE, CellAlphas
-
-Activation = Callable[[Mapping[str, float]], Mapping[str, float]]
-"""Turns the α of one edge, operation -> α, into operation -> weight."""
+from search_spaces.edges import NONE, CellAlphas, NodeAlphas
 
 
 class DerivedEdge(NamedTuple):
@@ -28,6 +26,9 @@ class DerivedEdge(NamedTuple):
 class Derivation(Protocol):
     """Turns the α of a cell into its discrete operations.
 
+    A derivation for a search with a topology (:mod:`strategies.topology`) is also given the α of the inputs of nodes.
+    One that is marked by :func:`keeps_inputs` is given the number of edges to keep per node.
+
     Example::
 
         def strongest_per_edge(cell):
@@ -35,8 +36,68 @@ class Derivation(Protocol):
             return [DerivedEdge(name, *edge, cell[edge][name]) for edge, name in best.items() if name != "none"]
     """
 
-    def __call__(self, cell: CellAlphas, /) -> list[DerivedEdge]:
+    def __call__(self, cell: CellAlphas, /, *nodes: Any, **inputs: Any) -> list[DerivedEdge]:
         """Return the operations that a cell keeps."""
+
+
+_KEEPS_INPUTS: set[object] = set()
+
+Marked = TypeVar("Marked", bound=Derivation)
+
+
+def keeps_inputs(derivation: Marked) -> Marked:
+    """Mark a derivation that keeps exactly ``inputs`` edges per node (keyword, 2 by default), one operation each.
+
+    The cells of third-party spaces can be derived by such a derivation only.
+    """
+    _KEEPS_INPUTS.add(derivation)
+    return derivation
+
+
+@dataclass(frozen=True)
+class ByCell:
+    """A derivation for each cell.
+
+    Args:
+        derivations: Label of a cell -> its derivation.
+        others: The derivation of all other cells.
+    """
+
+    derivations: Mapping[str, Derivation]
+    others: Derivation
+
+    def of(self, label: str) -> Derivation:
+        """Return the derivation of a cell."""
+        return self.derivations.get(label, self.others)
+
+    def __call__(self, cell: CellAlphas, /, *nodes: Any, **inputs: Any) -> list[DerivedEdge]:
+        """Return the operations that another cell keeps."""
+        return self.others(cell, *nodes, **inputs)
+
+
+def derive_cell(
+    derivation: Derivation, label: str, cell: CellAlphas, nodes: NodeAlphas | None = None, inputs: int = 2
+) -> list[DerivedEdge]:
+    """Return the operations that a cell keeps.
+
+    Args:
+        derivation: The derivation.
+        label: Label of the cell.
+        cell: The α of the cell.
+        nodes: The α of the inputs of its nodes; None for a search without a topology.
+        inputs: Number of edges to keep per node, for a derivation that keeps that many.
+    """
+    if isinstance(derivation, ByCell):
+        derivation = derivation.of(label)
+    given = () if nodes is None or derivation is darts else (nodes,)
+    return derivation(cell, *given, inputs=inputs) if has_fixed_inputs(derivation) else derivation(cell, *given)
+
+
+def has_fixed_inputs(derivation: Derivation) -> bool:
+    """Return whether a derivation, or each of those by cell, is marked by :func:`keeps_inputs`."""
+    if isinstance(derivation, ByCell):
+        return all(map(has_fixed_inputs, (*derivation.derivations.values(), derivation.others)))
+    return derivation in _KEEPS_INPUTS
 
 
 Method = Literal["darts", "sparse", "edge"]
@@ -74,7 +135,8 @@ def by_method(method: Method, threshold: float = 0.85) -> Derivation:
     return darts if method == "darts" else partial(derive, method=method, threshold=threshold)
 
 
-def darts(cell: CellAlphas, inputs: int = 2) -> list[DerivedEdge]:
+@keeps_inputs
+def darts(cell: CellAlphas, *, inputs: int = 2) -> list[DerivedEdge]:
     """Return the best operation of each of the strongest edges per node (DARTS, section 2.4).
 
     The strength of an edge is the weight of its best operation other than ``none``, after the softmax over all
@@ -84,7 +146,7 @@ def darts(cell: CellAlphas, inputs: int = 2) -> list[DerivedEdge]:
         cell: The α of the cell.
         inputs: Number of edges kept per node.
     """
-    return _strongest(cell, _softmax, inputs)
+    return strongest({edge: softmax(alphas) for edge, alphas in cell.items()}, inputs)
 
 
 def sparse(cell: CellAlphas, threshold: float, inputs: int = 2) -> list[DerivedEdge]:
@@ -95,7 +157,8 @@ def sparse(cell: CellAlphas, threshold: float, inputs: int = 2) -> list[DerivedE
         threshold: Minimum σ(α) of a kept operation, from 0 to 1.
         inputs: Maximum number of edges kept per node.
     """
-    return [chosen for chosen in _strongest(cell, _sigmoid, inputs) if chosen.weight >= threshold]
+    weights = {edge: _sigmoid(alphas) for edge, alphas in cell.items()}
+    return [chosen for chosen in strongest(weights, inputs) if chosen.weight >= threshold]
 
 
 def edge(cell: CellAlphas, threshold: float, operations: int = 2) -> list[DerivedEdge]:
@@ -113,13 +176,19 @@ def edge(cell: CellAlphas, threshold: float, operations: int = 2) -> list[Derive
     return kept
 
 
-def _strongest(cell: CellAlphas, activation: Activation, inputs: int) -> list[DerivedEdge]:
+def strongest(weights: CellAlphas, inputs: int = 2) -> list[DerivedEdge]:
+    """Return the best operation, other than ``none``, of each of the strongest edges per node.
+
+    Args:
+        weights: (source node, target node) -> operation -> weight. Of equal ones the first is kept.
+        inputs: Number of edges kept per node.
+    """
     kept = []
-    for node in sorted({target for _, target in cell}):
+    for node in sorted({target for _, target in weights}):
         best = []
-        for (source, target), alphas in sorted(cell.items()):
-            if target == node:
-                name, weight = max(_without_none(activation(alphas)), key=lambda item: item[1])
+        for (source, target), by_operation in sorted(weights.items()):
+            if target == node and _without_none(by_operation):
+                name, weight = max(_without_none(by_operation), key=lambda item: item[1])
                 best.append(DerivedEdge(name, source, target, weight))
         kept += sorted(best, key=lambda chosen: -chosen.weight)[:inputs]
     return kept
@@ -129,7 +198,8 @@ def _without_none(weights: Mapping[str, float]) -> list[tuple[str, float]]:
     return [(name, weight) for name, weight in weights.items() if name != NONE]
 
 
-def _softmax(alphas: Mapping[str, float]) -> dict[str, float]:
+def softmax(alphas: Mapping[str, float]) -> dict[str, float]:
+    """Return the softmax of α by candidate."""
     highest = max(alphas.values())
     exponentials = {name: math.exp(alpha - highest) for name, alpha in alphas.items()}
     total = sum(exponentials.values())

@@ -11,6 +11,7 @@ from strategies.bilevel import Order, gradient_of
 from strategies.composition import Composition, adam
 from strategies.relaxation import Flip, SampledEdges
 from strategies.sampling import policy
+from strategies.supernet.choices import refuse_multi_input
 
 
 class EDAS(DifferentiableStrategy):
@@ -106,9 +107,5 @@ class EDAS(DifferentiableStrategy):
             TypeError: An input choice takes more than one input.
         """
         model = super().mutate_model(model)
-        for label in sorted(self.architecture.multi_input_choices):
-            raise TypeError(
-                f"the input choice {label!r} takes more than one input, and a path of EDAS runs one candidate an edge: "
-                "n_chosen should be 1"
-            )
+        refuse_multi_input(self.architecture)
         return model

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from strategies.relaxation import Step
 from strategies.supernet.architecture import Architecture
 
 
@@ -21,7 +22,7 @@ class ArchitectureBatch:
         again: Computes that loss again, without counting it in any metric.
         architecture: α and the current plan.
         model: The supernet.
-        iteration: Number of completed iterations.
+        step: The position of the search.
         log: Logs a value under a name; its mean over an epoch appears among the evaluator's metrics.
         batch_idx: Index of the batch in the epoch.
     """
@@ -30,9 +31,14 @@ class ArchitectureBatch:
     again: Callable[[], Tensor]
     architecture: Architecture
     model: nn.Module
-    iteration: int = 0
+    step: Step = field(default_factory=Step)
     log: Callable[[str, Tensor], None] = lambda name, value: None
     batch_idx: int = 0
+
+    @property
+    def iteration(self) -> int:
+        """The number of completed iterations."""
+        return self.step.iteration
 
 
 class Objective(Protocol):

@@ -25,7 +25,23 @@ ActiveOps = tuple[int, ...]
 
 The index after the last candidate stands for ``none``, which is zero."""
 
-Plan = Mapping[str, EdgeWeights | ActiveOps]
+
+@dataclass(frozen=True, eq=False)
+class WeightedOps:
+    """A sampled edge: the candidates that run, summed with weights, through which gradients flow to α.
+
+    Args:
+        indices: Indices of the candidates that run; the index after the last candidate stands for ``none``.
+        weights: Their weights (len(indices),).
+    """
+
+    indices: tuple[int, ...]
+    weights: Tensor
+
+
+PlanEntry = EdgeWeights | ActiveOps | WeightedOps
+
+Plan = Mapping[str, PlanEntry]
 """The computation of each edge in a forward pass."""
 
 
@@ -36,17 +52,31 @@ class Step:
     Args:
         iteration: Completed iterations, each an architecture step and a weight step.
         epoch: Completed epochs.
+        epochs: Epochs of the whole search; None if it has no fixed number.
     """
 
     iteration: int = 0
     epoch: int = 0
+    epochs: int | None = None
+
+    @property
+    def progress(self) -> float:
+        """The share of the epochs that are completed, from 0 to below 1.
+
+        Raises:
+            ValueError: The search has no fixed number of epochs.
+        """
+        if self.epochs is None or self.epochs < 1:
+            raise ValueError(f"max_epochs: {self.epochs} of the evaluator should be 1 or more: the strategy follows it")
+        return self.epoch / self.epochs
 
 
 class Relaxation(Protocol):
     """Turns α into the plan of each kind of forward pass.
 
-    A relaxation that samples derives the sample from the iteration, as :class:`SampledEdges` does, and not from the
-    generator of PyTorch: all losses of a second-order step must see the same plan.
+    A relaxation that samples derives the sample from the iteration (:mod:`strategies.noise`) and not from the generator
+    of PyTorch: all losses of a second-order step must see the same plan. With a topology, the inputs of each node have
+    α too, see :mod:`strategies.topology`.
 
     Attributes:
         activation: The function that turns α into the weights that a report shows.

@@ -16,20 +16,21 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from search_spaces.space import StackedSpace
+from strategies.between_epochs import BetweenEpochs
 from strategies.bilevel import BilevelProblem, Gradient, Gradients, one_level, preserving, unscaled
 from strategies.composition import Composition, Schedule
 from strategies.distributed import average, check_processes
 from strategies.memory_format import UnstridedPointwise, takes_channels_last
 from strategies.objective import ArchitectureBatch
-from strategies.relaxation import Step, mean_alpha_change, rows, sigmoid, softmax
+from strategies.relaxation import Step, rows, sigmoid, softmax
 from strategies.rng import isolate_rng
 from strategies.supernet.architecture import Architecture
 from strategies.supernet.shared_input import copied
 from strategies.supernet.trial_pass import UnfitCandidatesError, check_candidates, first_samples, input_of
-from strategies.validation import ARCHITECTURE, SUPERNET, UNLOGGED, Validation
+from strategies.validation import ARCHITECTURE, SUPERNET, UNLOGGED
 
 
-class SearchModule(Validation):
+class SearchModule(BetweenEpochs):
     """The LightningModule of a search: alternates architecture and weight steps, and validates every epoch.
 
     Wraps the LightningModule of the evaluator, whose ``training_step`` computes both losses, whose
@@ -56,10 +57,6 @@ class SearchModule(Validation):
         self.candidates_checked = candidates_checked
         self._own_weights: list[nn.Parameter] = []
         self._own_buffers: list[Tensor] = []
-        self._alphas_before: dict[str, Tensor] = {}
-        # A buffer, so that a checkpoint holds it and a resume does not continue a search that has ended.
-        self.register_buffer("ended", torch.tensor(False))
-        self.ended: Tensor
 
     def setup(self, stage: str | None = None) -> None:
         """Check the processes, and choose the memory format of the supernet."""
@@ -86,29 +83,15 @@ class SearchModule(Validation):
 
     def on_train_epoch_start(self) -> None:
         """Prepare the steps of an epoch, and set the learning rate of α."""
-        super().on_train_epoch_start()
         # The statistics use batches of this epoch only, because a resumed search has no earlier ones.
         self._recent.clear()
-        self._alphas_before = {edge: alpha.detach().clone() for edge, alpha in self.architecture.alphas.items()}
+        super().on_train_epoch_start()
         self._reset_copies(ARCHITECTURE)
         # Listed once per epoch, because it takes a noticeable part of the time of a step.
         self._own_weights = list(self.training_module.parameters())
         self._own_buffers = list(self.training_module.buffers())
         if self.composition.schedule is not None:
             self._schedule_alphas(self.composition.schedule)
-
-    def on_train_start(self) -> None:
-        """Stop if the search was resumed after early stopping had ended it."""
-        super().on_train_start()
-        self.trainer.should_stop |= self.composition.min_alpha_change is not None and bool(self.ended)
-
-    def on_train_epoch_end(self) -> None:
-        """End the search if α changed less than the minimum in this epoch."""
-        super().on_train_epoch_end()
-        minimum = self.composition.min_alpha_change
-        if minimum is not None and self.current_epoch >= self.composition.warmup_epochs:
-            self.ended.fill_(mean_alpha_change(self._alphas_before, self.architecture.alphas) < minimum)
-            self.trainer.should_stop |= bool(self.ended)
 
     def _schedule_alphas(self, schedule: Schedule) -> None:
         # NNI has no schedulers for α. The rate is a function of the epoch, so a resumed search needs no extra state.
@@ -152,7 +135,7 @@ class SearchModule(Validation):
         if self.candidates_checked:
             return
         self.candidates_checked = True
-        self.architecture.plan = self.composition.relaxation.evaluation(self.architecture.alphas)
+        self.architecture.follow(self.composition.relaxation.evaluation(self.architecture.living_alphas()))
         with self._pointwise(), self._logged_as(UNLOGGED), isolate_rng():
             with preserving(list(self.model.buffers())), torch.no_grad():
                 given = input_of(self.model, partial(step, copied(batch), 0))
@@ -183,19 +166,21 @@ class SearchModule(Validation):
         """Log the weight of each candidate, the softmax or sigmoid of its α, under the names of NNI's strategies."""
         relax = sigmoid if self.composition.relaxation.activation == "sigmoid" else softmax
         with torch.no_grad():
-            weights = rows(cast(Mapping[str, Tensor], relax(self.architecture.alphas)))
+            weights = rows(cast(Mapping[str, Tensor], relax(self.architecture.living_alphas())))
         for edge, row in weights.items():
-            names = (f"prob/{edge}/{candidate}" for candidate in self.architecture.candidates[edge])
+            names = (f"prob/{edge}/{candidate}" for candidate in self.architecture.living_candidates(edge))
             self.log_dict(dict(zip(names, row, strict=True)))
 
     def _steps(self, batch: Mapping[str, Any], batch_idx: int) -> Tensor:
-        composition = self.composition
-        step = Step(self.trainer.fit_loop.epoch_loop.total_batch_idx, self.current_epoch)
-        searching = step.epoch >= composition.warmup_epochs
-        if searching and composition.gradient:
+        composition, step = self.composition, self._position()
+        self.architecture.step = step
+        if not composition.searches(step):
+            return self._weight_step(batch["train"], step, batch_idx)
+        if composition.is_joint(step):
+            return self._joint_step(batch["train"], step, batch_idx)
+        if composition.gradient and (step.iteration + 1) % composition.weight_steps == 0:
             self._architecture_step(composition.gradient, batch, step, batch_idx)
-        weight_step = self._joint_step if searching and composition.gradient is None else self._weight_step
-        return weight_step(batch["train"], step, batch_idx)
+        return self._weight_step(batch["train"], step, batch_idx)
 
     def _architecture_step(self, gradient: Gradient, batch: Mapping[str, Any], step: Step, batch_idx: int) -> None:
         def train_loss() -> Tensor:
@@ -218,10 +203,14 @@ class SearchModule(Validation):
         )
         self._step_alphas(gradient(problem))
         self._reset_copies(UNLOGGED)
+        self._last_searched = batch["val"]
 
     def _weight_step(self, batch: Any, step: Step, batch_idx: int) -> Tensor:
         with torch.no_grad():
-            self.architecture.plan = self.composition.relaxation.weights(self.architecture.alphas, step)
+            plan = self.composition.relaxation.weights(self.architecture.living_alphas(), step)
+        if self.composition.perturbation is not None:
+            plan = self.composition.perturbation(plan, partial(self._trial_loss, batch, batch_idx), step)
+        self.architecture.follow(plan)
         loss = self._loss(batch, batch_idx)
         self._descend(loss, batch_idx)
         return loss.detach()
@@ -255,7 +244,7 @@ class SearchModule(Validation):
                 again=lambda: self._loss(batch, batch_idx, UNLOGGED),
                 architecture=self.architecture,
                 model=self.model,
-                iteration=step.iteration,
+                step=step,
                 batch_idx=batch_idx,
                 log=log,
             )
@@ -263,7 +252,7 @@ class SearchModule(Validation):
 
     def _relax(self, step: Step) -> None:
         """Set the plan of an architecture step, once per loss because a backward pass frees the graph of the plan."""
-        self.architecture.plan = self.composition.relaxation.architecture(self.architecture.alphas, step)
+        self.architecture.follow(self.composition.relaxation.architecture(self.architecture.living_alphas(), step))
 
     def _scaler(self) -> torch.amp.GradScaler | None:
         return getattr(self.trainer.precision_plugin, "scaler", None)

@@ -57,6 +57,7 @@ class Validation(EvaluatorHooks):
         self._validated: dict[str, tuple[Plan, Statistics]] = {}
         self._statistics_in_use = ExitStack()
         self._prefix_in_use: str | None = None
+        self._measured: dict[str, float] | None = None
 
     def teardown(self, stage: str) -> None:
         """Restore the running statistics if a validation was interrupted."""
@@ -84,13 +85,16 @@ class Validation(EvaluatorHooks):
         sample = self._derived()
         self._log_metrics_of_space(sample)
         for prefix, plan in (
-            (SUPERNET, self.composition.relaxation.evaluation(self.architecture.alphas)),
+            (SUPERNET, self.architecture.of_all(self._evaluation())),
             (DERIVED, self._plan_of(sample)),
         ):
             self.architecture.plan = plan
             # There is nothing to measure before the first training batch, as in Lightning's sanity check.
             self._validated[prefix] = plan, self._statistics() if self._recent else {}
         self.training_module.on_validation_epoch_start()
+
+    def _evaluation(self) -> Plan:
+        return self.composition.relaxation.evaluation(self.architecture.living_alphas())
 
     def _statistics(self) -> Statistics:
         """Return the batch statistics of the plan on the last training batches of all processes."""
@@ -203,6 +207,8 @@ class Validation(EvaluatorHooks):
 
     def _log(self, name: str, value: Any, prog_bar: bool = False, *args: Any, **kwargs: Any) -> None:
         if self._log_prefix == UNLOGGED:
+            if self._measured is not None:
+                self._measured[name] = float(value.compute() if isinstance(value, Metric) else value)
             return
         kwargs["add_dataloader_idx"] = False
         if kwargs.get("on_epoch", not self.trainer.training):

@@ -18,7 +18,7 @@ from search_spaces.fine_tuned import FineTunedDartsSpace
 from strategies.ablation import Ablation, CellChain, ablation_losses, random_weights, shortcut
 from strategies.fair_darts import FairDARTS
 from strategies.objective import ArchitectureBatch, by_cell, evaluator_loss, one_group, total, zero_one
-from strategies.relaxation import sigmoid
+from strategies.relaxation import Step, sigmoid
 from strategies.supernet.architecture import Architecture
 
 
@@ -44,7 +44,7 @@ class Supernet:
         self.architecture.plan = sigmoid(self.alphas)
         return objective(
             ArchitectureBatch(
-                self.loss, self.loss, self.architecture, self.model, self.iteration, self.logged.__setitem__
+                self.loss, self.loss, self.architecture, self.model, Step(self.iteration), self.logged.__setitem__
             )
         )
 

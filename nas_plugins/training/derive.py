@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 
@@ -17,10 +18,10 @@ from nas_plugins.runs import directory as runs
 from nas_plugins.runs.metadata import read_metadata
 from nas_plugins.runs.tables import ALPHA_KEYS, read_table
 from nas_plugins.training.checkpoints import read_result
-from search_spaces.edges import CellAlphas, EdgeName, existing_edges, smallest_set
+from search_spaces.edges import EdgeName, NodeName, existing_edges, smallest_set
 from search_spaces.genotype import Edge, Genotype, GenotypeError
 from search_spaces.space import StackedSpace
-from strategies.derivation import Derivation, Method, by_method, darts
+from strategies.derivation import Derivation, Method, by_method, darts, derive_cell, has_fixed_inputs
 
 
 def derive(
@@ -51,11 +52,11 @@ def derive(
     run = Path(run)
     searched, derivation, how = _searched(run, method, threshold)
     alphas = _read_alphas(run, epoch, searched)
-    chosen = {label: derivation(cell) for label, cell in alphas.items()}
+    chosen = {label: derive_cell(derivation, label, *cell) for label, cell in alphas.items()}
     empty = []
     if method is None and threshold is None:
         empty = [label for label in alphas if not existing_edges(chosen[label])]
-        chosen |= {label: darts(alphas[label]) for label in empty}
+        chosen |= {label: darts(alphas[label].edges) for label in empty}
     cells = tuple(tuple(Edge(c.operation, c.source, c.target) for c in cell) for cell in chosen.values())
     try:
         genotype = replace(searched, cells=cells, operations=smallest_set(cells))
@@ -85,8 +86,9 @@ def _derivation(config: Config, method: Method | None, threshold: float | None) 
     """Return the derivation of the search, changed by the given method and threshold, and its name for messages."""
     ours = issubclass(plugins.find("space", config.values["space"]["name"]), StackedSpace)
     if method is None and threshold is None:
-        # A search derives the cells of third-party spaces as darts.
-        return (config.build("strategy").composition.derivation if ours else darts), "the derivation of the search"
+        derivation = config.build("strategy").composition.derivation
+        # A search derives the cells of third-party spaces as darts, unless its own derivation fits them.
+        return (derivation if ours or has_fixed_inputs(derivation) else darts), "the derivation of the search"
     settings = config.values["strategy"]
     method = method or (settings.get("derivation", "darts") if ours else "darts")
     if method == "darts" and threshold is not None:
@@ -98,7 +100,14 @@ def _derivation(config: Config, method: Method | None, threshold: float | None) 
         raise InputError(f"--method, --threshold: {error}") from None
 
 
-def _read_alphas(run: Path, epoch: int | None, searched: Genotype) -> dict[str, CellAlphas]:
+class _Cell(NamedTuple):
+    """The α of a cell, and those of the inputs of its nodes, None in a search without a topology."""
+
+    edges: dict[tuple[int, int], dict[str, float]]
+    nodes: dict[int, dict[str, float]] | None
+
+
+def _read_alphas(run: Path, epoch: int | None, searched: Genotype) -> dict[str, _Cell]:
     """Return the α of each cell at the end of an epoch, in the order of the genotype.
 
     Args:
@@ -127,15 +136,18 @@ def _in_order_of_genotype(cells: Sequence[str], layout: Sequence[int]) -> list[s
     return [by_index[index] for index in sorted(by_index)]
 
 
-def _by_cell(file: Path, rows: pd.DataFrame) -> Mapping[str, CellAlphas]:
+def _by_cell(file: Path, rows: pd.DataFrame) -> Mapping[str, _Cell]:
     """Return the α of each cell, by its label, from the rows of an epoch."""
-    cells: dict[str, dict[tuple[int, int], dict[str, float]]] = {}
+    cells: dict[str, _Cell] = {}
     for row in rows.to_dict("records"):
-        cell, edge = row.pop("cell"), row.pop("edge")
-        name = EdgeName.parse(f"{cell}/{edge}")
-        if name is None:
+        label, edge = row.pop("cell"), row.pop("edge")
+        alphas = {key: value for key, value in row.items() if pd.notna(value)}
+        cell = cells.setdefault(label, _Cell({}, None))
+        name, node = EdgeName.parse(f"{label}/{edge}"), NodeName.parse(f"{label}/{edge}")
+        if name is not None:
+            cell.edges[name.source, name.target] = alphas
+        elif node is not None:
+            cells[label] = cell._replace(nodes={**(cell.nodes or {}), node.target: alphas})
+        else:
             raise InputError(f"{file}: the edge {edge!r} is not that of a cell, for example 0->2")
-        cells.setdefault(cell, {})[name.source, name.target] = {
-            key: value for key, value in row.items() if pd.notna(value)
-        }
     return cells

@@ -7,6 +7,7 @@ choice. Choices with the same label share the edge and its α.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
 from torch import Tensor, nn
 
 from search_spaces.edges import NONE
-from strategies.relaxation import ActiveOps, EdgeWeights, Plan, rows
+from strategies.relaxation import Alphas, Plan, PlanEntry, Step, WeightedOps, rows
 
 
 class Architecture(nn.Module):
@@ -29,6 +30,8 @@ class Architecture(nn.Module):
     Attributes:
         candidates: Edge -> its candidates, in the order of α: names, indices of inputs, or values.
         plan: Edge -> its computation in a forward pass.
+        step: The position of the search.
+        living: Edge -> indices of the candidates that pruning has left, for edges that were pruned.
         multi_input_choices: Labels of the input choices that take more than one input.
     """
 
@@ -41,6 +44,8 @@ class Architecture(nn.Module):
         self._names: dict[str, str] = {}
         self.candidates: dict[str, tuple[Any, ...]] = {}
         self.plan: Plan = {}
+        self.step = Step()
+        self.living: dict[str, tuple[int, ...]] = {}
         self.multi_input_choices: set[str] = set()
 
     @property
@@ -82,24 +87,77 @@ class Architecture(nn.Module):
                 for candidate, value in by_candidate.items():
                     self.alphas[edge][self.candidates[edge].index(candidate)] = value
 
+    def prune(self, edge: str, keep: Iterable[int]) -> None:
+        """Let only some candidates of an edge live from now on: relaxations and derivations see no others.
+
+        Args:
+            edge: Name of the edge.
+            keep: Indices of the candidates that live on, of those that still do. None of them removes the edge.
+        """
+        kept = set(keep)
+        self.living[edge] = tuple(index for index in self.living_indices(edge) if index in kept)
+
+    def living_indices(self, edge: str) -> tuple[int, ...]:
+        """Return the indices of the candidates of an edge that live, ascending."""
+        return self.living.get(edge, tuple(range(len(self.candidates[edge]))))
+
+    def living_alphas(self) -> Alphas:
+        """Return edge -> α (living candidates,), for edges that have a living candidate."""
+        alphas: Alphas = self.alphas
+        if not self.living:
+            return alphas
+        return {
+            edge: alpha[list(self.living[edge])] if edge in self.living else alpha
+            for edge, alpha in alphas.items()
+            if self.living.get(edge) != ()
+        }
+
+    def follow(self, plan: Plan) -> None:
+        """Let the supernet follow a plan of the living candidates."""
+        self.plan = self.of_all(plan)
+
+    def of_all(self, plan: Plan) -> Plan:
+        """Return the plan of all candidates that is the same as a plan of the living ones."""
+        if not self.living:
+            return plan
+        return {**dict.fromkeys(self.living, ()), **{edge: self._of_all(edge, entry) for edge, entry in plan.items()}}
+
+    def _of_all(self, edge: str, entry: PlanEntry) -> PlanEntry:
+        living = self.living.get(edge)
+        if living is None:
+            return entry
+        if isinstance(entry, Tensor):
+            return WeightedOps(living, entry)
+        if isinstance(entry, WeightedOps):
+            return WeightedOps(tuple(living[index] for index in entry.indices), entry.weights)
+        return tuple(living[index] for index in entry)
+
     def table(self, edges: Iterable[str] | None = None) -> dict[str, dict[Any, float]]:
-        """Return edge -> candidate -> α, as plain numbers, of some edges or of all."""
-        alphas = self.alphas
-        read = rows(alphas if edges is None else {edge: alphas[edge] for edge in edges})
-        return {edge: dict(zip(self.candidates[edge], row, strict=True)) for edge, row in read.items()}
+        """Return edge -> living candidate -> α, as plain numbers, of some edges or of all."""
+        alphas = self.living_alphas()
+        read = rows(alphas if edges is None else {edge: alphas[edge] for edge in edges if edge in alphas})
+        return {edge: dict(zip(self.living_candidates(edge), row, strict=True)) for edge, row in read.items()}
+
+    def living_candidates(self, edge: str) -> tuple[Any, ...]:
+        """Return the candidates of an edge that live."""
+        if edge not in self.living:
+            return self.candidates[edge]
+        return tuple(self.candidates[edge][index] for index in self.living[edge])
 
     def strongest(self, labels: Iterable[str]) -> dict[str, Any]:
         """Return label -> the candidate with the highest α, for labels of NNI's choices."""
-        return {label: self.candidates[label][int(self.alphas[label].argmax())] for label in labels}
+        return {label: max(alphas, key=alphas.__getitem__) for label, alphas in self.table(labels).items()}
 
     def probabilities(self, edges: Iterable[str]) -> dict[str, dict[Any, float]]:
         """Return edge -> candidate -> softmax weight."""
+        alphas = self.living_alphas()
         return {
-            edge: dict(zip(self.candidates[edge], torch.softmax(self.alphas[edge], 0).tolist(), strict=True))
+            edge: dict(zip(self.living_candidates(edge), torch.softmax(alphas[edge], 0).tolist(), strict=True))
             for edge in edges
+            if edge in alphas
         }
 
-    def path(self, sample: Mapping[str, Any]) -> dict[str, EdgeWeights | ActiveOps]:
+    def path(self, sample: Mapping[str, Any]) -> dict[str, PlanEntry]:
         """Return the plan that runs the candidates of a sample, for all edges whose name is a label of the sample."""
         chosen = {edge: sample[edge] for edge in self.candidates if edge in sample}
         return {
@@ -113,27 +171,38 @@ def _parameter_name(edge: str) -> str:
     return "edge " + edge.replace("%", "%25").replace(".", "%2E")
 
 
-def mix(choice: EdgeWeights | ActiveOps, count: int, output: Callable[[int, Tensor | None], Any]) -> Any:
-    """Return the output of an edge, None if no candidate runs.
-
-    The sum of a relaxed edge is accumulated one candidate at a time, because stacking the outputs would hold all of
-    them twice.
+def weighted(choice: PlanEntry, count: int) -> list[tuple[int, Tensor | None]]:
+    """Return the candidates that an edge runs, each with its weight, or None where it has none.
 
     Args:
-        choice: The weights of all candidates, or the indices of those that run.
+        choice: The entry of the edge in a plan.
+        count: Number of candidates without ``none``, whose index follows theirs.
+    """
+    if isinstance(choice, Tensor):
+        return list(zip(range(count), choice.unbind(), strict=False))
+    if isinstance(choice, WeightedOps):
+        pairs: Iterable[tuple[int, Tensor | None]] = zip(choice.indices, choice.weights.unbind(), strict=True)
+    else:
+        pairs = zip(choice, repeat(None))
+    return [(index, weight) for index, weight in pairs if index < count]
+
+
+def mix(choice: PlanEntry, count: int, output: Callable[[int, Tensor | None], Any]) -> Any:
+    """Return the output of an edge, None if no candidate runs.
+
+    The weighted sum is accumulated one candidate at a time, because stacking the outputs would hold all of them twice.
+
+    Args:
+        choice: The entry of the edge in a plan.
         count: Number of candidates without ``none``, whose index follows theirs.
         output: Returns the output of a candidate, given its index and None, or the output times a weight as a new
             tensor, given its index and the weight.
     """
     total = None
-    if isinstance(choice, Tensor):
-        for index, weight in zip(range(count), choice.unbind(), strict=False):
-            out = output(index, weight)
-            total = out if total is None else _accumulate(total, out)
-    else:
-        for index in choice:
-            if index < count:
-                total = add(total, output(index, None))
+    for index, weight in weighted(choice, count):
+        out = output(index, weight)
+        # Only a weighted output is a new tensor, to which others may be added in place.
+        total = out if total is None else add(total, out) if weight is None else _accumulate(total, out)
     return total
 
 

@@ -18,13 +18,15 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from search_spaces.edges import NONE, CellAlphas, EdgeName, existing_edges
+from search_spaces.edges import NONE, CellAlphas, EdgeName, NodeAlphas, NodeName, existing_edges
 from search_spaces.genotype_io import sample_of_node
 from strategies.bn_statistics import frozen_bn_stats
-from strategies.derivation import Derivation, darts
-from strategies.relaxation import ActiveOps, EdgeWeights
+from strategies.derivation import darts, derive_cell, has_fixed_inputs
+from strategies.relaxation import PlanEntry
 from strategies.supernet.architecture import Architecture, Mixed, add, mix
 from strategies.supernet.candidates import forward_weighted, fuse_weight_into_norm, strip_leading_relu
+from strategies.supernet.partial_channels import narrow, run_on_part
+from strategies.supernet.parts import NO_PARTS, SupernetParts
 from strategies.supernet.shared_input import SharedInput
 
 
@@ -34,12 +36,12 @@ class MixedCell(Mixed):
     Args:
         cell: NNI's cell that this module replaces.
         architecture: α and the plan that the module follows.
-        derivation: Turns the α of the cell into its discrete operations.
+        parts: What the strategy adds to the edges.
     """
 
-    def __init__(self, cell: Cell, architecture: Architecture, derivation: Derivation) -> None:
+    def __init__(self, cell: Cell, architecture: Architecture, parts: SupernetParts = NO_PARTS) -> None:
         super().__init__(architecture)
-        self.derivation = derivation
+        self.derivation, self.parts = parts.derivation, parts
         self.shared = SharedInput()
         self.label = cell.label
         self.preprocessor, self.postprocessor = cell.preprocessor, cell.postprocessor
@@ -51,28 +53,48 @@ class MixedCell(Mixed):
         self.nodes = range(first, last)
         self.operations: dict[str, nn.ModuleList] = nn.ModuleDict()  # type: ignore[assignment]
         self.after_relu: dict[str, tuple[bool, ...]] = {}
+        self.companions: dict[str, nn.Module] = nn.ModuleDict()  # type: ignore[assignment]
         for target in self.nodes:
             for source in range(target):
-                candidates = _cell_candidates(cell, target, source)
-                architecture.add_edge(self.edge(source, target), list(candidates), none=architecture.none)
-                key = f"{source}->{target}"
-                self.operations[key] = nn.ModuleList(candidates.values())
-                self.after_relu[key] = tuple(strip_leading_relu(candidate) for candidate in candidates.values())
-                for candidate in candidates.values():
-                    fuse_weight_into_norm(candidate)
-                self.op_names = tuple(candidates)
+                self._add_edge(source, target, _cell_candidates(cell, target, source))
+            if parts.topology is not None:
+                architecture.add_edge(self.node(target), parts.topology(range(target)))
         with label_scope(self.label):
             for target in self.nodes:
                 for slot in range(self.num_ops_per_node):
                     self.add_mutable(Categorical(self.op_names, label=f"op_{target}_{slot}"))
                     self.add_mutable(CategoricalMultiple(range(target), n_chosen=1, label=f"input_{target}_{slot}"))
 
+    def _add_edge(self, source: int, target: int, candidates: Mapping[str, nn.Module]) -> None:
+        key, architecture = f"{source}->{target}", self.architecture
+        self.op_names = tuple(candidates)
+        architecture.add_edge(self.edge(source, target), self.op_names, none=architecture.none)
+        if self.parts.partial_channels > 1:
+            for candidate in candidates.values():
+                narrow(candidate, self.parts.partial_channels)
+        companion = self.parts.beside(candidates, architecture)
+        if companion is not None:
+            self.companions[key] = companion
+        operations = self.parts.prepare(candidates, architecture).values()
+        self.operations[key] = nn.ModuleList(operations)
+        self.after_relu[key] = tuple(strip_leading_relu(operation) for operation in operations)
+        for operation in operations:
+            fuse_weight_into_norm(operation)
+
+    def node(self, target: int) -> str:
+        """Return the name of the edge that weighs the inputs of a node."""
+        return str(NodeName(self.label, target))
+
     def edge(self, source: int, target: int) -> str:
         """Return the name of the edge between two nodes."""
         return str(EdgeName(self.label, source, target))
 
+    def _operation_edges(self) -> list[str]:
+        return [self.edge(source, target) for target in self.nodes for source in range(target)]
+
     def edges(self) -> Iterable[str]:
-        return (self.edge(source, target) for target in self.nodes for source in range(target))
+        edges = self._operation_edges()
+        return edges if self.parts.topology is None else [*edges, *map(self.node, self.nodes)]
 
     def forward(self, *inputs: Any) -> Any:
         """Follow the plan, with the inputs and the output of the replaced cell."""
@@ -88,12 +110,15 @@ class MixedCell(Mixed):
             return states[source], activated.get(source)
 
         for target in self.nodes:
-            total = None
+            total, factors = None, plan.get(self.node(target)) if self.parts.topology else None
             for source in range(target):
                 key = f"{source}->{target}"
-                total = add(total, self._edge(key, plan[self.edge(source, target)], *inputs_of(source, key)))
+                out = self._edge(key, plan[self.edge(source, target)], *inputs_of(source, key))
+                if isinstance(factors, Tensor) and out is not None:
+                    out = factors[source] * out
+                total = add(total, out)
             if total is None:
-                total = self._zeros(states, target)
+                total = self._zero_node(states[0], target)
             elif total.requires_grad:
                 # The gradient is a slice of that of the concatenation, with which normalizations are slow.
                 total.register_hook(torch.clone)
@@ -101,8 +126,10 @@ class MixedCell(Mixed):
         out = torch.cat(states[self.num_predecessors :], self.concat_dim)
         return self.postprocessor(out, inputs_list)
 
-    def _edge(self, key: str, choice: EdgeWeights | ActiveOps, x: Tensor, activated: Tensor | None) -> Tensor | None:
-        if isinstance(choice, Tensor) and self.architecture.recompute and torch.is_grad_enabled():
+    def _edge(self, key: str, choice: PlanEntry, x: Tensor, activated: Tensor | None) -> Tensor | None:
+        if isinstance(choice, tuple) and not choice:
+            return None
+        if not isinstance(choice, tuple) and self.architecture.recompute and torch.is_grad_enabled():
             operations = self.operations[key]
             output: Tensor | None = checkpoint(
                 partial(self._mix, key),
@@ -115,7 +142,20 @@ class MixedCell(Mixed):
             return output
         return self._mix(key, choice, x, activated)
 
-    def _mix(self, key: str, choice: EdgeWeights | ActiveOps, x: Tensor, activated: Tensor | None) -> Tensor | None:
+    def _mix(self, key: str, choice: PlanEntry, x: Tensor, activated: Tensor | None) -> Tensor | None:
+        """Return the output of an edge by its entry of the plan, None for zero."""
+        parts = self.parts.partial_channels
+        if parts == 1:
+            return self._sum(key, choice, x, activated)
+
+        def run(part: Tensor) -> Tensor:
+            rectified = None if activated is None else activated[:, : part.shape[1]]
+            total = self._sum(key, choice, part, rectified)
+            return self._zeros(key, part) if total is None else total
+
+        return run_on_part(run, x, parts)
+
+    def _sum(self, key: str, choice: PlanEntry, x: Tensor, activated: Tensor | None) -> Tensor | None:
         def output(index: int, weight: Tensor | None) -> Tensor:
             operation, after_relu = self.operations[key][index], self.after_relu[key][index]
             operand = activated if activated is not None and after_relu else x
@@ -124,17 +164,30 @@ class MixedCell(Mixed):
             return forward_weighted(operation, weight, operand, self.shared)
 
         total: Tensor | None = mix(choice, len(self.op_names), output)
+        if key in self.companions and not isinstance(choice, tuple):
+            total = add(total, self.shared(self.companions[key], x))
         return total
 
-    def _zeros(self, states: list[Tensor], target: int) -> Tensor:
-        """Return the output of a node without operations: zeros of the shape of a candidate's output."""
-        candidate = self.operations[f"0->{target}"][0]
+    def _zeros(self, key: str, x: Tensor) -> Tensor:
+        """Return zeros of the shape of a candidate's output."""
+        candidate = self.operations[key][0]
         training = candidate.training
         with torch.no_grad():
             # In evaluation mode, so that running statistics do not change.
-            zeros = torch.zeros_like(self.shared(candidate.eval(), states[0]))
+            zeros = torch.zeros_like(self.shared(candidate.eval(), x))
         candidate.train(training)
         return zeros
+
+    def _zero_node(self, x: Tensor, target: int) -> Tensor:
+        """Return the output of a node without operations."""
+        key, parts = f"0->{target}", self.parts.partial_channels
+        return self._zeros(key, x) if parts == 1 else run_on_part(partial(self._zeros, key), x * 0, parts)
+
+    def node_alphas(self) -> NodeAlphas:
+        """Return the α of the inputs of all nodes of the cells with the label of this cell."""
+        names = {edge: NodeName.parse(edge) for edge in self.architecture.candidates}
+        own = {edge: name for edge, name in names.items() if name is not None and name.cell == self.label}
+        return {own[edge].target: alphas for edge, alphas in self.architecture.table(own).items()}
 
     def cell_alphas(self) -> CellAlphas:
         """Return the α of all edges with the label of this cell.
@@ -144,7 +197,7 @@ class MixedCell(Mixed):
         names = {edge: EdgeName.parse(edge) for edge in self.architecture.candidates}
         own = {edge: name for edge, name in names.items() if name is not None and name.cell == self.label}
         table = self.architecture.table(own)
-        return {(name.source, name.target): table[edge] for edge, name in own.items()}
+        return {(name.source, name.target): table[edge] for edge, name in own.items() if edge in table}
 
     def export(self, memo: dict[str, Any]) -> dict[str, Any]:
         """Return the derived cell as a sample of NNI, with keys like ``label/op_2_0`` and ``label/input_2_0``.
@@ -155,16 +208,16 @@ class MixedCell(Mixed):
         """
         if f"{self.label}/op_{self.nodes[0]}_0" in memo:
             return {}
-        alphas, by_darts = self.cell_alphas(), partial(darts, inputs=self.num_ops_per_node)
-        derive = by_darts if self.derivation is darts else self.derivation
-        chosen = derive(alphas)
+        derivation, alphas, inputs = self.derivation, self.cell_alphas(), self.num_ops_per_node
+        nodes = None if self.parts.topology is None else self.node_alphas()
+        chosen = derive_cell(derivation, self.label, alphas, nodes, inputs)
         if not existing_edges(chosen, min(target for _, target in alphas)):
             warnings.warn(f"{self.label}: the derivation keeps no operation; it is derived as 'darts'", stacklevel=1)
-            derive, chosen = by_darts, by_darts(alphas)
+            derivation, chosen = darts, darts(alphas, inputs=inputs)
         sample: dict[str, Any] = {}
         for target in self.nodes:
             incoming = [(edge.operation, edge.source) for edge in chosen if edge.target == target]
-            if derive is by_darts:
+            if has_fixed_inputs(derivation):
                 # If a cell has more operations per node than edges, edges repeat, as in NNI.
                 incoming = [incoming[slot % len(incoming)] for slot in range(self.num_ops_per_node)]
             sample |= sample_of_node(self.label, target, incoming, self.num_ops_per_node)
@@ -174,9 +227,9 @@ class MixedCell(Mixed):
         """Return the error of a sample, None if it is valid; any operation may be ``none``, as in :meth:`export`."""
         return super().check_contains({k: self.op_names[0] if v == NONE else v for k, v in sample.items()})
 
-    def derived_plan(self, sample: Mapping[str, Any]) -> dict[str, EdgeWeights | ActiveOps]:
+    def derived_plan(self, sample: Mapping[str, Any]) -> dict[str, PlanEntry]:
         """Return the plan of this cell's edges that runs the operations of a sample."""
-        plan: dict[str, tuple[int, ...]] = dict.fromkeys(self.edges(), ())
+        plan: dict[str, tuple[int, ...]] = dict.fromkeys(self._operation_edges(), ())
         for target in self.nodes:
             for slot in count():
                 operation = sample.get(f"{self.label}/op_{target}_{slot}")

@@ -11,7 +11,9 @@ from nni.nas.oneshot.pytorch.supermodule._expression_utils import weighted_sum
 from torch import Tensor, nn
 
 from search_spaces.edges import NONE
-from strategies.supernet.architecture import Architecture, Mixed, mix
+from strategies.supernet.architecture import Architecture, Mixed, add, mix
+from strategies.supernet.partial_channels import keeps_channels, narrow, run_on_part
+from strategies.supernet.parts import NO_PARTS, SupernetParts
 from strategies.supernet.shared_input import SharedInput
 from strategies.supernet.values import Value
 
@@ -19,17 +21,26 @@ from strategies.supernet.values import Value
 class MixedLayer(Mixed):
     """A layer choice, which is one edge.
 
+    Candidates that change the number of channels run on all of them, also with partial channels.
+
     Args:
         choice: NNI's choice that this module replaces.
         architecture: α and the plan that the module follows.
+        parts: What the strategy adds to the edge.
     """
 
-    def __init__(self, choice: LayerChoice, architecture: Architecture) -> None:
+    def __init__(self, choice: LayerChoice, architecture: Architecture, parts: SupernetParts = NO_PARTS) -> None:
         super().__init__(architecture)
         self.label, names = choice.label, list(choice.names)
         architecture.add_edge(self.label, names)
         self.shared = SharedInput()
-        self.candidates = nn.ModuleList(choice[name] for name in names)
+        candidates = {name: choice[name] for name in names}
+        self.partial_channels = parts.partial_channels if keeps_channels(candidates.values()) else 1
+        if self.partial_channels > 1:
+            for candidate in candidates.values():
+                narrow(candidate, self.partial_channels)
+        self.companion = parts.beside(candidates, architecture)
+        self.candidates = nn.ModuleList(parts.prepare(candidates, architecture).values())
         # The spaces of NNI's hub name their zero operation so. An identity of that name skips the layer and is no zero.
         self.zero = NONE in names and not isinstance(choice[NONE], nn.Identity)
         self.add_mutable(choice.choice)
@@ -39,14 +50,23 @@ class MixedLayer(Mixed):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Follow the plan, with the arguments of the candidates."""
+        if self.partial_channels > 1:
+            (x,) = args
+            return run_on_part(self._mix, x, self.partial_channels)
+        return self._mix(*args, **kwargs)
 
+    def _mix(self, *args: Any, **kwargs: Any) -> Any:
         def output(index: int, weight: Tensor | None) -> Any:
             out = self.shared(self.candidates[index], *args, **kwargs)
             if weight is None:
                 return out
             return weight * out if isinstance(out, Tensor) else weighted_sum([out], [weight])
 
-        return mix(self.architecture.plan[self.label], len(self.candidates), output)
+        choice = self.architecture.plan[self.label]
+        total = mix(choice, len(self.candidates), output)
+        if self.companion is not None and not isinstance(choice, tuple):
+            return add(total, self.shared(self.companion, *args, **kwargs))
+        return total
 
     def export(self, memo: dict[str, Any]) -> dict[str, Any]:
         """Return the candidate with the highest α, other than the zero operation ``none`` unless it is the only one.
@@ -56,9 +76,8 @@ class MixedLayer(Mixed):
         """
         if self.label in memo:
             return {}
-        names = self.architecture.candidates[self.label]
-        alphas = dict(zip(names, self.architecture.alphas[self.label].tolist(), strict=True))
-        eligible = [name for name in names if not (self.zero and name == NONE)] or names
+        alphas = self.architecture.table([self.label])[self.label]
+        eligible = [name for name in alphas if not (self.zero and name == NONE)] or list(alphas)
         return {self.label: max(eligible, key=alphas.__getitem__)}
 
 
@@ -98,14 +117,14 @@ class MixedInput(Mixed):
         """Follow the plan over the inputs."""
         choice = self.architecture.plan[self.label]
         total = mix(choice, len(inputs), lambda i, weight: inputs[i] if weight is None else weight * inputs[i])
-        return total / len(choice) if self.mean and not isinstance(choice, Tensor) else total
+        return total / len(choice) if self.mean and isinstance(choice, tuple) else total
 
     def export(self, memo: dict[str, Any]) -> dict[str, Any]:
         """Return the indices of the inputs with the highest α, ascending; of equal ones the first."""
         if self.label in memo:
             return {}
-        alpha = self.architecture.alphas[self.label].tolist()
-        best = sorted(range(len(alpha)), key=lambda index: -alpha[index])[: self.n_chosen]
+        alphas = self.architecture.table([self.label])[self.label]
+        best = sorted(alphas, key=lambda index: -alphas[index])[: self.n_chosen]
         return {self.label: sorted(best)}
 
 
@@ -145,3 +164,16 @@ class MixedRepeat(Mixed):
             before, previous = outputs[1]
             outputs[1] = self.align_first(before), previous
         return weighted_sum([outputs[depth] for depth in weights], list(weights.values()))
+
+
+def refuse_multi_input(architecture: Architecture) -> None:
+    """Check that every path of the supernet runs one candidate an edge.
+
+    Raises:
+        TypeError: An input choice takes more than one input.
+    """
+    for label in sorted(architecture.multi_input_choices):
+        raise TypeError(
+            f"the input choice {label!r} takes more than one input, and a path of this strategy runs one candidate an "
+            "edge: n_chosen should be 1"
+        )

@@ -10,10 +10,10 @@ from nni.nas.oneshot.pytorch.supermodule.base import BaseSuperNetModule
 from nni.nas.oneshot.pytorch.supermodule.operation import NATIVE_MIXED_OPERATIONS, MixedOperation
 from torch import nn
 
-from strategies.derivation import Derivation
 from strategies.supernet.architecture import Architecture
 from strategies.supernet.cell import MixedCell
 from strategies.supernet.choices import MixedInput, MixedLayer, MixedRepeat
+from strategies.supernet.parts import SupernetParts
 from strategies.supernet.values import PlanSamplingPolicy
 
 SUPER_KERNELS: dict[type, type[MixedOperation]] = {kind.bound_type: kind for kind in NATIVE_MIXED_OPERATIONS}
@@ -21,7 +21,7 @@ SUPER_KERNELS: dict[type, type[MixedOperation]] = {kind.bound_type: kind for kin
 
 
 def replace_choice(
-    module: nn.Module, name: str, architecture: Architecture, derivation: Derivation
+    module: nn.Module, name: str, architecture: Architecture, parts: SupernetParts
 ) -> BaseSuperNetModule | None:
     """Return the supernet module that replaces a module with a choice, None for any other module.
 
@@ -29,16 +29,16 @@ def replace_choice(
         module: A module of a model space.
         name: Its name in the model space, for error messages.
         architecture: The architecture that receives the edges of the choice.
-        derivation: The derivation of cells.
+        parts: What the strategy adds to the edges.
 
     Raises:
         TypeError: The choice cannot be searched.
     """
     # The types must match exactly, because a subclass may interpret its choice differently.
     if type(module) is Cell:
-        return MixedCell(module, architecture, derivation)
+        return MixedCell(module, architecture, parts)
     if type(module) is LayerChoice:
-        return MixedLayer(module, architecture)
+        return MixedLayer(module, architecture, parts)
     if type(module) is InputChoice:
         return MixedInput(module, architecture)
     is_plain_repeat = isinstance(module, Repeat) and type(module).forward is Repeat.forward

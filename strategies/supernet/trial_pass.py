@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from strategies.relaxation import Plan, softmax
 from strategies.supernet.architecture import Architecture
 from strategies.supernet.shared_input import copied
+from strategies.topology import is_node
 
 
 class UnfitCandidatesError(ValueError):
@@ -30,7 +31,9 @@ def check_candidates(architecture: Architecture, run: Callable[[], Any], weights
         UnfitCandidatesError: The passes fail because of one edge, which the message names.
         Exception: They fail for another reason.
     """
-    before, alphas = architecture.plan, architecture.alphas
+    before = architecture.plan
+    # Without the inputs of nodes, which are then not weighted.
+    alphas = {edge: alpha for edge, alpha in architecture.alphas.items() if not is_node(edge)}
     trained = [tensor for tensor in (*alphas.values(), *weights) if tensor.requires_grad]
 
     def error_of(plan: Plan) -> Exception | None:

@@ -14,7 +14,8 @@ from nni.mutable import Categorical, MutableExpression
 from nni.nas.oneshot.pytorch.supermodule.operation import MixedOperation, MixedOperationSamplingPolicy
 from torch import Tensor
 
-from strategies.supernet.architecture import Architecture
+from strategies.relaxation import WeightedOps
+from strategies.supernet.architecture import Architecture, weighted
 
 
 class Value:
@@ -48,10 +49,10 @@ class Value:
         options: list[list[tuple[Any, Tensor | None]]] = []
         for label in self.labels:
             candidates, choice = self.architecture.candidates[label], self.architecture.plan[label]
-            if isinstance(choice, Tensor):
-                options.append(list(zip(candidates, choice.unbind(), strict=True)))
-            else:
-                options.append([(candidates[choice[0]], None)])
+            chosen = weighted(choice, len(candidates))
+            if not isinstance(choice, (Tensor, WeightedOps)):
+                chosen = chosen[:1]
+            options.append([(candidates[index], weight) for index, weight in chosen])
         outcomes: dict[Any, Any] = {}
         for combination in product(*options):
             value = self._evaluate(tuple(value for value, _ in combination))

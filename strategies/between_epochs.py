@@ -1,0 +1,192 @@
+"""The part of a search module that acts between epochs: pruning, stop rules, and what they may read."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.utilities.data import extract_batch_size
+from torch import Tensor
+
+from strategies.composition import Composition
+from strategies.distributed import average
+from strategies.epoch import AlphaTable, Epoch
+from strategies.noise import generator
+from strategies.relaxation import Plan, Step, mean_alpha_change
+from strategies.rng import isolate_rng
+from strategies.supernet.architecture import Architecture
+from strategies.validation import UNLOGGED, Validation
+
+STATE = "nas_plugins"
+"""Key of a checkpoint for what pruning and stop rules keep."""
+
+
+class BetweenEpochs(Validation):
+    """The part of a search module that prunes at the start of an epoch, and may end the search after it.
+
+    Args: See :class:`~strategies.validation.Validation`.
+    """
+
+    def __init__(
+        self, training_module: pl.LightningModule, architecture: Architecture, composition: Composition
+    ) -> None:
+        super().__init__(training_module, architecture, composition)
+        self.history: list[AlphaTable] = []
+        self.memory: dict[str, Any] = {}
+        self._alphas_before: dict[str, Tensor] = {}
+        self._last_searched: Any = None
+        # A buffer, so that a checkpoint holds it and a resume does not continue a search that has ended.
+        self.register_buffer("ended", torch.tensor(False))
+        self.ended: Tensor
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what pruning and stop rules keep."""
+        super().on_save_checkpoint(checkpoint)
+        if self._keeps_state():
+            checkpoint[STATE] = {
+                "living": dict(self.architecture.living),
+                "history": list(self.history),
+                "memory": dict(self.memory),
+            }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore what pruning and stop rules keep."""
+        super().on_load_checkpoint(checkpoint)
+        state = checkpoint.get(STATE, {})
+        self.architecture.living = {edge: tuple(indices) for edge, indices in state.get("living", {}).items()}
+        self.history, self.memory = list(state.get("history", [])), dict(state.get("memory", {}))
+
+    def _keeps_state(self) -> bool:
+        return self.composition.pruning is not None or self.composition.stop is not None
+
+    def on_train_start(self) -> None:
+        """Stop if the search was resumed after it had ended early."""
+        super().on_train_start()
+        self.trainer.should_stop |= self._may_end() and bool(self.ended)
+
+    def on_train_epoch_start(self) -> None:
+        """Prune the candidates."""
+        super().on_train_epoch_start()
+        self._last_searched = None
+        self.architecture.step = self._position()
+        if self.composition.pruning is not None:
+            self.composition.pruning(self._epoch())
+        self._alphas_before = {edge: alpha.detach().clone() for edge, alpha in self.architecture.alphas.items()}
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int, *args: Any, **kwargs: Any) -> None:
+        """Decide after the last batch of an epoch whether the search ends, before its validation."""
+        super().on_train_batch_end(outputs, batch, batch_idx, *args, **kwargs)
+        if not self.trainer.is_last_batch:
+            return
+        if self._keeps_state():
+            self.history.append(self.architecture.table())
+        if self._may_end() and self.current_epoch >= self.composition.warmup_epochs:
+            self.ended.fill_(self._ends())
+
+    def on_train_epoch_end(self) -> None:
+        """End the search."""
+        super().on_train_epoch_end()
+        self.trainer.should_stop |= self._may_end() and bool(self.ended)
+
+    def _may_end(self) -> bool:
+        return self.composition.min_alpha_change is not None or self.composition.stop is not None
+
+    def _ends(self) -> bool:
+        minimum, stop = self.composition.min_alpha_change, self.composition.stop
+        if minimum is not None and mean_alpha_change(self._alphas_before, self.architecture.alphas) < minimum:
+            return True
+        return stop is not None and stop(self._epoch())
+
+    def _position(self) -> Step:
+        epochs = self.trainer.max_epochs
+        return Step(
+            self.trainer.fit_loop.epoch_loop.total_batch_idx,
+            self.current_epoch,
+            None if epochs is None or epochs < 1 else epochs,
+        )
+
+    def _epoch(self) -> Epoch:
+        return Epoch(
+            architecture=self.architecture,
+            step=self._position(),
+            sample=self._derived(),
+            history=self.history,
+            memory=self.memory,
+            validate=self._validate,
+            val_loss=self._last_val_loss,
+            restart=self._restart,
+            model=self.model,
+        )
+
+    def _restart(self) -> None:
+        # Seeded by the position, so that all processes draw the same values, and a resumed search again.
+        seed = generator(torch.initial_seed(), self._position(), "restart").initial_seed()
+        with isolate_rng(), torch.no_grad():
+            torch.manual_seed(seed)
+            for module in self.training_module.modules():
+                reset = getattr(module, "reset_parameters", None)
+                if callable(reset):
+                    reset()
+            for alpha in self.architecture.alphas.values():
+                alpha.copy_(self.architecture.scale * torch.randn(alpha.shape))
+        for optimizer in self.trainer.optimizers:
+            optimizer.state.clear()
+
+    def _trial_loss(self, batch: Any, batch_idx: int, plan: Plan) -> Tensor:
+        """Return the loss on a batch by a plan, in evaluation mode and without effect on the search."""
+        with self._evaluating(plan), torch.enable_grad():
+            return self._loss(batch, batch_idx, UNLOGGED)
+
+    @contextmanager
+    def _evaluating(self, plan: Plan) -> Iterator[None]:
+        """Follow a plan of the living candidates in evaluation mode, without effect on the search."""
+        modes, before = {module: module.training for module in self.training_module.modules()}, self.architecture.plan
+        self.training_module.eval()
+        self.architecture.follow(plan)
+        try:
+            with isolate_rng():
+                yield
+        finally:
+            self.architecture.plan = before
+            self._reset_copies(UNLOGGED)
+            for module, training in modes.items():
+                module.training = training
+
+    def _last_val_loss(self) -> Tensor:
+        """Return the loss on the last batch of an architecture step, by the plan of such a step.
+
+        Raises:
+            ValueError: The epoch had no architecture step.
+        """
+        if self._last_searched is None:
+            raise ValueError("the epoch had no architecture step, whose batch the loss is computed on")
+        plan = self.composition.relaxation.architecture(self.architecture.living_alphas(), self._position())
+        return self._trial_loss(self._last_searched, 0, plan)
+
+    @torch.no_grad()
+    def _validate(self, plan: Plan) -> dict[str, float]:
+        """Return the metrics of the evaluator on all validation images by a plan, by name."""
+        trainer, loop = self.trainer, self.trainer.fit_loop.epoch_loop.val_loop
+        loop.setup_data()
+        loader = trainer.val_dataloaders[0]
+        sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros(2, dtype=torch.float64, device=self.device))
+        trainer.validating = True
+        try:
+            with self._evaluating(plan), trainer.precision_plugin.val_step_context(), self._logged_as(UNLOGGED):
+                for index, batch in enumerate(islice(loader, int(trainer.num_val_batches[0]))):
+                    self._measured = {}
+                    batch = trainer.strategy.batch_to_device(batch, dataloader_idx=0)
+                    self.training_module.validation_step(batch, index)
+                    size = extract_batch_size(batch)
+                    for name, value in self._measured.items():
+                        sums[name] += torch.tensor([value * size, size], dtype=torch.float64, device=self.device)
+        finally:
+            self._measured = None
+            trainer.training = True
+        totals = average(list(sums.values()), trainer)
+        return {name: float(total[0] / total[1]) for name, total in zip(sums, totals, strict=True) if total is not None}

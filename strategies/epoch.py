@@ -1,0 +1,74 @@
+"""What parts of a search may read and do between two epochs: pruning, stop rules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from strategies.relaxation import Plan, Step
+from strategies.supernet.architecture import Architecture
+
+AlphaTable = Mapping[str, Mapping[Any, float]]
+"""Edge -> candidate -> α."""
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """A search between two epochs.
+
+    Args:
+        architecture: α, which candidates live, and the current plan.
+        step: The position of the search: the epoch that begins, for a pruning; the epoch that ended, for a stop rule.
+        sample: The sample of the network that would be derived now.
+        history: α at the end of each completed epoch.
+        memory: Plain values that a part keeps between epochs; checkpoints hold them.
+        validate: Returns the metrics of the evaluator on all validation images, by the names under which it logs them,
+            given a plan of the living candidates. The model is in evaluation mode; nothing else of the search changes.
+        val_loss: Computes the evaluator's loss (scalar) on the last batch of an architecture step by the relaxation's
+            plan of such a step. Only at the end of an epoch in which α was stepped.
+        restart: Gives all weights and α new random values, and clears the state of their optimizers. Schedules go on.
+        model: The supernet.
+    """
+
+    architecture: Architecture
+    step: Step
+    sample: Mapping[str, Any]
+    history: Sequence[AlphaTable]
+    memory: dict[str, Any]
+    validate: Callable[[Plan], dict[str, float]]
+    val_loss: Callable[[], Tensor]
+    restart: Callable[[], None]
+    model: nn.Module
+
+
+class Pruning(Protocol):
+    """Narrows the candidates of edges at the start of an epoch, or begins a stage of a search in another way.
+
+    It must depend on the state of the search alone, so that a resumed search is pruned in the same way.
+
+    Example::
+
+        def weakest(epoch):
+            for edge, alphas in epoch.architecture.table().items():
+                if epoch.step.epoch == 25:
+                    epoch.architecture.prune(edge, keep=strongest(alphas, 5))
+    """
+
+    def __call__(self, epoch: Epoch, /) -> None:
+        """Prune the architecture."""
+
+
+class StopRule(Protocol):
+    """Ends a search early. It may set α back to those of an earlier epoch, which are derived then.
+
+    Example::
+
+        def two_skips(epoch):
+            return sum(choice == "skip_connect" for choice in epoch.sample.values()) >= 2
+    """
+
+    def __call__(self, epoch: Epoch, /) -> bool:
+        """Return whether the search ends after an epoch."""

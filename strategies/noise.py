@@ -1,0 +1,48 @@
+"""Seeded noise of an iteration: the same in all its passes, in all processes, and after a resume."""
+
+from __future__ import annotations
+
+import random
+
+import torch
+from torch import Tensor
+
+from strategies.relaxation import Alphas, Step
+
+
+def generator(seed: int, step: Step, name: str = "") -> torch.Generator:
+    """Return a generator on the CPU that the seed, the iteration and the name determine.
+
+    Args:
+        seed: Seed of the search.
+        step: Position of the search, of which the iteration counts.
+        name: Name of the use, where an iteration has several.
+    """
+    return torch.Generator().manual_seed(random.Random(f"{seed}/{step.iteration}/{name}").getrandbits(63))
+
+
+def uniform(alphas: Alphas, seed: int, step: Step, name: str = "") -> dict[str, Tensor]:
+    """Return noise for each α, uniform between 0 and 1 and equal to neither.
+
+    Args:
+        alphas: Edge -> α.
+        seed, step, name: See :func:`generator`.
+
+    Returns:
+        Edge -> noise of the shape, type and device of its α.
+    """
+    if not alphas:
+        return {}
+    sizes, like = [alpha.numel() for alpha in alphas.values()], next(iter(alphas.values()))
+    # Drawn in double precision on the CPU, so that every device and precision sees the same numbers.
+    noise = torch.rand(sum(sizes), generator=generator(seed, step, name), dtype=torch.float64).to(like)
+    limits = torch.finfo(noise.dtype)
+    return dict(zip(alphas, torch.split(noise.clamp(limits.tiny, 1 - limits.eps), sizes), strict=True))
+
+
+def gumbel(alphas: Alphas, seed: int, step: Step, name: str = "") -> dict[str, Tensor]:
+    """Return standard Gumbel noise for each α, which is finite.
+
+    Args and result: See :func:`uniform`.
+    """
+    return {edge: -(-noise.log()).log() for edge, noise in uniform(alphas, seed, step, name).items()}

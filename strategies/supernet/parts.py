@@ -1,0 +1,75 @@
+"""What a strategy adds to the edges of a supernet."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import nn
+
+from strategies.derivation import Derivation, darts
+from strategies.supernet.architecture import Architecture
+from strategies.topology import Topology
+
+
+class Companion(Protocol):
+    """Makes a module that runs beside the candidates of an edge wherever these are weighted.
+
+    Its output is added to theirs, in a cell or a layer choice. A derived network does not have it. It may read
+    ``architecture.step``, the position of the search.
+
+    Example::
+
+        def auxiliary_skip(candidates, architecture):
+            return copy.deepcopy(candidates.get("skip_connect"))
+    """
+
+    def __call__(self, candidates: Mapping[str, nn.Module], architecture: Architecture, /) -> nn.Module | None:
+        """Return the module of an edge, given its candidates by name; None for none."""
+
+
+class Candidate(Protocol):
+    """Wraps a candidate of an edge, for example by a dropout behind it.
+
+    Example::
+
+        def dropped_skip(name, module, architecture):
+            return nn.Sequential(module, nn.Dropout(0.4)) if name == "skip_connect" else module
+    """
+
+    def __call__(self, name: str, module: nn.Module, architecture: Architecture, /) -> nn.Module:
+        """Return the module that takes the place of a candidate."""
+
+
+@dataclass(frozen=True)
+class SupernetParts:
+    """What a strategy adds to the edges of a supernet; the fields are those of a composition.
+
+    Args:
+        derivation: Turns the α of a cell into its discrete operations.
+        partial_channels: K; candidates run on 1/K of the channels.
+        topology: Names the candidates of the inputs of each node of a cell. None for none.
+        companion: Makes the module beside the candidates of an edge. None for none.
+        candidate: Wraps each candidate. None for none.
+    """
+
+    derivation: Derivation = darts
+    partial_channels: int = 1
+    topology: Topology | None = None
+    companion: Companion | None = None
+    candidate: Candidate | None = None
+
+    def prepare(self, candidates: Mapping[str, nn.Module], architecture: Architecture) -> dict[str, nn.Module]:
+        """Return the candidates of an edge as they run in the supernet, with all their channels."""
+        if self.candidate is None:
+            return dict(candidates)
+        return {name: self.candidate(name, module, architecture) for name, module in candidates.items()}
+
+    def beside(self, candidates: Mapping[str, nn.Module], architecture: Architecture) -> nn.Module | None:
+        """Return the module beside the candidates of an edge, None for none."""
+        return None if self.companion is None else self.companion(candidates, architecture)
+
+
+NO_PARTS = SupernetParts()
+"""The parts of a strategy that adds nothing to the edges."""
