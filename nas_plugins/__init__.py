@@ -1,4 +1,4 @@
-"""Search spaces and strategies of four papers as plugins for NNI's neural architecture search."""
+"""Search spaces and strategies of differentiable architecture search, as plugins for NNI."""
 
 import warnings
 from importlib import import_module
@@ -6,15 +6,32 @@ from importlib.util import find_spec
 from typing import Any
 
 _MODULES = {
+    "AmendedDARTS": "strategies.amended_darts",
+    "BetaDARTS": "strategies.beta_darts",
     "DARTS": "strategies.darts",
+    "DARTSMinus": "strategies.darts_minus",
+    "DARTSPT": "strategies.darts_pt",
+    "DARTSPlus": "strategies.darts_plus",
     "DDARTS": "strategies.d_darts",
-    "EDAS": "strategies.edas",
     "DDartsSpace": "search_spaces.d_darts",
+    "DOTS": "strategies.dots",
     "DartOptiSpace": "search_spaces.dartopti",
     "DartsSpace": "search_spaces.darts",
+    "DrNAS": "strategies.dr_nas",
+    "EDAS": "strategies.edas",
     "FairDARTS": "strategies.fair_darts",
     "FineTunedDartsSpace": "search_spaces.fine_tuned",
+    "GDAS": "strategies.gdas",
     "Genotype": "search_spaces.genotype",
+    "IDARTS": "strategies.i_darts",
+    "OLES": "strategies.oles",
+    "PCDARTS": "strategies.pc_darts",
+    "PDARTS": "strategies.p_darts",
+    "ProgressiveSpace": "search_spaces.progressive",
+    "Proxyless": "strategies.proxyless",
+    "RobustDARTS": "strategies.robust_darts",
+    "SNAS": "strategies.snas",
+    "SmoothDARTS": "strategies.smooth_darts",
     "extended_alpha": "search_spaces.extended_alpha",
 }
 """Module of each public name."""

@@ -64,6 +64,11 @@ class BetweenEpochs(Validation):
     def _keeps_state(self) -> bool:
         return self.composition.pruning is not None or self.composition.stop is not None
 
+    def on_fit_start(self) -> None:
+        """Set the position of the search, which modules may read before the first step, in Lightning's sanity check."""
+        super().on_fit_start()
+        self.architecture.step = self._position()
+
     def on_train_start(self) -> None:
         """Stop if the search was resumed after it had ended early."""
         super().on_train_start()

@@ -9,7 +9,6 @@ import torch
 from nni.nas.hub.pytorch import DARTS as HubDarts
 from nni.nas.hub.pytorch import NasBench201
 from torch import nn
-from torch.nn import functional
 
 from nas_plugins import DartsSpace
 from search_spaces.edges import NodeName
@@ -117,20 +116,19 @@ class TestWeightedCandidates:
 
 
 class TestPartialChannels:
-    def test_an_edge_runs_on_the_first_channels_and_shuffles_them_with_the_others(self):
-        model, _ = supernet(tiny_space(), partial_channels=2, none=False)
+    def test_edges_run_on_the_first_channels_and_these_are_shuffled_with_the_others(self):
+        model, architecture = supernet(tiny_space(nodes=1), partial_channels=2, none=False)
         cell = next(module for module in model.modules() if hasattr(module, "node_alphas"))
-        x = torch.randn(2, 4, 8, 8, dtype=torch.float64)
-        weights = torch.rand(7, dtype=torch.float64)
-        out = cell._edge("0->2", weights, x, functional.relu(x))
-        convolution = cell.operations["0->2"][3]
-        assert {m.in_channels for m in convolution.modules() if isinstance(m, nn.Conv2d)} == {2}
-        by_hand = sum(
-            cell._sum("0->2", torch.eye(7, dtype=torch.float64)[i] * w, x[:, :2], functional.relu(x[:, :2]))
-            for i, w in enumerate(weights)
-        )
-        torch.testing.assert_close(out[:, 0::2], by_hand)
-        torch.testing.assert_close(out[:, 1::2], x[:, 2:])
+        assert {m.in_channels for m in cell.operations.modules() if isinstance(m, nn.Conv2d)} == {2}
+        x, skip = [torch.randn(2, 4, 8, 8, dtype=torch.float64) for _ in range(2)], torch.eye(7, dtype=torch.float64)[2]
+        cell.preprocessor = nn.Identity()
+        architecture.plan = {"normal/0->2": 0.25 * skip, "normal/1->2": 0.5 * skip}
+        out = cell(*x)
+        torch.testing.assert_close(out[:, 0::2], 0.25 * x[0][:, :2] + 0.5 * x[1][:, :2])
+        torch.testing.assert_close(out[:, 1::2], x[0][:, 2:] + x[1][:, 2:])
+        architecture.plan = {"normal/0->2": (), "normal/1->2": (7,)}  # an edge that is gone, and one that is none
+        torch.testing.assert_close(cell(*x)[:, 1::2], x[1][:, 2:])
+        assert (cell(*x)[:, 0::2] == 0).all()
 
     @pytest.mark.parametrize("size", [8, 7])
     def test_an_edge_of_stride_2_pools_the_others(self, size):

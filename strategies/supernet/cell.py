@@ -15,7 +15,6 @@ from nni.mutable.exception import SampleValidationError
 from nni.nas.nn.pytorch import Cell, MutableModule
 from nni.nas.nn.pytorch.cell import create_cell_op_candidates, preprocess_cell_inputs
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from search_spaces.edges import NONE, CellAlphas, EdgeName, NodeAlphas, NodeName, existing_edges
@@ -25,7 +24,7 @@ from strategies.derivation import darts, derive_cell, has_fixed_inputs
 from strategies.relaxation import PlanEntry
 from strategies.supernet.architecture import Architecture, Mixed, add, mix
 from strategies.supernet.candidates import forward_weighted, fuse_weight_into_norm, strip_leading_relu
-from strategies.supernet.partial_channels import narrow, run_on_part
+from strategies.supernet.partial_channels import PartialStates, narrow
 from strategies.supernet.parts import NO_PARTS, SupernetParts
 from strategies.supernet.shared_input import SharedInput
 
@@ -100,62 +99,47 @@ class MixedCell(Mixed):
         """Follow the plan, with the inputs and the output of the replaced cell."""
         plan = self.architecture.plan
         inputs_list = preprocess_cell_inputs(self.num_predecessors, *inputs)
-        states = list(self.preprocessor(inputs_list))
-        activated: dict[int, Tensor] = {}
-
-        def inputs_of(source: int, key: str) -> tuple[Tensor, Tensor | None]:
-            # One ReLU of a node serves all candidates of all edges that leave the node.
-            if any(self.after_relu[key]) and source not in activated:
-                activated[source] = functional.relu(states[source])
-            return states[source], activated.get(source)
-
+        states = PartialStates(self.preprocessor(inputs_list), self.parts.partial_channels)
         for target in self.nodes:
-            total, factors = None, plan.get(self.node(target)) if self.parts.topology else None
+            factors = plan.get(self.node(target)) if self.parts.topology else None
+            total = passed = None
             for source in range(target):
-                key = f"{source}->{target}"
-                out = self._edge(key, plan[self.edge(source, target)], *inputs_of(source, key))
-                if isinstance(factors, Tensor) and out is not None:
-                    out = factors[source] * out
-                total = add(total, out)
+                choice, key = plan[self.edge(source, target)], f"{source}->{target}"
+                if isinstance(choice, tuple) and not choice:
+                    continue
+                part, rest = self._edge(key, choice, states, source), None
+                if states.parts > 1:
+                    part = self._zeros(key, states.part(source)) if part is None else part
+                    rest = states.rest(source, part.shape)
+                if isinstance(factors, Tensor):
+                    part, rest = (None if x is None else factors[source] * x for x in (part, rest))
+                total, passed = add(total, part), add(passed, rest)
             if total is None:
-                total = self._zero_node(states[0], target)
+                total = self._zeros(f"0->{target}", states.part(0))
             elif total.requires_grad:
                 # The gradient is a slice of that of the concatenation, with which normalizations are slow.
                 total.register_hook(torch.clone)
-            states.append(total)
-        out = torch.cat(states[self.num_predecessors :], self.concat_dim)
+            states.append(total, passed)
+        out = torch.cat(states.nodes[self.num_predecessors :], self.concat_dim)
         return self.postprocessor(out, inputs_list)
 
-    def _edge(self, key: str, choice: PlanEntry, x: Tensor, activated: Tensor | None) -> Tensor | None:
-        if isinstance(choice, tuple) and not choice:
-            return None
+    def _edge(self, key: str, choice: PlanEntry, states: PartialStates, source: int) -> Tensor | None:
+        """Return the output of an edge by its entry of the plan, None for zero."""
+        x, activated = states.part(source), states.activated(source) if any(self.after_relu[key]) else None
         if not isinstance(choice, tuple) and self.architecture.recompute and torch.is_grad_enabled():
-            operations = self.operations[key]
+            run = nn.ModuleList(module[key] for module in (self.operations, self.companions) if key in module)
             output: Tensor | None = checkpoint(
                 partial(self._mix, key),
                 choice,
                 x,
                 activated,
                 use_reentrant=False,
-                context_fn=lambda: (nullcontext(), frozen_bn_stats(operations)),
+                context_fn=lambda: (nullcontext(), frozen_bn_stats(run)),
             )
             return output
         return self._mix(key, choice, x, activated)
 
     def _mix(self, key: str, choice: PlanEntry, x: Tensor, activated: Tensor | None) -> Tensor | None:
-        """Return the output of an edge by its entry of the plan, None for zero."""
-        parts = self.parts.partial_channels
-        if parts == 1:
-            return self._sum(key, choice, x, activated)
-
-        def run(part: Tensor) -> Tensor:
-            rectified = None if activated is None else activated[:, : part.shape[1]]
-            total = self._sum(key, choice, part, rectified)
-            return self._zeros(key, part) if total is None else total
-
-        return run_on_part(run, x, parts)
-
-    def _sum(self, key: str, choice: PlanEntry, x: Tensor, activated: Tensor | None) -> Tensor | None:
         def output(index: int, weight: Tensor | None) -> Tensor:
             operation, after_relu = self.operations[key][index], self.after_relu[key][index]
             operand = activated if activated is not None and after_relu else x
@@ -177,11 +161,6 @@ class MixedCell(Mixed):
             zeros = torch.zeros_like(self.shared(candidate.eval(), x))
         candidate.train(training)
         return zeros
-
-    def _zero_node(self, x: Tensor, target: int) -> Tensor:
-        """Return the output of a node without operations."""
-        key, parts = f"0->{target}", self.parts.partial_channels
-        return self._zeros(key, x) if parts == 1 else run_on_part(partial(self._zeros, key), x * 0, parts)
 
     def node_alphas(self) -> NodeAlphas:
         """Return the α of the inputs of all nodes of the cells with the label of this cell."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -52,11 +52,67 @@ def run_on_part(run: Callable[[Tensor], Tensor], x: Tensor, parts: int) -> Tenso
         x: Input (batch, channels, height, width); K divides the channels.
         parts: K.
     """
-    width = x.shape[1] // parts
-    out, passed = run(x[:, :width]), x[:, width:]
-    if out.shape[2:] != passed.shape[2:]:
-        passed = functional.max_pool2d(passed, 2, 2, ceil_mode=True)
-    return functional.channel_shuffle(torch.cat([out, passed], dim=1), parts)
+    states = PartialStates([x], parts)
+    out = run(states.part(0))
+    states.append(out, states.rest(0, out.shape))
+    return states.nodes[1]
+
+
+class PartialStates:
+    """The nodes of a cell, of whose channels the candidates of its edges read the first 1/K.
+
+    The edges of one node share what they read, and the sum over its edges is taken before the channels are shuffled.
+
+    Args:
+        nodes: The input nodes, each (batch, channels, height, width); K divides the channels.
+        parts: K; with 1, candidates read all channels and nothing is passed on.
+    """
+
+    def __init__(self, nodes: Iterable[Tensor], parts: int) -> None:
+        self.nodes, self.parts = list(nodes), parts
+        self._parts: dict[int, Tensor] = {}
+        self._activated: dict[int, Tensor] = {}
+        self._pooled: dict[int, Tensor] = {}
+
+    def part(self, node: int) -> Tensor:
+        """Return the channels of a node that candidates read."""
+        x = self.nodes[node]
+        if self.parts == 1:
+            return x
+        if node not in self._parts:
+            part = x[:, : x.shape[1] // self.parts]
+            # Convolutions would copy a slice, each for itself.
+            last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+            self._parts[node] = part.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+        return self._parts[node]
+
+    def activated(self, node: int) -> Tensor:
+        """Return the ReLU of these channels, which all candidates of all edges that leave the node share."""
+        if node not in self._activated:
+            self._activated[node] = functional.relu(self.part(node))
+        return self._activated[node]
+
+    def rest(self, node: int, shape: Sequence[int]) -> Tensor:
+        """Return the other channels of a node, pooled to the resolution of a shape (batch, channels, height, width)."""
+        passed = self.nodes[node][:, self.nodes[node].shape[1] // self.parts :]
+        if passed.shape[2:] == tuple(shape[2:]):
+            return passed
+        if node not in self._pooled:
+            self._pooled[node] = functional.max_pool2d(passed, 2, 2, ceil_mode=True)
+        return self._pooled[node]
+
+    def append(self, total: Tensor, passed: Tensor | None) -> None:
+        """Add a node.
+
+        Args:
+            total: Sum of the outputs of the candidates on the edges that reach the node.
+            passed: Sum of what is passed on along them; None for zeros.
+        """
+        if self.parts > 1:
+            if passed is None:
+                passed = torch.zeros_like(total).repeat(1, self.parts - 1, 1, 1)
+            total = functional.channel_shuffle(torch.cat([total, passed], dim=1), self.parts)
+        self.nodes.append(total)
 
 
 def _narrow_convolution(module: nn.Conv2d, parts: int) -> None:
