@@ -53,3 +53,11 @@ class HasGenotype(Protocol):
 
     def genotype(self, sample: Mapping[str, Any], /) -> Genotype:
         """Return the genotype of a sample."""
+
+
+@runtime_checkable
+class HasStages(Protocol):
+    """A space that changes from one stage of a search to the next."""
+
+    def enter_stage(self, index: int, /) -> None:
+        """Begin a stage, counted from 0. Repeated calls have no further effect."""

@@ -17,7 +17,7 @@ from strategies.composition import Composition
 from strategies.distributed import average
 from strategies.epoch import AlphaTable, Epoch
 from strategies.noise import generator
-from strategies.relaxation import Plan, Step, mean_alpha_change
+from strategies.relaxation import Plan, Step
 from strategies.rng import isolate_rng
 from strategies.supernet.architecture import Architecture
 from strategies.validation import UNLOGGED, Validation
@@ -38,7 +38,7 @@ class BetweenEpochs(Validation):
         super().__init__(training_module, architecture, composition)
         self.history: list[AlphaTable] = []
         self.memory: dict[str, Any] = {}
-        self._alphas_before: dict[str, Tensor] = {}
+        self._alphas_before: AlphaTable = {}
         self._last_searched: Any = None
         # A buffer, so that a checkpoint holds it and a resume does not continue a search that has ended.
         self.register_buffer("ended", torch.tensor(False))
@@ -72,7 +72,7 @@ class BetweenEpochs(Validation):
     def on_train_start(self) -> None:
         """Stop if the search was resumed after it had ended early."""
         super().on_train_start()
-        self.trainer.should_stop |= self._may_end() and bool(self.ended)
+        self.trainer.should_stop |= self.composition.stop is not None and bool(self.ended)
 
     def on_train_epoch_start(self) -> None:
         """Prune the candidates."""
@@ -81,7 +81,8 @@ class BetweenEpochs(Validation):
         self.architecture.step = self._position()
         if self.composition.pruning is not None:
             self.composition.pruning(self._epoch())
-        self._alphas_before = {edge: alpha.detach().clone() for edge, alpha in self.architecture.alphas.items()}
+        if self._keeps_state():
+            self._alphas_before = self.architecture.table()
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int, *args: Any, **kwargs: Any) -> None:
         """Decide after the last batch of an epoch whether the search ends, before its validation."""
@@ -90,22 +91,14 @@ class BetweenEpochs(Validation):
             return
         if self._keeps_state():
             self.history.append(self.architecture.table())
-        if self._may_end() and self.current_epoch >= self.composition.warmup_epochs:
-            self.ended.fill_(self._ends())
+        stop = self.composition.stop
+        if stop is not None and self.current_epoch >= self.composition.warmup_epochs:
+            self.ended.fill_(stop(self._epoch()))
 
     def on_train_epoch_end(self) -> None:
         """End the search."""
         super().on_train_epoch_end()
-        self.trainer.should_stop |= self._may_end() and bool(self.ended)
-
-    def _may_end(self) -> bool:
-        return self.composition.min_alpha_change is not None or self.composition.stop is not None
-
-    def _ends(self) -> bool:
-        minimum, stop = self.composition.min_alpha_change, self.composition.stop
-        if minimum is not None and mean_alpha_change(self._alphas_before, self.architecture.alphas) < minimum:
-            return True
-        return stop is not None and stop(self._epoch())
+        self.trainer.should_stop |= self.composition.stop is not None and bool(self.ended)
 
     def _position(self) -> Step:
         epochs = self.trainer.max_epochs
@@ -120,6 +113,7 @@ class BetweenEpochs(Validation):
             architecture=self.architecture,
             step=self._position(),
             sample=self._derived(),
+            before=self._alphas_before,
             history=self.history,
             memory=self.memory,
             validate=self._validate,
@@ -129,8 +123,9 @@ class BetweenEpochs(Validation):
         )
 
     def _restart(self) -> None:
-        # Seeded by the position, so that all processes draw the same values, and a resumed search again.
+        # Seeded by the position, so that a resumed search draws the same values again; processes have different seeds.
         seed = generator(torch.initial_seed(), self._position(), "restart").initial_seed()
+        seed = self.trainer.strategy.broadcast(seed)
         with isolate_rng(), torch.no_grad():
             torch.manual_seed(seed)
             for module in self.training_module.modules():

@@ -169,18 +169,35 @@ def mixed_product(problem: BilevelProblem, direction: Gradients, epsilon: float 
         direction: d, a tensor for each weight that requires a gradient, None for zeros.
         epsilon: Norm of εd; the ε of the equation is this divided by ‖d‖, as in the paper.
     """
+    return hessian_product(problem, direction, problem.alphas, epsilon)
+
+
+def hessian_product(
+    problem: BilevelProblem, direction: Gradients, parameters: Sequence[Tensor], epsilon: float = 0.01
+) -> Gradients:
+    """Return ∇²_{p,w} L_train(w, α) · d for parameters p, α or the weights, by a central difference.
+
+    Args:
+        problem: The problem.
+        direction: d, see :func:`mixed_product`.
+        parameters: p.
+        epsilon: Norm of εd.
+    """
     weights = _trained(problem.weights)
+    differentiated = set(parameters)
+    constant = [tensor for tensor in (*weights, *problem.alphas) if tensor not in differentiated]
     moved = [(weight, d) for weight, d in zip(weights, direction, strict=True) if d is not None]
     norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(d) for _, d in moved])) if moved else 0
     if norm == 0:
-        return [None] * len(problem.alphas)
+        return [None] * len(parameters)
     sides = []
     for sign in (1, -1):
-        with preserving([*weights, *problem.buffers]), frozen(weights), isolate_rng():
-            for weight, d in moved:
-                weight += d * (sign * epsilon / norm)
+        with preserving([*weights, *problem.buffers]), frozen(constant), isolate_rng():
+            with torch.no_grad():
+                for weight, d in moved:
+                    weight += d * (sign * epsilon / norm)
             torch.clear_autocast_cache()  # it holds casts of the weights before the move
-            sides.append(problem.differentiate(problem.train_loss(), problem.alphas))
+            sides.append(problem.differentiate(problem.train_loss(), parameters))
     differences = [_difference(plus, minus) for plus, minus in zip(*sides, strict=True)]
     return [None if d is None else d * (norm / (2 * epsilon)) for d in differences]
 

@@ -74,6 +74,22 @@ def batch_stats_only(norms: Sequence[_BatchNorm]) -> Iterator[None]:
             norm.track_running_stats = True
 
 
+@contextmanager
+def by_batch_statistics(model: nn.Module) -> Iterator[None]:
+    """Normalize by the statistics of each batch in this context, also in evaluation mode.
+
+    The running statistics stay as they are.
+    """
+    before = [(norm, norm.running_mean, norm.running_var) for norm in norms_with_stats(model)]
+    for norm, _, _ in before:
+        norm.running_mean = norm.running_var = None
+    try:
+        yield
+    finally:
+        for norm, running_mean, running_var in before:
+            norm.running_mean, norm.running_var = running_mean, running_var
+
+
 class frozen_bn_stats:
     """Freeze the running statistics of batch normalizations in this context.
 

@@ -100,10 +100,8 @@ class Composition:
         warmup_epochs: Epochs in which only weights are trained.
         gradient_clip_val: Maximum norm of the gradient of the weights. None for no limit.
         recompute: Whether to recompute relaxed edges of cells in the backward pass, for less memory and more time.
-        min_alpha_change: Early stopping: the search ends after an epoch in which the sigmoids of α changed by less
-            than this on average. None disables it.
         partial_channels: K; candidates run on 1/K of the channels, and the others are passed on (PC-DARTS). Candidates
-            of layer choices that change the number of channels run on all of them.
+            of layer choices that cannot run on a part run on all of them.
         topology: Gives the inputs of each node of a cell α of their own. None for none.
         companion: Makes a module beside the candidates of each edge, which derived networks do not have. None for none.
         candidate: Wraps each candidate. None for none.
@@ -131,7 +129,6 @@ class Composition:
     warmup_epochs: int = 0
     gradient_clip_val: float | None = 5.0
     recompute: bool = False
-    min_alpha_change: float | None = None
     partial_channels: int = 1
     topology: Topology | None = None
     companion: Companion | None = None
@@ -150,10 +147,6 @@ class Composition:
             raise ValueError(f"alpha_scale: {self.alpha_scale} should be at least 0")
         if self.warmup_epochs < 0:
             raise ValueError(f"warmup_epochs: {self.warmup_epochs} should be at least 0")
-        if self.min_alpha_change is not None and not self.min_alpha_change > 0:
-            raise ValueError(
-                f"min_alpha_change: {self.min_alpha_change} should be above 0, or null for a search of all epochs"
-            )
         if self.partial_channels < 1:
             raise ValueError(f"partial_channels: {self.partial_channels} should be at least 1")
         if self.weight_steps < 1:
@@ -191,7 +184,8 @@ def adam(learning_rate: float, weight_decay: float, betas: tuple[float, float]) 
             raise ValueError(f"{name}: {value} should be at least 0")
     if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
         raise ValueError(f"betas: {list(betas)} should be two numbers from 0 to below 1")
-    return partial(torch.optim.Adam, lr=learning_rate, betas=betas, weight_decay=weight_decay)
+    first, second = betas
+    return partial(torch.optim.Adam, lr=learning_rate, betas=(float(first), float(second)), weight_decay=weight_decay)
 
 
 def cosine(min_learning_rate: float) -> Schedule:

@@ -12,6 +12,7 @@ from strategies.composition import Composition, adam, cosine
 from strategies.derivation import Method, by_method
 from strategies.objective import by_cell, evaluator_loss, total, zero_one
 from strategies.relaxation import EveryEdge, sigmoid
+from strategies.stop_rules import small_change
 
 
 class DDARTS(DifferentiableStrategy):
@@ -99,7 +100,7 @@ class DDARTS(DifferentiableStrategy):
                 alpha_scale=0.0,
                 warmup_epochs=warmup_epochs,
                 gradient_clip_val=gradient_clip_val,
-                min_alpha_change=min_alpha_change,
+                stop=None if min_alpha_change is None else small_change(min_alpha_change),
             ),
             mutation_hooks=mutation_hooks,
             log_prob_every_n_step=log_prob_every_n_step,

@@ -23,6 +23,7 @@ class Epoch:
         architecture: α, which candidates live, and the current plan.
         step: The position of the search: the epoch that begins, for a pruning; the epoch that ended, for a stop rule.
         sample: The sample of the network that would be derived now.
+        before: α at the start of the epoch.
         history: α at the end of each completed epoch.
         memory: Plain values that a part keeps between epochs; checkpoints hold them.
         validate: Returns the metrics of the evaluator on all validation images, by the names under which it logs them,
@@ -36,6 +37,7 @@ class Epoch:
     architecture: Architecture
     step: Step
     sample: Mapping[str, Any]
+    before: AlphaTable
     history: Sequence[AlphaTable]
     memory: dict[str, Any]
     validate: Callable[[Plan], dict[str, float]]

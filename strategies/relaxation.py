@@ -129,17 +129,6 @@ def sigmoid(alphas: Alphas) -> Plan:
     return {edge: torch.sigmoid(alpha) for edge, alpha in alphas.items()}
 
 
-def mean_alpha_change(before: Alphas, now: Alphas) -> float:
-    """Return the mean over all candidates of |σ(α) − σ(α before)|, from 0 to 1.
-
-    Args:
-        before: Edge -> earlier α.
-        now: Edge -> current α of the same candidates.
-    """
-    weights = [torch.sigmoid(torch.cat([alphas[edge].detach() for edge in now])) for alphas in (before, now)]
-    return float((weights[1] - weights[0]).abs().mean())
-
-
 class EveryEdge:
     """The relaxation of every edge, in both steps and in validation.
 

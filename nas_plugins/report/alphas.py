@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from matplotlib.ticker import MaxNLocator
 
 from nas_plugins.report.style import INK, MUTED, STYLE, axes_at, cell_name, heading, operation_colours, save
 from nas_plugins.runs.tables import Weights, operations_of
+from search_spaces.edges import NodeName
 
 
 def architecture_weights(alphas: pd.DataFrame, weights: Weights) -> pd.DataFrame:
@@ -46,6 +48,7 @@ def plot_alphas(alphas: pd.DataFrame, weights: Weights, path: str | os.PathLike[
         weights: Function that turns α into weights.
         path: PNG file to write.
     """
+    alphas = _with_named_inputs(alphas)
     table = architecture_weights(alphas, weights)
     names = operations_of(alphas)
     colours = operation_colours(names)
@@ -124,6 +127,7 @@ def plot_heatmap(alphas: pd.DataFrame, weights: Weights, path: str | os.PathLike
         weights: Function that turns α into weights.
         path: PNG file to write.
     """
+    alphas = _with_named_inputs(alphas)
     table = architecture_weights(alphas, weights)
     epoch = table["epoch"].max()
     last = table[table["epoch"] == epoch]
@@ -171,4 +175,14 @@ def _heat(axis: Axes, rows: pd.DataFrame, names: Sequence[str], highest: float) 
 
 
 def _edge_name(edge: str) -> str:
-    return edge.replace("->", " → ")
+    node = NodeName.parse(f"cell/{edge}")
+    return edge.replace("->", " → ") if node is None else f"inputs of {node.target}"
+
+
+def _with_named_inputs(alphas: pd.DataFrame) -> pd.DataFrame:
+    """Return a table of α in which the candidates of nodes are called "input 0", or "inputs 0+1" for a pair."""
+    elsewhere = alphas[[NodeName.parse(f"cell/{edge}") is None for edge in alphas["edge"]]]
+    inputs = [name for name in operations_of(alphas) if re.fullmatch(r"\d+(\+\d+)?", name)]
+    return alphas.rename(
+        columns={name: f"input{'s' if '+' in name else ''} {name}" for name in inputs if elsewhere[name].isna().all()}
+    )

@@ -51,15 +51,27 @@ def check_space(space: ModelSpace, data: ImageData) -> None:
         raise InputError(f"space: {name} should give {right} for 2 images of {data.num_classes} classes, not {got}")
 
 
-def check_plans(strategy: DifferentiableStrategy, supernet: ModelSpace, data: ImageData, pair: str) -> None:
+def check_epochs(strategy: DifferentiableStrategy, epochs: int) -> None:
+    """Raise an InputError if a search has no epoch in which α is trained."""
+    warmup = strategy.composition.warmup_epochs
+    if warmup >= epochs:
+        raise InputError(
+            f"strategy.warmup_epochs: {warmup} should be below training.epochs, {epochs}: they train weights alone"
+        )
+
+
+def check_plans(
+    strategy: DifferentiableStrategy, supernet: ModelSpace, data: ImageData, epochs: int, pair: str
+) -> None:
     """Raise an InputError, naming strategy and space by ``pair``, if a supernet cannot run a plan of a search."""
     architecture, alphas = strategy.architecture, strategy.architecture.alphas
+    architecture.step = Step(epochs=epochs)
     for edge, candidates in architecture.candidates.items():
         for name in {*map(str, candidates)} & {*ALPHA_KEYS}:
             raise InputError(f"space.name: {edge!r} has a candidate {name!r}, which alphas.csv has as another column")
     images = torch.zeros(2, data.image_channels, data.image_size, data.image_size)
     try:
-        strategy.composition.relaxation.architecture(alphas, Step())
+        strategy.composition.relaxation.architecture(alphas, architecture.step)
         check_candidates(architecture, lambda: supernet(images))
     except (RuntimeError, ValueError, TypeError) as error:
         raise InputError(f"strategy: {pair}: {one_line(error)}") from None

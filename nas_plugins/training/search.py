@@ -25,7 +25,7 @@ from nas_plugins.runs import directory as runs
 from nas_plugins.runs.metadata import write_metadata
 from nas_plugins.training.checkpoints import read_result
 from nas_plugins.training.module import ImageClassification
-from nas_plugins.training.preflight import check_enas, check_plans, check_space
+from nas_plugins.training.preflight import check_enas, check_epochs, check_plans, check_space
 from nas_plugins.training.recorder import Recorder
 from nas_plugins.training.retrain import Retraining
 from nas_plugins.training.trainer import check_compute, make_trainer, prepare_data, quiet, readable_errors
@@ -128,7 +128,8 @@ class _Search:
             except (TypeError, ValueError, KeyError, NotImplementedError) as error:
                 raise InputError(f"strategy.name: {pair}: {one_line(error)}") from None
             if isinstance(strategy, DifferentiableStrategy):
-                check_plans(strategy, supernet, self.data, pair)
+                check_epochs(strategy, self.config.training.epochs)
+                check_plans(strategy, supernet, self.data, self.config.training.epochs, pair)
                 self.strategy.candidates_checked = True
 
     def run(self, run: Path, callbacks: Sequence[pl.Callback] = ()) -> Path:

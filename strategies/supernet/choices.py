@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from search_spaces.edges import NONE
 from strategies.supernet.architecture import Architecture, Mixed, add, mix
-from strategies.supernet.partial_channels import keeps_channels, narrow, run_on_part
+from strategies.supernet.partial_channels import can_narrow, narrow, run_on_part
 from strategies.supernet.parts import NO_PARTS, SupernetParts
 from strategies.supernet.shared_input import SharedInput
 from strategies.supernet.values import Value
@@ -21,7 +21,8 @@ from strategies.supernet.values import Value
 class MixedLayer(Mixed):
     """A layer choice, which is one edge.
 
-    Candidates that change the number of channels run on all of them, also with partial channels.
+    Candidates that change the number of channels, or have other weights than convolutions and batch normalizations, run
+    on all channels also with partial ones.
 
     Args:
         choice: NNI's choice that this module replaces.
@@ -35,7 +36,9 @@ class MixedLayer(Mixed):
         architecture.add_edge(self.label, names)
         self.shared = SharedInput()
         candidates = {name: choice[name] for name in names}
-        self.partial_channels = parts.partial_channels if keeps_channels(candidates.values()) else 1
+        self.partial_channels = parts.partial_channels
+        if self.partial_channels > 1 and not can_narrow(candidates.values(), self.partial_channels):
+            self.partial_channels = 1
         if self.partial_channels > 1:
             for candidate in candidates.values():
                 narrow(candidate, self.partial_channels)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
@@ -32,11 +33,15 @@ def narrow(candidate: nn.Module, parts: int) -> None:
             raise NarrowError(f"{type(module).__name__} cannot run on 1/{parts} of its channels")
 
 
-def keeps_channels(candidates: Iterable[nn.Module]) -> bool:
-    """Return whether the first and the last convolution of every candidate have the same number of channels."""
+def can_narrow(candidates: Iterable[nn.Module], parts: int) -> bool:
+    """Return whether all candidates keep the number of channels and can run on 1/K of them."""
     for candidate in candidates:
         convolutions = [module for module in candidate.modules() if isinstance(module, nn.Conv2d)]
         if convolutions and convolutions[0].in_channels != convolutions[-1].out_channels:
+            return False
+        try:
+            narrow(copy.deepcopy(candidate), parts)
+        except NarrowError:
             return False
     return True
 

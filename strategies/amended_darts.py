@@ -1,0 +1,68 @@
+"""Amended-DARTS: Stabilizing DARTS with Amended Gradient Estimation on Architectural Parameters (Bi et al., 2019)."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from search_spaces.deprecation import argument_aliases
+from strategies.base import DifferentiableStrategy, MutationHook
+from strategies.composition import Composition, adam
+from strategies.hypergradients import implicit, scaled_hessian
+from strategies.relaxation import EveryEdge, softmax
+
+
+class AmendedDARTS(DifferentiableStrategy):
+    """The Amended-DARTS strategy: DARTS with an amending term, the implicit gradient with η H in place of H⁻¹.
+
+    Args:
+        coefficient: Weight η of the amending term, at least 0; 0 is DARTS with first order.
+        epsilon: Step size of both finite differences, above 0; see :func:`~strategies.bilevel.mixed_product`. In bf16
+            the compared weights hardly differ, so full precision is needed.
+        learning_rate: Learning rate of the α optimizer (``arc_learning_rate`` in NNI's strategies), at least 0.
+        weight_decay: L2 penalty of the α optimizer, at least 0.
+        betas: Adam betas of the α optimizer, each from 0 to below 1.
+        none: Whether to add the candidate ``none`` to the edges of cells.
+        alpha_scale: Standard deviation of the normal distribution that α is initialized from; 0 for zeros.
+        warmup_epochs: Epochs in which only weights are trained.
+        gradient_clip_val: Maximum norm of the gradient of the weights. None for no limit.
+        mutation_hooks: Further hooks of NNI, which replace modules of the space by supernet modules of the user's own.
+        log_prob_every_n_step: Distance in batches between two logs of the weights of all candidates, under
+            ``prob/<edge>/<candidate>``. None for no such logs.
+
+    Raises:
+        ValueError: A setting is out of range.
+    """
+
+    @argument_aliases(arc_learning_rate="learning_rate")
+    def __init__(
+        self,
+        coefficient: float = 0.1,
+        epsilon: float = 0.01,
+        learning_rate: float = 3e-4,
+        weight_decay: float = 1e-3,
+        betas: tuple[float, float] = (0.5, 0.999),
+        none: bool = True,
+        alpha_scale: float = 1e-3,
+        warmup_epochs: int = 0,
+        gradient_clip_val: float | None = 5.0,
+        mutation_hooks: list[MutationHook] | None = None,
+        log_prob_every_n_step: int | None = None,
+    ) -> None:
+        if not 0 <= coefficient < float("inf"):
+            raise ValueError(f"coefficient: {coefficient} should be at least 0")
+        if not 0 < epsilon < float("inf"):
+            raise ValueError(f"epsilon: {epsilon} should be above 0")
+        inverse = partial(scaled_hessian, coefficient=coefficient, epsilon=epsilon)
+        super().__init__(
+            Composition(
+                relaxation=EveryEdge(softmax),
+                optimizer=adam(learning_rate, weight_decay, betas),
+                gradient=partial(implicit, inverse=inverse, epsilon=epsilon),
+                none=none,
+                alpha_scale=alpha_scale,
+                warmup_epochs=warmup_epochs,
+                gradient_clip_val=gradient_clip_val,
+            ),
+            mutation_hooks=mutation_hooks,
+            log_prob_every_n_step=log_prob_every_n_step,
+        )

@@ -1,0 +1,100 @@
+"""DARTS-: Robustly Stepping out of Performance Collapse Without Indicators (Chu et al., ICLR 2021)."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Mapping
+from typing import Literal
+
+from torch import Tensor, nn
+
+from search_spaces.deprecation import argument_aliases
+from strategies.base import DifferentiableStrategy, MutationHook
+from strategies.composition import Composition, adam
+from strategies.relaxation import EveryEdge, softmax
+from strategies.supernet.architecture import Architecture
+from strategies.supernet.parts import Companion
+
+
+class AuxiliarySkip(nn.Module):
+    """A skip connection beside the candidates of an edge, times β, which decays to 0 over the epochs."""
+
+    def __init__(self, skip: nn.Module, architecture: Architecture, beta: float, decay: str) -> None:
+        super().__init__()
+        self.skip, self.beta, self.decay = copy.deepcopy(skip), beta, decay
+        self._architecture = (architecture,)  # in a tuple, since α must not appear in ``parameters()``
+        for convolution in (module for module in self.skip.modules() if isinstance(module, nn.Conv2d)):
+            convolution.reset_parameters()  # a strided skip connection starts with its own weights
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the skipped input times the current β."""
+        progress = self._architecture[0].step.progress
+        rest = 1 - progress if self.decay == "linear" else (1 + math.cos(math.pi * progress)) / 2
+        out: Tensor = self.beta * rest * self.skip(x)
+        return out
+
+
+def auxiliary_skip(beta: float = 1.0, decay: Literal["linear", "cosine"] = "linear") -> Companion:
+    """Return the companion that gives an :class:`AuxiliarySkip` to every edge with a candidate ``skip_connect``."""
+    if not 0 <= beta < float("inf"):
+        raise ValueError(f"beta: {beta} should be at least 0")
+    if decay not in ("linear", "cosine"):
+        raise ValueError(f"decay: {decay!r} should be linear or cosine")
+
+    def companion(candidates: Mapping[str, nn.Module], architecture: Architecture) -> nn.Module | None:
+        skip = candidates.get("skip_connect")
+        return None if skip is None else AuxiliarySkip(skip, architecture, beta, decay)
+
+    return companion
+
+
+class DARTSMinus(DifferentiableStrategy):
+    """The DARTS- strategy: DARTS, with an auxiliary skip connection on every edge, which fades out during the search.
+
+    Gradients flow through it, so α of ``skip_connect`` measures the worth of the operation alone. The defaults are the
+    settings of the paper and of the released code.
+
+    Args:
+        beta: Factor β of the auxiliary skip connections at the start of the search, at least 0.
+        decay: Decay of β to 0 over the epochs: "linear" or "cosine".
+        learning_rate: Learning rate of the α optimizer (``arc_learning_rate`` in NNI's strategies), at least 0.
+        weight_decay: L2 penalty of the α optimizer, at least 0.
+        betas: Adam betas of the α optimizer, each from 0 to below 1.
+        none: Whether to add the candidate ``none`` to the edges of cells.
+        alpha_scale: Standard deviation of the normal distribution that α is initialized from; 0 for zeros.
+        gradient_clip_val: Maximum norm of the gradient of the weights. None for no limit.
+        mutation_hooks: Further hooks of NNI, which replace modules of the space by supernet modules of the user's own.
+        log_prob_every_n_step: Distance in batches between two logs of the weights of all candidates, under
+            ``prob/<edge>/<candidate>``. None for no such logs.
+
+    Raises:
+        ValueError: A setting is out of range.
+    """
+
+    @argument_aliases(arc_learning_rate="learning_rate")
+    def __init__(
+        self,
+        beta: float = 1.0,
+        decay: Literal["linear", "cosine"] = "linear",
+        learning_rate: float = 3e-4,
+        weight_decay: float = 1e-3,
+        betas: tuple[float, float] = (0.5, 0.999),
+        none: bool = True,
+        alpha_scale: float = 1e-3,
+        gradient_clip_val: float | None = 5.0,
+        mutation_hooks: list[MutationHook] | None = None,
+        log_prob_every_n_step: int | None = None,
+    ) -> None:
+        super().__init__(
+            Composition(
+                relaxation=EveryEdge(softmax),
+                optimizer=adam(learning_rate, weight_decay, betas),
+                none=none,
+                alpha_scale=alpha_scale,
+                gradient_clip_val=gradient_clip_val,
+                companion=auxiliary_skip(beta, decay),
+            ),
+            mutation_hooks=mutation_hooks,
+            log_prob_every_n_step=log_prob_every_n_step,
+        )

@@ -1,0 +1,99 @@
+"""DrNAS: Dirichlet Neural Architecture Search (Chen et al., ICLR 2021)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+
+from search_spaces.deprecation import argument_aliases
+from strategies.base import DifferentiableStrategy, MutationHook
+from strategies.composition import Composition, adam
+from strategies.dirichlet import DirichletEdges, dirichlet_kl
+from strategies.epoch import Epoch, Pruning
+from strategies.objective import evaluator_loss, total
+from strategies.relaxation import Step
+
+
+def strongest_halfway(keep: int) -> Pruning:
+    """Return the pruning that leaves each edge its strongest candidates after half of the epochs."""
+
+    def pruning(epoch: Epoch) -> None:
+        architecture = epoch.architecture
+        for edge, alphas in architecture.table().items() if epoch.step.progress >= 0.5 else ():
+            best = sorted(alphas, key=alphas.__getitem__, reverse=True)[:keep]
+            architecture.prune(edge, keep=map(architecture.candidates[edge].index, best))
+
+    return pruning
+
+
+def _outside_second_warmup(warmup_epochs: int) -> Callable[[Step], bool]:
+    """Return a function that returns False in the first epochs of the second half of a search."""
+    return lambda step: not 0 <= 2 * step.epoch - (step.epochs or 0) < 2 * warmup_epochs
+
+
+class DrNAS(DifferentiableStrategy):
+    """The DrNAS strategy: the weights of every edge are sampled from a Dirichlet distribution, whose parameters are α.
+
+    The defaults are the settings of the released code on NAS-Bench-201. On the space of DARTS it has ``learning_rate:
+    6e-4``, ``partial_channels: 6``, ``keep: 4`` and ``warmup_epochs: 10``, with 36 channels and 20 layers.
+
+    Args:
+        reg_type: Regularization of α towards the uniform distribution. "l2": an L2 penalty of α. "kl": the divergence
+            of the distribution of each edge from the uniform one.
+        reg_scale: Weight of the regularization, at least 0.
+        keep: Candidates that every edge keeps after half of the epochs, at least 1. None for all.
+        partial_channels: K; candidates run on 1/K of the channels. 1 runs them on all channels.
+        learning_rate: Learning rate of the α optimizer (``arc_learning_rate`` in NNI's strategies), at least 0.
+        betas: Adam betas of the α optimizer, each from 0 to below 1.
+        alpha_scale: Standard deviation of the normal distribution that α is initialized from; 0 for zeros.
+        warmup_epochs: Epochs in which only weights are trained, at the start and again after ``keep``.
+        gradient_clip_val: Maximum norm of the gradient of the weights. None for no limit.
+        seed: Seed of the samples. None for PyTorch's seed when the strategy is created.
+        mutation_hooks: Further hooks of NNI, which replace modules of the space by supernet modules of the user's own.
+        log_prob_every_n_step: Distance in batches between two logs of the weights of all candidates, under
+            ``prob/<edge>/<candidate>``. None for no such logs.
+
+    Raises:
+        ValueError: A setting is out of range.
+    """
+
+    @argument_aliases(arc_learning_rate="learning_rate")
+    def __init__(
+        self,
+        reg_type: Literal["l2", "kl"] = "l2",
+        reg_scale: float = 1e-3,
+        keep: int | None = None,
+        partial_channels: int = 1,
+        learning_rate: float = 3e-4,
+        betas: tuple[float, float] = (0.5, 0.999),
+        alpha_scale: float = 1e-3,
+        warmup_epochs: int = 0,
+        gradient_clip_val: float | None = 5.0,
+        seed: int | None = None,
+        mutation_hooks: list[MutationHook] | None = None,
+        log_prob_every_n_step: int | None = None,
+    ) -> None:
+        if reg_type not in ("l2", "kl"):
+            raise ValueError(f"reg_type: {reg_type!r} should be l2 or kl")
+        if not 0 <= reg_scale < float("inf"):
+            raise ValueError(f"reg_scale: {reg_scale} should be at least 0")
+        if keep is not None and keep < 1:
+            raise ValueError(f"keep: {keep} should be at least 1, or null for all candidates")
+        super().__init__(
+            Composition(
+                relaxation=DirichletEdges(torch.initial_seed() if seed is None else seed),
+                optimizer=adam(learning_rate, reg_scale if reg_type == "l2" else 0.0, betas),
+                objective=total(evaluator_loss, dirichlet_kl(reg_scale)) if reg_type == "kl" else evaluator_loss,
+                none=False,
+                alpha_scale=alpha_scale,
+                warmup_epochs=warmup_epochs,
+                gradient_clip_val=gradient_clip_val,
+                partial_channels=partial_channels,
+                pruning=None if keep is None else strongest_halfway(keep),
+                trains_alphas=None if keep is None else _outside_second_warmup(warmup_epochs),
+            ),
+            mutation_hooks=mutation_hooks,
+            log_prob_every_n_step=log_prob_every_n_step,
+        )

@@ -1,0 +1,87 @@
+"""GDAS: Searching for a Robust Neural Architecture in Four GPU Hours (Dong and Yang, CVPR 2019)."""
+
+from __future__ import annotations
+
+import torch
+from nni.nas.nn.pytorch import ModelSpace
+
+from search_spaces.deprecation import argument_aliases
+from strategies.base import DifferentiableStrategy, MutationHook
+from strategies.bilevel import BilevelProblem, Gradients, first_order
+from strategies.composition import Composition, adam
+from strategies.gumbel import HardGumbelSoftmax
+from strategies.supernet.choices import refuse_multi_input
+
+
+def first_order_of_all(problem: BilevelProblem) -> Gradients:
+    """Return the first-order gradient, zeros for an edge that runs ``none``, so that Adam steps all α together."""
+    return [
+        torch.zeros_like(alpha) if gradient is None else gradient
+        for alpha, gradient in zip(problem.alphas, first_order(problem), strict=True)
+    ]
+
+
+class GDAS(DifferentiableStrategy):
+    """The GDAS strategy: every edge runs one candidate, sampled by hard Gumbel-softmax.
+
+    A step costs as much as one of a derived network with all edges. The supernet is validated as the path of the
+    strongest candidates. The defaults are the settings of the paper (section 4).
+
+    Args:
+        tau_max: Temperature τ of the Gumbel-softmax in the first epoch.
+        tau_min: τ in the last epoch, above 0; it falls linearly.
+        learning_rate: Learning rate of the α optimizer (``arc_learning_rate`` in NNI's strategies), at least 0.
+        weight_decay: L2 penalty of the α optimizer, at least 0.
+        betas: Adam betas of the α optimizer, each from 0 to below 1.
+        none: Whether to add the candidate ``none`` to the edges of cells.
+        alpha_scale: Standard deviation of the normal distribution that α is initialized from; 0 for zeros.
+        warmup_epochs: Epochs in which only weights are trained.
+        gradient_clip_val: Maximum norm of the gradient of the weights. None for no limit.
+        seed: Seed of the samples. None for PyTorch's seed when the strategy is created.
+        mutation_hooks: Further hooks of NNI, which replace modules of the space by supernet modules of the user's own.
+        log_prob_every_n_step: Distance in batches between two logs of the weights of all candidates, under
+            ``prob/<edge>/<candidate>``. None for no such logs.
+
+    Raises:
+        ValueError: A setting is out of range.
+    """
+
+    @argument_aliases(arc_learning_rate="learning_rate")
+    def __init__(
+        self,
+        tau_max: float = 10.0,
+        tau_min: float = 0.1,
+        learning_rate: float = 3e-4,
+        weight_decay: float = 1e-3,
+        betas: tuple[float, float] = (0.5, 0.999),
+        none: bool = True,
+        alpha_scale: float = 1e-3,
+        warmup_epochs: int = 0,
+        gradient_clip_val: float | None = 5.0,
+        seed: int | None = None,
+        mutation_hooks: list[MutationHook] | None = None,
+        log_prob_every_n_step: int | None = None,
+    ) -> None:
+        super().__init__(
+            Composition(
+                relaxation=HardGumbelSoftmax(torch.initial_seed() if seed is None else seed, tau_max, tau_min),
+                optimizer=adam(learning_rate, weight_decay, betas),
+                gradient=first_order_of_all,
+                none=none,
+                alpha_scale=alpha_scale,
+                warmup_epochs=warmup_epochs,
+                gradient_clip_val=gradient_clip_val,
+            ),
+            mutation_hooks=mutation_hooks,
+            log_prob_every_n_step=log_prob_every_n_step,
+        )
+
+    def mutate_model(self, model: ModelSpace) -> ModelSpace:
+        """Turn the model space into a supernet, in place.
+
+        Raises:
+            TypeError: An input choice takes more than one input.
+        """
+        model = super().mutate_model(model)
+        refuse_multi_input(self.architecture)
+        return model

@@ -1,0 +1,80 @@
+"""Perturbations of the weights that mix candidates, in weight steps (SmoothDARTS).
+
+The weights of the network then perform well for all mixtures near those of α, so that the loss is smooth over α.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from strategies.composition import Perturbation
+from strategies.noise import uniform
+from strategies.relaxation import Plan, Step
+
+Kind = Literal["random", "adversarial"]
+Weights = dict[str, Tensor]
+Loss = Callable[[Weights], Tensor]
+
+
+def perturbed(kind: Kind, epsilon: float, min_epsilon: float, attack_steps: int, seed: int) -> Perturbation:
+    """Return a perturbation of all relaxed edges; their weights stay a distribution.
+
+    Args:
+        kind: "random": uniform noise. "adversarial": noise that raises the training loss, from :func:`attacked`.
+        epsilon: Largest change of a weight at the end of the search, before the weights of an edge are normalized.
+        min_epsilon: The same at its start, from 0 to ``epsilon``. In between it grows linearly over the epochs.
+        attack_steps: Gradient steps of "adversarial", at least 1.
+        seed: Seed of the noise.
+
+    Raises:
+        ValueError: A setting is out of range.
+    """
+    if kind not in get_args(Kind):
+        raise ValueError(f"perturbation: {kind!r} should be one of {', '.join(get_args(Kind))}")
+    if not 0 <= min_epsilon <= epsilon < float("inf"):
+        raise ValueError(f"epsilon: {epsilon} should be at least min_epsilon, {min_epsilon}, which is at least 0")
+    if attack_steps < 1:
+        raise ValueError(f"attack_steps: {attack_steps} should be at least 1")
+
+    def perturb(plan: Plan, loss: Callable[[Plan], Tensor], step: Step) -> Plan:
+        weights = {edge: entry for edge, entry in plan.items() if isinstance(entry, Tensor)}
+        radius = min_epsilon + (epsilon - min_epsilon) * step.progress
+        noise = uniform(weights, seed, step, "perturbation")
+        start = {edge: distribution(weight + radius * (2 * noise[edge] - 1)) for edge, weight in weights.items()}
+        if kind == "adversarial":
+            start = attacked(weights, start, lambda moved: loss({**plan, **moved}), radius, attack_steps)
+        return {**plan, **start}
+
+    return perturb
+
+
+def attacked(weights: Weights, moved: Weights, loss: Loss, radius: float, steps: int) -> Weights:
+    """Return weights within ``radius`` of others, moved by ascents of the loss; unmoved if the loss is lower there.
+
+    Args:
+        weights: Edge -> weights (candidates,).
+        moved: The same where the ascent starts.
+        loss: Computes the training loss (scalar) by such weights.
+        radius: Largest change of a weight, before the weights of an edge are normalized.
+        steps: Number of ascents.
+    """
+    for _ in range(steps):
+        leaves = {edge: weight.detach().requires_grad_() for edge, weight in moved.items()}
+        slopes = torch.autograd.grad(loss(leaves), list(leaves.values()), materialize_grads=True)
+        moved = {}
+        for (edge, weight), slope in zip(leaves.items(), slopes, strict=True):
+            change = weight.detach() + 2 * radius / steps * slope.sign() - weights[edge]
+            moved[edge] = distribution(weights[edge] + change.clamp(-radius, radius))
+    return weights if loss(weights).item() > loss(moved).item() else moved
+
+
+def distribution(weights: Tensor) -> Tensor:
+    """Return weights (candidates,) clipped to [0, 1] and divided by their sum; if all are 0, the largest becomes 1."""
+    clipped = weights.clamp(0, 1)
+    largest = functional.one_hot(weights.argmax(), len(weights)).to(weights)
+    return torch.where(clipped.sum() > 0, clipped / clipped.sum(), largest)

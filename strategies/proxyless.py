@@ -1,0 +1,110 @@
+"""ProxylessNAS: Direct Neural Architecture Search on Target Task and Hardware (Cai, Zhu and Han, ICLR 2019)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from nni.nas.nn.pytorch import ModelSpace
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from search_spaces.deprecation import argument_aliases
+from strategies.base import DifferentiableStrategy, MutationHook
+from strategies.composition import Composition, OptimizerFactory, adam
+from strategies.gumbel import BinaryGates
+from strategies.supernet.choices import refuse_multi_input
+
+
+def rescaled(make: OptimizerFactory) -> OptimizerFactory:
+    """Return a factory of optimizers that keep the probabilities of candidates that were not sampled (section 3.2.1).
+
+    After a step, the α with a gradient are shifted so that the sum of their exponentials is that before the step. All
+    others keep their value, whatever momentum and weight decay would make of it.
+    """
+
+    def factory(alphas: Sequence[nn.Parameter]) -> Optimizer:
+        optimizer, before = make(alphas), list[tuple[nn.Parameter, Tensor, Tensor]]()
+
+        def remember(*_: object) -> None:
+            before[:] = [(alpha, alpha.detach().clone(), alpha.grad != 0) for alpha in alphas if alpha.grad is not None]
+
+        @torch.no_grad()
+        def rescale(*_: object) -> None:
+            for alpha, old, sampled in before:
+                growth = _logsumexp(alpha, sampled) - _logsumexp(old, sampled)
+                alpha.copy_(torch.where(sampled, alpha - growth, old))
+
+        optimizer.register_step_pre_hook(remember)
+        optimizer.register_step_post_hook(rescale)
+        return optimizer
+
+    return factory
+
+
+def _logsumexp(alpha: Tensor, sampled: Tensor) -> Tensor:
+    return alpha.masked_fill(~sampled, -torch.inf).logsumexp(0)
+
+
+class Proxyless(DifferentiableStrategy):
+    """The ProxylessNAS strategy: every edge runs one sampled candidate, and two where α learns.
+
+    It searches cells too, unlike NNI's Proxyless. The supernet is validated as the path of the strongest candidates.
+    The latency of the paper is not part of this.
+
+    Args:
+        weight_steps: Number of weight steps for each architecture step, at least 1.
+        learning_rate: Learning rate of the α optimizer (``arc_learning_rate`` in NNI's strategies), at least 0.
+        weight_decay: L2 penalty of the α optimizer, at least 0.
+        betas: Adam betas of the α optimizer, each from 0 to below 1.
+        none: Whether to add the candidate ``none`` to the edges of cells.
+        alpha_scale: Standard deviation of the normal distribution that α is initialized from; 0 for zeros.
+        warmup_epochs: Epochs in which only weights are trained.
+        gradient_clip_val: Maximum norm of the gradient of the weights. None for no limit.
+        seed: Seed of the samples. None for PyTorch's seed when the strategy is created.
+        mutation_hooks: Further hooks of NNI, which replace modules of the space by supernet modules of the user's own.
+        log_prob_every_n_step: Distance in batches between two logs of the weights of all candidates, under
+            ``prob/<edge>/<candidate>``. None for no such logs.
+
+    Raises:
+        ValueError: A setting is out of range.
+    """
+
+    @argument_aliases(arc_learning_rate="learning_rate")
+    def __init__(
+        self,
+        weight_steps: int = 5,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 0.0,
+        betas: tuple[float, float] = (0.0, 0.999),
+        none: bool = True,
+        alpha_scale: float = 1e-3,
+        warmup_epochs: int = 40,
+        gradient_clip_val: float | None = None,
+        seed: int | None = None,
+        mutation_hooks: list[MutationHook] | None = None,
+        log_prob_every_n_step: int | None = None,
+    ) -> None:
+        super().__init__(
+            Composition(
+                relaxation=BinaryGates(torch.initial_seed() if seed is None else seed),
+                optimizer=rescaled(adam(learning_rate, weight_decay, betas)),
+                none=none,
+                alpha_scale=alpha_scale,
+                warmup_epochs=warmup_epochs,
+                gradient_clip_val=gradient_clip_val,
+                weight_steps=weight_steps,
+            ),
+            mutation_hooks=mutation_hooks,
+            log_prob_every_n_step=log_prob_every_n_step,
+        )
+
+    def mutate_model(self, model: ModelSpace) -> ModelSpace:
+        """Turn the model space into a supernet, in place.
+
+        Raises:
+            TypeError: An input choice takes more than one input.
+        """
+        model = super().mutate_model(model)
+        refuse_multi_input(self.architecture)
+        return model

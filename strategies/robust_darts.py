@@ -1,0 +1,109 @@
+"""RobustDARTS: Understanding and Robustifying Differentiable Architecture Search (Zela et al., ICLR 2020)."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torchvision.ops import stochastic_depth
+
+from search_spaces.deprecation import argument_aliases
+from strategies.base import DifferentiableStrategy, MutationHook
+from strategies.bilevel import Order, gradient_of
+from strategies.composition import Composition, adam
+from strategies.relaxation import EveryEdge, softmax
+from strategies.stop_rules import dominant_eigenvalue
+from strategies.supernet.architecture import Architecture
+
+
+class RobustDARTS(DifferentiableStrategy):
+    """The RobustDARTS strategy: DARTS that ends when the curvature of the validation loss rises, with drop-path.
+
+    The curvature is the largest eigenvalue of the Hessian of the validation loss for α. When its local average rises by
+    ``stop_factor``, the search ends, and the α of before the rise are derived (DARTS-ES). The defaults are the settings
+    of the released code. R-DARTS (DP) sets ``drop_path``; R-DARTS (L2) is the weight decay of the evaluator.
+
+    Args:
+        stop_factor: Rise of the local average that ends the search, above 0. None for a search of all epochs.
+        every: Distance in epochs between two eigenvalues, at least 1.
+        window: Number of eigenvalues in a local average, odd.
+        distance: Number of eigenvalues between the two averages that are compared, at least 1.
+        start: First epoch that α may be set back to.
+        drop_path: Probability of dropping a candidate in the last epoch, from 0 to below 1; it grows linearly from 0.
+        order: Approximation of the architecture gradient, see :class:`~strategies.darts.DARTS`.
+        xi: Step size ξ of the second order, at least 0. None for the current learning rate of the weights.
+        epsilon: Step size of the finite difference of the second order, above 0.
+        learning_rate: Learning rate of the α optimizer (``arc_learning_rate`` in NNI's strategies), at least 0.
+        weight_decay: L2 penalty of the α optimizer, at least 0.
+        betas: Adam betas of the α optimizer, each from 0 to below 1.
+        none: Whether to add the candidate ``none`` to the edges of cells.
+        alpha_scale: Standard deviation of the normal distribution that α is initialized from; 0 for zeros.
+        gradient_clip_val: Maximum norm of the gradient of the weights. None for no limit.
+        mutation_hooks: Further hooks of NNI, which replace modules of the space by supernet modules of the user's own.
+        log_prob_every_n_step: Distance in batches between two logs of the weights of all candidates, under
+            ``prob/<edge>/<candidate>``. None for no such logs.
+
+    Raises:
+        ValueError: A setting is out of range.
+    """
+
+    @argument_aliases(arc_learning_rate="learning_rate")
+    def __init__(
+        self,
+        stop_factor: float | None = 1.3,
+        every: int = 2,
+        window: int = 5,
+        distance: int = 4,
+        start: int = 10,
+        drop_path: float = 0.0,
+        order: Order = "second",
+        xi: float | None = None,
+        epsilon: float = 0.01,
+        learning_rate: float = 3e-4,
+        weight_decay: float = 1e-3,
+        betas: tuple[float, float] = (0.5, 0.999),
+        none: bool = True,
+        alpha_scale: float = 1e-3,
+        gradient_clip_val: float | None = 5.0,
+        mutation_hooks: list[MutationHook] | None = None,
+        log_prob_every_n_step: int | None = None,
+    ) -> None:
+        if not 0 <= drop_path < 1:
+            raise ValueError(f"drop_path: {drop_path} should be from 0 to below 1")
+        stop = None if stop_factor is None else dominant_eigenvalue(stop_factor, every, window, distance, start)
+
+        def dropped(name: str, module: nn.Module, architecture: Architecture) -> nn.Module:
+            return nn.Sequential(module, DropPath(drop_path, architecture))
+
+        super().__init__(
+            Composition(
+                relaxation=EveryEdge(softmax),
+                optimizer=adam(learning_rate, weight_decay, betas),
+                gradient=gradient_of(order, xi, epsilon),
+                stop=stop,
+                candidate=dropped if drop_path else None,
+                none=none,
+                alpha_scale=alpha_scale,
+                gradient_clip_val=gradient_clip_val,
+            ),
+            mutation_hooks=mutation_hooks,
+            log_prob_every_n_step=log_prob_every_n_step,
+        )
+
+
+class DropPath(nn.Module):
+    """Replaces the output of a candidate by zeros for random images of a training batch, and scales the others up.
+
+    Args:
+        probability: Probability in the last epoch of the search; it grows linearly from 0 in the first.
+        architecture: The architecture, whose step is the position of the search.
+    """
+
+    def __init__(self, probability: float, architecture: Architecture) -> None:
+        super().__init__()
+        self.probability = probability
+        self._architecture = (architecture,)  # in a tuple, so that α is not among the parameters of the network
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return a tensor of the same shape (batch, …)."""
+        step = self._architecture[0].step
+        last = max((step.epochs or 1) - 1, 1)
+        return stochastic_depth(x, self.probability * min(step.epoch / last, 1), "row", self.training)

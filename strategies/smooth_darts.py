@@ -1,0 +1,72 @@
+"""SmoothDARTS: Stabilizing DARTS via Perturbation-based Regularization (Chen and Hsieh, ICML 2020)."""
+
+from __future__ import annotations
+
+import torch
+
+from search_spaces.deprecation import argument_aliases
+from strategies.base import DifferentiableStrategy, MutationHook
+from strategies.composition import Composition, adam
+from strategies.perturbation import Kind, perturbed
+from strategies.relaxation import EveryEdge, softmax
+
+
+class SmoothDARTS(DifferentiableStrategy):
+    """The SDARTS strategy: DARTS whose weights train on perturbed softmax weights, which smooths the loss over α.
+
+    The defaults are the settings of the released code for SDARTS-RS.
+
+    Args:
+        perturbation: "random": uniform noise (SDARTS-RS). "adversarial": the noise that raises the training loss the
+            most, by projected gradient ascent (SDARTS-ADV); a weight step then costs ``attack_steps`` passes more.
+        epsilon: Largest change of a softmax weight at the end of the search, at least 0.
+        min_epsilon: The same at its start, at least 0. In between it grows linearly over the epochs.
+        attack_steps: Gradient steps of an adversarial perturbation, at least 1.
+        learning_rate: Learning rate of the α optimizer (``arc_learning_rate`` in NNI's strategies), at least 0.
+        weight_decay: L2 penalty of the α optimizer, at least 0.
+        betas: Adam betas of the α optimizer, each from 0 to below 1.
+        none: Whether to add the candidate ``none`` to the edges of cells.
+        alpha_scale: Standard deviation of the normal distribution that α is initialized from; 0 for zeros.
+        warmup_epochs: Epochs in which only weights are trained.
+        gradient_clip_val: Maximum norm of the gradient of the weights. None for no limit.
+        seed: Seed of the noise. None for PyTorch's seed when the strategy is created.
+        mutation_hooks: Further hooks of NNI, which replace modules of the space by supernet modules of the user's own.
+        log_prob_every_n_step: Distance in batches between two logs of the weights of all candidates, under
+            ``prob/<edge>/<candidate>``. None for no such logs.
+
+    Raises:
+        ValueError: A setting is out of range.
+    """
+
+    @argument_aliases(arc_learning_rate="learning_rate")
+    def __init__(
+        self,
+        perturbation: Kind = "random",
+        epsilon: float = 0.3,
+        min_epsilon: float = 0.03,
+        attack_steps: int = 7,
+        learning_rate: float = 3e-4,
+        weight_decay: float = 1e-3,
+        betas: tuple[float, float] = (0.5, 0.999),
+        none: bool = True,
+        alpha_scale: float = 1e-3,
+        warmup_epochs: int = 0,
+        gradient_clip_val: float | None = 5.0,
+        seed: int | None = None,
+        mutation_hooks: list[MutationHook] | None = None,
+        log_prob_every_n_step: int | None = None,
+    ) -> None:
+        seed = torch.initial_seed() if seed is None else seed
+        super().__init__(
+            Composition(
+                relaxation=EveryEdge(softmax),
+                optimizer=adam(learning_rate, weight_decay, betas),
+                perturbation=perturbed(perturbation, epsilon, min_epsilon, attack_steps, seed),
+                none=none,
+                alpha_scale=alpha_scale,
+                warmup_epochs=warmup_epochs,
+                gradient_clip_val=gradient_clip_val,
+            ),
+            mutation_hooks=mutation_hooks,
+            log_prob_every_n_step=log_prob_every_n_step,
+        )

@@ -1,0 +1,94 @@
+"""Stages of a search, from each of which to the next the candidates are narrowed (P-DARTS, section 3.2.1)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from search_spaces.extensions import HasStages
+from strategies.epoch import Epoch
+from strategies.relaxation import Step
+from strategies.supernet.architecture import Architecture
+
+DECAY = 0.2
+"""Rate per epoch at which the dropout decays while α is trained, as in the released code."""
+
+
+@dataclass(frozen=True)
+class Stages:
+    """Equal parts of a search, each of which starts with new weights and new α.
+
+    Args:
+        keep: Number of candidates with the highest α that an edge keeps, for each stage after the first.
+        dropout: Dropout rate at the start of each stage.
+        warmup: Share of the epochs of each stage, the first ones, in which only weights are trained.
+
+    Raises:
+        ValueError: A setting is out of range.
+    """
+
+    keep: Sequence[int]
+    dropout: Sequence[float]
+    warmup: float
+
+    def __post_init__(self) -> None:
+        if not all(count >= 1 for count in self.keep):
+            raise ValueError(f"keep: {list(self.keep)} should be numbers of candidates, each at least 1")
+        if len(self.dropout) != len(self.keep) + 1 or not all(0 <= rate < 1 for rate in self.dropout):
+            stages = len(self.keep) + 1
+            raise ValueError(f"dropout: {list(self.dropout)} should be {stages} rates from 0 to below 1, one a stage")
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"warmup: {self.warmup} should be from 0 to below 1")
+
+    def place(self, step: Step) -> tuple[int, int, int]:
+        """Return the index of the stage, the completed epochs of the stage, and all its epochs."""
+        if step.epochs is None:  # before a search
+            return 0, 0, 1
+        count = len(self.dropout)
+        stage = step.epoch * count // step.epochs
+        start, end = (-(-index * step.epochs // count) for index in (stage, stage + 1))
+        return stage, step.epoch - start, end - start
+
+    def begin(self, epoch: Epoch) -> None:
+        """Begin a stage in its first epoch: a pruning."""
+        _ = epoch.step.progress  # raises for a search without a fixed number of epochs
+        (stage, completed, _), architecture = self.place(epoch.step), epoch.architecture
+        if isinstance(epoch.model, HasStages):
+            epoch.model.enter_stage(stage)
+        if stage > 0 and completed == 0:
+            for edge, alphas in architecture.table().items():
+                ranked = sorted(zip(alphas.values(), architecture.living_indices(edge), strict=True), reverse=True)
+                architecture.prune(edge, keep=[index for _, index in ranked[: self.keep[stage - 1]]])
+            epoch.restart()
+
+    def trains_alphas(self, step: Step) -> bool:
+        """Return whether α is trained, which it is after the warm-up of a stage."""
+        _, completed, epochs = self.place(step)
+        return completed >= round(self.warmup * epochs)
+
+    def dropout_rate(self, step: Step) -> float:
+        """Return the dropout rate: it falls linearly in the warm-up of a stage, and from its start again after it."""
+        stage, completed, epochs = self.place(step)
+        searched = completed - round(self.warmup * epochs)
+        share = (epochs - completed - 1) / epochs if searched < 0 else math.exp(-DECAY * searched)
+        return self.dropout[stage] * share
+
+    def with_dropout(self, name: str, module: nn.Module, architecture: Architecture) -> nn.Module:
+        """Return a candidate with dropout behind it if it is an identity (section 3.2.2): a wrapper of candidates."""
+        if name != "skip_connect" or not isinstance(module, nn.Identity):
+            return module
+        return nn.Sequential(module, _StagedDropout(self, architecture))
+
+
+class _StagedDropout(nn.Module):
+    def __init__(self, stages: Stages, architecture: Architecture) -> None:
+        super().__init__()
+        self.stages = stages
+        self._architecture = (architecture,)  # in a tuple, so that it is no submodule
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.dropout(x, self.stages.dropout_rate(self._architecture[0].step)) if self.training else x
