@@ -82,10 +82,16 @@ class TestPlugins:
     def test_the_page_shows_the_files_of_the_project(self):
         shown = dict(re.findall(r"`([\w/]+\.\w+)`\n\n```\w+\n(.*?)```\n", PAGE, re.DOTALL))
         assert shown == {name: (OTHER / name).read_text(encoding="utf-8") for name in shown}
-        assert set(shown) == {"my_nas/space.py", "my_nas/strategy.py", "pyproject.toml", "search.yaml"}
+        assert set(shown) == {
+            "my_nas/space.py",
+            "my_nas/strategy.py",
+            "my_nas/cooling.py",
+            "pyproject.toml",
+            "search.yaml",
+        }
 
     def test_the_page_has_commands(self):
-        assert [command[0] for command in COMMANDS] == ["list", "search", "search", "report"]
+        assert [command[0] for command in COMMANDS] == ["list", "search", "search", "search", "report"]
 
     def test_it_is_installed(self, site):
         assert Path(str(distribution("my-nas").locate_file("my_nas/space.py"))) == site / "my_nas" / "space.py"
@@ -102,6 +108,11 @@ class TestPlugins:
         done = subprocess.run([command, "list"], cwd=site, capture_output=True, text=True, check=True)
         assert "my_nas.space:Blocks\n" in done.stdout
         assert "my_nas.strategy:DecidedDARTS\n" in done.stdout
+
+    def test_candidates_that_died_are_missing_in_the_second_epoch(self, here):
+        alphas = pd.read_csv(here / "runs/c/alphas.csv")
+        living = alphas.drop(columns=["epoch", "cell", "edge"]).notna().sum(axis=1)
+        assert living[alphas["epoch"] == 0].tolist() == [4, 4, 4] and living[alphas["epoch"] == 1].tolist() == [2, 2, 2]
 
     def test_a_search_has_a_row_an_epoch_with_the_derived_network(self, here):
         metrics = pd.read_csv(here / "runs/a/metrics.csv")
