@@ -26,7 +26,7 @@ from strategies.supernet.cell import MixedCell
 from strategies.supernet.mutation import replace_choice
 from strategies.supernet.values import PlanSamplingPolicy
 
-__all__ = ["Composition", "DifferentiableStrategy", "MutationHook", "adam", "cosine"]
+__all__ = ["Composition", "DifferentiableStrategy", "MutationHook", "OneShotStrategy", "adam", "cosine"]
 
 
 class DifferentiableStrategy(OneShotStrategy):

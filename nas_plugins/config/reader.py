@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
-from nni.nas.oneshot.pytorch.strategy import OneShotStrategy
 
 from nas_plugins import plugins
 from nas_plugins.config.schema import Compute, NetworkConfig, Training
@@ -21,6 +20,7 @@ from nas_plugins.data.module import ImageData, Seed
 from nas_plugins.errors import InputError
 from nas_plugins.files import PathLike, one_line
 from search_spaces.deprecation import renamed_arguments_of
+from strategies.base import OneShotStrategy
 
 Kind = Literal["search", "retrain"]
 """Task of a run."""

@@ -6,14 +6,13 @@ from importlib.util import find_spec
 
 import torch
 from nni.nas.nn.pytorch import ModelSpace
-from nni.nas.oneshot.pytorch.strategy import OneShotStrategy
 from nni.nas.strategy import ENAS as NniENAS
 
 from nas_plugins.data.module import ImageData
 from nas_plugins.errors import InputError
 from nas_plugins.files import one_line
 from nas_plugins.runs.tables import ALPHA_KEYS
-from strategies.base import DifferentiableStrategy
+from strategies.base import DifferentiableStrategy, OneShotStrategy
 from strategies.enas import ENAS
 from strategies.relaxation import Step
 from strategies.supernet.trial_pass import check_candidates

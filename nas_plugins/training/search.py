@@ -13,7 +13,6 @@ from nni.nas.evaluator.pytorch import Lightning
 from nni.nas.experiment import NasExperiment
 from nni.nas.experiment.config import NasExperimentConfig
 from nni.nas.nn.pytorch import ModelSpace
-from nni.nas.oneshot.pytorch.strategy import OneShotStrategy
 from nni.tools.nnictl.constants import NNI_HOME_DIR
 from pytorch_lightning.utilities.seed import isolate_rng
 
@@ -31,7 +30,7 @@ from nas_plugins.training.retrain import Retraining
 from nas_plugins.training.trainer import check_compute, make_trainer, prepare_data, quiet, readable_errors
 from search_spaces.extensions import HasGenotype
 from search_spaces.genotype import Genotype, GenotypeError
-from strategies.base import DifferentiableStrategy
+from strategies.base import DifferentiableStrategy, OneShotStrategy
 from strategies.memory_format import UnstridedPointwise
 
 
