@@ -27,7 +27,12 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
-OURS = ("DARTS", "DARTS second order", "EDAS", "FairDARTS", "DDARTS")
+if __package__:  # in the tests
+    from benchmarks.methods import METHODS, make
+else:
+    from methods import METHODS, make
+
+OURS = ("DARTS", "DARTS second order", "EDAS", "FairDARTS", "DDARTS", *METHODS)
 THEIRS = (
     "NNI DARTS", "NNI GumbelDARTS", "NNI Proxyless", "NNI ENAS", "NNI RandomOneShot", "NNI Random",
     "NNI RegularizedEvolution", "NNI PolicyBasedRL", "NNI TPE", "NNI GridSearch",
@@ -161,6 +166,8 @@ def _strategy(name: str) -> Any:
         return ENAS(reward_metric_name="val_acc")  # NNI's own, with a loader that today's Lightning can take
     if name == "NNI PolicyBasedRL":
         return nni_strategies.PolicyBasedRL(max_collect=1, trial_per_collect=2)
+    if name in METHODS:
+        return make(name, 1, **({"partial_channels": 2} if name == "PCDARTS" else {}))  # of the few that there are
     if name.startswith("NNI "):
         return getattr(nni_strategies, name.removeprefix("NNI "))()
     return nas_plugins.DARTS(order="second") if name == "DARTS second order" else getattr(nas_plugins, name)()
@@ -171,15 +178,15 @@ def _space(name: str) -> Callable[[], Any]:
 
     import nas_plugins
 
-    small = {"channels": 2, "layers": 3, "nodes": 2}
-    cells = {"width": 2, "num_cells": 3, "dataset": "cifar"}
+    small = {"channels": 4, "layers": 3, "nodes": 2}
+    cells = {"width": 4, "num_cells": 3, "dataset": "cifar"}
     widths = (16, 8, 8, 8, 16, 16, 16, 16, 16)
     few = ("max_pool_3x3", "skip_connect", "sep_conv_3x3", "simple_conv_3x3", "bottleneck_1x3x1")
     return {
         "DartsSpace": partial(nas_plugins.DartsSpace, **small),
         "FineTunedDartsSpace": partial(nas_plugins.FineTunedDartsSpace, **small),
         "DDartsSpace": partial(nas_plugins.DDartsSpace, **small),
-        "DartOptiSpace": partial(nas_plugins.DartOptiSpace, channels=2, operations=few),
+        "DartOptiSpace": partial(nas_plugins.DartOptiSpace, channels=4, operations=few),
         "hub DARTS": partial(hub.DARTS, **cells),
         "hub NASNet": partial(hub.NASNet, **cells),
         "hub ENAS": partial(hub.ENAS, **cells),

@@ -16,6 +16,8 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
 
+from methods import METHODS, make
+
 STRATEGIES = ("NNI DARTS", "DARTS", "DARTS one-level", "DARTS second order", "EDAS")
 SPARING = ("DARTS recomputing", "EDAS recomputing")
 """With ``recompute``."""
@@ -32,7 +34,7 @@ class Setting:
     """What is measured.
 
     Args:
-        what: one of STRATEGIES, SPARING, CELL_LOSSES, BARE_LOOP or DERIVED.
+        what: one of STRATEGIES, SPARING, CELL_LOSSES, METHODS, BARE_LOOP or DERIVED.
         cells, channels: of the network.
         batch, image: images in a batch, pixels a side.
         steps: counted steps; one before them is not counted.
@@ -108,7 +110,13 @@ class _Clock:
         self.cpu_seconds.append(time.process_time() - self.started[1])
 
 
+EPOCHS = 2
+"""Of a search by one of METHODS, of which the first is measured: DARTS-PT makes its choices in the last."""
+
+
 def _strategy(name: str) -> Any:
+    if name in METHODS:
+        return make(name, EPOCHS)
     import nni.nas.strategy
 
     from nas_plugins import DARTS, DDARTS, EDAS, FairDARTS
@@ -163,10 +171,13 @@ def _search(setting: Setting, data: Any) -> _Clock:
         def on_train_batch_end(self, *_: object) -> None:
             clock.stop()
 
+        def on_train_epoch_end(self, trainer: Any, module: Any) -> None:
+            trainer.should_stop = True
+
     evaluator = Lightning(
         ImageClassification(10, Training(epochs=1)),
         Trainer(
-            max_epochs=1,
+            max_epochs=EPOCHS if setting.what in METHODS else 1,
             callbacks=[Timer()],
             logger=False,
             enable_checkpointing=False,

@@ -17,6 +17,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
+from inspect import signature
 from itertools import islice, product
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from typing import Any
 import nni.nas.strategy as theirs
 import pytorch_lightning as pl
 import torch
+from methods import METHODS, make
 from nasbench201_images import Batch, Half, halves
 from nni.nas.evaluator.pytorch import Lightning, LightningModule, Trainer
 from nni.nas.experiment import NasExperiment
@@ -35,6 +37,7 @@ from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+import nas_plugins
 from nas_plugins import DARTS, DDARTS, EDAS, FairDARTS
 from nas_plugins.training.trainer import quiet
 from search_spaces.files import write_text_whole
@@ -113,6 +116,14 @@ def paced(protocol: Protocol, weights_first: int = 0) -> float:
     return 3e-4 * 50 * math.ceil(25_000 / 64) / steps
 
 
+def method(protocol: Protocol, name: str, pace: bool = False) -> OneShotStrategy:
+    """A method of the literature, with its own learning rate of α or with one that goes as far in a short search."""
+    if not pace:
+        return make(name, protocol.epochs)
+    rate = signature(getattr(nas_plugins, name)).parameters["learning_rate"].default
+    return make(name, protocol.epochs, learning_rate=rate * paced(protocol) / paced(PROTOCOLS["full"]))
+
+
 STRATEGIES: dict[str, Callable[[Protocol], OneShotStrategy]] = {
     "EDAS": lambda protocol: EDAS(sign_flip_epochs=warmup(protocol)),
     "EDAS, no warm-up": lambda protocol: EDAS(sign_flip_epochs=0),
@@ -131,6 +142,11 @@ STRATEGIES: dict[str, Callable[[Protocol], OneShotStrategy]] = {
     "FairDARTS": lambda protocol: FairDARTS(),
     # The ablation loss needs a chain of cells that are each other's inputs; the hub's space is none.
     "DDARTS, w_abl=0": lambda protocol: DDARTS(w_abl=0.0),
+    **{
+        f"{name}, paced" if pace else name: partial(method, name=name, pace=pace)
+        for name in METHODS
+        for pace in (False, True)
+    },
     "NNI DARTS": lambda protocol: theirs.DARTS(),
     "NNI GumbelDARTS": lambda protocol: theirs.GumbelDARTS(),
     # What this one and NNI's ENAS export, in every epoch and at the end, is a draw from what they have learned.
@@ -216,8 +232,8 @@ def make_space(protocol: Protocol, classes: int) -> NasBench201:
 def make_trainer(epochs: int, **settings: Any) -> Trainer:
     """Lightning's trainer, which only trains."""
     return Trainer(
-        max_epochs=epochs, devices=1, limit_val_batches=0, logger=False, enable_checkpointing=False,
-        enable_progress_bar=False, enable_model_summary=False, **settings,
+        max_epochs=epochs, devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, **{"limit_val_batches": 0, **settings},
     )  # fmt: skip
 
 
@@ -240,10 +256,12 @@ def search(strategy: str, seed: int, protocol: Protocol, images: Path) -> dict[s
     chosen, curve = STRATEGIES[strategy](protocol), Curve()
     sampling = type(chosen) is theirs.RandomOneShot
     # Its optimization alone is Lightning's automatic one, which asks the strategy's module to clip, not the recipe.
-    clip = {"gradient_clip_val": CLIP} if sampling else {}
+    special: dict[str, Any] = {"gradient_clip_val": CLIP} if sampling else {}
+    if isinstance(chosen, nas_plugins.DARTSPT):  # it validates whenever it makes a choice
+        special = {"limit_val_batches": 1.0}
     evaluator = Lightning(
         Recipe(protocol.epochs),
-        make_trainer(protocol.epochs, callbacks=[] if sampling else [curve], **clip),
+        make_trainer(protocol.epochs, callbacks=[] if sampling else [curve], **special),
         train_dataloaders=train.loader(protocol.batch_size),
         val_dataloaders=val.loader(protocol.batch_size),
     )
@@ -257,12 +275,13 @@ def search(strategy: str, seed: int, protocol: Protocol, images: Path) -> dict[s
         curve.architectures = [architecture(sample)]
     took = time.perf_counter() - started[0], time.process_time() - started[1]
     found = curve.architectures
+    first = protocol.epochs - 1 if sampling else 0  # a search may end early
     return {
         "strategy": strategy,
         "seed": seed,
         "settings": asdict(protocol),
         "architecture": architecture(sample),
-        "curve": {protocol.epochs - len(found) + i: name for i, name in enumerate(found)},
+        "curve": dict(enumerate(found, first)),
         **accuracies(module, sample, validated),
         "seconds": round(took[0], 1),
         "cpu_seconds": round(took[1], 1),
@@ -308,7 +327,8 @@ def accuracies(
     found: dict[str, float | None] = {"supernet_val_acc": None, "derived_val_acc": None}
     if isinstance(module, SearchModule):
         with torch.no_grad():
-            module.architecture.plan = module.composition.relaxation.evaluation(module.architecture.alphas)
+            alphas = module.architecture.living_alphas()
+            module.architecture.follow(module.composition.relaxation.evaluation(alphas))
         found["supernet_val_acc"] = validated()
         module.architecture.plan = module.derived_plan()
         found["derived_val_acc"] = validated()

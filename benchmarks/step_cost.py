@@ -1,4 +1,4 @@
-"""What a search step costs: NNI's DARTS, our DARTS of each order and our EDAS, on one space, in one run.
+"""What a search step costs: NNI's DARTS, our DARTS of each order, our EDAS and others, on one space, in one run.
 
     python benchmarks/step_cost.py [--small] [--rounds N] [--strategies NAME ...] [--spaces NAME ...] [--output F]
 
@@ -6,7 +6,8 @@ A step is an architecture step and a weight step, through NNI's experiment and L
 loop" is EDAS without the two. The strategies alternate, so that a machine that slows down slows all of
 them. CPU seconds are those of all threads, and change little with what else the machine does. Memory is the
 peak of the whole process, or of the accelerator where there is one. Ratios are to
-the first strategy that is measured.
+the first strategy that is measured. A method with several weight steps for each architecture step has the mean of whole
+cycles of these, every other the median of its steps.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from pathlib import Path
 
 import pandas as pd
 from measuring import BARE_LOOP, CELL_LOSSES, DERIVED, SPARING, STRATEGIES, Setting, measure_apart
+from methods import METHODS, UNEVEN
 from tqdm import tqdm
 
 SMALL = {"cells": 3, "channels": 8, "batch": 16, "image": 16}
-KNOWN = (*STRATEGIES, *SPARING, *CELL_LOSSES, BARE_LOOP, DERIVED)
+KNOWN = (*STRATEGIES, *SPARING, *CELL_LOSSES, *METHODS, BARE_LOOP, DERIVED)
 
 
 def main() -> None:
@@ -44,9 +46,12 @@ def main() -> None:
     rows = []
     jobs = list(product(range(options.rounds), options.spaces, options.strategies))
     for number, space, name in tqdm(jobs, desc="measuring", unit="process"):
-        setting = Setting(name, steps=options.steps, threads=options.threads, space=space, **size)
+        cycle = UNEVEN.get(name, 1)
+        steps = -(-options.steps // cycle) * cycle
+        setting = Setting(name, steps=steps, threads=options.threads, space=space, **size)
         found = measure_apart(setting)
-        middle = {key: statistics.median(found[key]) for key in ("seconds", "cpu_seconds")}
+        average = statistics.median if cycle == 1 else statistics.mean
+        middle = {key: average(found[key]) for key in ("seconds", "cpu_seconds")}
         shown = name if len(options.spaces) == 1 else f"{name} on {space}"
         rows.append({"round": number, "strategy": shown, **middle, "memory_mb": found["memory_mb"]})
     table = pd.DataFrame(rows)

@@ -177,5 +177,7 @@ def test_a_step_whose_scaled_gradient_overflows_moves_no_alpha(images):
 def test_nnis_strategies_are_there_after_any_import_of_this_project():
     """NNI hides them from a process in which another module of its own is imported first."""
     lines = ["import nas_plugins.config.reader, nni.nas.strategy", "print(nni.nas.strategy.DARTS.__name__)"]
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", "; ".join(lines)], capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", "; ".join(lines)], capture_output=True, text=True, check=True
+    )
     assert done.stdout == "DARTS\n"

@@ -55,22 +55,22 @@ class Compare(pl.Callback):
         return {"alphas": alphas, "weights": weights}
 
 
-def run(name: str, plain: bool = False, other_seeds: bool = False) -> dict:
-    """Search, and say what was seen."""
+def run(make, epochs: int = 2, plain: bool = False, other_seeds: bool = False, **space) -> dict:
+    """Search with the strategy that a function makes, and say what was seen."""
     pl.seed_everything(int(os.environ["LOCAL_RANK"]) if other_seeds else 0, workers=True, verbose=False)
     numbers = torch.Generator().manual_seed(7)
     images, labels = torch.randn(24, 3, 8, 8, generator=numbers), torch.randint(0, 3, (24,), generator=numbers)
     loaders = [DataLoader(TensorDataset(images[i : i + 12], labels[i : i + 12]), batch_size=3) for i in (0, 12)]
-    strategy = STRATEGIES[name]()
+    strategy = make()
     compare = Compare(strategy)
     evaluator = Classification(
-        train_dataloaders=loaders[0], val_dataloaders=loaders[1], num_classes=3, max_epochs=2, learning_rate=0.05,
+        train_dataloaders=loaders[0], val_dataloaders=loaders[1], num_classes=3, max_epochs=epochs, learning_rate=0.05,
         accelerator="cpu", devices=2, strategy="ddp" if plain else "ddp_find_unused_parameters_true",
         callbacks=[compare],
         logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         num_sanity_val_steps=0,
     )  # fmt: skip
-    space = DartsSpace(num_classes=3, channels=2, layers=3, nodes=2)
+    space = DartsSpace(**{"num_classes": 3, "channels": 2, "layers": 3, "nodes": 2, **space})
     settings = NasExperimentConfig.default(space, evaluator, strategy)
     settings.experiment_working_directory = tempfile.mkdtemp()
     experiment = NasExperiment(space, evaluator, strategy, settings)
@@ -94,6 +94,18 @@ def run(name: str, plain: bool = False, other_seeds: bool = False) -> dict:
     }
 
 
+def compare_methods(names: list[str]) -> None:
+    """Search with methods of test_methods.py, as :func:`search_and_compare`."""
+    from test_methods import METHODS
+
+    warnings.filterwarnings("ignore")
+    space = {"channels": 4, "operations": ("skip_connect", "sep_conv_3x3")}
+    seen = {name: run(partial(METHODS[name], 4), epochs=4, **space) for name in names}
+    if torch.distributed.get_rank() == 0:
+        print(json.dumps(seen), flush=True)
+    torch.distributed.destroy_process_group()
+
+
 class SaveWeights(pl.Callback):
     """The trained weights of each process, in a file of its own."""
 
@@ -108,7 +120,8 @@ def search_and_compare(arguments: list[str]) -> None:
     """Search with the strategies that are named; the first process prints what was seen of each, as JSON."""
     warnings.filterwarnings("ignore")
     names = [name for name in arguments if not name.startswith("--")]
-    seen = {name: run(name, "--plain-ddp" in arguments, "--other-seeds" in arguments) for name in names}
+    settings = {"plain": "--plain-ddp" in arguments, "other_seeds": "--other-seeds" in arguments}
+    seen = {name: run(STRATEGIES[name], **settings) for name in names}
     if torch.distributed.get_rank() == 0:
         print(json.dumps(seen), flush=True)
     torch.distributed.destroy_process_group()
