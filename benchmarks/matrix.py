@@ -28,9 +28,9 @@ import pandas as pd
 from tqdm import tqdm
 
 if __package__:  # in the tests
-    from benchmarks.methods import METHODS, make
+    from benchmarks.methods import METHODS, UNEVEN, make
 else:
-    from methods import METHODS, make
+    from methods import METHODS, UNEVEN, make
 
 OURS = ("DARTS", "DARTS second order", "EDAS", "FairDARTS", "DDARTS", *METHODS)
 THEIRS = (
@@ -167,7 +167,9 @@ def _strategy(name: str) -> Any:
     if name == "NNI PolicyBasedRL":
         return nni_strategies.PolicyBasedRL(max_collect=1, trial_per_collect=2)
     if name in METHODS:
-        return make(name, 1, **({"partial_channels": 2} if name == "PCDARTS" else {}))  # of the few that there are
+        # For two channels and two steps.
+        few = {"PCDARTS": {"partial_channels": 2}, **{uneven: {"weight_steps": 1} for uneven in UNEVEN}}
+        return make(name, 1, **few.get(name, {}))
     if name.startswith("NNI "):
         return getattr(nni_strategies, name.removeprefix("NNI "))()
     return nas_plugins.DARTS(order="second") if name == "DARTS second order" else getattr(nas_plugins, name)()

@@ -91,17 +91,22 @@ class DartOptiSpace(StackedSpace):
         """Return how far a search has moved from the baseline; it is logged with every validation.
 
         Args:
-            alphas: The α of each candidate of each edge.
+            alphas: The α of each candidate of each edge; those that a search has pruned are missing.
             sample: The derived sample.
 
         Returns:
             ``alpha_distance``, the mean change of σ(α), from 0 to 1, and ``distance``, the number of operations that
             differ from those of the baseline.
         """
-        initial = torch.tensor([value for named in self.initial_alphas.values() for value in named.values()])
-        current = torch.tensor([alphas[edge][name] for edge, named in self.initial_alphas.items() for name in named])
+        living = [
+            (alphas[edge][name], value)
+            for edge, named in self.initial_alphas.items()
+            for name, value in named.items()
+            if name in alphas.get(edge, {})
+        ]
+        current, initial = (torch.sigmoid(torch.tensor(values)) for values in zip(*living, strict=True))
         return {
-            "alpha_distance": float((torch.sigmoid(current) - torch.sigmoid(initial)).abs().mean()),
+            "alpha_distance": float((current - initial).abs().mean()),
             "distance": float(self.genotype(sample).distance(self.baseline)),
         }
 

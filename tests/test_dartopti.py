@@ -293,6 +293,16 @@ def config(tmp_path, small):
     return tmp_path / "search.yaml"
 
 
+def test_pruned_candidates_do_not_count_in_the_distance_from_the_baseline(small):
+    space = DartOptiSpace(small, operations=FEW)
+    alphas = {edge: {name: value + 1 for name, value in named.items()} for edge, named in space.initial_alphas.items()}
+    sample = space.sample(space.baseline)
+    whole = space.search_metrics(alphas, sample)
+    edge = next(iter(alphas))
+    alphas[edge] = {FEW[0]: space.initial_alphas[edge][FEW[0]]}  # one candidate lives, and has not moved
+    assert 0 < space.search_metrics(alphas, sample)["alpha_distance"] < whole["alpha_distance"]
+
+
 def test_a_search_tells_how_far_it_has_moved_from_the_baseline(tmp_path, config):
     run = search(config, tmp_path / "run")
     metrics = pd.read_csv(run / "metrics.csv")
