@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -12,12 +14,14 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.utilities.data import extract_batch_size
 from torch import Tensor
+from torchmetrics import Metric
 
+from search_spaces.extensions import HasInitialAlphas
 from strategies.composition import Composition
 from strategies.distributed import average
 from strategies.epoch import AlphaTable, Epoch
 from strategies.noise import generator
-from strategies.relaxation import Plan, Step
+from strategies.relaxation import Plan, Step, UnfitSettingError
 from strategies.rng import isolate_rng
 from strategies.supernet.architecture import Architecture
 from strategies.validation import UNLOGGED, Validation
@@ -70,15 +74,26 @@ class BetweenEpochs(Validation):
         self.architecture.step = self._position()
 
     def on_train_start(self) -> None:
-        """Stop if the search was resumed after it had ended early."""
+        """Stop if the search was resumed after it had ended early.
+
+        Raises:
+            UnfitSettingError: A search that prunes was resumed in the middle of an epoch.
+        """
         super().on_train_start()
+        self.architecture.step = self._position()
+        loop = self.trainer.fit_loop
+        mid_epoch = getattr(loop, "restarted_mid_epoch", False) and not loop.epoch_loop.batch_progress.is_last_batch
+        if self.composition.pruning is not None and mid_epoch:
+            raise UnfitSettingError(
+                "this strategy acts at the start of an epoch: resume it from a checkpoint at the end of one"
+            )
         self.trainer.should_stop |= self.composition.stop is not None and bool(self.ended)
 
     def on_train_epoch_start(self) -> None:
         """Prune the candidates."""
         super().on_train_epoch_start()
         self._last_searched = None
-        self.architecture.step = self._position()
+        self.architecture.step = self._between()
         if self.composition.pruning is not None:
             self.composition.pruning(self._epoch())
         if self._keeps_state():
@@ -100,7 +115,13 @@ class BetweenEpochs(Validation):
         super().on_train_epoch_end()
         self.trainer.should_stop |= self.composition.stop is not None and bool(self.ended)
 
+    def _between(self) -> Step:
+        """Return the position between two iterations."""
+        step = self._position()
+        return replace(step, iteration=step.iteration + 1)
+
     def _position(self) -> Step:
+        """Return the position of the present iteration."""
         epochs = self.trainer.max_epochs
         return Step(
             self.trainer.fit_loop.epoch_loop.total_batch_idx,
@@ -111,7 +132,7 @@ class BetweenEpochs(Validation):
     def _epoch(self) -> Epoch:
         return Epoch(
             architecture=self.architecture,
-            step=self._position(),
+            step=self._between(),
             sample=self._derived(),
             before=self._alphas_before,
             history=self.history,
@@ -124,16 +145,19 @@ class BetweenEpochs(Validation):
 
     def _restart(self) -> None:
         # Seeded by the position, so that a resumed search draws the same values again; processes have different seeds.
-        seed = generator(torch.initial_seed(), self._position(), "restart").initial_seed()
+        seed = generator(torch.initial_seed(), self._between(), "restart").initial_seed()
         seed = self.trainer.strategy.broadcast(seed)
         with isolate_rng(), torch.no_grad():
             torch.manual_seed(seed)
-            for module in self.training_module.modules():
-                reset = getattr(module, "reset_parameters", None)
-                if callable(reset):
+            for module in self.model.modules():
+                own = list(module.parameters(recurse=False))
+                reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
+                if callable(reset) and (not own or any(weight.requires_grad for weight in own)):
                     reset()
             for alpha in self.architecture.alphas.values():
                 alpha.copy_(self.architecture.scale * torch.randn(alpha.shape))
+            if isinstance(self.model, HasInitialAlphas):
+                self.architecture.start(self.model.initial_alphas)
         for optimizer in self.trainer.optimizers:
             optimizer.state.clear()
 
@@ -173,20 +197,29 @@ class BetweenEpochs(Validation):
         """Return the metrics of the evaluator on all validation images by a plan, by name."""
         trainer, loop = self.trainer, self.trainer.fit_loop.epoch_loop.val_loop
         loop.setup_data()
-        loader = trainer.val_dataloaders[0]
+        if not trainer.val_dataloaders:
+            raise UnfitSettingError("this strategy validates in a search: the evaluator needs validation batches")
+        loader, limit = trainer.val_dataloaders[0], trainer.num_val_batches[0]
         sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros(2, dtype=torch.float64, device=self.device))
+        metrics: dict[str, Metric] = {}
         trainer.validating = True
         try:
             with self._evaluating(plan), trainer.precision_plugin.val_step_context(), self._logged_as(UNLOGGED):
-                for index, batch in enumerate(islice(loader, int(trainer.num_val_batches[0]))):
+                self._reset_copies(UNLOGGED)
+                for index, batch in enumerate(islice(loader, None if math.isinf(limit) else int(limit))):
                     self._measured = {}
                     batch = trainer.strategy.batch_to_device(batch, dataloader_idx=0)
                     self.training_module.validation_step(batch, index)
                     size = extract_batch_size(batch)
                     for name, value in self._measured.items():
-                        sums[name] += torch.tensor([value * size, size], dtype=torch.float64, device=self.device)
+                        if isinstance(value, Metric):  # accumulates by itself
+                            metrics[name] = value
+                        else:
+                            sums[name] += torch.tensor([float(value) * size, size], device=self.device)
+                computed = {name: float(metric.compute()) for name, metric in metrics.items()}
         finally:
             self._measured = None
             trainer.training = True
         totals = average(list(sums.values()), trainer)
-        return {name: float(total[0] / total[1]) for name, total in zip(sums, totals, strict=True) if total is not None}
+        means = {name: float(t[0] / t[1]) for name, t in zip(sums, totals, strict=True) if t is not None}
+        return means | computed

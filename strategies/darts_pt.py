@@ -13,7 +13,7 @@ from strategies.bn_statistics import by_batch_statistics
 from strategies.composition import Composition, adam
 from strategies.epoch import Epoch
 from strategies.noise import generator
-from strategies.relaxation import EveryEdge, PlanEntry, Step, WeightedOps, softmax
+from strategies.relaxation import EveryEdge, PlanEntry, Step, UnfitSettingError, WeightedOps, softmax
 from strategies.supernet.architecture import Architecture
 
 
@@ -97,9 +97,13 @@ class Projection:
         """Make the choices of an epoch: number k of n at epoch ⌊k · (epochs − 1) / (n − 1)⌋ of the projection."""
         total = epoch.step.epochs
         if total is None or total < self.epochs:
-            raise ValueError(f"projection_epochs: {self.epochs} should be at most max_epochs: {total} of the evaluator")
+            raise UnfitSettingError(
+                f"projection_epochs: {self.epochs} should be at most max_epochs: {total} of the evaluator"
+            )
+        if epoch.step.epoch == 0:  # that what the last epochs need is there is found in the first
+            self._metric_of(epoch.validate(softmax(epoch.architecture.living_alphas())))
         cells = self.choices(epoch.architecture)
-        last = max(map(len, cells)) - 1
+        last = max(map(len, cells), default=0) - 1
         for number in range(last + 1):
             if total - self.epochs + number * (self.epochs - 1) // max(last, 1) == epoch.step.epoch:
                 for edges in (choices[number] for choices in cells if number < len(choices)):
@@ -138,7 +142,8 @@ class Projection:
             return self._validate(epoch, edge, WeightedOps(others, weights[list(others)]))  # not renormalized
 
         in_cell = EdgeName.parse(edge) is not None  # elsewhere, none is an operation of the space
-        chosen = min((index for index, name in enumerate(names) if not (in_cell and name == NONE)), key=without)
+        eligible = [index for index, name in enumerate(names) if not (in_cell and name == NONE)]
+        chosen = min(eligible, key=without) if len(eligible) > 1 else eligible[0]
         architecture.prune(edge, keep=[architecture.living_indices(edge)[chosen]])
 
     def _keep_two(self, epoch: Epoch, edges: list[str]) -> None:
@@ -151,6 +156,10 @@ class Projection:
         """Return how well the supernet validates with another entry for an edge: higher is better."""
         with by_batch_statistics(epoch.model) if self.batch_statistics else nullcontext():
             metrics = epoch.validate({**softmax(epoch.architecture.living_alphas()), edge: entry})
+        return self._metric_of(metrics)
+
+    def _metric_of(self, metrics: dict[str, float]) -> float:
         if self.metric not in metrics:
-            raise ValueError(f"metric: {self.metric!r} should be one of {', '.join(metrics)}")
+            known = ", ".join(metrics) or "what validation_step logs, which is nothing"
+            raise UnfitSettingError(f"metric: {self.metric!r} should be one of {known}")
         return -metrics[self.metric] if self.metric.endswith("loss") else metrics[self.metric]

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 from search_spaces.edges import NONE, CellAlphas, NodeAlphas
@@ -132,7 +131,18 @@ def by_method(method: Method, threshold: float = 0.85) -> Derivation:
         ValueError: The method is unknown, or the threshold is out of range.
     """
     derive({}, method, threshold)  # raises now instead of at the end of a search
-    return darts if method == "darts" else partial(derive, method=method, threshold=threshold)
+    return darts if method == "darts" else _ByMethod(method, threshold)
+
+
+@dataclass(frozen=True)
+class _ByMethod:
+    """The function :func:`derive` with its settings; the α of nodes have no influence."""
+
+    method: Method
+    threshold: float
+
+    def __call__(self, cell: CellAlphas, /, *nodes: Any, **inputs: Any) -> list[DerivedEdge]:
+        return derive(cell, self.method, self.threshold)
 
 
 @keeps_inputs

@@ -71,7 +71,7 @@ class DOTS(DifferentiableStrategy):
     ) -> None:
         if len(stages) != 3 or not 0 <= stages[0] <= stages[1] <= stages[2] <= 1:
             raise ValueError(f"stages: {list(stages)} should be three numbers that ascend from 0 to 1")
-        if len(temperatures) != 2 or not min(temperatures) > 0:
+        if len(temperatures) != 2 or not 0 < min(temperatures) <= max(temperatures) < float("inf"):
             raise ValueError(f"temperatures: {list(temperatures)} should be two numbers above 0")
         if not operation_temperature > 0:
             raise ValueError(f"operation_temperature: {operation_temperature} should be above 0")
@@ -198,7 +198,9 @@ def by_stage(cell: CellAlphas, nodes: NodeAlphas, *, inputs: int = 2) -> list[De
     if any(len(part) > 1 for alphas in cell.values() for part in groups(alphas)):
         return strongest({edge: _weights_by_group(alphas) for edge, alphas in cell.items()}, inputs)
     pairs = {target: max(alphas, key=alphas.__getitem__).split("+") for target, alphas in nodes.items()}
-    return strongest({edge: softmax(alphas) for edge, alphas in cell.items() if str(edge[0]) in pairs[edge[1]]}, 2)
+    # A node with a single input has no pairs.
+    kept = [edge for edge in cell if str(edge[0]) in pairs.get(edge[1], [str(edge[0])])]
+    return strongest({edge: softmax(cell[edge]) for edge in kept}, 2)
 
 
 def _weights_by_group(alphas: Mapping[str, float]) -> dict[str, float]:

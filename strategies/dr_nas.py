@@ -13,14 +13,23 @@ from strategies.composition import Composition, adam
 from strategies.dirichlet import DirichletEdges, dirichlet_kl
 from strategies.epoch import Epoch, Pruning
 from strategies.objective import evaluator_loss, total
-from strategies.relaxation import Step
+from strategies.relaxation import Step, UnfitSettingError
 
 
-def strongest_halfway(keep: int) -> Pruning:
-    """Return the pruning that leaves each edge its strongest candidates after half of the epochs."""
+def strongest_halfway(keep: int, warmup_epochs: int = 0) -> Pruning:
+    """Return the pruning that leaves each edge its strongest candidates after half of the epochs.
+
+    Args:
+        keep: Number of candidates.
+        warmup_epochs: Epochs of each half in which only weights are trained.
+    """
 
     def pruning(epoch: Epoch) -> None:
-        architecture = epoch.architecture
+        architecture, epochs = epoch.architecture, epoch.step.epochs
+        if epochs is not None and 2 * warmup_epochs >= epochs > 1:
+            raise UnfitSettingError(
+                f"warmup_epochs: {warmup_epochs} should be below half of max_epochs, {epochs}: each half has a warm-up"
+            )
         for edge, alphas in architecture.table().items() if epoch.step.progress >= 0.5 else ():
             best = sorted(alphas, key=alphas.__getitem__, reverse=True)[:keep]
             architecture.prune(edge, keep=map(architecture.candidates[edge].index, best))
@@ -91,7 +100,7 @@ class DrNAS(DifferentiableStrategy):
                 warmup_epochs=warmup_epochs,
                 gradient_clip_val=gradient_clip_val,
                 partial_channels=partial_channels,
-                pruning=None if keep is None else strongest_halfway(keep),
+                pruning=None if keep is None else strongest_halfway(keep, warmup_epochs),
                 trains_alphas=None if keep is None else _outside_second_warmup(warmup_epochs),
             ),
             mutation_hooks=mutation_hooks,

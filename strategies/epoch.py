@@ -30,7 +30,8 @@ class Epoch:
             given a plan of the living candidates. The model is in evaluation mode; nothing else of the search changes.
         val_loss: Computes the evaluator's loss (scalar) on the last batch of an architecture step by the relaxation's
             plan of such a step. Only at the end of an epoch in which α was stepped.
-        restart: Gives all weights and α new random values, and clears the state of their optimizers. Schedules go on.
+        restart: Gives α its initial values and the trained weights new random ones, as far as their modules have a
+            ``reset_parameters``, and clears the state of all optimizers. Schedules go on.
         model: The supernet.
     """
 

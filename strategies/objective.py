@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from strategies.relaxation import Step
 from strategies.supernet.architecture import Architecture
+
+Alpha = TypeVar("Alpha", bound=Tensor)
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Objective(Protocol):
     Example::
 
         def with_entropy(batch):
-            weights = [alpha.softmax(0) for alpha in batch.architecture.alphas.values()]
+            weights = [alpha.softmax(0) for alpha in batch.architecture.living_alphas().values()]
             return batch.loss() + sum(torch.special.entr(each).sum() for each in weights)
     """
 
@@ -67,18 +69,18 @@ class Grouping(Protocol):
             return [[alpha] for alpha in alphas.values()]
     """
 
-    def __call__(self, alphas: Mapping[str, nn.Parameter], /) -> Sequence[Sequence[nn.Parameter]]:
+    def __call__(self, alphas: Mapping[str, Alpha], /) -> Sequence[Sequence[Alpha]]:
         """Return the groups, given the α (candidates,) of each edge."""
 
 
-def one_group(alphas: Mapping[str, nn.Parameter]) -> list[list[nn.Parameter]]:
+def one_group(alphas: Mapping[str, Alpha]) -> list[list[Alpha]]:
     """Return a single group of all α."""
     return [list(alphas.values())]
 
 
-def by_cell(alphas: Mapping[str, nn.Parameter]) -> list[list[nn.Parameter]]:
+def by_cell(alphas: Mapping[str, Alpha]) -> list[list[Alpha]]:
     """Return a group for each cell (D-DARTS, section 4.1), and one for all edges outside cells."""
-    cells: dict[str, list[nn.Parameter]] = {}
+    cells: dict[str, list[Alpha]] = {}
     for edge, alpha in alphas.items():
         cells.setdefault(edge.rpartition("/")[0], []).append(alpha)
     return list(cells.values())
@@ -116,7 +118,7 @@ def zero_one(weight: float, grouping: Grouping = one_group) -> Objective:
         raise ValueError(f"w_01: {weight} should be at least 0")
 
     def objective(batch: ArchitectureBatch) -> Tensor:
-        groups = grouping(batch.architecture.alphas)
+        groups = grouping(batch.architecture.living_alphas())
         distances = [(torch.sigmoid(torch.cat(tuple(group))) - 0.5).square().mean() for group in groups]
         return -weight * torch.stack(distances).sum()
 

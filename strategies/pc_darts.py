@@ -25,6 +25,7 @@ def normalized_edges(cell: CellAlphas, nodes: NodeAlphas, *, inputs: int = 2) ->
     weights = {
         (source, target): {name: shares[target][str(source)] * weight for name, weight in softmax(alphas).items()}
         for (source, target), alphas in cell.items()
+        if str(source) in shares.get(target, {})
     }
     return strongest(weights, inputs)
 

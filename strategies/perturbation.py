@@ -43,6 +43,8 @@ def perturbed(kind: Kind, epsilon: float, min_epsilon: float, attack_steps: int,
 
     def perturb(plan: Plan, loss: Callable[[Plan], Tensor], step: Step) -> Plan:
         weights = {edge: entry for edge, entry in plan.items() if isinstance(entry, Tensor)}
+        if not weights:
+            return plan
         radius = min_epsilon + (epsilon - min_epsilon) * step.progress
         noise = uniform(weights, seed, step, "perturbation")
         start = {edge: distribution(weight + radius * (2 * noise[edge] - 1)) for edge, weight in weights.items()}

@@ -45,6 +45,10 @@ Plan = Mapping[str, PlanEntry]
 """The computation of each edge in a forward pass."""
 
 
+class UnfitSettingError(ValueError):
+    """A setting of a strategy does not fit the search that it is in."""
+
+
 @dataclass(frozen=True)
 class Step:
     """The position of a search.
@@ -64,10 +68,10 @@ class Step:
         """The share of the epochs that are completed, from 0 to below 1.
 
         Raises:
-            ValueError: The search has no fixed number of epochs.
+            UnfitSettingError: The search has no fixed number of epochs.
         """
         if self.epochs is None or self.epochs < 1:
-            raise ValueError(f"max_epochs: {self.epochs} of the evaluator should be 1 or more: the strategy follows it")
+            raise UnfitSettingError("max_epochs of the evaluator should be 1 or more: the strategy follows it")
         return self.epoch / self.epochs
 
 

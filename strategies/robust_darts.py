@@ -68,6 +68,8 @@ class RobustDARTS(DifferentiableStrategy):
     ) -> None:
         if not 0 <= drop_path < 1:
             raise ValueError(f"drop_path: {drop_path} should be from 0 to below 1")
+        if stop_factor is not None and order == "one-level":
+            raise ValueError("order: 'one-level' should be 'first' or 'second': the stop needs validation batches")
         stop = None if stop_factor is None else dominant_eigenvalue(stop_factor, every, window, distance, start)
 
         def dropped(name: str, module: nn.Module, architecture: Architecture) -> nn.Module:

@@ -22,7 +22,7 @@ from strategies.composition import Composition, Schedule
 from strategies.distributed import average, check_processes
 from strategies.memory_format import UnstridedPointwise, takes_channels_last
 from strategies.objective import ArchitectureBatch
-from strategies.relaxation import Step, rows, sigmoid, softmax
+from strategies.relaxation import Step, UnfitSettingError, rows, sigmoid, softmax
 from strategies.rng import isolate_rng
 from strategies.supernet.architecture import Architecture
 from strategies.supernet.shared_input import copied
@@ -81,15 +81,18 @@ class SearchModule(BetweenEpochs):
                 "give each search an evaluator of its own"
             )
 
+    def on_train_start(self) -> None:
+        """List the weights, which in each step would take a noticeable part of its time."""
+        super().on_train_start()
+        self._own_weights = list(self.training_module.parameters())
+        self._own_buffers = list(self.training_module.buffers())
+
     def on_train_epoch_start(self) -> None:
         """Prepare the steps of an epoch, and set the learning rate of α."""
         # The statistics use batches of this epoch only, because a resumed search has no earlier ones.
         self._recent.clear()
         super().on_train_epoch_start()
         self._reset_copies(ARCHITECTURE)
-        # Listed once per epoch, because it takes a noticeable part of the time of a step.
-        self._own_weights = list(self.training_module.parameters())
-        self._own_buffers = list(self.training_module.buffers())
         if self.composition.schedule is not None:
             self._schedule_alphas(self.composition.schedule)
 
@@ -153,7 +156,7 @@ class SearchModule(BetweenEpochs):
             # The copy follows the same plan, and leaves no trace in the model.
             model = copy.deepcopy(self.model, {id(self.architecture): self.architecture})
             check_candidates(self.architecture, run, model.parameters())
-        except UnfitCandidatesError:
+        except (UnfitCandidatesError, UnfitSettingError):
             raise
         except Exception:  # what else is wrong is for the first step to say: a model may not work on two samples
             return

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional
 
+from search_spaces.edges import NONE
 from search_spaces.extensions import HasStages
 from strategies.epoch import Epoch
 from strategies.relaxation import Step
@@ -62,7 +63,10 @@ class Stages:
         if stage > 0 and completed == 0:
             for edge, alphas in architecture.table().items():
                 ranked = sorted(zip(alphas.values(), architecture.living_indices(edge), strict=True), reverse=True)
-                architecture.prune(edge, keep=[index for _, index in ranked[: self.keep[stage - 1]]])
+                kept = [index for _, index in ranked[: self.keep[stage - 1]]]
+                if [architecture.candidates[edge][index] for index in kept] == [NONE] and len(ranked) > 1:
+                    kept = [ranked[1][1]]  # an edge of a cell needs an operation
+                architecture.prune(edge, keep=kept)
             epoch.restart()
 
     def trains_alphas(self, step: Step) -> bool:

@@ -57,7 +57,7 @@ class Validation(EvaluatorHooks):
         self._validated: dict[str, tuple[Plan, Statistics]] = {}
         self._statistics_in_use = ExitStack()
         self._prefix_in_use: str | None = None
-        self._measured: dict[str, float] | None = None
+        self._measured: dict[str, Any] | None = None
 
     def teardown(self, stage: str) -> None:
         """Restore the running statistics if a validation was interrupted."""
@@ -208,7 +208,7 @@ class Validation(EvaluatorHooks):
     def _log(self, name: str, value: Any, prog_bar: bool = False, *args: Any, **kwargs: Any) -> None:
         if self._log_prefix == UNLOGGED:
             if self._measured is not None:
-                self._measured[name] = float(value.compute() if isinstance(value, Metric) else value)
+                self._measured[name] = value
             return
         kwargs["add_dataloader_idx"] = False
         if kwargs.get("on_epoch", not self.trainer.training):

@@ -1,8 +1,5 @@
 """Arguments and habits of NNI's strategies, as docs/coming_from_nni.md has them."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 from nni.nas.evaluator.pytorch import ClassificationModule, DataLoader, Lightning, Trainer
@@ -172,12 +169,3 @@ def test_a_step_whose_scaled_gradient_overflows_moves_no_alpha(images):
     NasExperiment(Space(), evaluator(images, plugins=plugins), strategy).run()
     assert strategy.architecture.alphas["conv"].isfinite().all()
     assert strategy.architecture.alphas["conv"].abs().max() < 0.1  # as it began: all four steps overflow
-
-
-def test_nnis_strategies_are_there_after_any_import_of_this_project():
-    """NNI hides them from a process in which another module of its own is imported first."""
-    lines = ["import nas_plugins.config.reader, nni.nas.strategy", "print(nni.nas.strategy.DARTS.__name__)"]
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", "; ".join(lines)], capture_output=True, text=True, check=True
-    )
-    assert done.stdout == "DARTS\n"

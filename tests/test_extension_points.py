@@ -6,19 +6,24 @@ from itertools import pairwise
 import pytest
 import pytorch_lightning as pl
 import torch
+from nni.mutable import Categorical
+from nni.nas.evaluator.pytorch import ClassificationModule, DataLoader, Lightning, Trainer
+from nni.nas.experiment import NasExperiment
 from nni.nas.hub.pytorch import DARTS as HubDarts
 from nni.nas.hub.pytorch import NasBench201
+from nni.nas.nn.pytorch import ModelSpace, MutableConv2d
 from torch import nn
 
 from nas_plugins import DartsSpace
 from search_spaces.edges import NodeName
 from strategies.base import DifferentiableStrategy
 from strategies.composition import Composition
-from strategies.derivation import ByCell, DerivedEdge, darts, derive_cell, keeps_inputs
+from strategies.derivation import ByCell, DerivedEdge, by_method, darts, derive_cell, keeps_inputs
 from strategies.noise import gumbel, uniform
-from strategies.objective import evaluator_loss, total
+from strategies.objective import ArchitectureBatch, evaluator_loss, total, zero_one
 from strategies.relaxation import EveryEdge, Step, WeightedOps, argmax, softmax
-from strategies.supernet.partial_channels import NarrowError, narrow
+from strategies.supernet.architecture import Architecture
+from strategies.supernet.partial_channels import NarrowError, can_narrow, narrow, run_on_part
 from strategies.topology import each_input, is_node, pairs_of_inputs, per_input
 
 SGD = partial(torch.optim.SGD, lr=0.1)
@@ -39,6 +44,26 @@ def supernet(space, **parts):
     chosen.architecture.double()
     chosen.architecture.follow(softmax(chosen.architecture.living_alphas()))
     return model, chosen.architecture
+
+
+def chosen_size():
+    """A convolution whose kernel size is searched."""
+
+    class Space(ModelSpace):
+        def __init__(self):
+            super().__init__()
+            self.layer = MutableConv2d(8, 8, Categorical([1, 3], label="size"))
+
+    return Space().layer
+
+
+class WithMetric(ClassificationModule):
+    """Logs a metric of torchmetrics itself, which Lightning accumulates."""
+
+    def validation_step(self, batch, batch_idx):
+        images, labels = batch
+        self.metrics["acc"].update(self.model(images), labels)
+        self.log("val_acc", self.metrics["acc"])
 
 
 class Watch(pl.Callback):
@@ -149,6 +174,27 @@ class TestPartialChannels:
         (sample,) = run_search(space(), chosen, batch_size=16).export_top_models(formatter="dict")
         assert space().freeze(sample)(torch.randn(2, 3, 8, 8)).shape == (2, 10)
 
+    @pytest.mark.parametrize(
+        "candidate",
+        [
+            nn.MaxPool2d(3, 1, 1),
+            nn.Conv2d(8, 8, 3, padding=1, groups=4),
+            nn.Conv2d(8, 4, 1),
+            nn.Conv2d(6, 6, 1),
+            chosen_size(),
+            nn.Sequential(nn.Conv2d(8, 8, 1), nn.Linear(8, 8)),
+        ],
+        ids=["no weights", "groups", "other channels", "not divisible", "a choice inside", "other weights"],
+    )
+    def test_a_layer_choice_that_cannot_run_on_a_part_runs_whole(self, candidate):
+        assert not can_narrow([candidate, nn.Identity()], 4)
+        assert can_narrow([nn.Conv2d(8, 8, 3, padding=1), nn.Identity()], 4)
+
+    @pytest.mark.parametrize("convolution", [{"kernel_size": 3}, {"kernel_size": 4, "stride": 4}], ids=str)
+    def test_what_is_passed_on_has_the_resolution_of_the_output(self, convolution):
+        narrowed = nn.Conv2d(4, 4, **convolution)
+        assert run_on_part(narrowed, torch.randn(2, 8, 9, 9), 2).shape[1:2] == (8,)
+
     def test_channels_that_cannot_be_divided_are_named(self):
         with pytest.raises(NarrowError, match="6 channels of .* are not divisible by 4"):
             strategy(partial_channels=4).mutate_model(tiny_space(channels=6))
@@ -173,6 +219,27 @@ class TestTopology:
         del plan[node]
         architecture.plan = plan
         torch.testing.assert_close(sides[3], cell(*inputs))
+
+    def test_a_sampled_or_pruned_node_runs_the_inputs_that_it_has(self):
+        model, architecture = supernet(tiny_space(nodes=1), topology=each_input, none=False)
+        cell = next(module for module in model.modules() if hasattr(module, "node_alphas"))
+        inputs, plan = [torch.randn(2, 12, 8, 8, dtype=torch.float64) for _ in range(2)], dict(architecture.plan)
+        factor = torch.tensor([0.3], dtype=torch.float64, requires_grad=True)
+        architecture.plan = {**plan, "normal/node_2": torch.tensor([0.0, 0.3], dtype=torch.float64)}
+        whole = cell(*inputs)
+        architecture.plan = {**plan, "normal/node_2": WeightedOps((1,), factor)}
+        torch.testing.assert_close(cell(*inputs), whole)
+        cell(*inputs).sum().backward()
+        assert factor.grad.abs() > 0
+        architecture.prune("normal/node_2", keep=[1])
+        architecture.follow(softmax(architecture.living_alphas()))
+        alone = cell(*inputs)
+        architecture.plan = {**plan, "normal/node_2": (1,)}
+        torch.testing.assert_close(alone, cell(*inputs))
+
+    def test_a_derivation_by_sigmoids_takes_no_notice_of_the_nodes(self):
+        cell, nodes = {(0, 2): {"a": 5.0, "b": 0.0}}, {2: {"0": 1.0}}
+        assert [edge.operation for edge in derive_cell(by_method("sparse", 0.9), "normal", cell, nodes)] == ["a"]
 
     @pytest.mark.parametrize("count", [2, 3, 4, 5])
     def test_the_factor_of_an_input_is_the_sum_of_its_pairs(self, count):
@@ -240,8 +307,38 @@ class TestPruning:
                 edge = f"{label}/{source}->{slot.partition('_')[0]}"
                 assert operation in chosen.architecture.living_candidates(edge)
 
+    def test_input_choices_of_several_inputs_keep_all(self):
+        architecture = Architecture()
+        architecture.add_edge("inputs", range(4))
+        architecture.multi_input_choices.add("inputs")
+        architecture.prune("inputs", keep=[0])
+        assert architecture.living_indices("inputs") == (0, 1, 2, 3)
+
+    def test_the_zero_one_loss_is_that_of_the_living(self):
+        _, architecture = supernet(tiny_space(), none=False)
+        for edge, alpha in architecture.alphas.items():
+            alpha.data = torch.tensor([9.0, 0, 0, 9, 9, 9, 9], dtype=torch.float64)
+            architecture.prune(edge, keep=[1, 2])
+        batch = ArchitectureBatch(lambda: None, lambda: None, architecture, nn.Identity())
+        assert zero_one(1.0)(batch) == 0
+
 
 class TestStages:
+    def test_a_restart_leaves_frozen_weights_and_the_start_of_the_space(self, run_search):
+        space = tiny_space()
+        space.initial_alphas = {"normal/0->2": {"skip_connect": 5.0}}
+        space.teacher = nn.Linear(3, 3).requires_grad_(False)
+        before, found = space.teacher.weight.clone(), {}
+
+        def again(epoch):
+            if epoch.step.epoch == 1:
+                epoch.restart()
+                found.update(epoch.architecture.table()["normal/0->2"], iteration=epoch.step.iteration)
+
+        run_search(space, strategy(pruning=again), epochs=2, batch_size=32)
+        assert torch.equal(space.teacher.weight, before)
+        assert found["skip_connect"] == 5 and found["iteration"] == 1
+
     def test_a_restart_draws_new_weights_and_alphas_and_clears_the_optimizers(self, run_search):
         momenta = []
 
@@ -367,6 +464,25 @@ class TestStopRules:
         assert watch.epochs == [0, 1] and starts == [(0, 1, True), (1, 2, True)]
         now = torch.cat([alpha.detach() for alpha in chosen.architecture.alphas.values()])
         assert torch.equal(now, watch.alphas[1])  # those after the first epoch
+
+    def test_a_metric_object_is_that_of_all_images(self, images):
+        found = {}
+
+        def looks(epoch):
+            found.update(epoch.validate(softmax(epoch.architecture.living_alphas())))
+            return False
+
+        loader = partial(DataLoader, images, batch_size=5)  # the last batch is smaller
+        evaluator = Lightning(
+            WithMetric(num_classes=10),
+            Trainer(max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, limit_train_batches=1),
+            train_dataloaders=loader(),
+            val_dataloaders=loader(),
+        )
+        experiment = NasExperiment(tiny_space(), evaluator, strategy(stop=looks))
+        experiment.run()
+        experiment.stop()
+        assert 32 * found["val_acc"] == pytest.approx(round(32 * found["val_acc"]), abs=1e-5)
 
     def test_it_may_validate_plans_and_differentiate_the_validation_loss(self, run_search):
         found = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from importlib.util import find_spec
 
 import torch
@@ -51,12 +52,11 @@ def check_space(space: ModelSpace, data: ImageData) -> None:
 
 
 def check_epochs(strategy: DifferentiableStrategy, epochs: int) -> None:
-    """Raise an InputError if a search has no epoch in which α is trained."""
+    """Warn if a search has no epoch in which α is trained."""
     warmup = strategy.composition.warmup_epochs
     if warmup >= epochs:
-        raise InputError(
-            f"strategy.warmup_epochs: {warmup} should be below training.epochs, {epochs}: they train weights alone"
-        )
+        text = f"strategy.warmup_epochs: {warmup} is not below training.epochs, {epochs}: α will not be trained"
+        warnings.warn(text, stacklevel=2)
 
 
 def check_plans(

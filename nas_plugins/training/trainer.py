@@ -27,6 +27,7 @@ from nas_plugins.files import one_line
 from nas_plugins.runs.directory import CHECKPOINT, is_first
 from nas_plugins.training.callbacks import EpochLines, FiniteLoss, SeededEpochs
 from nas_plugins.training.checkpoints import BEGIN_AGAIN, LastCheckpoint, WholeCheckpoints
+from strategies.relaxation import UnfitSettingError
 
 
 def make_trainer(config: Config, run: Path, callbacks: list[Callback], **kwargs: Any) -> Trainer:
@@ -129,6 +130,8 @@ def readable_errors(checkpoint: Path, go_on: str) -> Iterator[None]:
         if isinstance(error.__context__, KeyboardInterrupt):
             raise error.__context__ from None
         raise
+    except UnfitSettingError as error:
+        raise InputError(f"strategy: {one_line(error)}") from None
     except BrokenImage as error:
         raise InputError(f"{error}, then {go_on}") from None
     except OSError as error:

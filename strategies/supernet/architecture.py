@@ -90,10 +90,14 @@ class Architecture(nn.Module):
     def prune(self, edge: str, keep: Iterable[int]) -> None:
         """Let only some candidates of an edge live from now on: relaxations and derivations see no others.
 
+        Input choices that take several inputs keep all candidates.
+
         Args:
             edge: Name of the edge.
             keep: Indices of the candidates that live on, of those that still do. None of them removes the edge.
         """
+        if edge in self.multi_input_choices:
+            return
         kept = set(keep)
         self.living[edge] = tuple(index for index in self.living_indices(edge) if index in kept)
 

@@ -22,7 +22,7 @@ from search_spaces.genotype_io import sample_of_node
 from strategies.bn_statistics import frozen_bn_stats
 from strategies.derivation import darts, derive_cell, has_fixed_inputs
 from strategies.relaxation import PlanEntry
-from strategies.supernet.architecture import Architecture, Mixed, add, mix
+from strategies.supernet.architecture import Architecture, Mixed, add, mix, weighted
 from strategies.supernet.candidates import forward_weighted, fuse_weight_into_norm, strip_leading_relu
 from strategies.supernet.partial_channels import PartialStates, narrow
 from strategies.supernet.parts import NO_PARTS, SupernetParts
@@ -56,8 +56,9 @@ class MixedCell(Mixed):
         for target in self.nodes:
             for source in range(target):
                 self._add_edge(source, target, _cell_candidates(cell, target, source))
-            if parts.topology is not None:
-                architecture.add_edge(self.node(target), parts.topology(range(target)))
+            inputs = () if parts.topology is None else parts.topology(range(target))
+            if inputs:
+                architecture.add_edge(self.node(target), inputs)
         with label_scope(self.label):
             for target in self.nodes:
                 for slot in range(self.num_ops_per_node):
@@ -92,8 +93,8 @@ class MixedCell(Mixed):
         return [self.edge(source, target) for target in self.nodes for source in range(target)]
 
     def edges(self) -> Iterable[str]:
-        edges = self._operation_edges()
-        return edges if self.parts.topology is None else [*edges, *map(self.node, self.nodes)]
+        nodes = [node for node in map(self.node, self.nodes) if node in self.architecture.candidates]
+        return [*self._operation_edges(), *nodes]
 
     def forward(self, *inputs: Any) -> Any:
         """Follow the plan, with the inputs and the output of the replaced cell."""
@@ -101,18 +102,19 @@ class MixedCell(Mixed):
         inputs_list = preprocess_cell_inputs(self.num_predecessors, *inputs)
         states = PartialStates(self.preprocessor(inputs_list), self.parts.partial_channels)
         for target in self.nodes:
-            factors = plan.get(self.node(target)) if self.parts.topology else None
+            factors = self._factors(target)
             total = passed = None
             for source in range(target):
                 choice, key = plan[self.edge(source, target)], f"{source}->{target}"
-                if isinstance(choice, tuple) and not choice:
+                if (isinstance(choice, tuple) and not choice) or (factors is not None and source not in factors):
                     continue
                 part, rest = self._edge(key, choice, states, source), None
                 if states.parts > 1:
                     part = self._zeros(key, states.part(source)) if part is None else part
                     rest = states.rest(source, part.shape)
-                if isinstance(factors, Tensor):
-                    part, rest = (None if x is None else factors[source] * x for x in (part, rest))
+                factor = None if factors is None else factors[source]
+                if factor is not None:
+                    part, rest = (None if x is None else factor * x for x in (part, rest))
                 total, passed = add(total, part), add(passed, rest)
             if total is None:
                 total = self._zeros(f"0->{target}", states.part(0))
@@ -122,6 +124,20 @@ class MixedCell(Mixed):
             states.append(total, passed)
         out = torch.cat(states.nodes[self.num_predecessors :], self.concat_dim)
         return self.postprocessor(out, inputs_list)
+
+    def _factors(self, target: int) -> dict[int, Tensor | None] | None:
+        """Return the factor of each input that a node has in the plan, None for 1; None if it has all with 1."""
+        node = self.node(target)
+        entry = self.architecture.plan.get(node) if self.parts.topology else None
+        if entry is None:
+            return None
+        if isinstance(entry, Tensor):
+            return dict(enumerate(entry.unbind()))
+        names, factors = self.architecture.candidates[node], dict[int, Tensor | None]()
+        for index, weight in weighted(entry, len(names)):  # candidates of the node: inputs, or pairs of them
+            for source in map(int, str(names[index]).split("+")):
+                factors[source] = add(factors.get(source), weight)
+        return factors
 
     def _edge(self, key: str, choice: PlanEntry, states: PartialStates, source: int) -> Tensor | None:
         """Return the output of an edge by its entry of the plan, None for zero."""

@@ -54,7 +54,7 @@ class MixedLayer(Mixed):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Follow the plan, with the arguments of the candidates."""
         if self.partial_channels > 1:
-            (x,) = args
+            (x,) = (*args, *kwargs.values())
             return run_on_part(self._mix, x, self.partial_channels)
         return self._mix(*args, **kwargs)
 

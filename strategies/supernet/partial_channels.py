@@ -25,6 +25,8 @@ def narrow(candidate: nn.Module, parts: int) -> None:
         NarrowError: A module of the candidate has other weights, or K does not divide its channels.
     """
     for module in candidate.modules():
+        if getattr(module, "mutables", ()):
+            raise NarrowError(f"{type(module).__name__} has choices of its own")
         if isinstance(module, nn.Conv2d):
             _narrow_convolution(module, parts)
         elif isinstance(module, nn.BatchNorm2d):
@@ -34,7 +36,10 @@ def narrow(candidate: nn.Module, parts: int) -> None:
 
 
 def can_narrow(candidates: Iterable[nn.Module], parts: int) -> bool:
-    """Return whether all candidates keep the number of channels and can run on 1/K of them."""
+    """Return whether all candidates keep the number of channels and can run on 1/K of them, and some has weights."""
+    candidates = list(candidates)
+    if not any(isinstance(module, nn.Conv2d) for candidate in candidates for module in candidate.modules()):
+        return False
     for candidate in candidates:
         convolutions = [module for module in candidate.modules() if isinstance(module, nn.Conv2d)]
         if convolutions and convolutions[0].in_channels != convolutions[-1].out_channels:
@@ -103,7 +108,10 @@ class PartialStates:
         if passed.shape[2:] == tuple(shape[2:]):
             return passed
         if node not in self._pooled:
-            self._pooled[node] = functional.max_pool2d(passed, 2, 2, ceil_mode=True)
+            pooled = functional.max_pool2d(passed, 2, 2, ceil_mode=True)
+            if pooled.shape[2:] != tuple(shape[2:]):  # not that of a stride of 2 with the usual padding
+                pooled = functional.adaptive_max_pool2d(passed, tuple(shape[2:]))
+            self._pooled[node] = pooled
         return self._pooled[node]
 
     def append(self, total: Tensor, passed: Tensor | None) -> None:
@@ -126,6 +134,8 @@ def _narrow_convolution(module: nn.Conv2d, parts: int) -> None:
     module.out_channels = _part(module, module.out_channels, parts)
     if depthwise:
         module.groups = module.in_channels
+    elif module.in_channels % module.groups or module.out_channels % module.groups:
+        raise NarrowError(f"{module.in_channels} channels of {type(module).__name__} have {module.groups} groups")
     inputs = module.in_channels // module.groups
     module.weight = nn.Parameter(module.weight.new_empty(module.out_channels, inputs, *module.kernel_size))
     if module.bias is not None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
-from strategies.relaxation import Plan, softmax
+from strategies.relaxation import Plan, UnfitSettingError, softmax
 from strategies.supernet.architecture import Architecture
 from strategies.supernet.shared_input import copied
 from strategies.topology import is_node
@@ -40,7 +40,7 @@ def check_candidates(architecture: Architecture, run: Callable[[], Any], weights
         architecture.plan = plan
         try:
             _differentiate(run(), trained)
-        except torch.OutOfMemoryError:  # the fault of no edge
+        except (torch.OutOfMemoryError, UnfitSettingError):  # the fault of no edge
             raise
         except Exception as error:  # a user's candidates raise many kinds
             return error

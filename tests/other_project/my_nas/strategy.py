@@ -33,7 +33,7 @@ def entropy(weight: float) -> Objective:
         raise ValueError(f"weight: {weight} should be at least 0")
 
     def objective(batch: ArchitectureBatch) -> torch.Tensor:
-        edges = softmax(batch.architecture.alphas).values()
+        edges = softmax(batch.architecture.living_alphas()).values()
         return weight * torch.stack([torch.special.entr(edge).sum() for edge in edges]).mean()
 
     return objective
