@@ -23,6 +23,7 @@ from strategies.evaluator_hooks import serve_batches_in_parts
 from strategies.search import SearchModule
 from strategies.supernet.architecture import Architecture
 from strategies.supernet.cell import MixedCell
+from strategies.supernet.choices import refuse_multi_input
 from strategies.supernet.mutation import replace_choice
 from strategies.supernet.values import PlanSamplingPolicy
 
@@ -85,12 +86,14 @@ class DifferentiableStrategy(OneShotStrategy):
 
         Raises:
             ValueError: The model is already a supernet.
-            TypeError: The model has a choice that cannot be searched.
+            TypeError: The model has a choice that cannot be searched by this strategy.
         """
         if any(isinstance(module, BaseSuperNetModule) for module in model.modules()):
             raise ValueError(f"{_name(model)}: a supernet already, of an earlier search: give a fresh instance")
         self.architecture = self._new_architecture()
         model = super().mutate_model(model)
+        if self.composition.single_path:
+            refuse_multi_input(self.architecture)
         if isinstance(model, HasInitialAlphas):
             self.architecture.start(model.initial_alphas)
         if not isinstance(model, StackedSpace):

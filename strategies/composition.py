@@ -112,6 +112,8 @@ class Composition:
         joint: Returns whether α and the weights take one step together at a position of the search, as they do
             everywhere if the gradient is None. None for nowhere.
         weight_steps: Number of weight steps for each architecture step, unless they are joint.
+        single_path: Whether paths run one candidate an edge, so that spaces whose input choices take several inputs are
+            refused.
 
     Raises:
         ValueError: A number is out of range.
@@ -139,6 +141,7 @@ class Composition:
     trains_alphas: Callable[[Step], bool] | None = None
     joint: Callable[[Step], bool] | None = None
     weight_steps: int = 1
+    single_path: bool = False
 
     def __post_init__(self) -> None:
         if self.gradient_clip_val is not None and not self.gradient_clip_val > 0:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import torch
-from nni.nas.nn.pytorch import ModelSpace
 
 from search_spaces.deprecation import argument_aliases, renamed_arguments
 from strategies.base import DifferentiableStrategy, MutationHook
@@ -11,7 +10,6 @@ from strategies.bilevel import Order, gradient_of
 from strategies.composition import Composition, adam
 from strategies.relaxation import Flip, SampledEdges
 from strategies.sampling import policy
-from strategies.supernet.choices import refuse_multi_input
 
 
 class EDAS(DifferentiableStrategy):
@@ -94,18 +92,9 @@ class EDAS(DifferentiableStrategy):
                 gradient=gradient_of(order),
                 none=none,
                 gradient_clip_val=gradient_clip_val,
+                single_path=True,
                 recompute=recompute,
             ),
             mutation_hooks=mutation_hooks,
             log_prob_every_n_step=log_prob_every_n_step,
         )
-
-    def mutate_model(self, model: ModelSpace) -> ModelSpace:
-        """Turn the model space into a supernet, in place.
-
-        Raises:
-            TypeError: An input choice takes more than one input.
-        """
-        model = super().mutate_model(model)
-        refuse_multi_input(self.architecture)
-        return model

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import torch
-from nni.nas.nn.pytorch import ModelSpace
 
 from search_spaces.deprecation import argument_aliases
 from strategies.base import DifferentiableStrategy, MutationHook
 from strategies.bilevel import BilevelProblem, Gradients, first_order
 from strategies.composition import Composition, adam
 from strategies.gumbel import HardGumbelSoftmax
-from strategies.supernet.choices import refuse_multi_input
 
 
 def first_order_of_all(problem: BilevelProblem) -> Gradients:
@@ -71,17 +69,8 @@ class GDAS(DifferentiableStrategy):
                 alpha_scale=alpha_scale,
                 warmup_epochs=warmup_epochs,
                 gradient_clip_val=gradient_clip_val,
+                single_path=True,
             ),
             mutation_hooks=mutation_hooks,
             log_prob_every_n_step=log_prob_every_n_step,
         )
-
-    def mutate_model(self, model: ModelSpace) -> ModelSpace:
-        """Turn the model space into a supernet, in place.
-
-        Raises:
-            TypeError: An input choice takes more than one input.
-        """
-        model = super().mutate_model(model)
-        refuse_multi_input(self.architecture)
-        return model

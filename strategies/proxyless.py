@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from nni.nas.nn.pytorch import ModelSpace
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -13,7 +12,6 @@ from search_spaces.deprecation import argument_aliases
 from strategies.base import DifferentiableStrategy, MutationHook
 from strategies.composition import Composition, OptimizerFactory, adam
 from strategies.gumbel import BinaryGates
-from strategies.supernet.choices import refuse_multi_input
 
 
 def rescaled(make: OptimizerFactory) -> OptimizerFactory:
@@ -93,18 +91,9 @@ class Proxyless(DifferentiableStrategy):
                 alpha_scale=alpha_scale,
                 warmup_epochs=warmup_epochs,
                 gradient_clip_val=gradient_clip_val,
+                single_path=True,
                 weight_steps=weight_steps,
             ),
             mutation_hooks=mutation_hooks,
             log_prob_every_n_step=log_prob_every_n_step,
         )
-
-    def mutate_model(self, model: ModelSpace) -> ModelSpace:
-        """Turn the model space into a supernet, in place.
-
-        Raises:
-            TypeError: An input choice takes more than one input.
-        """
-        model = super().mutate_model(model)
-        refuse_multi_input(self.architecture)
-        return model

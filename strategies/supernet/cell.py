@@ -127,8 +127,10 @@ class MixedCell(Mixed):
 
     def _factors(self, target: int) -> dict[int, Tensor | None] | None:
         """Return the factor of each input that a node has in the plan, None for 1; None if it has all with 1."""
+        if self.parts.topology is None:
+            return None
         node = self.node(target)
-        entry = self.architecture.plan.get(node) if self.parts.topology else None
+        entry = self.architecture.plan.get(node)
         if entry is None:
             return None
         if isinstance(entry, Tensor):
