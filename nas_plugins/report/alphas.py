@@ -176,7 +176,7 @@ def _heat(axis: Axes, rows: pd.DataFrame, names: Sequence[str], highest: float) 
 
 def _edge_name(edge: str) -> str:
     node = NodeName.parse(f"cell/{edge}")
-    return edge.replace("->", " → ") if node is None else f"inputs of {node.target}"
+    return edge.replace("->", " → ") if node is None else f"into {node.target}"
 
 
 def _with_named_inputs(alphas: pd.DataFrame) -> pd.DataFrame:
