@@ -7,7 +7,7 @@ have fixed operations on its edges and behind it (Fine-Tuning DARTS, section III
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,10 +20,14 @@ from torch import Tensor, nn
 from torchvision.ops import stochastic_depth
 
 from search_spaces.edges import INPUTS, Cell, existing_edges
-from search_spaces.operations import FIXED_OPERATIONS, FactorizedReduce, relu_conv_bn, searchable
+from search_spaces.operations import FactorizedReduce, derived_operation, relu_conv_bn, searchable
 
 if TYPE_CHECKING:
     from nni.nas.oneshot.pytorch.strategy import OneShotStrategy
+
+
+Make = Callable[[str, int, int], nn.Module]
+"""(name, channels, stride) -> an operation."""
 
 
 class CellShape(NamedTuple):
@@ -77,6 +81,7 @@ def searchable_cell(
     label: str,
     fixed: Cell = (),
     after: Sequence[str] = (),
+    derived: bool = False,
 ) -> nn.Module:
     """Return a cell that every strategy for ``nni.nas.nn.pytorch.Cell`` can search.
 
@@ -90,11 +95,13 @@ def searchable_cell(
         label: Label of the cell. Cells with the same label share one architecture.
         fixed: Fixed operations on edges.
         after: Fixed operations that follow the cell.
+        derived: Whether its operations have the form that they have in a derived network.
     """
-    candidates = {name: partial(_candidate, shape=shape, name=name) for name in operations}
+    make = derived_operation if derived else searchable
+    candidates = {name: partial(_candidate, shape=shape, name=name, make=make) for name in operations}
     cell = partial(nas.Cell, candidates, num_ops_per_node=2, label=label)
-    align = Preprocess(shape, affine=False)
-    following = PostOps(shape.channels * nodes, after) if after else None
+    align = Preprocess(shape, affine=derived)
+    following = PostOps(shape.channels * nodes, after, make) if after else None
     if not fixed:
         return cell(num_nodes=nodes, num_predecessors=INPUTS, preprocessor=align, postprocessor=following)
     # NNI labels the choices of a node by the number of its predecessors. A cell of one node therefore has the labels,
@@ -103,15 +110,15 @@ def searchable_cell(
         align,
         [cell(num_nodes=1, num_predecessors=node) for node in range(INPUTS, INPUTS + nodes)],
         fixed,
-        [searchable(edge.operation, shape.channels, shape.stride(edge.source)) for edge in fixed],
+        [make(edge.operation, shape.channels, shape.stride(edge.source)) for edge in fixed],
         following,
     )
 
 
-def _candidate(node: int, slot: int, source: int | None, *, shape: CellShape, name: str) -> nn.Module:
+def _candidate(node: int, slot: int, source: int | None, *, shape: CellShape, name: str, make: Make) -> nn.Module:
     """Return a candidate of an edge, as NNI's cell asks for it."""
     # A cell that is not being searched asks without a source and reads its inputs from node 0 on.
-    return searchable(name, shape.channels, shape.stride(0 if source is None else source))
+    return make(name, shape.channels, shape.stride(0 if source is None else source))
 
 
 def refuse_proxyless(strategy: OneShotStrategy) -> None:
@@ -139,11 +146,12 @@ class PostOps(nn.Module):
     Args:
         channels: Channels of the output of the cell.
         operations: Names of the operations, in order.
+        make: Function of name, channels and stride that makes an operation.
     """
 
-    def __init__(self, channels: int, operations: Sequence[str]) -> None:
+    def __init__(self, channels: int, operations: Sequence[str], make: Make = searchable) -> None:
         super().__init__()
-        self.operations = nn.Sequential(*(searchable(name, channels, 1) for name in operations))
+        self.operations = nn.Sequential(*(make(name, channels, 1) for name in operations))
 
     def forward(self, out: Tensor, inputs: Sequence[Tensor]) -> Tensor:
         """Return the new output, given the output and the inputs of the cell."""
@@ -213,10 +221,10 @@ class DiscreteCell(nn.Module):
         self.edges = existing_edges(cell)
         self.outputs = tuple(outputs)
         self.operations = nn.ModuleList(
-            FIXED_OPERATIONS[edge.operation](shape.channels, shape.stride(edge.source), True) for edge in self.edges
+            derived_operation(edge.operation, shape.channels, shape.stride(edge.source)) for edge in self.edges
         )
         channels = shape.channels * len(outputs)
-        self.after = nn.Sequential(*(FIXED_OPERATIONS[name](channels, 1, True) for name in after))
+        self.after = nn.Sequential(*(derived_operation(name, channels, 1) for name in after))
 
     def forward(self, before: Tensor, previous: Tensor) -> Tensor:
         """(batch, before, …), (batch, previous, …) -> (batch, channels × outputs, …)."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
+from nni.nas.nn.pytorch import ModelSpace
+
 from search_spaces.genotype import Genotype
 
 
@@ -61,3 +63,14 @@ class HasStages(Protocol):
 
     def enter_stage(self, index: int, /) -> None:
         """Begin a stage, counted from 0. Repeated calls have no further effect."""
+
+
+@runtime_checkable
+class HasDerivedForm(Protocol):
+    """A space whose operations have another form in derived networks than in a search.
+
+    Costs of its architectures are counted in this form.
+    """
+
+    def in_derived_form(self) -> ModelSpace:
+        """Return a space of the same choices, whose operations have the form and so the cost of derived networks."""

@@ -186,3 +186,8 @@ def searchable(name: str, channels: int, stride: int) -> nn.Module:
     if "pool" in name:
         operation = nn.Sequential(operation, nn.BatchNorm2d(channels, affine=False))
     return operation
+
+
+def derived_operation(name: str, channels: int, stride: int) -> nn.Module:
+    """Return an operation for a derived network, whose normalizations learn a scale and a shift."""
+    return FIXED_OPERATIONS[name](channels, stride, True)

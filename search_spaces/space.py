@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import nni.nas.nn.pytorch as nas
@@ -63,11 +64,17 @@ class CellStack:
         """The fixed operations in the form of a genotype."""
         return parse_fixed(self.fixed, self.nodes, self.labels)
 
-    def cell(self, layer: int, shape: CellShape) -> tuple[nn.Module, int]:
-        """Return the searchable cell of a layer and the channels of its output."""
+    def cell(self, layer: int, shape: CellShape, derived: bool = False) -> tuple[nn.Module, int]:
+        """Return the searchable cell of a layer and the channels of its output.
+
+        Args:
+            layer: The layer.
+            shape: Channels and strides of the cell.
+            derived: Whether its operations have the form that they have in a derived network.
+        """
         fixed, index = self.fixed_operations, self.layout[layer]
         edges, after = fixed_edges(fixed, index), after_cells(fixed)
-        cell = searchable_cell(shape, self.operations, self.nodes, self.labels[index], edges, after)
+        cell = searchable_cell(shape, self.operations, self.nodes, self.labels[index], edges, after, derived)
         return cell, shape.channels * self.nodes
 
     def genotype(self, sample: Mapping[str, Any]) -> Genotype:
@@ -127,6 +134,7 @@ class StackedSpace(nas.ModelSpace):
 
     Args:
         cells: Cells of the space.
+        derived: Whether its operations have the form that they have in derived networks, see :meth:`in_derived_form`.
         network: Further arguments of :class:`~search_spaces.network.Network`.
 
     Raises:
@@ -135,13 +143,14 @@ class StackedSpace(nas.ModelSpace):
 
     channels_last = True
 
-    def __init__(self, cells: CellStack, **network: Any) -> None:
+    def __init__(self, cells: CellStack, derived: bool = False, **network: Any) -> None:
         super().__init__()
         self.cells = cells
         self._network_arguments = network
         sample = current_model()
         if sample is None:
-            self.network = Network(cells.cell, len(cells.layout), cells.reductions, **network)
+            make_cell = partial(cells.cell, derived=derived)
+            self.network = Network(make_cell, len(cells.layout), cells.reductions, **network)
         else:  # inside a model_context
             self.network = self.freeze(sample)
 
@@ -172,6 +181,10 @@ class StackedSpace(nas.ModelSpace):
             GenotypeError: The sample is no point of this space.
         """
         return Network.from_genotype(self.genotype(sample), **self._network_arguments)
+
+    def in_derived_form(self) -> nas.ModelSpace:
+        """Return a space of the same choices, whose operations have the form and so the cost of derived networks."""
+        return StackedSpace(self.cells, derived=True, **self._network_arguments)
 
     def check_contains(self, sample: Mapping[str, Any]) -> SampleValidationError | None:
         """Return the error of a sample that is no point of this space, else None."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from search_spaces.deprecation import argument_aliases
-from strategies.base import DifferentiableStrategy, MutationHook
+from strategies.base import DifferentiableStrategy
 from strategies.composition import Composition, adam
 from strategies.hypergradients import implicit, scaled_hessian
 from strategies.relaxation import EveryEdge, softmax
@@ -25,9 +26,7 @@ class AmendedDARTS(DifferentiableStrategy):
         alpha_scale: Standard deviation of the normal distribution that α is initialized from; 0 for zeros.
         warmup_epochs: Epochs in which only weights are trained.
         gradient_clip_val: Maximum norm of the gradient of the weights. None for no limit.
-        mutation_hooks: Further hooks of NNI, which replace modules of the space by supernet modules of the user's own.
-        log_prob_every_n_step: Distance in batches between two logs of the weights of all candidates, under
-            ``prob/<edge>/<candidate>``. None for no such logs.
+        common: Arguments of all strategies, see :class:`~strategies.base.DifferentiableStrategy`.
 
     Raises:
         ValueError: A setting is out of range.
@@ -45,8 +44,7 @@ class AmendedDARTS(DifferentiableStrategy):
         alpha_scale: float = 1e-3,
         warmup_epochs: int = 0,
         gradient_clip_val: float | None = 5.0,
-        mutation_hooks: list[MutationHook] | None = None,
-        log_prob_every_n_step: int | None = None,
+        **common: Any,
     ) -> None:
         if not 0 <= coefficient < float("inf"):
             raise ValueError(f"coefficient: {coefficient} should be at least 0")
@@ -63,6 +61,5 @@ class AmendedDARTS(DifferentiableStrategy):
                 warmup_epochs=warmup_epochs,
                 gradient_clip_val=gradient_clip_val,
             ),
-            mutation_hooks=mutation_hooks,
-            log_prob_every_n_step=log_prob_every_n_step,
+            **common,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import pytorch_lightning as pl
@@ -18,8 +19,15 @@ from torch import nn
 from search_spaces.extensions import HasInitialAlphas
 from search_spaces.space import StackedSpace
 from strategies.composition import Composition, adam, cosine
+from strategies.cost.penalty import ExpectationProfilerPenalty, expectation_penalty
+from strategies.cost.profile import Profiler, profiled_form
+from strategies.cost.search import Example, cost_tables
+from strategies.cost.table import CostTable
+from strategies.cost.targets import Cost
 from strategies.derivation import darts, has_fixed_inputs
 from strategies.evaluator_hooks import serve_batches_in_parts
+from strategies.inheritance import inherit
+from strategies.rng import isolate_rng
 from strategies.search import SearchModule
 from strategies.supernet.architecture import Architecture
 from strategies.supernet.cell import MixedCell
@@ -43,6 +51,8 @@ class DifferentiableStrategy(OneShotStrategy):
         mutation_hooks: Further hooks of NNI, which replace modules of the space by supernet modules of the user's own.
         log_prob_every_n_step: Distance in batches between two logs of the weights of all candidates, under
             ``prob/<edge>/<candidate>``. None for no such logs.
+        cost: Costs of the derived network that the search keeps low, such as ``Cost("multiply_adds", target=30e6)``.
+        penalty: A penalty of NNI on the loss of α: an ``ExpectationProfilerPenalty``, or a dictionary of its arguments.
         parts: The fields of a :class:`~strategies.composition.Composition`, instead of a composition.
 
     Attributes:
@@ -58,6 +68,8 @@ class DifferentiableStrategy(OneShotStrategy):
         *,
         mutation_hooks: list[MutationHook] | None = None,
         log_prob_every_n_step: int | None = None,
+        cost: Cost | Sequence[Cost] = (),
+        penalty: ExpectationProfilerPenalty | Mapping[str, Any] | None = None,
         **parts: Any,
     ) -> None:
         super().__init__(mutation_hooks)
@@ -65,7 +77,10 @@ class DifferentiableStrategy(OneShotStrategy):
             raise ValueError(f"log_prob_every_n_step: {log_prob_every_n_step} should be at least 1, or null for none")
         self.log_prob_every_n_step = log_prob_every_n_step
         self.candidates_checked = False
-        self.composition = composition or Composition(**parts)
+        self.composition = composition or _composition(parts)
+        self.cost = (cost,) if isinstance(cost, Cost) else tuple(cost)
+        self.penalty = expectation_penalty(penalty)
+        self._profile: Callable[[Example], list[CostTable]] | None = None
         self.architecture = self._new_architecture()
         self._architecture_loader: Callable[[], Any] | None = None
 
@@ -82,7 +97,7 @@ class DifferentiableStrategy(OneShotStrategy):
             model: The model space.
 
         Returns:
-            The same object.
+            The same object. Its ``freeze`` gives derived networks with the weights of the supernet from now on.
 
         Raises:
             ValueError: The model is already a supernet.
@@ -91,6 +106,8 @@ class DifferentiableStrategy(OneShotStrategy):
         if any(isinstance(module, BaseSuperNetModule) for module in model.modules()):
             raise ValueError(f"{_name(model)}: a supernet already, of an earlier search: give a fresh instance")
         self.architecture = self._new_architecture()
+        if any(cost.table is None for cost in self.cost):
+            self._profile = partial(cost_tables, self.cost, self.profiler(model))
         model = super().mutate_model(model)
         if self.composition.single_path:
             refuse_multi_input(self.architecture)
@@ -98,7 +115,21 @@ class DifferentiableStrategy(OneShotStrategy):
             self.architecture.start(model.initial_alphas)
         if not isinstance(model, StackedSpace):
             self._derive_by_darts(model)
+        if self.composition.partial_channels == 1:  # weights for a part of the channels fit no derived network
+            model.freeze = partial(inherit, model)
         return model
+
+    def profiler(self, space: ModelSpace) -> Callable[[Example], Profiler]:
+        """Return a function that makes the profiler of a space, given an example of the input of its model.
+
+        Args:
+            space: The model space, before it is a supernet; it is not changed.
+        """
+        composition = Composition(self.composition.relaxation, self.composition.optimizer, none=self.composition.none)
+        strategy = DifferentiableStrategy(composition, mutation_hooks=self.extra_mutation_hooks)
+        with isolate_rng():  # the search itself draws what it would draw without costs
+            supernet = strategy.mutate_model(profiled_form(space))
+        return partial(Profiler, supernet, strategy.architecture)
 
     def _derive_by_darts(self, model: nn.Module) -> None:
         # NNI's own cells have the same number of operations at every node.
@@ -138,6 +169,9 @@ class DifferentiableStrategy(OneShotStrategy):
             self.composition,
             self.log_prob_every_n_step,
             self.candidates_checked,
+            self.cost,
+            self._profile,
+            self.penalty,
         )
 
     def mutate_evaluator(self, evaluator: Lightning) -> Lightning:
@@ -186,6 +220,10 @@ class DifferentiableStrategy(OneShotStrategy):
             ValueError: The evaluator has several validation loaders.
         """
         return [_only(val_dataloader_fn(), "validation")] * 2
+
+
+def _composition(parts: Mapping[str, Any]) -> Composition:
+    return Composition(**parts)
 
 
 class Endless:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from nni.nas.nn.pytorch import ModelSpace
 
 from search_spaces.deprecation import argument_aliases, renamed_arguments
 from strategies.ablation import Ablation, AblationMode, CellChain
-from strategies.base import DifferentiableStrategy, MutationHook
+from strategies.base import DifferentiableStrategy
 from strategies.composition import Composition, adam, cosine
 from strategies.derivation import Method, by_method
 from strategies.objective import by_cell, evaluator_loss, total, zero_one
@@ -50,9 +52,7 @@ class DDARTS(DifferentiableStrategy):
         contribution_interval: Distance in batches between two measurements of the contributions, at least 1, which
             cost a pass per cell; the first batch of each epoch is measured. With ``ablation_gradient=True``, every step
             needs them.
-        mutation_hooks: Further hooks of NNI, which replace modules of the space by supernet modules of the user's own.
-        log_prob_every_n_step: Distance in batches between two logs of the weights of all candidates, under
-            ``prob/<edge>/<candidate>``. None for no such logs.
+        common: Arguments of all strategies, see :class:`~strategies.base.DifferentiableStrategy`.
 
     Raises:
         ValueError: A setting is out of range.
@@ -77,8 +77,7 @@ class DDARTS(DifferentiableStrategy):
         min_alpha_change: float | None = None,
         seed: int | None = None,
         contribution_interval: int = 50,
-        mutation_hooks: list[MutationHook] | None = None,
-        log_prob_every_n_step: int | None = None,
+        **common: Any,
     ) -> None:
         ablation = Ablation(
             w_abl,
@@ -102,8 +101,7 @@ class DDARTS(DifferentiableStrategy):
                 gradient_clip_val=gradient_clip_val,
                 stop=None if min_alpha_change is None else small_change(min_alpha_change),
             ),
-            mutation_hooks=mutation_hooks,
-            log_prob_every_n_step=log_prob_every_n_step,
+            **common,
         )
 
     def mutate_model(self, model: ModelSpace) -> ModelSpace:

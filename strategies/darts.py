@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from search_spaces.deprecation import argument_aliases
-from strategies.base import DifferentiableStrategy, MutationHook
+from strategies.base import DifferentiableStrategy
 from strategies.bilevel import Order, gradient_of
 from strategies.composition import Composition, adam
 from strategies.relaxation import EveryEdge, softmax
@@ -29,9 +31,7 @@ class DARTS(DifferentiableStrategy):
         warmup_epochs: Epochs in which only weights are trained.
         gradient_clip_val: Maximum norm of the gradient of the weights. None for no limit.
         recompute: Whether to recompute relaxed edges of cells in the backward pass, for less memory and more time.
-        mutation_hooks: Further hooks of NNI, which replace modules of the space by supernet modules of the user's own.
-        log_prob_every_n_step: Distance in batches between two logs of the weights of all candidates, under
-            ``prob/<edge>/<candidate>``. None for no such logs.
+        common: Arguments of all strategies, see :class:`~strategies.base.DifferentiableStrategy`.
 
     Raises:
         ValueError: A setting is out of range.
@@ -51,8 +51,7 @@ class DARTS(DifferentiableStrategy):
         warmup_epochs: int = 0,
         gradient_clip_val: float | None = 5.0,
         recompute: bool = False,
-        mutation_hooks: list[MutationHook] | None = None,
-        log_prob_every_n_step: int | None = None,
+        **common: Any,
     ) -> None:
         super().__init__(
             Composition(
@@ -65,6 +64,5 @@ class DARTS(DifferentiableStrategy):
                 gradient_clip_val=gradient_clip_val,
                 recompute=recompute,
             ),
-            mutation_hooks=mutation_hooks,
-            log_prob_every_n_step=log_prob_every_n_step,
+            **common,
         )

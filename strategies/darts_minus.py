@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
 from search_spaces.deprecation import argument_aliases
-from strategies.base import DifferentiableStrategy, MutationHook
+from strategies.base import DifferentiableStrategy
 from strategies.composition import Composition, adam
 from strategies.relaxation import EveryEdge, softmax
 from strategies.supernet.architecture import Architecture
@@ -64,9 +64,7 @@ class DARTSMinus(DifferentiableStrategy):
         none: Whether to add the candidate ``none`` to the edges of cells.
         alpha_scale: Standard deviation of the normal distribution that α is initialized from; 0 for zeros.
         gradient_clip_val: Maximum norm of the gradient of the weights. None for no limit.
-        mutation_hooks: Further hooks of NNI, which replace modules of the space by supernet modules of the user's own.
-        log_prob_every_n_step: Distance in batches between two logs of the weights of all candidates, under
-            ``prob/<edge>/<candidate>``. None for no such logs.
+        common: Arguments of all strategies, see :class:`~strategies.base.DifferentiableStrategy`.
 
     Raises:
         ValueError: A setting is out of range.
@@ -83,8 +81,7 @@ class DARTSMinus(DifferentiableStrategy):
         none: bool = True,
         alpha_scale: float = 1e-3,
         gradient_clip_val: float | None = 5.0,
-        mutation_hooks: list[MutationHook] | None = None,
-        log_prob_every_n_step: int | None = None,
+        **common: Any,
     ) -> None:
         super().__init__(
             Composition(
@@ -95,6 +92,5 @@ class DARTSMinus(DifferentiableStrategy):
                 gradient_clip_val=gradient_clip_val,
                 companion=auxiliary_skip(beta, decay),
             ),
-            mutation_hooks=mutation_hooks,
-            log_prob_every_n_step=log_prob_every_n_step,
+            **common,
         )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from typing import Any
 
 import torch
 
 from search_spaces.deprecation import argument_aliases
 from search_spaces.edges import NONE, EdgeName
-from strategies.base import DifferentiableStrategy, MutationHook
+from strategies.base import DifferentiableStrategy
 from strategies.bn_statistics import by_batch_statistics
 from strategies.composition import Composition, adam
 from strategies.epoch import Epoch
@@ -38,9 +39,7 @@ class DARTSPT(DifferentiableStrategy):
         none: Whether to add the candidate ``none`` to the edges of cells. It is never chosen.
         alpha_scale: Standard deviation of the normal distribution that α is initialized from; 0 for zeros.
         gradient_clip_val: Maximum norm of the gradient of the weights. None for no limit.
-        mutation_hooks: Further hooks of NNI, which replace modules of the space by supernet modules of the user's own.
-        log_prob_every_n_step: Distance in batches between two logs of the weights of all candidates, under
-            ``prob/<edge>/<candidate>``. None for no such logs.
+        common: Arguments of all strategies, see :class:`~strategies.base.DifferentiableStrategy`.
 
     Raises:
         ValueError: A setting is out of range.
@@ -60,8 +59,7 @@ class DARTSPT(DifferentiableStrategy):
         none: bool = False,
         alpha_scale: float = 1e-3,
         gradient_clip_val: float | None = 5.0,
-        mutation_hooks: list[MutationHook] | None = None,
-        log_prob_every_n_step: int | None = None,
+        **common: Any,
     ) -> None:
         seed = torch.initial_seed() if seed is None else seed
         super().__init__(
@@ -74,8 +72,7 @@ class DARTSPT(DifferentiableStrategy):
                 alpha_scale=alpha_scale,
                 gradient_clip_val=gradient_clip_val,
             ),
-            mutation_hooks=mutation_hooks,
-            log_prob_every_n_step=log_prob_every_n_step,
+            **common,
         )
 
 

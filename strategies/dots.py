@@ -12,7 +12,7 @@ from torch import Tensor
 from search_spaces.deprecation import argument_aliases
 from search_spaces.edges import NONE, CellAlphas, NodeAlphas
 from search_spaces.extensions import HasStages
-from strategies.base import DifferentiableStrategy, MutationHook
+from strategies.base import DifferentiableStrategy
 from strategies.composition import Composition, adam
 from strategies.derivation import DerivedEdge, keeps_inputs, softmax, strongest
 from strategies.epoch import Epoch
@@ -45,9 +45,7 @@ class DOTS(DifferentiableStrategy):
         alpha_scale: Standard deviation of the normal distribution that α is initialized from; 0 for zeros.
         gradient_clip_val: Maximum norm of the gradient of the weights. None for no limit.
         recompute: Whether to recompute relaxed edges of cells in the backward pass, for less memory and more time.
-        mutation_hooks: Further hooks of NNI, which replace modules of the space by supernet modules of the user's own.
-        log_prob_every_n_step: Distance in batches between two logs of the weights of all candidates, under
-            ``prob/<edge>/<candidate>``. None for no such logs.
+        common: Arguments of all strategies, see :class:`~strategies.base.DifferentiableStrategy`.
 
     Raises:
         ValueError: A setting is out of range.
@@ -66,8 +64,7 @@ class DOTS(DifferentiableStrategy):
         alpha_scale: float = 0.0,
         gradient_clip_val: float | None = 5.0,
         recompute: bool = False,
-        mutation_hooks: list[MutationHook] | None = None,
-        log_prob_every_n_step: int | None = None,
+        **common: Any,
     ) -> None:
         if len(stages) != 3 or not 0 <= stages[0] <= stages[1] <= stages[2] <= 1:
             raise ValueError(f"stages: {list(stages)} should be three numbers that ascend from 0 to 1")
@@ -90,8 +87,7 @@ class DOTS(DifferentiableStrategy):
                 gradient_clip_val=gradient_clip_val,
                 recompute=recompute,
             ),
-            mutation_hooks=mutation_hooks,
-            log_prob_every_n_step=log_prob_every_n_step,
+            **common,
         )
 
 

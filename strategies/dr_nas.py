@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
 from search_spaces.deprecation import argument_aliases
-from strategies.base import DifferentiableStrategy, MutationHook
+from strategies.base import DifferentiableStrategy
 from strategies.composition import Composition, adam
 from strategies.dirichlet import DirichletEdges, dirichlet_kl
 from strategies.epoch import Epoch, Pruning
@@ -60,9 +60,7 @@ class DrNAS(DifferentiableStrategy):
         warmup_epochs: Epochs in which only weights are trained, at the start and again after ``keep``.
         gradient_clip_val: Maximum norm of the gradient of the weights. None for no limit.
         seed: Seed of the samples. None for PyTorch's seed when the strategy is created.
-        mutation_hooks: Further hooks of NNI, which replace modules of the space by supernet modules of the user's own.
-        log_prob_every_n_step: Distance in batches between two logs of the weights of all candidates, under
-            ``prob/<edge>/<candidate>``. None for no such logs.
+        common: Arguments of all strategies, see :class:`~strategies.base.DifferentiableStrategy`.
 
     Raises:
         ValueError: A setting is out of range.
@@ -81,8 +79,7 @@ class DrNAS(DifferentiableStrategy):
         warmup_epochs: int = 0,
         gradient_clip_val: float | None = 5.0,
         seed: int | None = None,
-        mutation_hooks: list[MutationHook] | None = None,
-        log_prob_every_n_step: int | None = None,
+        **common: Any,
     ) -> None:
         if reg_type not in ("l2", "kl"):
             raise ValueError(f"reg_type: {reg_type!r} should be l2 or kl")
@@ -103,6 +100,5 @@ class DrNAS(DifferentiableStrategy):
                 pruning=None if keep is None else strongest_halfway(keep, warmup_epochs),
                 trains_alphas=None if keep is None else _outside_second_warmup(warmup_epochs),
             ),
-            mutation_hooks=mutation_hooks,
-            log_prob_every_n_step=log_prob_every_n_step,
+            **common,
         )

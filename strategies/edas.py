@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from search_spaces.deprecation import argument_aliases, renamed_arguments
-from strategies.base import DifferentiableStrategy, MutationHook
+from strategies.base import DifferentiableStrategy
 from strategies.bilevel import Order, gradient_of
 from strategies.composition import Composition, adam
 from strategies.relaxation import Flip, SampledEdges
@@ -41,9 +43,7 @@ class EDAS(DifferentiableStrategy):
         flip: Steps that use −α during the warm-up: "weights" for weight steps, or "both" for architecture steps too,
             whose gradient it turns around. None for "weights", or for "both" with the order "one-level", in which α and
             the weights share a pass.
-        mutation_hooks: Further hooks of NNI, which replace modules of the space by supernet modules of the user's own.
-        log_prob_every_n_step: Distance in batches between two logs of the weights of all candidates, under
-            ``prob/<edge>/<candidate>``. None for no such logs.
+        common: Arguments of all strategies, see :class:`~strategies.base.DifferentiableStrategy`.
 
     Raises:
         ValueError: A setting is out of range.
@@ -66,8 +66,7 @@ class EDAS(DifferentiableStrategy):
         seed: int | None = None,
         order: Order = "first",
         flip: Flip | None = None,
-        mutation_hooks: list[MutationHook] | None = None,
-        log_prob_every_n_step: int | None = None,
+        **common: Any,
     ) -> None:
         if sign_flip_epochs < 0:
             raise ValueError(f"sign_flip_epochs: {sign_flip_epochs} should be at least 0")
@@ -95,6 +94,5 @@ class EDAS(DifferentiableStrategy):
                 single_path=True,
                 recompute=recompute,
             ),
-            mutation_hooks=mutation_hooks,
-            log_prob_every_n_step=log_prob_every_n_step,
+            **common,
         )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from search_spaces.deprecation import argument_aliases
-from strategies.base import DifferentiableStrategy, MutationHook
+from strategies.base import DifferentiableStrategy
 from strategies.composition import Composition, adam
 from strategies.derivation import Method, by_method
 from strategies.objective import evaluator_loss, total, zero_one
@@ -28,9 +30,7 @@ class FairDARTS(DifferentiableStrategy):
         alpha_scale: Standard deviation of the normal distribution that α is initialized from; 0 for zeros.
         warmup_epochs: Epochs in which only weights are trained.
         gradient_clip_val: Maximum norm of the gradient of the weights. None for no limit.
-        mutation_hooks: Further hooks of NNI, which replace modules of the space by supernet modules of the user's own.
-        log_prob_every_n_step: Distance in batches between two logs of the weights of all candidates, under
-            ``prob/<edge>/<candidate>``. None for no such logs.
+        common: Arguments of all strategies, see :class:`~strategies.base.DifferentiableStrategy`.
 
     Raises:
         ValueError: A setting is out of range.
@@ -48,8 +48,7 @@ class FairDARTS(DifferentiableStrategy):
         alpha_scale: float = 0.0,
         warmup_epochs: int = 0,
         gradient_clip_val: float | None = 5.0,
-        mutation_hooks: list[MutationHook] | None = None,
-        log_prob_every_n_step: int | None = None,
+        **common: Any,
     ) -> None:
         super().__init__(
             Composition(
@@ -62,6 +61,5 @@ class FairDARTS(DifferentiableStrategy):
                 warmup_epochs=warmup_epochs,
                 gradient_clip_val=gradient_clip_val,
             ),
-            mutation_hooks=mutation_hooks,
-            log_prob_every_n_step=log_prob_every_n_step,
+            **common,
         )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from search_spaces.deprecation import argument_aliases
-from strategies.base import DifferentiableStrategy, MutationHook
+from strategies.base import DifferentiableStrategy
 from strategies.bilevel import BilevelProblem, Gradients, first_order
 from strategies.composition import Composition, adam
 from strategies.gumbel import HardGumbelSoftmax
@@ -36,9 +38,7 @@ class GDAS(DifferentiableStrategy):
         warmup_epochs: Epochs in which only weights are trained.
         gradient_clip_val: Maximum norm of the gradient of the weights. None for no limit.
         seed: Seed of the samples. None for PyTorch's seed when the strategy is created.
-        mutation_hooks: Further hooks of NNI, which replace modules of the space by supernet modules of the user's own.
-        log_prob_every_n_step: Distance in batches between two logs of the weights of all candidates, under
-            ``prob/<edge>/<candidate>``. None for no such logs.
+        common: Arguments of all strategies, see :class:`~strategies.base.DifferentiableStrategy`.
 
     Raises:
         ValueError: A setting is out of range.
@@ -57,8 +57,7 @@ class GDAS(DifferentiableStrategy):
         warmup_epochs: int = 0,
         gradient_clip_val: float | None = 5.0,
         seed: int | None = None,
-        mutation_hooks: list[MutationHook] | None = None,
-        log_prob_every_n_step: int | None = None,
+        **common: Any,
     ) -> None:
         super().__init__(
             Composition(
@@ -71,6 +70,5 @@ class GDAS(DifferentiableStrategy):
                 gradient_clip_val=gradient_clip_val,
                 single_path=True,
             ),
-            mutation_hooks=mutation_hooks,
-            log_prob_every_n_step=log_prob_every_n_step,
+            **common,
         )

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 from search_spaces.deprecation import argument_aliases
-from strategies.base import DifferentiableStrategy, MutationHook
+from strategies.base import DifferentiableStrategy
 from strategies.composition import Composition, adam
 from strategies.hypergradients import implicit, neumann_series
 from strategies.relaxation import EveryEdge, softmax
@@ -30,9 +31,7 @@ class IDARTS(DifferentiableStrategy):
         alpha_scale: Standard deviation of the normal distribution that α is initialized from; 0 for zeros.
         warmup_epochs: Epochs in which only weights are trained.
         gradient_clip_val: Maximum norm of the gradient of the weights. None for no limit.
-        mutation_hooks: Further hooks of NNI, which replace modules of the space by supernet modules of the user's own.
-        log_prob_every_n_step: Distance in batches between two logs of the weights of all candidates, under
-            ``prob/<edge>/<candidate>``. None for no such logs.
+        common: Arguments of all strategies, see :class:`~strategies.base.DifferentiableStrategy`.
 
     Raises:
         ValueError: A setting is out of range.
@@ -51,8 +50,7 @@ class IDARTS(DifferentiableStrategy):
         alpha_scale: float = 1e-3,
         warmup_epochs: int = 0,
         gradient_clip_val: float | None = 5.0,
-        mutation_hooks: list[MutationHook] | None = None,
-        log_prob_every_n_step: int | None = None,
+        **common: Any,
     ) -> None:
         if terms < 0:
             raise ValueError(f"terms: {terms} should be at least 0")
@@ -69,6 +67,5 @@ class IDARTS(DifferentiableStrategy):
                 warmup_epochs=warmup_epochs,
                 gradient_clip_val=gradient_clip_val,
             ),
-            mutation_hooks=mutation_hooks,
-            log_prob_every_n_step=log_prob_every_n_step,
+            **common,
         )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import torch
 
 from search_spaces.deprecation import argument_aliases
 from search_spaces.edges import CellAlphas
-from strategies.base import DifferentiableStrategy, MutationHook
+from strategies.base import DifferentiableStrategy
 from strategies.bilevel import BilevelProblem, Gradients, first_order
 from strategies.composition import Composition, adam
 from strategies.derivation import ByCell, DerivedEdge, darts, keeps_inputs, softmax, strongest
@@ -73,8 +74,7 @@ class PDARTS(DifferentiableStrategy):
         none: bool = True,
         alpha_scale: float = 1e-3,
         gradient_clip_val: float | None = 5.0,
-        mutation_hooks: list[MutationHook] | None = None,
-        log_prob_every_n_step: int | None = None,
+        **common: Any,
     ) -> None:
         if skip_connections is not None and skip_connections < 0:
             raise ValueError(f"skip_connections: {skip_connections} should be at least 0, or null for no limit")
@@ -93,6 +93,5 @@ class PDARTS(DifferentiableStrategy):
                 pruning=stages.begin,
                 trains_alphas=stages.trains_alphas,
             ),
-            mutation_hooks=mutation_hooks,
-            log_prob_every_n_step=log_prob_every_n_step,
+            **common,
         )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from search_spaces.deprecation import argument_aliases
-from strategies.base import DifferentiableStrategy, MutationHook
+from strategies.base import DifferentiableStrategy
 from strategies.composition import Composition, OptimizerFactory, adam
 from strategies.gumbel import BinaryGates
 
@@ -60,9 +61,7 @@ class Proxyless(DifferentiableStrategy):
         warmup_epochs: Epochs in which only weights are trained.
         gradient_clip_val: Maximum norm of the gradient of the weights. None for no limit.
         seed: Seed of the samples. None for PyTorch's seed when the strategy is created.
-        mutation_hooks: Further hooks of NNI, which replace modules of the space by supernet modules of the user's own.
-        log_prob_every_n_step: Distance in batches between two logs of the weights of all candidates, under
-            ``prob/<edge>/<candidate>``. None for no such logs.
+        common: Arguments of all strategies, see :class:`~strategies.base.DifferentiableStrategy`.
 
     Raises:
         ValueError: A setting is out of range.
@@ -80,8 +79,7 @@ class Proxyless(DifferentiableStrategy):
         warmup_epochs: int = 40,
         gradient_clip_val: float | None = None,
         seed: int | None = None,
-        mutation_hooks: list[MutationHook] | None = None,
-        log_prob_every_n_step: int | None = None,
+        **common: Any,
     ) -> None:
         super().__init__(
             Composition(
@@ -94,6 +92,5 @@ class Proxyless(DifferentiableStrategy):
                 single_path=True,
                 weight_steps=weight_steps,
             ),
-            mutation_hooks=mutation_hooks,
-            log_prob_every_n_step=log_prob_every_n_step,
+            **common,
         )

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 from torchvision.ops import stochastic_depth
 
 from search_spaces.deprecation import argument_aliases
-from strategies.base import DifferentiableStrategy, MutationHook
+from strategies.base import DifferentiableStrategy
 from strategies.bilevel import Order, gradient_of
 from strategies.composition import Composition, adam
 from strategies.relaxation import EveryEdge, softmax
@@ -37,9 +39,7 @@ class RobustDARTS(DifferentiableStrategy):
         none: Whether to add the candidate ``none`` to the edges of cells.
         alpha_scale: Standard deviation of the normal distribution that α is initialized from; 0 for zeros.
         gradient_clip_val: Maximum norm of the gradient of the weights. None for no limit.
-        mutation_hooks: Further hooks of NNI, which replace modules of the space by supernet modules of the user's own.
-        log_prob_every_n_step: Distance in batches between two logs of the weights of all candidates, under
-            ``prob/<edge>/<candidate>``. None for no such logs.
+        common: Arguments of all strategies, see :class:`~strategies.base.DifferentiableStrategy`.
 
     Raises:
         ValueError: A setting is out of range.
@@ -63,8 +63,7 @@ class RobustDARTS(DifferentiableStrategy):
         none: bool = True,
         alpha_scale: float = 1e-3,
         gradient_clip_val: float | None = 5.0,
-        mutation_hooks: list[MutationHook] | None = None,
-        log_prob_every_n_step: int | None = None,
+        **common: Any,
     ) -> None:
         if not 0 <= drop_path < 1:
             raise ValueError(f"drop_path: {drop_path} should be from 0 to below 1")
@@ -86,8 +85,7 @@ class RobustDARTS(DifferentiableStrategy):
                 alpha_scale=alpha_scale,
                 gradient_clip_val=gradient_clip_val,
             ),
-            mutation_hooks=mutation_hooks,
-            log_prob_every_n_step=log_prob_every_n_step,
+            **common,
         )
 
 

@@ -16,9 +16,12 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from search_spaces.space import StackedSpace
-from strategies.between_epochs import BetweenEpochs
 from strategies.bilevel import BilevelProblem, Gradient, Gradients, one_level, preserving, unscaled
 from strategies.composition import Composition, Schedule
+from strategies.cost.penalty import ExpectationProfilerPenalty
+from strategies.cost.search import CostSearch, Example
+from strategies.cost.table import CostTable
+from strategies.cost.targets import Cost
 from strategies.distributed import average, check_processes
 from strategies.memory_format import UnstridedPointwise, takes_channels_last
 from strategies.objective import ArchitectureBatch
@@ -30,7 +33,7 @@ from strategies.supernet.trial_pass import UnfitCandidatesError, check_candidate
 from strategies.validation import ARCHITECTURE, SUPERNET, UNLOGGED
 
 
-class SearchModule(BetweenEpochs):
+class SearchModule(CostSearch):
     """The LightningModule of a search: alternates architecture and weight steps, and validates every epoch.
 
     Wraps the LightningModule of the evaluator, whose ``training_step`` computes both losses, whose
@@ -42,6 +45,9 @@ class SearchModule(BetweenEpochs):
         composition: The parts of the search.
         log_prob_every_n_step: Distance in batches between two logs of the weights of all candidates, None for none.
         candidates_checked: Whether the candidates are known to fit together; else they are tried before the first step.
+        costs: Costs of the derived network that the search keeps low.
+        profile: Returns the table of each cost, given an example of the input.
+        penalty: A penalty of NNI on the loss of α. None for none.
     """
 
     def __init__(
@@ -51,8 +57,11 @@ class SearchModule(BetweenEpochs):
         composition: Composition,
         log_prob_every_n_step: int | None = None,
         candidates_checked: bool = False,
+        costs: tuple[Cost, ...] = (),
+        profile: Callable[[Example], list[CostTable]] | None = None,
+        penalty: ExpectationProfilerPenalty | None = None,
     ) -> None:
-        super().__init__(training_module, architecture, composition)
+        super().__init__(training_module, architecture, composition, costs, profile, penalty)
         self.log_prob_every_n_step = log_prob_every_n_step
         self.candidates_checked = candidates_checked
         self._own_weights: list[nn.Parameter] = []
@@ -115,6 +124,7 @@ class SearchModule(BetweenEpochs):
             The detached loss of the weight step.
         """
         self._check_candidates(self.training_module.training_step, batch["train"])
+        self.measure_costs(partial(self._example, self.training_module.training_step, batch["train"]))
         with self._pointwise():
             loss = self._steps(batch, batch_idx)
         self._recent.append(batch["train"])
@@ -138,16 +148,25 @@ class SearchModule(BetweenEpochs):
         if self.candidates_checked:
             return
         self.candidates_checked = True
-        self.architecture.follow(self.composition.relaxation.evaluation(self.architecture.living_alphas()))
-        with self._pointwise(), self._logged_as(UNLOGGED), isolate_rng():
-            with preserving(list(self.model.buffers())), torch.no_grad():
-                given = input_of(self.model, partial(step, copied(batch), 0))
-            if given is None:
-                return
-            with torch.inference_mode(False), torch.enable_grad():
-                self._try_copy_of_model(first_samples(given))
+        given = self._example(step, batch)
+        if given is not None:
+            with self._pointwise(), isolate_rng(), torch.inference_mode(False), torch.enable_grad():
+                self._try_copy_of_model(given)
 
-    def _try_copy_of_model(self, given: tuple[tuple[Any, ...], dict[str, Any]]) -> None:
+    def _example(self, step: Callable[[Any, int], object], batch: Any) -> Example | None:
+        """Return what a step of the evaluator gives the model of the first two samples of a batch."""
+        self.architecture.follow(self._evaluation())
+        with (
+            self._pointwise(),
+            self._logged_as(UNLOGGED),
+            isolate_rng(),
+            preserving(list(self.model.buffers())),
+            torch.no_grad(),
+        ):
+            given = input_of(self.model, partial(step, copied(batch), 0))
+        return None if given is None else first_samples(given)
+
+    def _try_copy_of_model(self, given: Example) -> None:
         def run() -> Any:
             args, kwargs = copied(given)  # a model may write to its input
             return model(*args, **kwargs)
@@ -204,7 +223,7 @@ class SearchModule(BetweenEpochs):
             average=partial(average, trainer=self.trainer),
             scale=self._loss_scale(),
         )
-        self._step_alphas(gradient(problem))
+        self._step_alphas(self.with_costs(gradient(problem), batch_idx))
         self._reset_copies(UNLOGGED)
         self._last_searched = batch["val"]
 
@@ -227,7 +246,7 @@ class SearchModule(BetweenEpochs):
 
         descend, scale = partial(self._descend, batch_idx=batch_idx), self._loss_scale()
         loss, gradients = one_level(objective, list(self.architecture.alphas.values()), descend)
-        self._step_alphas(unscaled(gradients, scale))
+        self._step_alphas(self.with_costs(unscaled(gradients, scale), batch_idx))
         return loss
 
     def _descend(self, loss: Tensor, batch_idx: int) -> None:
@@ -241,7 +260,7 @@ class SearchModule(BetweenEpochs):
             # batch_size=1 gives every step the same weight in the mean over an epoch.
             self.log(name, value, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
 
-        return self.composition.objective(
+        loss = self.composition.objective(
             ArchitectureBatch(
                 loss=lambda: self._loss(batch, batch_idx, prefix),
                 again=lambda: self._loss(batch, batch_idx, UNLOGGED),
@@ -252,6 +271,7 @@ class SearchModule(BetweenEpochs):
                 log=log,
             )
         )
+        return self.penalized(loss)
 
     def _relax(self, step: Step) -> None:
         """Set the plan of an architecture step, once per loss because a backward pass frees the graph of the plan."""

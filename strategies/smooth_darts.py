@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 
 from search_spaces.deprecation import argument_aliases
-from strategies.base import DifferentiableStrategy, MutationHook
+from strategies.base import DifferentiableStrategy
 from strategies.composition import Composition, adam
 from strategies.perturbation import Kind, perturbed
 from strategies.relaxation import EveryEdge, softmax
@@ -30,9 +32,7 @@ class SmoothDARTS(DifferentiableStrategy):
         warmup_epochs: Epochs in which only weights are trained.
         gradient_clip_val: Maximum norm of the gradient of the weights. None for no limit.
         seed: Seed of the noise. None for PyTorch's seed when the strategy is created.
-        mutation_hooks: Further hooks of NNI, which replace modules of the space by supernet modules of the user's own.
-        log_prob_every_n_step: Distance in batches between two logs of the weights of all candidates, under
-            ``prob/<edge>/<candidate>``. None for no such logs.
+        common: Arguments of all strategies, see :class:`~strategies.base.DifferentiableStrategy`.
 
     Raises:
         ValueError: A setting is out of range.
@@ -53,8 +53,7 @@ class SmoothDARTS(DifferentiableStrategy):
         warmup_epochs: int = 0,
         gradient_clip_val: float | None = 5.0,
         seed: int | None = None,
-        mutation_hooks: list[MutationHook] | None = None,
-        log_prob_every_n_step: int | None = None,
+        **common: Any,
     ) -> None:
         seed = torch.initial_seed() if seed is None else seed
         super().__init__(
@@ -67,6 +66,5 @@ class SmoothDARTS(DifferentiableStrategy):
                 warmup_epochs=warmup_epochs,
                 gradient_clip_val=gradient_clip_val,
             ),
-            mutation_hooks=mutation_hooks,
-            log_prob_every_n_step=log_prob_every_n_step,
+            **common,
         )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
 from torch.optim import Optimizer
 
 from search_spaces.deprecation import argument_aliases
-from strategies.base import DifferentiableStrategy, MutationHook
+from strategies.base import DifferentiableStrategy
 from strategies.composition import Composition, OptimizerFactory, adam
 from strategies.gumbel import ConcreteEdges
 
@@ -54,9 +55,7 @@ class SNAS(DifferentiableStrategy):
         gradient_clip_val: Maximum norm of the gradient of the weights. None for no limit.
         recompute: Whether to recompute relaxed edges of cells in the backward pass, for less memory and more time.
         seed: Seed of the samples. None for PyTorch's seed when the strategy is created.
-        mutation_hooks: Further hooks of NNI, which replace modules of the space by supernet modules of the user's own.
-        log_prob_every_n_step: Distance in batches between two logs of the weights of all candidates, under
-            ``prob/<edge>/<candidate>``. None for no such logs.
+        common: Arguments of all strategies, see :class:`~strategies.base.DifferentiableStrategy`.
 
     Raises:
         ValueError: A setting is out of range.
@@ -77,8 +76,7 @@ class SNAS(DifferentiableStrategy):
         gradient_clip_val: float | None = 5.0,
         recompute: bool = False,
         seed: int | None = None,
-        mutation_hooks: list[MutationHook] | None = None,
-        log_prob_every_n_step: int | None = None,
+        **common: Any,
     ) -> None:
         super().__init__(
             Composition(
@@ -93,6 +91,5 @@ class SNAS(DifferentiableStrategy):
                 gradient_clip_val=gradient_clip_val,
                 recompute=recompute,
             ),
-            mutation_hooks=mutation_hooks,
-            log_prob_every_n_step=log_prob_every_n_step,
+            **common,
         )

@@ -31,6 +31,14 @@ CALIBRATION_BATCHES = 4
 """Number of training batches on which the batch statistics of a path are measured before its validation."""
 
 
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """Suppress the warning about empty cells, which is only meaningful at the end of a search, within this context."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        yield
+
+
 class Validation(EvaluatorHooks):
     """The half of a search module that validates and logs.
 
@@ -83,7 +91,7 @@ class Validation(EvaluatorHooks):
     def on_validation_epoch_start(self) -> None:
         """Fix the two plans that this epoch validates, and measure the batch statistics of each."""
         sample = self._derived()
-        self._log_metrics_of_space(sample)
+        self._log_metrics_of(sample)
         for prefix, plan in (
             (SUPERNET, self.architecture.of_all(self._evaluation())),
             (DERIVED, self._plan_of(sample)),
@@ -160,7 +168,8 @@ class Validation(EvaluatorHooks):
             self.trainer._logger_connector._callback_metrics.update(results.metrics(on_step=False)["callback"])
         results.dataloader_idx = index
 
-    def _log_metrics_of_space(self, sample: Mapping[str, Any]) -> None:
+    def _log_metrics_of(self, sample: Mapping[str, Any]) -> None:
+        """Log what the space measures of a derived network."""
         if not isinstance(self.model, HasSearchMetrics):
             return
         for name, value in self.model.search_metrics(self.architecture.table(), sample).items():
@@ -172,9 +181,7 @@ class Validation(EvaluatorHooks):
 
     def _derived(self) -> dict[str, Any]:
         """Return the sample of the derived network."""
-        with warnings.catch_warnings():
-            # The warning about empty cells is only meaningful at the end of a search.
-            warnings.simplefilter("ignore", UserWarning)
+        with without_warnings():
             sample: dict[str, Any] = self.export()
         return sample
 

@@ -6,14 +6,16 @@ import difflib
 import os
 import warnings
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
 from nas_plugins import plugins
-from nas_plugins.config.schema import Compute, NetworkConfig, Training
+from nas_plugins.config.costs import CostConfig, read_costs
+from nas_plugins.config.costs import plain as plain_costs
+from nas_plugins.config.schema import Compute, LoggerName, NetworkConfig, Recipe, Training
 from nas_plugins.config.signatures import argument_names, unwrapped
 from nas_plugins.config.yaml import load_plain, read_yaml
 from nas_plugins.data.module import ImageData, Seed
@@ -28,8 +30,8 @@ Kind = Literal["search", "retrain"]
 FROM_DATA = {"num_classes", "image_channels", "image_size"}
 """Arguments of a space that are set from the data, not from the config."""
 
-_INTERNAL = {"mutation_hooks", "model_space", "engine"}
-"""Arguments of NNI's strategies that a config cannot express."""
+_INTERNAL = {"composition", "cost", "engine", "model_space", "mutation_hooks", "penalty"}
+"""Arguments of strategies that a config cannot express, or has another section for."""
 
 _DEFAULT_NAMES: Mapping[plugins.Kind, str] = {"space": "DartsSpace", "strategy": "EDAS"}
 
@@ -43,19 +45,28 @@ class Config:
         arguments: The same in the types that the space and the strategy declare, for example tuples.
         training: The section training.
         compute: The section compute.
-        derived: The section network of a retraining; None in a search.
+        derived: The section network of a retraining; of that of a sample only the recipe. None in a search.
+        unused: Given keys that this kind of run does not use.
+        costs: The section cost of a search.
     """
 
     values: Mapping[str, Any]
     arguments: Mapping[str, Any]
     training: Training
     compute: Compute
-    derived: NetworkConfig | None = None
+    derived: NetworkConfig | Recipe | None = None
+    unused: tuple[str, ...] = ()
+    costs: tuple[CostConfig, ...] = ()
 
     @property
     def seed(self) -> int:
         """Return the seed of all random numbers."""
         return self.values["seed"]
+
+    @property
+    def loggers(self) -> tuple[LoggerName, ...]:
+        """Return the names of the loggers, each once."""
+        return tuple(dict.fromkeys(self.values["logger"]))
 
     @property
     def kind(self) -> dict[str, Any]:
@@ -142,7 +153,7 @@ def read_search(file: PathLike, overrides: Sequence[str] = ()) -> Config:
 
 
 def read_retrain(file: PathLike, overrides: Sequence[str] = ()) -> Config:
-    """Read the config of a retraining.
+    """Read the config for the retraining of a genotype.
 
     Args:
         file: YAML file with the sections network, data, training and compute.
@@ -156,11 +167,46 @@ def read_retrain(file: PathLike, overrides: Sequence[str] = ()) -> Config:
     return _checked(values, {"network": NetworkConfig})
 
 
-def _check_kind(values: Mapping[str, Any], kind: Kind, file: PathLike) -> None:
-    """Raise an InputError if a config has a section of the other kind of run."""
+def read_retrain_sample(
+    file: PathLike, overrides: Sequence[str] = (), space: Mapping[str, Any] | None = None
+) -> Config:
+    """Read the config for the retraining of a sample.
+
+    Args:
+        file: YAML file with the sections space, network, data, training and compute. The size of the network is set by
+            the section space, so that keys of the section network other than those of the recipe are left out.
+        overrides: ``--key value`` pairs, which take precedence over the file.
+        space: Section space of the search that found the sample. The file and the overrides take precedence over it,
+            key by key, or as a whole where they name another space.
+
+    Raises:
+        InputError: No space is named, a key is unknown or a value is wrong; the message names the key.
+    """
+    values, searched = _merged(file, overrides), dict(space or {})
+    _check_kind(values, "retrain", file, allowed=("space",))
+    section = _section(values, "space")
+    name = section.get("name", searched.get("name"))
+    if name is None:
+        raise InputError(
+            f"space.name: missing: the sample lies in no run directory of a search, so {file} should have the section "
+            "space of that search"
+        )
+    values["space"] = {"name": name, **(searched if searched.get("name") == name else {}), **section}
+    found = plugins.find("space", str(name))
+    if hasattr(found, "genotype"):
+        return _checked(values, {"space": found, "network": NetworkConfig})
+    network, recipe = _section(values, "network"), {field.name for field in fields(Recipe)}
+    size = {field.name for field in fields(NetworkConfig) if field.name not in recipe}
+    values["network"] = {key: value for key, value in network.items() if key not in size}
+    unused = tuple(f"network.{key}" for key in network if key in size)
+    return replace(_checked(values, {"space": found, "network": Recipe}), unused=unused)
+
+
+def _check_kind(values: Mapping[str, Any], kind: Kind, file: PathLike, allowed: Sequence[str] = ()) -> None:
+    """Raise an InputError if a config has a section of the other kind of run that is not allowed."""
     others = {"search": ("network",), "retrain": ("space", "strategy")}[kind]
-    for section in (name for name in others if name in values):
-        other = "retrain" if kind == "search" else "search"
+    for section in (name for name in others if name in values and name not in allowed):
+        other = {"network": "retrain", "space": "search, or retrain --sample", "strategy": "search"}[section]
         raise InputError(f"{file}: has the section {section!r}, which is for nas-plugins {other}")
 
 
@@ -201,6 +247,9 @@ def _checked(values: dict[str, Any], classes: Mapping[str, type]) -> Config:
     classes = {**classes, "data": ImageData, "training": Training, "compute": Compute}
     for section, found in classes.items():
         values[section] = _renamed(section, _section(values, section), renamed_arguments_of(found))
+    if isinstance(values.get("logger"), str):
+        values["logger"] = [values["logger"]]
+    costs = read_costs(values.pop("cost", None)) if "strategy" in classes else ()
     parser = _parser(classes)
     _check_keys(values, list(_flat(parser.get_defaults(skip_validation=True).as_dict())))
     try:
@@ -214,8 +263,11 @@ def _checked(values: dict[str, Any], classes: Mapping[str, type]) -> Config:
     if isinstance(baseline, str) and os.path.isfile(baseline):
         parsed.space.baseline = os.path.abspath(baseline)
     plain = load_plain(parser.dump(parsed, skip_unset=False, skip_validation=True))
-    network = NetworkConfig(**plain["network"]) if "network" in plain else None
-    return Config(plain, parsed.as_dict(), Training(**plain["training"]), Compute(**plain["compute"]), network)
+    if costs:
+        plain["cost"] = plain_costs(costs)
+    network = classes["network"](**plain["network"]) if "network" in classes else None
+    training, compute = Training(**plain["training"]), Compute(**plain["compute"])
+    return Config(plain, parsed.as_dict(), training, compute, network, costs=costs)
 
 
 def _renamed(section: str, given: Mapping[str, Any], new_names: Mapping[str, str]) -> dict[str, Any]:
@@ -237,6 +289,7 @@ def _parser(classes: Mapping[str, type]) -> ArgumentParser:
             parser.add_class_arguments(written, section, skip=set(skip))
         except ValueError as error:  # an argument of a plugin has no type
             raise InputError(f"{section}.name: {one_line(error)}") from error
+    parser.add_argument("--logger", type=list[LoggerName], default=[])
     return parser
 
 

@@ -9,6 +9,9 @@ from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, PositiveFl
 
 from search_spaces.stems import Stem
 
+LoggerName = Literal["tensorboard", "wandb", "mlflow", "csv"]
+"""Name of one of Lightning's loggers, in the key logger of a config."""
+
 
 @dataclass
 class Training:
@@ -37,17 +40,32 @@ class Training:
 
 
 @dataclass
-class NetworkConfig:
-    """Network built from a genotype for retraining.
+class Recipe:
+    """Recipe for the retraining of a network: its first weights and its regularization.
+
+    Args:
+        weights: ``"new"`` for random weights, ``"inherited"`` for those of the supernet of the search run in which the
+            genotype or the sample lies. The network then has the size of the supernet.
+        auxiliary_weight: Loss weight of an auxiliary head at two thirds of the depth; 0 for no head.
+        drop_path: Final probability of drop-path, reached linearly over the epochs.
+        gradient_clip_val: Maximum norm of the gradient.
+    """
+
+    weights: Literal["new", "inherited"] = "new"
+    auxiliary_weight: NonNegativeFloat = 0.0
+    drop_path: ClosedUnitInterval = 0.0
+    gradient_clip_val: PositiveFloat = 5.0
+
+
+@dataclass
+class NetworkConfig(Recipe):
+    """Network built from a genotype for retraining, and its recipe.
 
     Args:
         channels: Channels of a node before the first reduction.
         layers: Number of cells; null keeps that of the genotype.
         stem: ``"cifar"`` keeps the resolution, ``"tiny_imagenet"`` halves it, ``"imagenet"`` divides it by 8;
             with the prefix ``dual_``, two such stems make the two inputs of the first cell.
-        auxiliary_weight: Loss weight of an auxiliary head at two thirds of the depth; 0 for no head.
-        drop_path: Final probability of drop-path, reached linearly over the epochs.
-        gradient_clip_val: Maximum norm of the gradient.
         mlp_width: Width of the first layer of the course project's classifier (its Table 4); null for
             pooling and a linear classifier.
     """
@@ -55,9 +73,6 @@ class NetworkConfig:
     channels: PositiveInt = 36
     layers: PositiveInt | None = None
     stem: Stem = "cifar"
-    auxiliary_weight: NonNegativeFloat = 0.0
-    drop_path: ClosedUnitInterval = 0.0
-    gradient_clip_val: PositiveFloat = 5.0
     mlp_width: PositiveInt | None = None
 
 

@@ -16,17 +16,24 @@ from typing import Any
 
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 
-from nas_plugins.config.reader import Config, Kind, kind_of, read_retrain, read_search
+from nas_plugins.config.reader import Config, Kind, kind_of, read_retrain, read_retrain_sample, read_search
 from nas_plugins.config.yaml import read_yaml
 from nas_plugins.errors import InputError
-from nas_plugins.files import PathLike, read_text
+from nas_plugins.files import PathLike, read_object, read_text
 from search_spaces.files import remove_unfinished, write_text_whole
 from search_spaces.genotype import Genotype
 
 CONFIG, CHECKPOINT, LOCK = "config.yaml", "checkpoints/last.ckpt", ".lock"
 METRICS, ALPHAS, CONTRIBUTIONS = "metrics.csv", "alphas.csv", "contributions.csv"
+LATENCY, COST = "latency.json", "cost.json"
 METADATA, GENOTYPE, SAMPLE = "search.json", "genotype.json", "sample.json"
 NETWORK, WEIGHTS, TEST = "network.json", "weights.pt", "test.json"
+INHERITED = "inherited.pt"
+LOGS = "logs"
+CONFUSION, CLASS_ACCURACY = "confusion.csv", "class_accuracy.csv"
+
+Architecture = Genotype | dict[str, Any]
+"""What a search finds: a genotype, or a sample of NNI's for a space without cells."""
 
 
 def is_first() -> bool:
@@ -69,45 +76,59 @@ def read_config(run: PathLike) -> tuple[Config, Kind]:
     sections, file = read_sections(run)[1], Path(run) / CONFIG
     kind = kind_of(sections)
     if kind == "retrain":
-        return read_retrain(file), kind
+        return (read_retrain_sample if (Path(run) / SAMPLE).exists() else read_retrain)(file), kind
     strategy = sections.get("strategy", {})
     # Searches by EDAS from before it had the choice flipped both steps, and end as they began.
     older = str(strategy.get("name")).endswith("EDAS") and "flip" not in strategy
     return read_search(file, ["--strategy.flip", "both"] if older else []), kind
 
 
-def create(output: PathLike, config: Config, genotype: Genotype | None = None) -> Path:
+def read_architecture(run: Path) -> Architecture:
+    """Return the genotype of a run, or its sample.
+
+    Raises:
+        InputError: The file cannot be read.
+        GenotypeError: It holds no genotype.
+    """
+    sample = run / SAMPLE
+    return read_object(sample) if sample.exists() else Genotype.load(run / GENOTYPE)
+
+
+def create(output: PathLike, config: Config, architecture: Architecture | None = None) -> Path:
     """Make a run directory with its config.
 
     Args:
         output: The directory, which :func:`check_output` accepts.
         config: The settings of the run.
-        genotype: The genotype that a retraining trains; None for a search.
+        architecture: What a retraining trains; None for a search.
 
     Raises:
         InputError: The directory cannot be made, or another process makes it at the same time.
         OSError: A file cannot be written; nothing is left then.
     """
     run = Path(output)
-    _write(run, config, genotype)
+    _write(run, config, architecture)
     return run
 
 
 @rank_zero_only
-def _write(run: Path, config: Config, genotype: Genotype | None) -> None:
+def _write(run: Path, config: Config, architecture: Architecture | None) -> None:
     checkpoints, new = (run / CHECKPOINT).parent, not run.exists()
     try:
         checkpoints.mkdir(parents=True)  # succeeds in only one of several processes with the same output
     except OSError as error:
         raise InputError(f"--output: {run} cannot be made: {error.strerror}") from None
     try:
-        if genotype is not None:
-            genotype.save(run / GENOTYPE)
+        if isinstance(architecture, Genotype):
+            architecture.save(run / GENOTYPE)
+        elif architecture is not None:
+            write_json(run / SAMPLE, architecture)
         # Last, because a directory with a config is a run that can be resumed.
         write_text_whole(run / CONFIG, config.to_yaml())
     except BaseException:  # including interrupts: a partial directory can be neither resumed nor reused
         checkpoints.rmdir()
-        (run / GENOTYPE).unlink(missing_ok=True)
+        for name in (GENOTYPE, SAMPLE):
+            (run / name).unlink(missing_ok=True)
         if new:
             run.rmdir()
         raise

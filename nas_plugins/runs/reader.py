@@ -5,21 +5,26 @@ A run may still be in progress; what it has not written yet is empty.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from nas_plugins.config.costs import read_costs
 from nas_plugins.config.reader import Kind
+from nas_plugins.errors import InputError
 from nas_plugins.files import PathLike, read_object
 from nas_plugins.runs import directory
+from nas_plugins.runs.costs import CostResult, read_costs_of
 from nas_plugins.runs.directory import kind_of, read_sections
 from nas_plugins.runs.metadata import read_metadata
 from nas_plugins.runs.tables import (
     ALPHA_KEYS,
     CONTRIBUTION_COLUMNS,
+    COST_COLUMNS,
     DISTANCES,
     LOGGED_METRICS,
     Weights,
@@ -27,7 +32,7 @@ from nas_plugins.runs.tables import (
 )
 from search_spaces.genotype import Genotype
 
-_METRICS = ["epoch", *LOGGED_METRICS, "seconds", "peak_memory_mb", "seconds_per_iteration", *DISTANCES]
+_METRICS = ["epoch", *LOGGED_METRICS, "seconds", "peak_memory_mb", "seconds_per_iteration", *DISTANCES, *COST_COLUMNS]
 
 
 @dataclass(frozen=True)
@@ -42,10 +47,13 @@ class Run:
         alphas: One row per epoch and edge, with a column per operation.
         contributions: One row per epoch and cell.
         genotype: The derived or the retrained genotype.
-        sample: The sample that a search of a space without cells found.
+        sample: The found or the retrained sample of a space without cells.
         network: Size of a retrained network and of its images.
         test: Results of ``nas-plugins evaluate``.
+        confusion: Number of test images by their class (rows) and the predicted class (columns).
         weights: Function that turns α into the weights of operations.
+        targets: Metric -> the highest cost that the search aims at.
+        costs: Costs of the derived network of a finished search with targets.
     """
 
     path: Path
@@ -58,7 +66,10 @@ class Run:
     sample: dict[str, Any]
     network: dict[str, Any]
     test: dict[str, Any]
+    confusion: pd.DataFrame | None = None
     weights: Weights = "softmax"
+    targets: Mapping[str, float] = field(default_factory=dict)
+    costs: tuple[CostResult, ...] = ()
 
     @property
     def name(self) -> str:
@@ -69,6 +80,13 @@ class Run:
     def kind(self) -> Kind:
         """Return whether the run is a search or a retraining."""
         return kind_of(self.config)
+
+    @property
+    def found(self) -> object:
+        """Return what a search found or a retraining trains, equal in both: cells, or a sample of a space."""
+        if not self.sample:
+            return cells_of(self.genotype)
+        return get(self.config, "space", "name"), json.dumps(self.sample, sort_keys=True)
 
     @property
     def method(self) -> str:
@@ -107,7 +125,10 @@ def read_run(path: PathLike) -> Run:
         sample=_read_values(path / directory.SAMPLE),
         network=_read_values(path / directory.NETWORK),
         test=_read_values(path / directory.TEST),
+        confusion=_read_confusion(path / directory.CONFUSION),
         weights=read_metadata(path).weights or "softmax",
+        targets=_read_targets(path, config),
+        costs=read_costs_of(path / directory.COST),
     )
 
 
@@ -117,9 +138,26 @@ def _read_metrics(path: Path) -> pd.DataFrame:
     return read_table(path, ["epoch"]).reindex(columns=_METRICS)  # earlier versions wrote fewer columns
 
 
+def _read_targets(path: Path, config: dict[str, Any]) -> dict[str, float]:
+    try:
+        return {cost.metric: cost.target for cost in read_costs(config.get("cost"))}
+    except InputError as error:
+        raise InputError(f"{path / directory.CONFIG}: {error}") from None
+
+
 def _read_rows(path: Path, required: Sequence[str], texts: Sequence[str]) -> pd.DataFrame | None:
     table = read_table(path, required, texts) if path.exists() else None
     return None if table is None or table.empty else table
+
+
+def _read_confusion(path: Path) -> pd.DataFrame | None:
+    if not path.exists():
+        return None
+    table = read_table(path, ["class"], texts=["class"])
+    classes, counts = table["class"], table.iloc[:, 1:].to_numpy()
+    if counts.shape != (len(classes), len(classes)) or not (counts >= 0).all():
+        raise InputError(f"{path}: should have a row and a column of counts for each class")
+    return pd.DataFrame(counts.astype(int), classes, list(classes))
 
 
 def _read_values(path: Path) -> dict[str, Any]:

@@ -17,8 +17,14 @@ Weights = Literal["softmax", "sigmoid"]
 
 LOGGED_METRICS = ("train_loss", "train_acc", "val_loss", "val_acc", "derived_val_acc")
 """Columns of metrics.csv that the training logs; accuracies are fractions from 0 to 1."""
+MEASURES = ("derived_val_acc", "val_acc", "train_acc")
+"""Columns of metrics.csv in order of preference: the first one that a run has is its accuracy."""
 DISTANCES = ("distance", "alpha_distance")
 """Columns of metrics.csv for a search that starts from a baseline: operations that differ from it, and change of α."""
+COSTS = ("parameters", "multiply_adds", "activations", "latency")
+"""Metrics of cost, latency in milliseconds for one image."""
+COST_COLUMNS = tuple(f"{kind}_{metric}" for metric in COSTS for kind in ("expected", "derived", "multiplier"))
+"""Columns of metrics.csv for a search with costs: expected by α, of the derived network, and the multiplier."""
 ALPHA_KEYS = ("epoch", "cell", "edge")
 """Columns of alphas.csv other than those of the operations."""
 CONTRIBUTION_COLUMNS = ("epoch", "cell", "contribution")

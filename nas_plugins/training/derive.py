@@ -38,7 +38,8 @@ def derive(
         run: The run directory of the search.
         output: The genotype file to write.
         method, threshold: See :func:`strategies.derivation.derive`; None for the settings of the search. If both are
-            None, a cell that would be empty is derived as ``darts``, as in the search.
+            None, a cell that would be empty is derived as ``darts``, as in the search, and the last epoch is derived
+            within the targets of its costs.
         layers: Depth of the network; None for that of the search.
         epoch: Epoch whose final α are used, counted from 0; None for the last epoch.
 
@@ -52,6 +53,8 @@ def derive(
     run = Path(run)
     searched, derivation, how = _searched(run, method, threshold)
     alphas = _read_alphas(run, epoch, searched)
+    if method is None and threshold is None and epoch is None:
+        alphas = _within_targets(run, alphas)
     chosen = {label: derive_cell(derivation, label, *cell) for label, cell in alphas.items()}
     empty = []
     if method is None and threshold is None:
@@ -128,6 +131,23 @@ def _read_alphas(run: Path, epoch: int | None, searched: Genotype) -> dict[str, 
     # Third-party spaces name no cells; the supernet, and so the table, then starts with the cell of the first layer.
     labels = read_metadata(run).cells or _in_order_of_genotype([*cells], searched.layout)
     return {label: cells[label] for label in labels}
+
+
+def _within_targets(run: Path, cells: dict[str, _Cell]) -> dict[str, _Cell]:
+    """Return α as the search derived them at its end: with what its costs take from the α of each candidate."""
+    file = run / runs.COST
+    shift = read_result(file)["shift"] if file.exists() else {}
+    return {label: cell._replace(edges=_shifted(label, cell.edges, shift)) for label, cell in cells.items()}
+
+
+def _shifted(
+    label: str, edges: Mapping[tuple[int, int], Mapping[str, float]], shift: Mapping[str, Mapping[str, float]]
+) -> dict[tuple[int, int], dict[str, float]]:
+    added = {edge: shift.get(str(EdgeName(label, *edge)), {}) for edge in edges}
+    return {
+        edge: {name: alpha + added[edge].get(name, 0.0) for name, alpha in alphas.items()}
+        for edge, alphas in edges.items()
+    }
 
 
 def _in_order_of_genotype(cells: Sequence[str], layout: Sequence[int]) -> list[str]:

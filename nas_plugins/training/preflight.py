@@ -9,13 +9,15 @@ import torch
 from nni.nas.nn.pytorch import ModelSpace
 from nni.nas.strategy import ENAS as NniENAS
 
+from nas_plugins.config.reader import Config
 from nas_plugins.data.module import ImageData
 from nas_plugins.errors import InputError
 from nas_plugins.files import one_line
 from nas_plugins.runs.tables import ALPHA_KEYS
+from nas_plugins.training.module import ImageClassification
 from strategies.base import DifferentiableStrategy, OneShotStrategy
 from strategies.enas import ENAS
-from strategies.relaxation import Step
+from strategies.relaxation import Step, UnfitSettingError
 from strategies.supernet.trial_pass import check_candidates
 
 
@@ -74,3 +76,13 @@ def check_plans(
         check_candidates(architecture, lambda: supernet(images))
     except (RuntimeError, ValueError, TypeError) as error:
         raise InputError(f"strategy: {pair}: {one_line(error)}") from None
+
+
+def check_targets(strategy: DifferentiableStrategy, supernet: ModelSpace, config: Config, data: ImageData) -> None:
+    """Raise an InputError if no network of a space meets the targets of its costs."""
+    module = ImageClassification(data.num_classes, config.training)
+    module.set_model(supernet)
+    try:
+        strategy.configure_oneshot_module(module).check_targets()
+    except UnfitSettingError as error:
+        raise InputError(str(error)) from None

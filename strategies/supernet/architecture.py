@@ -6,7 +6,8 @@ choice. Choices with the same label share the edge and its α.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import repeat
 from typing import Any
 
@@ -32,6 +33,7 @@ class Architecture(nn.Module):
         plan: Edge -> its computation in a forward pass.
         step: The position of the search.
         living: Edge -> indices of the candidates that pruning has left, for edges that were pruned.
+        shift: Edge -> addend (candidates,) to the α that derivations see, for edges that have one.
         multi_input_choices: Labels of the input choices that take more than one input.
     """
 
@@ -46,6 +48,7 @@ class Architecture(nn.Module):
         self.plan: Plan = {}
         self.step = Step()
         self.living: dict[str, tuple[int, ...]] = {}
+        self.shift: Mapping[str, Tensor] = {}
         self.multi_input_choices: set[str] = set()
 
     @property
@@ -138,9 +141,28 @@ class Architecture(nn.Module):
 
     def table(self, edges: Iterable[str] | None = None) -> dict[str, dict[Any, float]]:
         """Return edge -> living candidate -> α, as plain numbers, of some edges or of all."""
-        alphas = self.living_alphas()
+        alphas = self._shifted(self.living_alphas())
         read = rows(alphas if edges is None else {edge: alphas[edge] for edge in edges if edge in alphas})
         return {edge: dict(zip(self.living_candidates(edge), row, strict=True)) for edge, row in read.items()}
+
+    @contextmanager
+    def shifted(self, shift: Mapping[str, Tensor]) -> Iterator[None]:
+        """Add values to the α that derivations see, within this context."""
+        before, self.shift = self.shift, shift
+        try:
+            yield
+        finally:
+            self.shift = before
+
+    def _shifted(self, alphas: Alphas) -> Alphas:
+        if not self.shift:
+            return alphas
+        added = {
+            edge: alphas[edge] + shift.to(alphas[edge])[list(self.living_indices(edge))]
+            for edge, shift in self.shift.items()
+            if edge in alphas
+        }
+        return {**alphas, **added}
 
     def living_candidates(self, edge: str) -> tuple[Any, ...]:
         """Return the candidates of an edge that live."""
@@ -244,7 +266,8 @@ class Mixed(BaseSuperNetModule):
     def freeze(self, sample: Mapping[str, Any]) -> nn.Module:
         """Raise an error: a supernet is not frozen in place."""
         raise NotImplementedError(
-            "a supernet is not frozen in place: freeze a fresh instance of the space with this sample"
+            "a supernet is not frozen in place: freeze a fresh instance of the space with this sample; the weights of "
+            "the supernet come by strategies.inheritance.inherit(space, sample)"
         )
 
     def resample(self, memo: dict[str, Any]) -> dict[str, Any]:

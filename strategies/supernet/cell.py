@@ -42,7 +42,7 @@ class MixedCell(Mixed):
         super().__init__(architecture)
         self.derivation, self.parts = parts.derivation, parts
         self.shared = SharedInput()
-        self.label = cell.label
+        self.label, self.factories = cell.label, _factories(cell)
         self.preprocessor, self.postprocessor = cell.preprocessor, cell.postprocessor
         self.num_predecessors, self.num_ops_per_node = cell.num_predecessors, cell.num_ops_per_node
         self.concat_dim = cell.concat_dim
@@ -80,6 +80,11 @@ class MixedCell(Mixed):
         self.after_relu[key] = tuple(strip_leading_relu(operation) for operation in operations)
         for operation in operations:
             fuse_weight_into_norm(operation)
+
+    def candidate(self, operation: str, source: int, target: int) -> nn.Module:
+        """Return a candidate as it runs in the supernet."""
+        chosen: nn.Module = self.operations[f"{source}->{target}"][self.op_names.index(operation)]
+        return chosen
 
     def node(self, target: int) -> str:
         """Return the name of the edge that weighs the inputs of a node."""
@@ -244,9 +249,7 @@ def _cell_candidates(cell: Cell, target: int, source: int) -> dict[str, nn.Modul
     Raises:
         ValueError: A candidate has a choice whose label differs between the operations of a node.
     """
-    factories = cell.op_candidates_factory
-    if factories is None:  # the cell was created with modules, which NNI's cell copies
-        factories = cell.ops[0][0].candidates
+    factories = _factories(cell)
     with label_scope(cell.label):  # for choices inside a candidate
         candidates: dict[str, nn.Module] = create_cell_op_candidates(factories, target, 0, source)[0]
         inside = _labels(candidates)
@@ -259,6 +262,11 @@ def _cell_candidates(cell: Cell, target: int, source: int) -> dict[str, nn.Modul
                         "operation of its node, but a search has one for an edge: give it a label without op_index"
                     )
     return candidates
+
+
+def _factories(cell: Cell) -> Any:
+    """Return what NNI's cell makes its candidates of: factories, or modules, which it copies."""
+    return cell.ops[0][0].candidates if cell.op_candidates_factory is None else cell.op_candidates_factory
 
 
 def _labels(candidates: Mapping[str, nn.Module]) -> set[str]:

@@ -42,6 +42,8 @@ class MixedLayer(Mixed):
         if self.partial_channels > 1:
             for candidate in candidates.values():
                 narrow(candidate, self.partial_channels)
+        # In a tuple, since they are submodules of the prepared candidates.
+        self.originals = tuple(candidates.values())
         self.companion = parts.beside(candidates, architecture)
         self.candidates = nn.ModuleList(parts.prepare(candidates, architecture).values())
         # The spaces of NNI's hub name their zero operation so. An identity of that name skips the layer and is no zero.

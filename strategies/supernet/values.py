@@ -55,14 +55,15 @@ class Value:
             options.append([(candidates[index], weight) for index, weight in chosen])
         outcomes: dict[Any, Any] = {}
         for combination in product(*options):
-            value = self._evaluate(tuple(value for value, _ in combination))
+            value = self.of(tuple(value for value, _ in combination))
             weights = [weight for _, weight in combination if weight is not None]
             if not weights:
                 return value
             outcomes[value] = outcomes.get(value, 0) + math.prod(weights[1:], start=weights[0])
         return outcomes
 
-    def _evaluate(self, values: tuple[Any, ...]) -> Any:
+    def of(self, values: tuple[Any, ...]) -> Any:
+        """Return the value of the expression, given that of each choice in the order of the labels."""
         if values not in self._evaluated:
             self._evaluated[values] = self.expression.freeze(dict(zip(self.labels, values, strict=True)))
         return self._evaluated[values]
