@@ -1,0 +1,121 @@
+"""Export of a run: checks, the files and their model card."""
+
+from __future__ import annotations
+
+import importlib
+import keyword
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from nas_plugins.errors import InputError
+from nas_plugins.export.card import write_card
+from nas_plugins.export.formats import FORMATS, Exported, FormatName
+from nas_plugins.export.model import Model, read_model
+from nas_plugins.files import PathLike
+from nas_plugins.training.trainer import quiet
+from search_spaces.files import write_whole
+
+
+@dataclass(frozen=True)
+class Export:
+    """The files of an export.
+
+    Args:
+        files: Their paths: the exported file, those beside it, and the model card.
+        images: Number of test images on which it was checked.
+        difference: Largest difference of a logit, see :data:`~nas_plugins.export.formats.TOLERANCE`.
+    """
+
+    files: tuple[Path, ...]
+    images: int
+    difference: float
+
+
+@quiet()
+def export(run: PathLike, format: FormatName, output: PathLike) -> Export:
+    """Write the network of a run as files that need no part of this project.
+
+    A retraining is exported with its weights. A search has none that are worth keeping, and is exported as Python only.
+    The auxiliary head, which only training uses, is left out.
+
+    Args:
+        run: The run directory of a finished retraining or search.
+        format: A key of :data:`~nas_plugins.export.formats.FORMATS`.
+        output: The file to write. Its model card gets the same name with ``.md`` behind it; the weights of a Python
+            file get the suffix ``.safetensors``.
+
+    Raises:
+        InputError: The run cannot be exported in this format, a package is missing, or the output cannot be written.
+        OSError: A file cannot be written.
+    """
+    output = Path(output)
+    _check_format(format)
+    _check_output(format, output)
+    _check_packages(format)
+    model = read_model(run)
+    if not model.trained and format != "python":
+        raise InputError(
+            f"--format {format}: {run} is a search, which has no trained network: retrain its genotype, then export "
+            "that run; --format python takes the network without weights"
+        )
+    exported = FORMATS[format].write(model)
+    return _written(model, exported, format, output)
+
+
+def _written(model: Model, exported: Exported, format: FormatName, output: Path) -> Export:
+    card = write_card(model, exported, format, output.name)
+    files = {_card(output): card.encode("utf-8")}
+    files |= {output.with_suffix(suffix): content for suffix, content in exported.files.items()}
+    for path, content in files.items():
+        _write_whole(path, content)
+    *others, main = files
+    return Export((main, *reversed(others)), len(model.examples), exported.difference)
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    write_whole(path, lambda file: file.write(content))
+
+
+def _card(output: Path) -> Path:
+    return output.with_name(f"{output.name}.md")
+
+
+def _check_format(format: str) -> None:
+    if format not in FORMATS:
+        raise InputError(f"--format: {format!r} should be one of {', '.join(FORMATS)}")
+
+
+def _check_output(format: FormatName, output: Path) -> None:
+    """Raise an InputError if a file of the export exists or cannot be written."""
+    suffix = FORMATS[format].suffix
+    if output.suffix != suffix or not output.stem:
+        raise InputError(f"--output: {output} should be a file that ends in {suffix}, as --format {format} writes it")
+    if format == "python":
+        _check_module(output)
+    for path in (output, *(output.with_suffix(other) for other in FORMATS[format].companions), _card(output)):
+        if path.exists() or path.is_symlink():
+            raise InputError(f"--output: {path} already exists; choose another name, or remove it")
+    parent = next(folder for folder in output.absolute().parents if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise InputError(f"--output: {output} cannot be written: {parent} is not a folder that can be written")
+
+
+def _check_module(output: Path) -> None:
+    """Raise an InputError if a Python file cannot be imported, or would hide a module that it needs."""
+    name = output.stem
+    if not name.isidentifier() or keyword.iskeyword(name):
+        raise InputError(f"--output: {output} cannot be imported: {name!r} is no name in Python; model.py would be one")
+    if name in sys.stdlib_module_names or name in ("torch", "safetensors", "numpy"):
+        raise InputError(f"--output: {output} would hide the module {name}; choose another name, for example model.py")
+
+
+def _check_packages(format: FormatName) -> None:
+    for package in FORMATS[format].packages:
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            raise InputError(
+                f"--format {format}: needs the package {package} ({error}): pip install 'nas-plugins[export]'"
+            ) from None
