@@ -19,6 +19,7 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool, LastLevelP6P7
 
+from nas_plugins.config.schema import NetworkConfig
 from nas_plugins.errors import InputError
 from nas_plugins.files import PathLike
 from nas_plugins.runs.directory import WEIGHTS, is_finished, read_config
@@ -205,8 +206,8 @@ class Backbone(nn.Module):
         run = Path(run)
         saved = read_run(run)
         derived = read_config(run)[0].derived
-        if derived is None or saved.genotype is None or not is_finished(run, saved.kind):
-            what = "not finished" if derived else "a search"
+        if not isinstance(derived, NetworkConfig) or saved.genotype is None or not is_finished(run, saved.kind):
+            what = "a search" if derived is None else "of a space without cells" if saved.sample else "not finished"
             raise InputError(f"{run}: {what}; a backbone is taken from the run directory of a finished retraining")
         image_channels = saved.network.get("image_channels", 3)
         backbone = cls.from_genotype(

@@ -51,7 +51,7 @@ def read_experiment(file: str | os.PathLike[str]) -> ExperimentConfig:
 def _check_trial(arguments: list[str], settings: ExperimentConfig) -> None:
     """Read the config of a trial with these arguments and parameters drawn from the search space."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for name in ("--config", "--genotype", "--output"):
+    for name in ("--config", "--genotype", "--sample", "--output"):
         parser.add_argument(name)
     options, overrides = parser.parse_known_args(arguments)
     if options.config is None:
@@ -64,7 +64,7 @@ def _check_trial(arguments: list[str], settings: ExperimentConfig) -> None:
     chosen = tuner.generate_parameters()
     if (settings.tuner.name or "").lower().startswith("batch"):  # its only key stands for a set of parameters
         (chosen,) = chosen.values()
-    merged(options.config, overrides, options.genotype, chosen)
+    merged(options.config, overrides, options.genotype, chosen, options.sample)
 
 
 @contextmanager

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from urllib.request import urlopen
 
 import nni
@@ -19,21 +19,37 @@ import pytorch_lightning as pl
 import yaml
 from nni.runtime.trial_command_channel import get_default_trial_command_channel
 
-from nas_plugins.config.reader import read_kind, read_retrain, read_search
+from nas_plugins.config.reader import read_kind, read_retrain, read_retrain_sample, read_search
 from nas_plugins.errors import InputError
-from nas_plugins.files import PathLike
+from nas_plugins.files import PathLike, read_object
 from nas_plugins.runs.directory import CONFIG, METRICS, is_first
-from nas_plugins.runs.tables import read_table
-from nas_plugins.training.retrain import evaluate, retrain
+from nas_plugins.runs.tables import MEASURES, read_table
+from nas_plugins.training.networks import space_beside
+from nas_plugins.training.retrain import evaluate, retrain, retrain_sample
 from nas_plugins.training.search import resume, search
 from search_spaces.genotype import Genotype
 
-MEASURES = ("derived_val_acc", "val_acc", "train_acc")
-"""Columns of metrics.csv in order of preference: a trial reports the first one that its run has."""
+
+class Task(NamedTuple):
+    """Task of a trial: a retraining of one of two files, or a search without either.
+
+    Args:
+        genotype: Genotype file to retrain.
+        sample: Sample file to retrain.
+        overrides: ``--key value`` pairs, which take precedence over the config.
+    """
+
+    genotype: PathLike | None
+    sample: PathLike | None
+    overrides: list[str]
 
 
 def run_trial(
-    config: PathLike, overrides: Sequence[str] = (), genotype: PathLike | None = None, output: PathLike | None = None
+    config: PathLike,
+    overrides: Sequence[str] = (),
+    genotype: PathLike | None = None,
+    output: PathLike | None = None,
+    sample: PathLike | None = None,
 ) -> Path:
     """Search, or retrain, with the parameters that NNI's tuner chose for this trial.
 
@@ -50,6 +66,7 @@ def run_trial(
         genotype: Genotype file to retrain; a key ``genotype`` in the search space takes precedence.
         output: Folder for the run directory ``EXPERIMENT/TRIAL``; by default the run directory is ``TRIAL`` in the
             folder that NNI gives the trial.
+        sample: Sample file to retrain; a key ``sample`` in the search space takes precedence.
 
     Returns:
         The run directory.
@@ -72,19 +89,26 @@ def run_trial(
             reporter.report_missed(run, before)
     else:
         shutil.rmtree(run, ignore_errors=True)  # left by a trial that was killed before its first epoch
-        genotype, overrides = merged(config, overrides, genotype, manager.chosen)
-        if genotype is None:
-            search(config, run, overrides, [_Reporter(manager)])
+        task = merged(config, overrides, genotype, manager.chosen, sample)
+        given = (config, run, task.overrides, [_Reporter(manager)])
+        if task.genotype is not None:
+            retrain(task.genotype, *given)
+        elif task.sample is not None:
+            retrain_sample(task.sample, *given)
         else:
-            retrain(genotype, config, run, overrides, [_Reporter(manager)])
+            search(*given)
     manager.report("FINAL", 0, _final_result(run, read_kind(run / CONFIG) == "search"))
     return run
 
 
 def merged(
-    config: PathLike, overrides: Sequence[str], genotype: PathLike | None, chosen: Mapping[str, Any]
-) -> tuple[PathLike | None, list[str]]:
-    """Return what a trial with the chosen parameters runs, checked.
+    config: PathLike,
+    overrides: Sequence[str],
+    genotype: PathLike | None,
+    chosen: Mapping[str, Any],
+    sample: PathLike | None = None,
+) -> Task:
+    """Return the checked task of a trial with the chosen parameters.
 
     Args:
         config: As of :func:`run_trial`.
@@ -92,31 +116,45 @@ def merged(
         genotype: As of :func:`run_trial`.
         chosen: Key of the config -> value. A nested choice, e.g.
             ``{"strategy": {"_name": "EDAS", "sign_flip_epochs": 5}}``, replaces the whole section.
-
-    Returns:
-        The genotype of a retraining (None for a search), and all overrides.
+        sample: As of :func:`run_trial`.
 
     Raises:
         InputError: A key is unknown, or a value is wrong.
     """
     chosen = dict(chosen)
     searches = read_kind(config) == "search"
-    if searches and genotype is not None:
-        raise InputError(f"--genotype: {genotype}: {config} is the config of a search, which takes none")
-    genotype = None if searches else chosen.pop("genotype", genotype)
-    overrides = [*overrides]
+    for name, file in (("genotype", genotype), ("sample", sample)):
+        if searches and file is not None:
+            raise InputError(f"--{name}: {file}: {config} is the config of a search, which takes none")
+    if not searches:
+        genotype, sample = chosen.pop("genotype", genotype), chosen.pop("sample", sample)
+    task = Task(genotype, sample, [*overrides])
     for key, value in chosen.items():
         if isinstance(value, Mapping):
             value = {"name" if name == "_name" else name: item for name, item in value.items()}
-        overrides += [f"--{key}", yaml.safe_dump(value, default_flow_style=True)]
+        task.overrides.extend([f"--{key}", yaml.safe_dump(value, default_flow_style=True)])
     if searches:
-        read_search(config, overrides).build("strategy")
-    elif genotype is None:
-        raise InputError(f"{config}: a retraining needs --genotype FILE, or a key genotype in the search space")
+        read_search(config, task.overrides).build("strategy")
     else:
-        read_retrain(config, overrides)
-        Genotype.load(genotype)
-    return genotype, overrides
+        _check_retraining(config, task)
+    return task
+
+
+def _check_retraining(config: PathLike, task: Task) -> None:
+    """Raise an InputError, or a GenotypeError, if a retraining cannot read its config and the file that it trains."""
+    if task.genotype is not None and task.sample is not None:
+        raise InputError(f"genotype, sample: a retraining takes one of {task.genotype} and {task.sample}")
+    if task.genotype is not None:
+        read_retrain(config, task.overrides)
+        Genotype.load(task.genotype)
+    elif task.sample is not None:
+        read_object(Path(task.sample))
+        read_retrain_sample(config, task.overrides, space_beside(task.sample))
+    else:
+        raise InputError(
+            f"{config}: a retraining needs --genotype FILE, or a key genotype in the search space; for a space without "
+            "cells --sample FILE, or a key sample"
+        )
 
 
 def _run_directory(output: PathLike | None) -> Path:
@@ -192,7 +230,7 @@ def _parameters_in(portal: str) -> Any:
 
 
 class _Reporter(pl.Callback):
-    """Callback that reports the accuracy after every epoch."""
+    """Callback that reports the accuracy after every epoch: the first of the measures that the run has."""
 
     def __init__(self, manager: _Manager) -> None:
         self.manager = manager

@@ -1,0 +1,216 @@
+"""The network that a retraining trains: that of a genotype, or that of a sample of any other space."""
+
+from __future__ import annotations
+
+import copy
+import json
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from nni.mutable import Categorical, CategoricalMultiple, Mutable
+from nni.mutable.exception import SampleValidationError
+from nni.nas.nn.pytorch import ModelSpace
+from nni.nas.space import model_context
+from pytorch_lightning.utilities.seed import isolate_rng
+from torch import nn
+
+from nas_plugins import plugins
+from nas_plugins.config.reader import Config
+from nas_plugins.config.schema import NetworkConfig
+from nas_plugins.config.signatures import argument_names
+from nas_plugins.config.yaml import read_yaml
+from nas_plugins.data.module import ImageData
+from nas_plugins.errors import InputError
+from nas_plugins.files import PathLike, one_line
+from nas_plugins.runs.directory import CONFIG
+from search_spaces.genotype import Genotype
+from search_spaces.network import Network
+from strategies.darts import DARTS
+from strategies.inheritance import inherit
+
+Sample = Mapping[str, Any]
+
+_NDS_OPTIONS = {"auxiliary_loss", "drop_path_prob"}
+"""Arguments by which NNI's spaces of cells (NASNet, ENAS, AmoebaNet, PNAS, DARTS) have what the recipe uses."""
+
+
+def network_of_genotype(genotype: Genotype, config: Config, data: ImageData) -> Network:
+    """Return the network of a genotype, with the size that the config gives it.
+
+    Raises:
+        InputError: A setting cannot be used, or the network does not fit the images.
+    """
+    derived = config.derived
+    assert isinstance(derived, NetworkConfig)
+    try:
+        network = Network.from_genotype(
+            genotype,
+            num_classes=data.num_classes,
+            channels=derived.channels,
+            image_channels=data.image_channels,
+            stem=derived.stem,
+            auxiliary=derived.auxiliary_weight > 0,
+            mlp_width=derived.mlp_width,
+            image_size=data.image_size,
+        )
+        shadow = copy.deepcopy(network).to("meta").train()
+        shadow(torch.empty(2, data.image_channels, data.image_size, data.image_size, device="meta"))
+    except (ValueError, RuntimeError) as error:  # PyTorch raises RuntimeError when memory runs out
+        raise InputError(f"network: {one_line(error)}") from None
+    return network
+
+
+def network_of_sample(sample: Sample, config: Config, data: ImageData) -> nn.Module:
+    """Return the network of a sample: the space of the config, made with this sample.
+
+    The auxiliary head and drop-path of NNI's spaces of cells are there if the recipe uses them. A network that inherits
+    weights has neither, since it is a part of the supernet.
+
+    Raises:
+        InputError: The sample is no point of the space, or the network does not fit the images.
+    """
+    assert config.derived is not None
+    searching: dict[str, Any] = {}
+    options: dict[str, Any] = {}
+    if argument_names(plugins.find("space", config.values["space"]["name"])) >= _NDS_OPTIONS:
+        searching = {"auxiliary_loss": False}  # only the derived network can have it
+        options = {"auxiliary_loss": config.derived.auxiliary_weight > 0, "drop_path_prob": config.derived.drop_path}
+    with isolate_rng():
+        space = build_space(config, data, **searching)
+    fitting = fitting_sample(space, sample)
+    if config.derived.weights == "inherited":
+        network = inherit(DARTS().mutate_model(space), fitting).train()  # its form is the same for every strategy
+    else:
+        with model_context(fitting):
+            network = build_space(config, data, **options)
+    _check_output(network, data, type(space).__name__)
+    return network
+
+
+def build_space(config: Config, data: ImageData, **options: Any) -> ModelSpace:
+    """Return the space of a config for the images, with further arguments that its class may take."""
+    space: ModelSpace = config.build(
+        "space",
+        num_classes=data.num_classes,
+        image_channels=data.image_channels,
+        image_size=data.image_size,
+        **options,
+    )
+    return space
+
+
+def fitting_sample(space: ModelSpace, sample: Sample) -> dict[str, Any]:
+    """Return the sample with values as the space has them, which in JSON may have another type.
+
+    Raises:
+        InputError: The sample is no point of the space; the message names the label, the value and what is right.
+    """
+    choices = space.simplify()
+    restored = {label: _restored(choices.get(label), value) for label, value in sample.items()}
+    name = type(space).__name__
+    try:
+        error = space.check_contains(restored)
+    except (TypeError, ValueError, KeyError, AttributeError, AssertionError) as raised:  # of values of another kind
+        error = SampleValidationError(one_line(raised))
+    if error is None:
+        return restored
+    for label, choice in choices.items():
+        if label in restored and not _contains(choice, {label: restored[label]}):
+            raise InputError(f"sample: {label}: {sample[label]!r:.80} should be {_right(choice)}, as {name} has it")
+    reason = one_line(error).partition(". Existing keys are")[0]
+    labels = ", ".join(map(str, choices))
+    raise InputError(f"sample: does not fit {name}: {reason}; its choices are {labels:.400}")
+
+
+def _restored(choice: Mutable | None, value: Any) -> Any:
+    """Return the value of a choice that JSON writes as this value."""
+    if isinstance(choice, Categorical):
+        for possible in choice.values:
+            if json.loads(json.dumps(possible, default=str)) == value:
+                return possible
+    return value
+
+
+def _contains(choice: Mutable, sample: Sample) -> bool:
+    try:
+        return choice.check_contains(dict(sample)) is None
+    except (TypeError, ValueError, KeyError, AttributeError, AssertionError):
+        return False
+
+
+def _right(choice: Mutable) -> str:
+    """Return the values of a choice in words."""
+    if isinstance(choice, Categorical):
+        return f"one of {', '.join(map(str, choice.values))}"
+    if isinstance(choice, CategoricalMultiple):
+        count = "any number" if choice.n_chosen is None else str(choice.n_chosen)
+        return f"a list of {count} of {', '.join(map(str, choice.values))}"
+    return f"in {choice!r:.200}"
+
+
+def _check_output(network: nn.Module, data: ImageData, name: str) -> None:
+    """Raise an InputError if a network does not fit the images or their classes."""
+    shape = (data.image_channels, data.image_size, data.image_size)
+    try:
+        output = _training_output(network, data)
+    except (RuntimeError, ValueError, NotImplementedError) as error:
+        raise InputError(
+            f"space: {name} does not fit images of {'×'.join(map(str, shape))}: {one_line(error)}"
+        ) from None
+    right = (2, data.num_classes)
+    for logits in output if isinstance(output, tuple) else (output,):
+        got = tuple(getattr(logits, "shape", ()))
+        if got != right:
+            raise InputError(f"space: {name} should give {right} for 2 images of {data.num_classes} classes, not {got}")
+
+
+def _training_output(network: nn.Module, data: ImageData) -> Any:
+    """Return the output of a copy of a network in training mode for two images."""
+    with torch.no_grad(), isolate_rng():
+        return copy.deepcopy(network).train()(torch.zeros(2, data.image_channels, data.image_size, data.image_size))
+
+
+def warn_unused(network: nn.Module, config: Config, data: ImageData) -> None:
+    """Warn in one line of the keys of the section network that have no effect on a network."""
+    recipe, name = config.derived, type(network).__name__
+    assert recipe is not None
+    reasons = []
+    if config.unused:
+        what = "supernet" if recipe.weights == "inherited" else "section space"
+        reasons.append(f"{', '.join(config.unused)} (the {what} sets the size of the network)")
+    if recipe.drop_path > 0 and drop_path_setter(network) is None:
+        reasons.append(f"network.drop_path ({name} has none)")
+    if recipe.auxiliary_weight > 0 and auxiliary_head(network) is None and not _gives_two(network, data):
+        reasons.append(f"network.auxiliary_weight ({name} has no auxiliary head)")
+    if reasons:
+        warnings.warn(f"not used: {', '.join(reasons)}", stacklevel=2)
+
+
+def _gives_two(network: nn.Module, data: ImageData) -> bool:
+    """Return whether the output of a network in training is a pair of logits."""
+    return isinstance(_training_output(network, data), tuple)
+
+
+def drop_path_setter(network: nn.Module) -> Callable[[float], None] | None:
+    """Return the method that sets the drop-path probability of a network; None if it has no drop-path."""
+    return getattr(network, "set_drop_path", None) or getattr(network, "set_drop_path_prob", None)
+
+
+def auxiliary_head(network: nn.Module) -> nn.Module | None:
+    """Return the auxiliary head of a network; None if it has none."""
+    heads = (getattr(network, name, None) for name in ("auxiliary", "auxiliary_head"))
+    return next((head for head in heads if isinstance(head, nn.Module)), None)
+
+
+def space_beside(sample: PathLike) -> dict[str, Any]:
+    """Return the section space of the run in whose directory a sample lies; empty if it lies in none.
+
+    Raises:
+        InputError: The config of the run is damaged.
+    """
+    config = Path(sample).parent / CONFIG
+    space = read_yaml(config).get("space") if config.is_file() else None
+    return space if isinstance(space, dict) else {}
