@@ -66,11 +66,11 @@ def describe(
         "image_size": image_size,
         "parameters": parameters,
         "multiply_adds": multiply_adds,
-        "operations": _count_operations(genotype),
+        "operations": count_operations(genotype),
     }
 
 
-def _count_operations(genotype: Genotype) -> dict[str, int]:
+def count_operations(genotype: Genotype) -> dict[str, int]:
     """Return the number of each operation in all layers, the most frequent first."""
     cells = [genotype.existing_edges(genotype.edges_with_fixed(cell)) for cell in genotype.layout]
     counted = Counter(edge.operation for cell in cells for edge in cell)

@@ -72,9 +72,9 @@ _CONVENTIONS = {
 class ImageData(pl.LightningDataModule):
     """Training, validation and test images of one data set.
 
-    `prepare()` sets `classes` (names), `num_classes`, `image_channels`, `image_size` (pixels per side), `mean` and
-    `std` (of each channel, for the normalisation), `parts` (image indices of "train", "val" and "test") and `lengths`
-    (images per part).
+    `prepare()` sets `classes` (names), `num_classes`, `image_channels`, `image_size` (pixels per side), `eight_bit`
+    (whether all images have 8 bits per channel), `mean` and `std` (of each channel, for the normalisation), `parts`
+    (image indices of "train", "val" and "test") and `lengths` (images per part).
 
     Args:
         dataset: Name of the data set: digits, cifar10, cifar100, fashion_mnist; folder for pictures or arrays in
@@ -149,8 +149,8 @@ class ImageData(pl.LightningDataModule):
         self.seed = seed
         self.mean, self.std = conventions.mean, conventions.std
         self._subset = {"train": train_images, "test": test_images}
-        self._resize_to = image_size
-        self._eight_bit = True
+        self.resize_to = image_size
+        self.eight_bit = True
         self._prepared = False
 
     def prepare(self) -> None:
@@ -172,7 +172,7 @@ class ImageData(pl.LightningDataModule):
             self.image_channels, self.image_size = self._train.images.shape[1:3]
         else:
             self._prepare_files()
-        self.image_size = self._resize_to or self.image_size
+        self.image_size = self.resize_to or self.image_size
         right = f"no larger than the images, which have {self.image_size} pixels a side"
         check("cutout", self.cutout, self.cutout <= self.image_size, right)
         self._prepared = True
@@ -181,9 +181,9 @@ class ImageData(pl.LightningDataModule):
         """Check the image files, and measure the channels of others than photographs, on the training images."""
         files = {part: self._files(part) for part in self.parts}
         forms = check_images([*itertools.chain(*files.values())])
-        self.image_channels, self.image_size = _common_shape(forms, any_size=self._resize_to is not None)
-        self._eight_bit = all(form.eight_bit for form in forms)
-        if not self._eight_bit or self.image_channels != len(self.mean):
+        self.image_channels, self.image_size = _common_shape(forms, any_size=self.resize_to is not None)
+        self.eight_bit = all(form.eight_bit for form in forms)
+        if not self.eight_bit or self.image_channels != len(self.mean):
             self.mean, self.std = channel_statistics(files["train"])
 
     def _files(self, part: str) -> list[str]:
@@ -215,6 +215,10 @@ class ImageData(pl.LightningDataModule):
     def test_dataloader(self) -> DataLoader:
         """Return a loader of the test images, in order and not augmented."""
         return self._loader("test", learn=False)
+
+    def test_transform(self) -> v2.Transform:
+        """Return the transform of a test image: from pixels of shape (C, H, W) to what the network sees."""
+        return v2.Compose([self._per_image(learn=False), self._per_batch(learn=False)])
 
     def _split(self) -> dict[str, np.ndarray]:
         """Return the image indices of each part."""
@@ -260,13 +264,13 @@ class ImageData(pl.LightningDataModule):
         return DataLoader(images, batch, sampler=sampler, **kind)
 
     def _per_image(self, learn: bool) -> v2.Transform:
-        steps: list[Any] = [] if self._eight_bit else [v2.ToDtype(torch.float32, scale=True)]
+        steps: list[Any] = [] if self.eight_bit else [v2.ToDtype(torch.float32, scale=True)]
         size = (self.image_size, self.image_size)
         if self.resized_crop and learn:
             steps.append(v2.RandomResizedCrop(size))
         elif self.resized_crop:
             steps += [v2.Resize(round(self.image_size * 256 / 224)), v2.CenterCrop(size)]
-        elif self._resize_to:
+        elif self.resize_to:
             steps.append(v2.Resize(size))
         if learn and self.crop_padding:
             steps.append(v2.RandomCrop(self.image_size, padding=self.crop_padding))

@@ -24,6 +24,9 @@ FAMILIES = {
 }
 """Part of the name of an operation -> text and background colour of its label."""
 
+FONT = "DejaVu Sans,Verdana,sans-serif"
+"""Fonts of the text."""
+
 
 def draw_cells(genotype: Genotype, path_stem: str | os.PathLike[str]) -> tuple[Path, Path]:
     """Draw each distinct cell of a genotype as a graph from its inputs to its output.
@@ -37,14 +40,27 @@ def draw_cells(genotype: Genotype, path_stem: str | os.PathLike[str]) -> tuple[P
     Returns:
         Paths of the SVG and the PNG file.
     """
-    graph = _cells_graph(genotype)
-    graph.layout("dot")
-    svg, png = (Path(f"{os.fspath(path_stem)}.{suffix}") for suffix in ("svg", "png"))
-    drawn = graph.draw(format="svg")
-    graph.graph_attr["dpi"] = "144"  # for the PNG only; the SVG is scalable
-    write_whole(svg, lambda file: file.write(drawn))
-    write_whole(png, lambda file: file.write(graph.draw(format="png")))
+    graph = cells_graph(genotype)
+    svg, png = (save_graph(graph, f"{os.fspath(path_stem)}.{kind}", kind) for kind in ("svg", "png"))
     return svg, png
+
+
+def save_graph(graph: pygraphviz.AGraph, path: str | os.PathLike[str], kind: str) -> Path:
+    """Write a graph as a picture.
+
+    Args:
+        graph: The graph, laid out.
+        path: File to write.
+        kind: ``"svg"`` or ``"png"``.
+
+    Returns:
+        The path.
+    """
+    if kind == "png":
+        graph.graph_attr["dpi"] = "144"  # for the PNG only; the SVG is scalable
+    drawn = graph.draw(format=kind)
+    write_whole(path, lambda file: file.write(drawn))
+    return Path(path)
 
 
 def cell_titles(genotype: Genotype) -> list[str]:
@@ -74,18 +90,17 @@ def _ranges(numbers: Sequence[int]) -> str:
     return ", ".join(str(a) if a == b else f"{a}, {b}" if b == a + 1 else f"{a}–{b}" for a, b in spans)
 
 
-def _cells_graph(genotype: Genotype) -> pygraphviz.AGraph:
-    """Return a graph of all cells in a grid: one column for up to 3 cells, two for up to 12, else three."""
+def cells_graph(genotype: Genotype) -> pygraphviz.AGraph:
+    """Return a laid out graph of all cells in a grid: one column for up to 3 cells, two for up to 12, else three."""
     count = len(genotype.cells)
     columns = 1 if count <= 3 else 2 if count <= 12 else 3
     rows = math.ceil(count / columns)
-    font = "DejaVu Sans,Verdana,sans-serif"
     graph = pygraphviz.AGraph(
         directed=True, strict=False, rankdir="LR", nodesep="0.16", ranksep="0.3", pad="0.1", bgcolor="white",
-        fontname=font, fontcolor=INK, pack="16", packmode=f"array_cut{columns}",
+        fontname=FONT, fontcolor=INK, pack="16", packmode=f"array_cut{columns}",
     )  # fmt: skip
     graph.node_attr.update(
-        fontname=font, fontsize="12", fontcolor=INK, shape="box", style="rounded,filled", color=MUTED,
+        fontname=FONT, fontsize="12", fontcolor=INK, shape="box", style="rounded,filled", color=MUTED,
         fillcolor="#f8fafc", margin="0.12,0.06", width="0.36", height="0.3", penwidth="1.2",
     )  # fmt: skip
     graph.edge_attr.update(color="#94a3b8", penwidth="1.3", arrowsize="0.6")
@@ -97,6 +112,7 @@ def _cells_graph(genotype: Genotype) -> pygraphviz.AGraph:
             else:
                 empty = graph.add_subgraph(name=f"cluster_{index}", style="invis")
                 empty.add_node(f"{index} empty", style="invis")
+    graph.layout("dot")
     return graph
 
 

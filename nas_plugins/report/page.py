@@ -18,6 +18,13 @@ from markupsafe import Markup
 
 from nas_plugins.report.alphas import plot_alphas, plot_heatmap
 from nas_plugins.report.cells import draw_cells
+from nas_plugins.report.confusion import (
+    CONFUSION_HEADINGS,
+    MOST_BARS,
+    frequent_confusions,
+    plot_class_accuracy,
+    plot_confusion,
+)
 from nas_plugins.report.curves import plot_comparison, plot_contributions, plot_distance, plot_progress
 from nas_plugins.report.published import source
 from nas_plugins.report.summary import as_text, results, results_cells, summary, summary_cells
@@ -79,8 +86,10 @@ def _render(runs: Sequence[Run], folder: Path, **tables: Any) -> str:
     return environment.get_template("report.html").render(
         sections=sections,
         results=results_cells(results(runs)),
-        left_aligned=(*LEFT_ALIGNED, *_CHOICE_HEADINGS),
+        left_aligned=(*LEFT_ALIGNED, *_CHOICE_HEADINGS, *CONFUSION_HEADINGS),
         choices=_choices,
+        confusions=frequent_confusions,
+        most_bars=MOST_BARS,
         comparison=comparison,
         **tables,
     )
@@ -102,6 +111,9 @@ def _draw(run: Run, folder: Path, prefix: str) -> dict[str, str | Markup]:
         drawn["contributions"] = _embedded(plot_contributions(run.contributions, path))
     if run.metrics["distance"].notna().any():
         drawn["distance"] = _embedded(plot_distance(run.metrics, f"{start}distance.png"))
+    if run.confusion is not None:
+        for name, draw in (("class_accuracy", plot_class_accuracy), ("confusion", plot_confusion)):
+            drawn[name] = _embedded(draw(run.confusion, f"{start}{name}.png"))
     return drawn
 
 

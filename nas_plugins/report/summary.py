@@ -6,16 +6,24 @@ import json
 import math
 import os
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import partial
 from numbers import Real
 from typing import Any
 
 import pandas as pd
 
+from nas_plugins.config.costs import read_costs
 from nas_plugins.report.published import read_published
 from nas_plugins.report.text_table import text_table
-from nas_plugins.runs.reader import Run, cells_of, get, read_runs
+from nas_plugins.runs.costs import amount
+from nas_plugins.runs.reader import Run, get, read_runs
+from nas_plugins.runs.tables import COSTS
 
 # Labels of runs and methods
+
+
+TARGETS = tuple(f"cost.{metric}" for metric in COSTS)
+"""Keys by which labels name the target of each cost, for example ``cost.multiply_adds: 60k``."""
 
 
 def method_labels(runs: Sequence[Run], shown: Collection[str] = ()) -> list[str]:
@@ -49,17 +57,21 @@ def _differs(key: str, own: Mapping[str, str], other: Mapping[str, str]) -> bool
 
 
 def _settings(run: Run) -> dict[str, str]:
-    """Return config key -> text of each setting, except seeds, the folder of the images and the hardware."""
+    """Return config key -> text of each setting, except seeds, loggers, the folder of the images and the hardware."""
     flat: dict[str, Any] = {}
     for section, values in run.config.items():
         if isinstance(values, dict):
             flat |= {f"{section}.{key}": value for key, value in values.items()}
         else:
             flat[section] = values
+    flat.pop("cost", None)
+    for cost in read_costs(run.config.get("cost")):
+        flat[f"cost.{cost.metric}"] = amount(cost.metric, cost.target)
+        flat[f"cost.{cost.metric}.weight"] = cost.weight
     return {
         key: as_text(value)
         for key, value in flat.items()
-        if key.rpartition(".")[2] != "seed" and key != "data.root" and not key.startswith("compute.")
+        if key.rpartition(".")[2] not in ("seed", "logger") and key != "data.root" and not key.startswith("compute.")
     }
 
 
@@ -89,7 +101,7 @@ def summary(runs: Iterable[str | os.PathLike[str] | Run], compare: str | None = 
         InputError: A directory is not a run, or there is no such table.
     """
     loaded = read_runs(runs)
-    names = method_labels(loaded, shown=("data.dataset", "training.epochs"))
+    names = method_labels(loaded, shown=("data.dataset", "training.epochs", *TARGETS))
     rows = [_row(run) | {"method": name} for run, name in zip(loaded, names, strict=True)]
     if compare is not None:
         published = read_published(compare).rename(columns={"network": "run", "found_by": "method"})
@@ -109,13 +121,27 @@ def _row(run: Run) -> dict[str, Any]:
         "val_acc": _last(run.metrics["val_acc"]),
         "derived_val_acc": _last(run.metrics["derived_val_acc"]),
         "test_acc": run.test.get("test_acc"),
-        "parameters": run.network.get("parameters"),
-        "multiply_adds": run.network.get("multiply_adds"),
+        **{metric: cost_of(run, metric) for metric in COSTS},
+        "target": ", ".join(f"≤ {amount(metric, target)}" for metric, target in run.targets.items()) or None,
+        "missed_by": max((cost.missed_by for cost in run.costs), default=None),
         "seconds": run.metrics["seconds"].sum(min_count=1),
         # The median, because the first epoch includes warm-up.
         "seconds_per_iteration": run.metrics["seconds_per_iteration"].median(),
         "peak_memory_mb": run.metrics["peak_memory_mb"].max(),
     }
+
+
+def cost_of(run: Run, metric: str) -> float | None:
+    """Return a cost of a retrained network, or of the network that a search with that cost derived; None if unknown.
+
+    Args:
+        run: The run. One that is still going has the cost of the last epoch.
+        metric: One of :data:`~nas_plugins.runs.tables.COSTS`.
+    """
+    if run.kind == "retrain":
+        return run.network.get(metric)
+    derived = {cost.metric: cost.derived for cost in run.costs}
+    return derived[metric] if metric in derived else _last(run.metrics[f"derived_{metric}"])
 
 
 def _last(values: pd.Series) -> float | None:
@@ -127,8 +153,14 @@ def _percent(*values: float) -> str:
     return " ± ".join(f"{100 * value:.2f}" for value in values) + "%"
 
 
-def _millions(*values: float) -> str:
-    return " ± ".join(f"{value / 1e6:.2f}" for value in values) + " M"
+def _count(*values: float, decimals: int = 2) -> str:
+    """Return values in millions, or in thousands if the first is below 100,000."""
+    size, unit, decimals = (1e6, "M", decimals) if values[0] >= 1e5 else (1e3, "k", 1)
+    return " ± ".join(f"{value / size:.{decimals}f}" for value in values) + f" {unit}"
+
+
+def _missed(share: float) -> str:
+    return _percent(share) if share > 0 else "met"
 
 
 def _seconds(*values: float) -> str:
@@ -148,8 +180,12 @@ COLUMNS = {
     "val_acc": ("val", _percent),
     "derived_val_acc": ("derived", _percent),
     "test_acc": ("test", _percent),
-    "parameters": ("params", _millions),
-    "multiply_adds": ("mult-adds", lambda n: f"{n / 1e6:.1f} M"),
+    "parameters": ("params", _count),
+    "multiply_adds": ("mult-adds", partial(_count, decimals=1)),
+    "activations": ("activations", partial(_count, decimals=1)),
+    "latency": ("latency", partial(amount, "latency")),
+    "target": ("target", str),
+    "missed_by": ("missed", _missed),
     "seconds": ("time", "{:.0f} s".format),
     "seconds_per_iteration": ("s/iter", _seconds),
     "peak_memory_mb": ("memory", "{:.0f} MB".format),
@@ -202,8 +238,8 @@ def results(runs: Iterable[str | os.PathLike[str] | Run]) -> pd.DataFrame:
 
     Searches that share all settings except the seeds form one method. A method has one row per kind
     of retraining (data set and settings, except the seeds) that trained cells found by one of its
-    searches, at any network depth, or a single row if none of its cells were retrained. Unfinished
-    runs are left out.
+    searches, at any network depth, or the same sample of the same space, and a single row if nothing
+    of what it found was retrained. Unfinished runs are left out.
 
     Args:
         runs: Run directories or loaded runs; duplicates are dropped.
@@ -218,14 +254,14 @@ def results(runs: Iterable[str | os.PathLike[str] | Run]) -> pd.DataFrame:
     """
     loaded = read_runs(runs)
     searches = [run for run in loaded if run.kind == "search" and (run.genotype or run.sample)]
-    retrainings = [run for run in loaded if run.kind == "retrain" and run.genotype and run.network]
+    retrainings = [run for run in loaded if run.kind == "retrain" and run.network]
     datasets = [get(run.config, "data", "dataset") or "–" for run in retrainings]
     settings = _differing_settings(retrainings, shown=("data.dataset",))
     kinds = _grouped(retrainings, [f"{dataset}{text}" for dataset, text in zip(datasets, settings, strict=True)])
     rows = []
     for method, found in _grouped(searches, method_labels(searches)).items():
-        cells = {cells_of(run.genotype) for run in found}
-        own = {kind: [run for run in group if cells_of(run.genotype) in cells] for kind, group in kinds.items()}
+        known = {run.found for run in found}
+        own = {kind: [run for run in group if run.found in known] for kind, group in kinds.items()}
         for kind, group in {kind: group for kind, group in own.items() if group}.items() or [(None, [])]:
             row = {"method": method, "searches": len(found), **_mean_and_std(found, SEARCHED)}
             rows.append(row | {"retrained_on": kind, "retrainings": len(group), **_mean_and_std(group, RETRAINED)})
