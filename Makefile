@@ -75,11 +75,7 @@ docs: $(STAMP) ## build the documentation into site
 
 demo: $(STAMP) ## search, retrain, evaluate and report on a small data set, into runs/demo
 	@rm -rf $(DEMO)
-	$(call show, $(BIN)/nas-plugins search --config examples/edas/digits.yaml --output $(DEMO)/search)
-	$(call show, $(BIN)/nas-plugins retrain --genotype $(DEMO)/search/genotype.json \
-	  --config examples/edas/digits_retrain.yaml --output $(DEMO)/retrain)
-	$(call show, $(BIN)/nas-plugins evaluate $(DEMO)/retrain)
-	$(call show, $(BIN)/nas-plugins report $(DEMO)/search $(DEMO)/retrain --output $(DEMO)/report)
+	$(call show, $(BIN)/nas-plugins demo --output $(DEMO))
 
 wheel: $(STAMP) ## build the wheel into dist
 	@rm -rf build dist

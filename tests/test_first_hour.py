@@ -1,0 +1,79 @@
+"""Tests of what a newcomer runs first: the wheel, the demo and the notebook."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from nas_plugins.cli import main
+
+ROOT = Path(__file__).parent.parent
+SMALL = ["--training.epochs", "1", "--data.train_images", "64", "--data.test_images", "40"]
+
+
+@pytest.mark.slow
+def test_the_wheel_has_all_that_the_checkout_has(tmp_path):
+    source = tmp_path / "source"
+    for name in ("nas_plugins", "search_spaces", "strategies", "examples"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "genotypes"))
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    files = {path.relative_to(source).as_posix() for path in source.rglob("*") if path.is_file()}
+    build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path, source]
+    subprocess.run(build, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
+    moved = {f"nas_plugins/{name}" if name.startswith("examples/") else name for name in files}
+    assert packed == moved - {"pyproject.toml", "README.md", "LICENSE"}
+
+
+@pytest.mark.slow
+def test_the_demo_goes_from_a_search_to_a_report(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["demo", *SMALL]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    config = ROOT / "examples/edas/digits.yaml"
+    assert lines[0] == f"$ nas-plugins search --config {config} --output runs/demo/search {' '.join(SMALL)}"
+    assert [line.split()[2] for line in lines if line.startswith("$ ")] == ["search", "retrain", "evaluate", "report"]
+    assert lines[-1] == "report: runs/demo/report/report.html"
+    assert json.loads(Path("runs/demo/retrain/test.json").read_text())["images"] == 40
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--output", "taken"], "--output: taken already exists and is not an empty folder"),
+        (["--training.epoch", "1"], "unknown key training.epoch; did you mean training.epochs?"),
+        (["--space.channels", "4"], "has the section 'space', which is for nas-plugins search"),
+    ],
+)
+def test_the_demo_refuses_what_does_not_fit_before_it_starts(arguments, words, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken/note.txt").write_text("mine")
+    assert main(["demo", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert words in err and err.count("\n") == 1 and out == ""
+    assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+@pytest.mark.slow
+def test_the_notebook_runs(tmp_path):
+    # In a process of its own: with --nbmake, every run of the tests would end with a line about nbmake.
+    notebook = ["--nbmake", "--nbmake-timeout=1200", "examples/tour.ipynb"]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *notebook]
+    ended = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stdout
+    assert "1 passed" in ended.stdout
+
+
+def test_the_notebook_is_kept_without_outputs():
+    cells = json.loads((ROOT / "examples/tour.ipynb").read_text(encoding="utf-8"))["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    assert code and not any(cell["outputs"] or cell["execution_count"] for cell in code)
