@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import os
 import random
+import runpy
 import signal
 import socket
 import sys
@@ -121,6 +122,13 @@ class Command:
 def nas_plugins(arguments: Sequence[object], log: Path) -> Ended:
     """Run a command to its end."""
     return Command(arguments, log).end()
+
+
+def run_script(arguments: list[str]) -> None:
+    """Run a script with its arguments, as Python does that is called with them."""
+    sys.argv = arguments
+    sys.path.insert(0, str(Path(arguments[0]).parent))
+    runpy.run_path(arguments[0], run_name="__main__")
 
 
 def ranks() -> list[dict[str, str]]:

@@ -1,7 +1,7 @@
 """A small search of each composition, on few channels, for a process in which glibc checks the heap.
 
-Each search prints its name before it starts: the last name is the one that a process died of. Names on the command
-line choose the searches.
+All run on one thread, and then some on two. Each search prints its name before it starts: the last name is the one
+that a process died of. Names on the command line choose the searches.
 """
 
 import logging
@@ -71,6 +71,7 @@ SEARCHES = {
 }
 
 
+ON_TWO_THREADS = ("DARTS", "EDAS", "DARTS on a user's space")
 NNI_SEARCH = f"""
 space: {{name: {Path(__file__).stem}.StridedContiguous}}
 strategy: {{name: nni.nas.strategy.DARTS}}
@@ -80,7 +81,8 @@ compute: {{accelerator: cpu}}
 """
 
 
-def search(strategy, space, folder: Path) -> None:
+def search(name: str, folder: Path) -> None:
+    strategy, space = (make() for make in SEARCHES[name])
     data = DataLoader(TensorDataset(torch.randn(16, 3, 8, 8), torch.randint(0, 10, (16,))), batch_size=8)
     evaluator = Classification(
         num_classes=10,
@@ -108,14 +110,17 @@ def main() -> None:
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
         for name in sys.argv[1:] or SEARCHES:
-            strategy, space = SEARCHES[name]
             print(name, flush=True)
-            search(strategy(), space(), Path(folder))
+            search(name, Path(folder))
         if not sys.argv[1:]:
             print("NNI's DARTS on the command line", flush=True)
             config = Path(folder) / "search.yaml"
             config.write_text(NNI_SEARCH)
             command_line_search(config, Path(folder) / "run")
+        torch.set_num_threads(2)
+        for name in sys.argv[1:] or ON_TWO_THREADS:
+            print(f"{name}, on two threads", flush=True)
+            search(name, Path(folder))
     print("all done", flush=True)
 
 

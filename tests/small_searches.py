@@ -2,13 +2,24 @@
 
 import logging
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import torch
 from nni.nas.evaluator.pytorch import Classification, DataLoader
 from nni.nas.experiment import NasExperiment
 from nni.nas.experiment.config import NasExperimentConfig
+from nni.nas.hub.pytorch import DARTS
 from torch.utils.data import TensorDataset
+
+FEW = ("skip_connect", "max_pool_3x3", "sep_conv_3x3")
+"""Candidates of a small space, one of each kind: nothing to compute, pooling, weights."""
+
+
+class HubDarts(DARTS):
+    """Space of NNI's hub with fewer candidates, for the time; test_matrix.py has it with all."""
+
+    DARTS_OPS: ClassVar = [*FEW]
 
 
 @pytest.fixture(autouse=True)
@@ -31,11 +42,19 @@ def images():
 
 @pytest.fixture
 def run_search(images, tmp_path):
-    """Run a strategy on a space through NNI's experiment, with NNI's own evaluator; give the experiment back."""
+    """Run a strategy on a space through NNI's experiment, with NNI's own evaluator; give the experiment back.
+
+    The candidates are not tried before the first step, as in a search by the command line, which has tried them by
+    then; with ``checked=False`` they are.
+    """
     for name in ("nni", "pytorch_lightning"):
         logging.getLogger(name).setLevel(logging.ERROR)
 
-    def run(space, strategy, *, epochs=1, batch_size=8, callbacks=(), precision="32-true", weight_decay=0.0):
+    def run(
+        space, strategy, *, epochs=1, batch_size=16, callbacks=(), precision="32-true", weight_decay=0.0, checked=True
+    ):
+        if hasattr(strategy, "candidates_checked"):  # one of ours
+            strategy.candidates_checked = checked
         evaluator = Classification(
             num_classes=10,
             optimizer=torch.optim.SGD,

@@ -39,7 +39,8 @@ CELL = (("sep_conv_3x3", 0, 2), ("skip_connect", 1, 2))
 GENOTYPE = Genotype(cells=(CELL, CELL), layout=(0, 1, 1), reductions=(1, 2), concat=(2,))
 PARTIAL = b"training: {epochs: 1}\ndata: {train_images: 60}\ncompute: {accelerator: cpu, threads: 1}\n"
 """A config.yaml with valid keys that is not of a run, since it lacks some keys."""
-COMMANDS = ["list", "search", "resume", "derive", "retrain", "evaluate", "report", "genotype"]
+COMMANDS = ["list", "search", "resume", "derive", "retrain", "evaluate", "predict", "export", "report", "genotype"]
+ACTIONS = ["import", "info", "draw", "compare"]
 
 
 @pytest.fixture(scope="module")
@@ -163,7 +164,7 @@ def pictures(root: Path) -> Path:
 
 
 class TestHelp:
-    @pytest.mark.parametrize("command", ([], *([c] for c in COMMANDS), ["genotype", "import"], ["genotype", "info"]))
+    @pytest.mark.parametrize("command", ([], *([c] for c in COMMANDS), *(["genotype", action] for action in ACTIONS)))
     def test_is_short_and_ends_well(self, capsys, command, monkeypatch):
         monkeypatch.setenv("COLUMNS", "100")
         assert run_main([*command, "--help"]) == 0
@@ -204,12 +205,15 @@ class TestUsage:
             ["derive", "run", "--output", "g.json", "--layers", "2.5"],
             ["evaluate"],
             ["evaluate", "run", "--fast"],
+            ["predict", "run"],
             ["report"],
             ["resume", "a", "b"],
             ["resume", "run", "--training.epochs", "9"],
             ["genotype"],
             ["genotype", "export"],
             ["genotype", "info", "g.json", "--channels", "4"],
+            ["genotype", "draw", "g.json"],
+            ["genotype", "compare", "g.json"],
             ["list", "--all"],
         ),
         ids=" ".join,

@@ -192,7 +192,7 @@ class TestRepeating:
 
     def test_the_text_names_every_key(self, search_file):
         values = yaml.safe_load(read_search(search_file).to_yaml())
-        assert set(values) == {"seed", "space", "strategy", "data", "training", "compute"}
+        assert set(values) == {"seed", "space", "strategy", "data", "training", "compute", "logger"}
         assert values["training"]["momentum"] == 0.9
         assert values["space"]["operations"][0] == "max_pool_3x3"
 

@@ -6,6 +6,7 @@ import nni.nas.nn.pytorch as nas
 import pytest
 import torch
 from pytorch_lightning.callbacks import Callback
+from small_searches import FEW
 from torch import nn
 
 from nas_plugins import EDAS, DartsSpace
@@ -14,7 +15,7 @@ from strategies.supernet.cell import MixedCell
 
 
 def small_space():
-    return DartsSpace(channels=2, layers=3, nodes=2)
+    return DartsSpace(channels=2, layers=3, nodes=2, operations=FEW)
 
 
 # test_matrix.py runs it with default settings on the other spaces, including NNI's.
@@ -190,13 +191,12 @@ class Watch(Callback):
 def test_only_the_relaxed_edge_changes_and_every_other_edge_runs_one_operation(run_search, settings, passes):
     watch = Watch()
     strategy = EDAS(seed=11, none=False, **settings)
-    strategy.candidates_checked = True  # no passes before the first step
-    run_search(small_space(), strategy, epochs=4, callbacks=[watch])
+    run_search(small_space(), strategy, epochs=4, batch_size=8, callbacks=[watch])
     assert len(watch.changed) == 16
     for iteration, (changed, stepped, ran) in enumerate(zip(watch.changed, watch.stepped, watch.ran, strict=True)):
         (relaxed,) = strategy.composition.relaxation.edges(strategy.architecture.alphas, iteration)
         assert changed == stepped == [relaxed]
-        assert all(calls == (7 * passes if edge == relaxed else passes) for (_, edge), calls in ran.items())
+        assert all(calls == (3 * passes if edge == relaxed else passes) for (_, edge), calls in ran.items())
         assert len(ran) == 3 * 5
     assert len({edges[0] for edges in watch.changed}) > 5
 
@@ -204,7 +204,6 @@ def test_only_the_relaxed_edge_changes_and_every_other_edge_runs_one_operation(r
 def test_with_none_an_edge_runs_one_operation_or_nothing(run_search):
     watch = Watch()
     strategy = EDAS(seed=11)
-    strategy.candidates_checked = True
     run_search(small_space(), strategy, epochs=2, callbacks=[watch])
     for iteration, ran in enumerate(watch.ran):
         (relaxed,) = strategy.composition.relaxation.edges(strategy.architecture.alphas, iteration)
@@ -214,11 +213,10 @@ def test_with_none_an_edge_runs_one_operation_or_nothing(run_search):
 def test_alpha_max_trains_weights_on_the_path_alone(run_search):
     watch = Watch()
     strategy = EDAS(seed=11, alpha_max=True, none=False, sign_flip_epochs=0)
-    strategy.candidates_checked = True
     run_search(small_space(), strategy, epochs=2, callbacks=[watch])
     for iteration, ran in enumerate(watch.ran):
         (relaxed,) = strategy.composition.relaxation.edges(strategy.architecture.alphas, iteration)
-        assert all(calls == (7 + 1 if edge == relaxed else 2) for (_, edge), calls in ran.items())
+        assert all(calls == (3 + 1 if edge == relaxed else 2) for (_, edge), calls in ran.items())
 
 
 def test_alpha_max_has_no_pass_from_which_one_level_could_learn():
@@ -238,8 +236,8 @@ def test_weights_of_operations_that_did_not_run_are_left_alone(run_search, order
             same = [n for n, w in module.named_parameters() if ".operations." in n and torch.equal(w, self.before[n])]
             self.share = len(same) / len([n for n in self.before if ".operations." in n])
 
-    weights = Weights()
-    run_search(small_space(), EDAS(seed=1, order=order), epochs=2, callbacks=[weights], weight_decay=0.1)
+    weights, space = Weights(), DartsSpace(channels=2, layers=3, nodes=2)
+    run_search(space, EDAS(seed=1, order=order), epochs=2, callbacks=[weights], weight_decay=0.1)
     assert weights.share > 0.7
 
 

@@ -39,6 +39,8 @@ def test_a_config_has_only_settings_that_exist(config):
     (read_retrain if retrain else read_search)(config)
 
 
+FEW = ["skip_connect", "sep_conv_3x3"]
+"""Candidates of a space in which a search takes little time."""
 CELL = tuple(
     (operation, source, node) for node in (2, 3, 4, 5) for source, operation in enumerate(DARTS_OPERATIONS[2:4])
 )
@@ -196,7 +198,7 @@ class TestTheToyProblemOfTheCourseProject:
 def test_the_study_of_the_course_project_ends_in_a_table(tmp_path, monkeypatch, capsys):
     """Runs one seed with reduced configs, since the full study takes minutes."""
     for name, small in (
-        ("digits", {"space": {"channels": 2, "layers": 3, "nodes": 2}}),
+        ("digits", {"space": {"channels": 2, "layers": 3, "nodes": 2, "operations": FEW}}),
         ("digits_retrain", {"network": {"channels": 2, "layers": 5}}),
     ):
         config = yaml.safe_load((PROJECT / f"{name}.yaml").read_text(encoding="utf-8"))
@@ -227,7 +229,7 @@ def test_the_study_of_the_course_project_ends_in_a_table(tmp_path, monkeypatch, 
 def test_an_experiment_of_fine_tuned_darts_goes_on_where_it_stopped(tmp_path, capsys):
     run = runpy.run_path(str(FINE_TUNED / "run.py"))["main"]
     small = ["--training.epochs", "1", "--data.train_images", "64", "--space.channels", "3", "--network.layers=4"]
-    small += ["--space.layers", "3", "--space.nodes", "2"]
+    small += ["--space.layers", "3", "--space.nodes", "2", "--space.operations", str(FEW)]
     lines, written = [], []
     for _ in range(2):  # the second time, everything is finished
         run("digits", tmp_path, small)

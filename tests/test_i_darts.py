@@ -64,7 +64,7 @@ def test_an_architecture_step_follows_several_weight_steps(run_search):
         return DartsSpace(channels=2, layers=3, nodes=2, operations=["skip_connect", "dil_conv_5x5"])
 
     steps = Steps()
-    experiment = run_search(space(), IDARTS(weight_steps=2), callbacks=[steps])  # four iterations
+    experiment = run_search(space(), IDARTS(weight_steps=2), batch_size=8, callbacks=[steps])  # four iterations
     assert steps.count == 2
     (sample,) = experiment.export_top_models(formatter="dict")
     assert space().freeze(sample)(torch.randn(2, 3, 8, 8)).shape == (2, 10)

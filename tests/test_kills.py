@@ -29,15 +29,16 @@ BASE = {
     "data": {"dataset": "digits", "train_images": 120, "test_images": 40, "batch_size": 32},
     "compute": {"accelerator": "cpu", "threads": 1},
 }
+SPACE = {"channels": 2, "layers": 3, "nodes": 1, "operations": ["skip_connect", "sep_conv_3x3"]}
 CONFIGS = {
     "EDAS": {
         **BASE,
-        "space": {"name": "DartsSpace", "channels": 2, "layers": 3, "nodes": 1},
+        "space": {"name": "DartsSpace", **SPACE},
         "strategy": {"name": "EDAS", "sign_flip_epochs": 2},
     },
     "DDARTS": {
         **BASE,
-        "space": {"name": "DDartsSpace", "channels": 2, "layers": 3, "nodes": 1},
+        "space": {"name": "DDartsSpace", **SPACE},
         "strategy": {"name": "DDARTS"},
     },
     "retraining": {**BASE, "data": {**BASE["data"], "cutout": 3}, "network": {"channels": 4, "drop_path": 0.4}},

@@ -48,19 +48,19 @@ GENOTYPE = Genotype(cells=(CELL, CELL), layout=(0, 1, 1), reductions=(1, 2), con
 
 class TestATrialMergesItsParameters:
     def test_what_the_tuner_chose_wins_over_the_command_line_and_that_over_the_file(self):
-        _, overrides = merged(DIGITS, ["--seed", "3", "--training.epochs", "2"], None, {"seed": 7})
+        *_, overrides = merged(DIGITS, ["--seed", "3", "--training.epochs", "2"], None, {"seed": 7})
         config = read_search(DIGITS, overrides)
         assert (config.seed, config.training.epochs, config.values["data"]["batch_size"]) == (7, 2, 32)
 
     @settings(max_examples=15, deadline=None)
     @given(st.floats(1e-12, 1e6), st.integers(0, 2**31))
     def test_a_number_arrives_as_it_was_chosen(self, rate, seed):
-        _, overrides = merged(DIGITS, [], None, {"training.learning_rate": rate, "seed": seed})
+        *_, overrides = merged(DIGITS, [], None, {"training.learning_rate": rate, "seed": seed})
         config = read_search(DIGITS, overrides)
         assert (config.training.learning_rate, config.seed) == (rate, seed)
 
     def test_a_nested_choice_stands_for_a_whole_section(self):
-        _, overrides = merged(DIGITS, [], None, {"strategy": {"_name": "DARTS", "order": "second"}})
+        *_, overrides = merged(DIGITS, [], None, {"strategy": {"_name": "DARTS", "order": "second"}})
         strategy = read_search(DIGITS, overrides).values["strategy"]
         assert (strategy["name"], strategy["order"], strategy["warmup_epochs"]) == ("DARTS", "second", 0)
 
@@ -72,7 +72,7 @@ class TestATrialMergesItsParameters:
         GENOTYPE.save(tmp_path / "1.json")
         config = EXAMPLES / "edas" / "digits_retrain.yaml"
         chosen = {"genotype": str(tmp_path / "1.json"), "network.channels": 8}
-        genotype, overrides = merged(config, [], "other.json", chosen)
+        genotype, _, overrides = merged(config, [], "other.json", chosen)
         assert genotype == chosen["genotype"] and overrides[0] == "--network.channels"
         with pytest.raises(InputError, match="needs --genotype FILE, or a key genotype"):
             merged(config, [], None, {})

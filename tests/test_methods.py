@@ -3,7 +3,7 @@
 import json
 import logging
 from functools import partial
-from typing import ClassVar, NamedTuple
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -12,8 +12,9 @@ from forked import together
 from nni.nas.evaluator.pytorch import Classification, DataLoader
 from nni.nas.experiment import NasExperiment
 from nni.nas.experiment.config import NasExperimentConfig
-from nni.nas.hub.pytorch import DARTS, NasBench201
+from nni.nas.hub.pytorch import NasBench201
 from pytorch_lightning.callbacks import ModelCheckpoint
+from small_searches import HubDarts
 from torch.utils.data import TensorDataset
 
 from nas_plugins.training.callbacks import SeededEpochs
@@ -61,12 +62,6 @@ METHODS = {
 
 def ours():
     return DartsSpace(channels=4, layers=3, nodes=2, operations=("skip_connect", "sep_conv_3x3"))
-
-
-class HubDarts(DARTS):
-    """That of NNI's hub with fewer candidates, for the time."""
-
-    DARTS_OPS: ClassVar = ["skip_connect", "sep_conv_3x3", "max_pool_3x3"]
 
 
 NNIS = {

@@ -542,6 +542,11 @@ def test_report_of_a_retraining_that_is_not_evaluated(tmp_path):
     assert "0.35 M" in page and "<th>test</th>" not in page
 
 
+def test_report_of_a_retraining_that_an_earlier_version_evaluated(tmp_path):
+    page = write_report([make_retrain(tmp_path / "run")]).read_text(encoding="utf-8")
+    assert "97.31%" in page and "Confusion matrix" not in page
+
+
 METRICS = table_of_metrics(2).to_csv(index=False)
 
 
@@ -558,6 +563,8 @@ METRICS = table_of_metrics(2).to_csv(index=False)
         ("network.json", "[]", "should be a JSON object"),
         ("sample.json", "[]", "should be a JSON object"),
         ("test.json", "{", "no JSON"),
+        ("confusion.csv", "class,a,b\na,1,0\n", "a row and a column of counts for each class"),
+        ("confusion.csv", "class,a,b\na,1,0\nb,,1\n", "a row and a column of counts for each class"),
         ("config.yaml", "a: [", "no YAML"),
         ("config.yaml", "a: 1", "space"),
     ],

@@ -15,6 +15,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 import yaml
+from small_searches import FEW
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -39,6 +40,7 @@ BASE = {
     "training": {"epochs": 3},
     "compute": {"accelerator": "cpu", "threads": 1},
 }
+SPACE = {"channels": 2, "layers": 3, "nodes": 2, "operations": list(FEW)}
 STATE = dict.fromkeys(("pytorch-lightning_version", "epoch", "state_dict", "optimizer_states", "loops", "callbacks"), 0)
 
 
@@ -250,7 +252,7 @@ class TestLossThatIsLost:
 
     @pytest.mark.parametrize("strategy", ("EDAS", "DARTS", "nni.nas.strategy.DARTS"))
     def test_a_search_says_so_in_one_line(self, tmp_path, strategy):
-        config = {**BASE, "space": {"channels": 4, "layers": 3, "nodes": 2}, "strategy": {"name": strategy}}
+        config = {**BASE, "space": SPACE, "strategy": {"name": strategy}}
         (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
         with pytest.raises(
             InputError, match=r"^the (training|validation) loss became .* lower training\.learning_rate"
@@ -293,7 +295,7 @@ class TestLossThatIsLost:
     )
     def test_of_the_last_iteration_the_parameters_tell(self, tmp_path, strategy, name, line):
         """An α that no batch has met, and the weights of a search that NNI validates never."""
-        config = {**BASE, "space": {"channels": 4, "layers": 3, "nodes": 2}, "strategy": {"name": strategy}}
+        config = {**BASE, "space": SPACE, "strategy": {"name": strategy}}
         (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
         with pytest.raises(InputError, match=f"^{re.escape(line)}"):
             search(tmp_path / "c.yaml", tmp_path / "run", callbacks=[Lose(name)])
@@ -391,23 +393,24 @@ class TestImageClassification:
         rates = rates_of(config_file, tmp_path / "run", {"--training.epochs": 4, "--training.restart_epochs": 2})
         assert rates == pytest.approx([cosine(0), cosine(0.5), cosine(0), cosine(0.5), cosine(0)])
 
-    @pytest.mark.parametrize("stop", (1, 2, 3, 5))
-    def test_a_resume_goes_on_in_the_middle_of_a_period(self, config_file, tmp_path, stop):
-        restarts = ["--training.restart_epochs", "2", "--training.restart_factor", "2"]
+    def test_a_resume_goes_on_in_the_middle_of_a_period(self, config_file, tmp_path):
+        def retrained_for(epochs: int, run: Path) -> Path:
+            restarts = ["--training.restart_epochs", "2", "--training.restart_factor", "2"]
+            return retrain(tmp_path / "g.json", config_file, run, [*restarts, "--training.epochs", str(epochs)])
+
         GENOTYPE.save(tmp_path / "g.json")
-        whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-        retrain(tmp_path / "g.json", config_file, whole, [*restarts, "--training.epochs", "6"])
-        retrain(tmp_path / "g.json", config_file, stopped, [*restarts, "--training.epochs", str(stop)])
-        (stopped / "weights.pt").unlink()
-        go_on(stopped, epochs=6)
-        weights, others = (load_tensors(run / "weights.pt") for run in (whole, stopped))
-        assert all(torch.equal(weights[name], others[name]) for name in weights)
+        weights = load_tensors(retrained_for(6, tmp_path / "whole") / "weights.pt")
+        for stop in (1, 2, 3, 5):
+            stopped = retrained_for(stop, tmp_path / f"{stop}")
+            (stopped / "weights.pt").unlink()
+            go_on(stopped, epochs=6)
+            others = load_tensors(stopped / "weights.pt")
+            assert all(torch.equal(weights[name], others[name]) for name in weights), stop
 
     def test_so_does_a_search(self, tmp_path):
         restarts = {"restart_epochs": 2, "restart_factor": 2}
         data = {**BASE["data"], "train_images": 64}
-        space = {"channels": 2, "layers": 3, "nodes": 2}
-        config = {**BASE, "data": data, "space": space, "training": {"epochs": 5, **restarts}}
+        config = {**BASE, "data": data, "space": SPACE, "training": {"epochs": 5, **restarts}}
         (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
         whole = search(tmp_path / "c.yaml", tmp_path / "whole")
         stopped = search(tmp_path / "c.yaml", tmp_path / "stopped", ["--training.epochs", "3"])

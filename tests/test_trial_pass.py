@@ -64,7 +64,7 @@ def test_the_choice_is_named_before_the_first_step_also_where_it_would_be_sample
     space.head = nn.Linear(8, 10)
     before = [parameter.clone() for parameter in space.first.parameters()]
     with pytest.raises(UnfitCandidatesError, match="the candidates of 'second' do not fit together: .*") as error:
-        run_search(space, strategy())
+        run_search(space, strategy(), checked=False)
     assert reason in str(error.value)
     assert str(error.value).count("second") == 1
     assert all(torch.equal(a, b) for a, b in zip(before, space.first.parameters(), strict=True))
@@ -94,7 +94,7 @@ def test_an_error_of_the_whole_model_stays_what_it_is(run_search):
     space = Space(nn.Identity(), nn.Identity())
     space.head = nn.Linear(5, 10)
     with pytest.raises(RuntimeError, match="mat1 and mat2 shapes cannot be multiplied"):
-        run_search(space, EDAS())
+        run_search(space, EDAS(), checked=False)
 
 
 class FixedBatch(Space):
@@ -121,8 +121,7 @@ def test_a_model_that_works_is_not_refused_and_not_changed(run_search):
     for checked in (False, True):
         torch.manual_seed(0)
         space, strategy = FixedBatch(), DARTS()
-        strategy.candidates_checked = checked
-        run_search(space, strategy)
+        run_search(space, strategy, batch_size=8, checked=checked)
         counts.append((space.passes, float(space.counted), space.average.tolist()))
     assert counts[0] == counts[1]
 
@@ -150,8 +149,7 @@ def test_the_passes_leave_no_trace(run_search):
     for checked in (False, True):
         torch.manual_seed(3)
         space, strategy = DartsSpace(channels=2, layers=3, nodes=2), EDAS(seed=1)
-        strategy.candidates_checked = checked
-        run_search(space, strategy)
+        run_search(space, strategy, batch_size=8, checked=checked)
         found.append([*strategy.architecture.alphas.values(), *space.state_dict().values()])
     assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
 

@@ -12,6 +12,7 @@ import torch
 from nni.nas.evaluator.pytorch import Classification, DataLoader
 from nni.nas.experiment import NasExperiment
 from nni.nas.experiment.config import NasExperimentConfig
+from small_searches import FEW
 from torch.utils.data import TensorDataset
 
 from nas_plugins import DARTS, DDARTS, EDAS, DartsSpace, FairDARTS
@@ -55,12 +56,13 @@ class Compare(pl.Callback):
         return {"alphas": alphas, "weights": weights}
 
 
-def run(make, epochs: int = 2, plain: bool = False, other_seeds: bool = False, **space) -> dict:
+def run(make, epochs: int = 2, batch_size: int = 3, plain: bool = False, other_seeds: bool = False, **space) -> dict:
     """Search with the strategy that a function makes, and say what was seen."""
     pl.seed_everything(int(os.environ["LOCAL_RANK"]) if other_seeds else 0, workers=True, verbose=False)
     numbers = torch.Generator().manual_seed(7)
     images, labels = torch.randn(24, 3, 8, 8, generator=numbers), torch.randint(0, 3, (24,), generator=numbers)
-    loaders = [DataLoader(TensorDataset(images[i : i + 12], labels[i : i + 12]), batch_size=3) for i in (0, 12)]
+    halves = [TensorDataset(images[first : first + 12], labels[first : first + 12]) for first in (0, 12)]
+    loaders = [DataLoader(half, batch_size=batch_size) for half in halves]
     strategy = make()
     compare = Compare(strategy)
     evaluator = Classification(
@@ -70,7 +72,7 @@ def run(make, epochs: int = 2, plain: bool = False, other_seeds: bool = False, *
         logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
         num_sanity_val_steps=0,
     )  # fmt: skip
-    space = DartsSpace(**{"num_classes": 3, "channels": 2, "layers": 3, "nodes": 2, **space})
+    space = DartsSpace(**{"num_classes": 3, "channels": 2, "layers": 3, "nodes": 2, "operations": FEW, **space})
     settings = NasExperimentConfig.default(space, evaluator, strategy)
     settings.experiment_working_directory = tempfile.mkdtemp()
     experiment = NasExperiment(space, evaluator, strategy, settings)
@@ -100,7 +102,7 @@ def compare_methods(names: list[str]) -> None:
 
     warnings.filterwarnings("ignore")
     space = {"channels": 4, "operations": ("skip_connect", "sep_conv_3x3")}
-    seen = {name: run(partial(METHODS[name], 4), epochs=4, **space) for name in names}
+    seen = {name: run(partial(METHODS[name], 4), epochs=4, batch_size=6, **space) for name in names}
     if torch.distributed.get_rank() == 0:
         print(json.dumps(seen), flush=True)
     torch.distributed.destroy_process_group()
