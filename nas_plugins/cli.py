@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
+import shlex
 import signal
 import sys
 import warnings
@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nas_plugins.errors import InputError, Terminated
+from nas_plugins.genotype_commands import add_actions
+from nas_plugins.terminal import printable, show
 
 _OVERRIDES = "--KEY VALUE overrides a key of the config"
 
@@ -40,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(f"{error.filename}: {error.strerror}" if error.filename else str(error))
     except KeyboardInterrupt as interrupt:
         message = "terminated" if isinstance(interrupt, Terminated) else "interrupted"
-        if options.command in ("search", "retrain", "resume"):
+        if options.command in ("demo", "search", "retrain", "resume"):
             message += "; nas-plugins resume goes on from the last complete epoch"
         _fail(str(interrupt) or message)
         return 143 if isinstance(interrupt, Terminated) else 130
@@ -64,18 +66,8 @@ def _terminate(number: int, frame: object) -> None:
 
 
 def _fail(message: str) -> int:
-    print(f"nas-plugins: {_printable(' '.join(message.split()))}", file=sys.stderr)
+    print(f"nas-plugins: {printable(' '.join(message.split()))}", file=sys.stderr)
     return 2
-
-
-def _printable(line: str) -> str:
-    """Replace control characters, since text from a file could otherwise send commands to the terminal."""
-    return "".join(character if character.isprintable() else "?" for character in line)
-
-
-def _show(text: str) -> None:
-    """Print lines with text that comes from files."""
-    print(*map(_printable, text.split("\n")), sep="\n")
 
 
 def _list(options: argparse.Namespace) -> None:
@@ -112,6 +104,17 @@ def example_configs(experiments: bool = False) -> list[Path]:
     return [path for path in found if path.name.startswith("nni") == experiments]
 
 
+def _demo(options: argparse.Namespace) -> None:
+    from nas_plugins.demo import demo_commands
+
+    configs = next(path.parent for path in example_configs() if path.match("edas/digits.yaml"))
+    for command in demo_commands(Path(options.output), configs, options.overrides):
+        print("$", shlex.join(["nas-plugins", *command]), flush=True)
+        given, overrides = _parser().parse_known_args(command)
+        given.overrides = overrides
+        given.run(given)
+
+
 def _search(options: argparse.Namespace) -> None:
     from nas_plugins.runs.directory import is_first, results_of
     from nas_plugins.training.search import search
@@ -139,9 +142,11 @@ def _derive(options: argparse.Namespace) -> None:
 
 def _retrain(options: argparse.Namespace) -> None:
     from nas_plugins.runs.directory import WEIGHTS, say
-    from nas_plugins.training.retrain import retrain
+    from nas_plugins.training.retrain import retrain, retrain_sample
 
-    run = retrain(options.genotype, options.config, options.output, options.overrides)
+    weights = [] if options.weights is None else ["--network.weights", options.weights]
+    given = (options.config, options.output, [*options.overrides, *weights])
+    run = retrain(options.genotype, *given) if options.sample is None else retrain_sample(options.sample, *given)
     say(f"{run}: retrained; weights in {run / WEIGHTS}")
 
 
@@ -153,6 +158,29 @@ def _evaluate(options: argparse.Namespace) -> None:
     print(f"{options.run_directory}: {measured}, on {result['images']} images")
 
 
+def _predict(options: argparse.Namespace) -> None:
+    from nas_plugins.training.predict import check_csv, predict, predictions_text, save_predictions
+
+    if options.top < 1:
+        raise InputError(f"--top: {options.top} should be at least 1")
+    if options.output:
+        check_csv(options.output)
+    predictions = predict(options.run_directory, options.images)
+    if options.output:
+        save_predictions(predictions, options.output)
+        show(f"{options.output}: predictions for {len(predictions)} images")
+    else:
+        show(predictions_text(predictions, options.top))
+
+
+def _export(options: argparse.Namespace) -> None:
+    from nas_plugins.export import export
+
+    exported = export(options.run_directory, options.format, options.output)
+    main, *others = exported.files
+    print(f"{main}: the same logits on {exported.images} test images; with it {', '.join(map(str, others))}")
+
+
 def _report(options: argparse.Namespace) -> None:
     from nas_plugins.report import summary as tables
     from nas_plugins.report.page import write_report
@@ -161,20 +189,21 @@ def _report(options: argparse.Namespace) -> None:
 
     page = write_report(options.run_directories, options.output or None, options.compare)
     runs = read_runs(options.run_directories)
-    _show(tables.summary_text(tables.summary(runs, options.compare)))
+    show(tables.summary_text(tables.summary(runs, options.compare)))
     if options.compare:
         print(f"published: {source(options.compare)}")
     found = tables.results(runs)
     if len(found):
-        _show(f"\n{tables.results_text(found)}\n")
-    _show(f"report: {page}")
+        show(f"\n{tables.results_text(found)}\n")
+    show(f"report: {page}")
 
 
 def _trial(options: argparse.Namespace) -> None:
     from nas_plugins.runs.directory import say
     from nas_plugins.sweep.trial import run_trial
 
-    say(f"{run_trial(options.config, options.overrides, options.genotype, options.output)}: finished")
+    run = run_trial(options.config, options.overrides, options.genotype, options.output, options.sample)
+    say(f"{run}: finished")
 
 
 def _launch(options: argparse.Namespace) -> None:
@@ -190,50 +219,7 @@ def _trials(options: argparse.Namespace) -> None:
     if options.genotypes:
         print(*save_genotypes(trials, options.best, options.genotypes), sep="\n")
     else:
-        _show(trials_text(trials))
-
-
-def _genotype_import(options: argparse.Namespace) -> None:
-    from nas_plugins.files import read_text
-    from search_spaces.genotype import Genotype, GenotypeError
-
-    text = read_text(Path(options.text))
-    if options.list:
-        _list_genotypes(text)
-        return
-    try:
-        genotype = Genotype.parse(text, options.name)
-    except GenotypeError as error:
-        raise InputError(f"{options.text}: {error}") from None
-    genotype.save(options.output)
-    print(f"{options.output}: {len(genotype.layout)} layers, {len(genotype.cells)} different cells")
-
-
-def _list_genotypes(text: str) -> None:
-    from search_spaces.genotype import Genotype, GenotypeError
-    from search_spaces.published import find_published
-
-    for name in find_published(text):
-        try:
-            genotype = Genotype.parse(text, name)
-            found = f"{len(genotype.layout)} layers, {len(genotype.cells)} different cells"
-        except GenotypeError as error:
-            found = str(error).removeprefix(f"{name}: ")
-        _show(f"{name}: {found}")
-
-
-def _genotype_info(options: argparse.Namespace) -> None:
-    from nas_plugins.describe import describe
-
-    size = (options.channels, options.layers, options.classes, options.image_size)
-    facts = describe(options.file, *size, options.stem, mlp_width=options.mlp_width)
-    if options.json:
-        print(json.dumps(facts, indent=2))
-        return
-    for key, value in facts.items():
-        if isinstance(value, dict):
-            value = ", ".join(f"{count} × {name}" for name, count in value.items())
-        print(f"{key.replace('_', ' '):<14} {value:,}" if isinstance(value, int) else f"{key:<14} {value}")
+        show(trials_text(trials))
 
 
 class _Parser(argparse.ArgumentParser):
@@ -247,6 +233,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="nas-plugins", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add(commands, "list", _list, "spaces, strategies, datasets and example configs")
+    _add_demo(commands)
     _add_runs(commands)
     _add_experiments(commands)
     _add_genotype(commands)
@@ -258,6 +245,12 @@ def _add(commands: Any, name: str, run: Any, text: str, takes_overrides: bool = 
     added: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
     added.set_defaults(run=run, takes_overrides=takes_overrides)
     return added
+
+
+def _add_demo(commands: Any) -> None:
+    text = "search, retrain, evaluate and report on handwritten digits; --KEY VALUE overrides a key of both runs"
+    demo = _add(commands, "demo", _demo, text, takes_overrides=True)
+    demo.add_argument("--output", default="runs/demo", metavar="DIR", help="folder to make; default: runs/demo")
 
 
 def _add_runs(commands: Any) -> None:
@@ -277,12 +270,29 @@ def _add_runs(commands: Any) -> None:
     derive.add_argument("--output", required=True, metavar="FILE", help="genotype file to write")
 
     retrain = _add(commands, "retrain", _retrain, f"train a derived network; {_OVERRIDES}", takes_overrides=True)
-    retrain.add_argument("--genotype", required=True, metavar="FILE", help="genotype file")
+    found = retrain.add_mutually_exclusive_group(required=True)
+    found.add_argument("--genotype", metavar="FILE", help="genotype file")
+    found.add_argument("--sample", metavar="FILE", help="sample.json of a search, for a space without cells")
+    weights = "weights to begin with: random ones, or those of the supernet of the search run of FILE; default: new"
+    retrain.add_argument("--weights", choices=("new", "inherited"), help=weights)
     retrain.add_argument("--config", required=True, metavar="FILE", help="config file")
     retrain.add_argument("--output", required=True, metavar="RUN", help="run directory to make")
 
-    evaluate = _add(commands, "evaluate", _evaluate, "test accuracy of a retrained network")
+    evaluate = _add(commands, "evaluate", _evaluate, "test accuracy of a retrained network, also of each class")
     evaluate.add_argument("run_directory", metavar="RUN")
+
+    predict = _add(commands, "predict", _predict, "classes of new images by a retrained network")
+    predict.add_argument("run_directory", metavar="RUN")
+    predict.add_argument("images", nargs="+", metavar="IMAGES", help="image files, and folders of them")
+    form = predict.add_mutually_exclusive_group()
+    form.add_argument("--top", type=int, default=3, metavar="N", help="classes to show for each image; default: 3")
+    form.add_argument("--output", metavar="FILE.csv", help="write the probabilities of all classes to this file")
+
+    export = _add(commands, "export", _export, "the network of a run as files that need no nas-plugins")
+    export.add_argument("run_directory", metavar="RUN", help="finished retraining, or a search with --format python")
+    formats = ("python", "onnx", "torch", "safetensors")
+    export.add_argument("--format", required=True, choices=formats, help="one file of PyTorch, ONNX, .pt2, or weights")
+    export.add_argument("--output", required=True, metavar="FILE", help="file to write")
 
     report = _add(commands, "report", _report, "tables and pictures of runs")
     report.add_argument("run_directories", nargs="+", metavar="RUN")
@@ -304,29 +314,16 @@ def _add_experiments(commands: Any) -> None:
     text = f"one search or retraining, as the trialCommand of an NNI experiment; {_OVERRIDES}"
     trial = _add(commands, "trial", _trial, text, takes_overrides=True)
     trial.add_argument("--config", required=True, metavar="FILE", help="config file of a search or a retraining")
-    trial.add_argument("--genotype", metavar="FILE", help="what a retraining trains")
+    found = trial.add_mutually_exclusive_group()
+    found.add_argument("--genotype", metavar="FILE", help="what a retraining trains")
+    found.add_argument("--sample", metavar="FILE", help="what a retraining of a space without cells trains")
     trial.add_argument("--output", metavar="FOLDER", help="for the run directory, EXPERIMENT/TRIAL; default: NNI's")
 
 
 def _add_genotype(commands: Any) -> None:
-    genotype = _add(commands, "genotype", None, "import a published genotype, or describe one")
+    genotype = _add(commands, "genotype", None, "import a published genotype, describe, draw or compare genotypes")
     actions = genotype.add_subparsers(dest="action", required=True, metavar="ACTION")
-    imported = _add(actions, "import", _genotype_import, "read a published genotype, or a sample of NNI")
-    imported.add_argument("text", metavar="TEXTFILE", help="a statement, a log, a genotypes.py, or NNI's dict as JSON")
-    imported.add_argument("--name", help="which genotype, if the file has several")
-    result = imported.add_mutually_exclusive_group(required=True)
-    result.add_argument("--output", metavar="FILE", help="genotype file to write")
-    result.add_argument("--list", action="store_true", help="show the genotypes of the file, and why one is refused")
-    info = _add(actions, "info", _genotype_info, "parameters, multiply-adds and operations of the network")
-    info.add_argument("file", metavar="FILE")
-    info.add_argument("--channels", type=int, required=True, metavar="C")
-    info.add_argument("--layers", type=int, metavar="L", help="default: the genotype's own")
-    info.add_argument("--classes", type=int, required=True, metavar="K")
-    info.add_argument("--image-size", type=int, metavar="S", help="default: 32, 64 or 224, as the stem is meant for")
-    stems = "cifar, tiny_imagenet or imagenet, or one of them with dual_ before it"
-    info.add_argument("--stem", help=f"{stems}; default: imagenet for images over 96 pixels")
-    info.add_argument("--mlp-width", type=int, metavar="W", help="width of the course project's classifier")
-    info.add_argument("--json", action="store_true", help="as JSON")
+    add_actions(actions, _add)
 
 
 if __name__ == "__main__":

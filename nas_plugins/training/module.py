@@ -9,7 +9,8 @@ from nni.nas.evaluator.pytorch import LightningModule
 from torch import Tensor, nn
 from torchmetrics.classification import MulticlassAccuracy
 
-from nas_plugins.config.schema import NetworkConfig, Training
+from nas_plugins.config.schema import Recipe, Training
+from nas_plugins.training.networks import drop_path_setter
 from search_spaces.network import Network
 
 
@@ -22,10 +23,10 @@ class ImageClassification(LightningModule):
     Args:
         num_classes: Number of classes.
         training: Settings of the training.
-        derived: Settings of a derived network; None for a supernet.
+        derived: Recipe of a derived network; None for a supernet.
     """
 
-    def __init__(self, num_classes: int, training: Training, derived: NetworkConfig | None = None) -> None:
+    def __init__(self, num_classes: int, training: Training, derived: Recipe | None = None) -> None:
         super().__init__()
         self.training_settings = training
         self.derived = derived
@@ -48,9 +49,11 @@ class ImageClassification(LightningModule):
 
     def on_train_epoch_start(self) -> None:
         """Increase drop-path linearly over the epochs (DARTS, section 3.2)."""
-        if self.derived is not None and isinstance(self.model, Network):
-            progress = self.current_epoch / self.training_settings.epochs
-            self.model.set_drop_path(self.derived.drop_path * progress)
+        if self.derived is None:
+            return
+        set_drop_path = drop_path_setter(self.model)
+        if set_drop_path is not None:
+            set_drop_path(self.derived.drop_path * self.current_epoch / self.training_settings.epochs)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         """Return the loss of a batch of images and labels."""
@@ -69,14 +72,15 @@ class ImageClassification(LightningModule):
         """Log the loss and the accuracy of a batch."""
         self._evaluate("val", batch)
 
-    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Log the loss and the accuracy of a batch."""
-        self._evaluate("test", batch)
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        """Log the loss and the accuracy of a batch, and return its logits."""
+        return self._evaluate("test", batch)
 
-    def _evaluate(self, stage: str, batch: tuple[Tensor, Tensor]) -> None:
+    def _evaluate(self, stage: str, batch: tuple[Tensor, Tensor]) -> Tensor:
         images, labels = batch
-        logits = self(images)
+        logits: Tensor = self(images)
         self._log(stage, self.criterion(logits, labels), logits, labels)
+        return logits
 
     def _log(self, stage: str, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
         # The mean over the images of all processes, which may differ in number: a float, because Lightning rounds the

@@ -2,22 +2,33 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytorch_lightning as pl
-import torch
+from torch import Tensor, nn
 
-from nas_plugins.config.reader import Config, read_retrain
-from nas_plugins.data.module import ImageData
+from nas_plugins.config.reader import Config, read_retrain, read_retrain_sample
+from nas_plugins.config.schema import NetworkConfig
 from nas_plugins.errors import InputError
-from nas_plugins.files import PathLike, one_line
+from nas_plugins.files import PathLike, read_object
 from nas_plugins.runs import directory as runs
-from nas_plugins.training.checkpoints import load_weights, read_result, rewrite_advice, save_tensors
+from nas_plugins.training.checkpoints import load_tensors, load_weights, read_result, rewrite_advice, save_tensors
+from nas_plugins.training.confusion import ConfusionCounter, write_confusion
+from nas_plugins.training.epoch_log import epoch_logs
+from nas_plugins.training.inheritance import Supernet
+from nas_plugins.training.loggers import check_loggers
 from nas_plugins.training.module import ImageClassification
+from nas_plugins.training.networks import (
+    auxiliary_head,
+    network_of_genotype,
+    network_of_sample,
+    space_beside,
+    warn_unused,
+)
 from nas_plugins.training.recorder import Recorder
 from nas_plugins.training.trainer import check_compute, make_trainer, prepare_data, quiet, readable_errors
 from search_spaces.complexity import count_multiply_adds, count_parameters
@@ -33,7 +44,7 @@ def retrain(
     overrides: Sequence[str] = (),
     callbacks: Sequence[pl.Callback] = (),
 ) -> Path:
-    """Train the network of a genotype from scratch.
+    """Train the network of a genotype, by default from scratch.
 
     Args:
         genotype: The genotype file.
@@ -49,15 +60,85 @@ def retrain(
         InputError: An argument or a setting cannot be used.
     """
     settings = read_retrain(config, overrides)
+    _check(settings, output)
+    return _run(settings, Genotype.load(genotype), genotype, output, callbacks)
+
+
+@quiet()
+def retrain_sample(
+    sample: PathLike,
+    config: PathLike,
+    output: PathLike,
+    overrides: Sequence[str] = (),
+    callbacks: Sequence[pl.Callback] = (),
+) -> Path:
+    """Train the network of a sample of any space, by default from scratch; that of a space with cells by its genotype.
+
+    Args:
+        sample: The sample file, a JSON object of label and value of every choice.
+        config: The config file. Its section space takes precedence over that of the search run in which the sample
+            lies, key by key.
+        output: The run directory to make.
+        overrides: ``--key value`` pairs, which take precedence over the file.
+        callbacks: Lightning callbacks, called after the metrics of an epoch are written.
+
+    Returns:
+        The run directory, with ``weights.pt``.
+
+    Raises:
+        InputError: An argument or a setting cannot be used, or the sample is no point of the space.
+    """
+    found = read_object(Path(sample))
+    settings = read_retrain_sample(config, overrides, space_beside(sample))
+    _check(settings, output)
+    settings, architecture = _by_genotype(settings, found)
+    return _run(settings, architecture, sample, output, callbacks)
+
+
+def _check(settings: Config, output: PathLike) -> None:
     check_compute(settings.compute)  # first, because on several machines only Lightning knows which process is first
     runs.check_output(output)
-    training = Retraining(settings, Genotype.load(genotype))
-    return training.run(runs.create(output, settings, training.genotype), callbacks)
+    check_loggers(settings.loggers)
+
+
+def _by_genotype(settings: Config, sample: dict[str, Any]) -> tuple[Config, runs.Architecture]:
+    """Return the genotype of a sample of cells with settings that need no space, or the sample as it is."""
+    if not isinstance(settings.derived, NetworkConfig):
+        return settings, sample
+    space = settings.build("space")
+    without = ({name: of[name] for name in of if name != "space"} for of in (settings.values, settings.arguments))
+    values, arguments = without
+    return replace(settings, values=values, arguments=arguments), space.genotype(sample)
+
+
+def _run(
+    settings: Config,
+    architecture: runs.Architecture,
+    file: PathLike,
+    output: PathLike,
+    callbacks: Sequence[pl.Callback],
+) -> Path:
+    """Train the genotype or the sample of a file, and return the run directory."""
+    assert settings.derived is not None
+    supernet = Supernet(file) if settings.derived.weights == "inherited" else None
+    if supernet is not None:
+        settings = supernet.fitted(settings)
+    training = Retraining(settings, architecture)
+    weights = None if supernet is None else supernet.weights(training.architecture, training.data)
+    if weights is not None:
+        training.begin_with(weights, Path(file))
+    warn_unused(training.network, settings, training.data)
+    run = runs.create(output, settings, training.architecture)
+    if weights is not None and runs.is_first():
+        save_tensors(weights, run / runs.INHERITED)  # for a resume before the first checkpoint
+    return training.run(run, callbacks)
 
 
 @quiet()
 def evaluate(run: PathLike) -> dict[str, float]:
-    """Test a retrained network, using only the files of its run, and write the result to ``test.json``.
+    """Test a retrained network, using only the files of its run, and write the result into the run.
+
+    The files are ``test.json`` with the returned values, ``confusion.csv`` and ``class_accuracy.csv``.
 
     Returns:
         ``test_acc`` (a fraction from 0 to 1), ``test_loss`` and ``images``, the number of test images.
@@ -66,22 +147,40 @@ def evaluate(run: PathLike) -> dict[str, float]:
         InputError: The directory is not a finished retraining, or its weights are damaged.
     """
     run = Path(run)
+    training = load_retraining(run, "evaluate")
+    counted = ConfusionCounter(training.data.num_classes)
+    with readable_errors(run / runs.CHECKPOINT, f"nas-plugins evaluate {run}"):
+        result = training.test(run, [counted])
+    if not math.isfinite(result["test_loss"]):
+        raise InputError(
+            f"{run / runs.WEIGHTS}: the test loss is {result['test_loss']}, for the weights are lost; retrain with a "
+            "lower training.learning_rate"
+        )
+    write_confusion(run, counted.confusion(), training.data.classes)
+    runs.write_json(run / runs.TEST, result)
+    return result
+
+
+def load_retraining(run: Path, command: str) -> Retraining:
+    """Return a finished retraining with its trained weights, to be used on a single device.
+
+    Args:
+        run: The run directory.
+        command: Name of the command that needs the run, for messages.
+
+    Raises:
+        InputError: The directory is not a finished retraining, or its weights are damaged.
+    """
     settings, kind = runs.read_config(run)
     if kind == "search" or not runs.is_finished(run, kind):
         what = "a search" if kind == "search" else "not finished"
-        raise InputError(f"{run}: {what}; evaluate takes the run directory of a finished retraining")
-    training = Retraining(settings, Genotype.load(run / runs.GENOTYPE))
+        raise InputError(f"{run}: {what}; {command} takes the run directory of a finished retraining")
+    # Several processes would count some images twice to have equal shares, and this machine may have one device only.
+    single = replace(settings, compute=replace(settings.compute, devices=1, nodes=1))
+    training = Retraining(single, runs.read_architecture(run))
     weights = run / runs.WEIGHTS
     load_weights(training.network, weights, read_result(weights), f"; {rewrite_advice(run)}")
-    with readable_errors(run / runs.CHECKPOINT, f"nas-plugins evaluate {run}"):
-        result = training.test(run)
-    if not math.isfinite(result["test_loss"]):
-        raise InputError(
-            f"{weights}: the test loss is {result['test_loss']}, for the weights are lost; retrain with a "
-            "lower training.learning_rate"
-        )
-    runs.write_json(run / runs.TEST, result)
-    return result
+    return training
 
 
 class Retraining:
@@ -89,34 +188,41 @@ class Retraining:
 
     Args:
         config: The settings.
-        genotype: The genotype; it is deepened if the settings ask for more layers.
+        architecture: A genotype, which is deepened if the settings ask for more layers, or a sample of the space of the
+            settings.
 
     Raises:
         InputError: A setting cannot be used, or the network does not fit the images.
     """
 
-    def __init__(self, config: Config, genotype: Genotype) -> None:
+    def __init__(self, config: Config, architecture: runs.Architecture) -> None:
         assert config.derived is not None
-        self.config = config
-        derived = config.derived
-        self.genotype = genotype if derived.layers is None else genotype.deepen(derived.layers)
+        self.config, self.recipe = config, config.derived
         self.data = prepare_data(config)
-        try:
-            self.network = Network.from_genotype(
-                self.genotype,
-                num_classes=self.data.num_classes,
-                channels=derived.channels,
-                image_channels=self.data.image_channels,
-                stem=derived.stem,
-                auxiliary=derived.auxiliary_weight > 0,
-                mlp_width=derived.mlp_width,
-                image_size=self.data.image_size,
-            )
-            _check_shapes(self.network, self.data)
-        except (ValueError, RuntimeError) as error:  # PyTorch raises RuntimeError when memory runs out
-            raise InputError(f"network: {one_line(error)}") from None
-        self.module = ImageClassification(self.data.num_classes, config.training, derived)
+        self.network: nn.Module
+        if isinstance(architecture, Genotype):
+            architecture = _deepened(architecture, config)
+            self.network = network_of_genotype(architecture, config, self.data)
+        else:
+            self.network = network_of_sample(architecture, config, self.data)
+        self.architecture = architecture
+        self.module = ImageClassification(self.data.num_classes, config.training, self.recipe)
         self.module.set_model(self.network)
+        self.begun = self.recipe.weights == "new"
+
+    def begin_with(self, weights: dict[str, Tensor], file: Path) -> None:
+        """Take inherited weights; an auxiliary head, which no supernet has, keeps its own.
+
+        Args:
+            weights: The weights of the network by name.
+            file: The file that they are from, for messages.
+
+        Raises:
+            InputError: They are not those of the network.
+        """
+        own = self.network.state_dict()
+        load_weights(self.network, file, {name: own[name] for name in own if name.startswith("auxiliary.")} | weights)
+        self.begun = True
 
     def run(self, run: Path, callbacks: Sequence[pl.Callback] = ()) -> Path:
         """Train, starting from the checkpoint of the run if it exists, and write the weights and size of the network.
@@ -128,12 +234,13 @@ class Retraining:
         Returns:
             The run directory.
         """
-        derived = self.config.derived
-        assert derived is not None
+        recorders = [Recorder(run), *epoch_logs(self.config, run)]
         trainer = make_trainer(
-            self.config, run, [Recorder(run), *callbacks], gradient_clip_val=derived.gradient_clip_val
+            self.config, run, [*recorders, *callbacks], gradient_clip_val=self.recipe.gradient_clip_val
         )
         checkpoint = run / runs.CHECKPOINT
+        if not self.begun and not checkpoint.exists():
+            self.begin_with(load_tensors(run / runs.INHERITED), run / runs.INHERITED)
         with runs.at_work(run), readable_errors(checkpoint, f"nas-plugins resume {run}"):
             trainer.fit(self.module, datamodule=self.data, ckpt_path=str(checkpoint) if checkpoint.exists() else None)
             runs.write_json(run / runs.NETWORK, self._size())
@@ -143,25 +250,28 @@ class Retraining:
         return run
 
     def _size(self) -> dict[str, int]:
-        data, auxiliary = self.data, self.network.auxiliary
+        data, auxiliary = self.data, auxiliary_head(self.network)
+        device = "meta" if isinstance(self.network, Network) else "cpu"
         return {
             "parameters": count_parameters(self.network) - (0 if auxiliary is None else count_parameters(auxiliary)),
-            "multiply_adds": count_multiply_adds(self.network, data.image_channels, data.image_size),
+            "multiply_adds": count_multiply_adds(self.network, data.image_channels, data.image_size, device),
             "num_classes": data.num_classes,
             "image_channels": data.image_channels,
             "image_size": data.image_size,
         }
 
-    def test(self, run: Path) -> dict[str, float]:
+    def test(self, run: Path, callbacks: Sequence[pl.Callback] = ()) -> dict[str, float]:
         """Return the loss and accuracy on the test images, and their number."""
-        # On a single device, because several processes would count some images twice to have equal shares.
-        single = replace(self.config, compute=replace(self.config.compute, devices=1, nodes=1))
-        trainer = make_trainer(single, run, [])
+        trainer = make_trainer(self.config, run, [*callbacks])
         (logged,) = trainer.test(self.module, datamodule=self.data, verbose=False)
         return {**logged, "images": self.data.lengths["test"]}
 
 
-def _check_shapes(network: Network, data: ImageData) -> None:
-    """Run a training pass on tensors without memory, which raises if the network does not fit the images."""
-    shadow = copy.deepcopy(network).to("meta").train()
-    shadow(torch.empty(2, data.image_channels, data.image_size, data.image_size, device="meta"))
+def _deepened(genotype: Genotype, config: Config) -> Genotype:
+    """Return the genotype with the number of layers that the config asks for.
+
+    Raises:
+        GenotypeError: The genotype has no such depth.
+    """
+    assert isinstance(config.derived, NetworkConfig)
+    return genotype if config.derived.layers is None else genotype.deepen(config.derived.layers)

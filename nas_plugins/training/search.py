@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,15 +24,20 @@ from nas_plugins.files import PathLike, one_line
 from nas_plugins.runs import directory as runs
 from nas_plugins.runs.metadata import write_metadata
 from nas_plugins.training.checkpoints import read_result
+from nas_plugins.training.costs import costs_of, read_latency, with_counts
+from nas_plugins.training.epoch_log import epoch_logs
+from nas_plugins.training.loggers import check_loggers
 from nas_plugins.training.module import ImageClassification
-from nas_plugins.training.preflight import check_enas, check_epochs, check_plans, check_space
+from nas_plugins.training.preflight import check_enas, check_epochs, check_plans, check_space, check_targets
 from nas_plugins.training.recorder import Recorder
 from nas_plugins.training.retrain import Retraining
 from nas_plugins.training.trainer import check_compute, make_trainer, prepare_data, quiet, readable_errors
 from search_spaces.extensions import HasGenotype
 from search_spaces.genotype import Genotype, GenotypeError
 from strategies.base import DifferentiableStrategy, OneShotStrategy
+from strategies.cost import Latency
 from strategies.memory_format import UnstridedPointwise
+from strategies.search import SearchModule
 
 
 @quiet()
@@ -55,6 +61,7 @@ def search(
     settings = read_search(config, overrides)
     check_compute(settings.compute)  # first, because on several machines only Lightning knows which process is first
     runs.check_output(output)
+    check_loggers(settings.loggers)
     experiment = _Search(settings)
     return experiment.run(runs.create(output, settings), callbacks)
 
@@ -81,9 +88,11 @@ def resume(run: PathLike, callbacks: Sequence[pl.Callback] = ()) -> Path:
         for file in runs.results_of(run, kind):
             read_result(file)
         return run
+    check_loggers(settings.loggers)
     if kind == "search":
-        return _Search(settings).run(run, callbacks)
-    return Retraining(settings, Genotype.load(run / runs.GENOTYPE)).run(run, callbacks)
+        kept = run / runs.LATENCY
+        return _Search(settings, read_latency(kept) if kept.exists() else None).run(run, callbacks)
+    return Retraining(settings, runs.read_architecture(run)).run(run, callbacks)
 
 
 class _Search:
@@ -91,12 +100,13 @@ class _Search:
 
     Args:
         config: The settings.
+        latency: The latencies that the run began with; None if there are none yet.
 
     Raises:
         InputError: A setting cannot be used, or the settings do not fit together.
     """
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, latency: Latency | None = None) -> None:
         self.config = config
         self.data = prepare_data(config)
         if self.data.val_fraction == 0:
@@ -107,7 +117,13 @@ class _Search:
         check_space(self.space, self.data)
         self.strategy = config.build("strategy")
         check_enas(self.strategy, self.config.values["strategy"]["name"])
+        self.costs, self.latency = costs_of(config, self.strategy, self.space, self.data, latency)
+        self._set_costs(self.strategy)
         self._try_strategy()
+
+    def _set_costs(self, strategy: OneShotStrategy) -> None:
+        if isinstance(strategy, DifferentiableStrategy):
+            strategy.cost = self.costs
 
     def _build_space(self) -> ModelSpace:
         return self.config.build(
@@ -122,6 +138,7 @@ class _Search:
         pair = f"{type(self.strategy).__name__} cannot search {type(self.space).__name__}"
         with isolate_rng():
             strategy = self.config.build("strategy")
+            self._set_costs(strategy)
             try:
                 supernet = strategy.mutate_model(self._build_space())
             except (TypeError, ValueError, KeyError, NotImplementedError) as error:
@@ -129,6 +146,7 @@ class _Search:
             if isinstance(strategy, DifferentiableStrategy):
                 check_epochs(strategy, self.config.training.epochs)
                 check_plans(strategy, supernet, self.data, self.config.training.epochs, pair)
+                check_targets(strategy, supernet, self.config, self.data)
                 self.strategy.candidates_checked = True
 
     def run(self, run: Path, callbacks: Sequence[pl.Callback] = ()) -> Path:
@@ -143,13 +161,25 @@ class _Search:
         """
         with runs.at_work(run), readable_errors(run / runs.CHECKPOINT, f"nas-plugins resume {run}"):
             write_metadata(run, self.space, self.strategy)
+            if self.latency is not None:
+                runs.write_json(run / runs.LATENCY, self.latency.to_json())
             sample = self._search(run, callbacks)
             genotype = _genotype(self.space, sample)
+            self._write_costs(run, sample)
             if genotype is None:
                 runs.write_json(run / runs.SAMPLE, sample)
             else:
                 runs.write_genotype(run / runs.GENOTYPE, genotype)
         return run
+
+    def _write_costs(self, run: Path, sample: dict[str, Any]) -> None:
+        """Write latencies and, counted on the derived network itself, its costs."""
+        if not self.costs:
+            return
+        with isolate_rng():
+            network = self._build_space().freeze(sample)
+        found = with_counts(self.strategy.oneshot_module.derived_costs(), network, self.data)
+        runs.write_json(run / runs.COST, found)
 
     def _search(self, run: Path, callbacks: Sequence[pl.Callback]) -> dict[str, Any]:
         alphas = None
@@ -157,10 +187,11 @@ class _Search:
             alphas = self.strategy.alphas
         else:
             _use_shuffled_images(self.strategy, self.data)
+        logs = epoch_logs(self.config, run, self._current_genotype)
         checkpoint = run / runs.CHECKPOINT
         evaluator = Lightning(
             ImageClassification(self.data.num_classes, self.config.training),
-            make_trainer(self.config, run, [Recorder(run, alphas), *callbacks]),
+            make_trainer(self.config, run, [Recorder(run, alphas), *logs, *callbacks]),
             datamodule=self.data,
             fit_kwargs={"ckpt_path": str(checkpoint)} if checkpoint.exists() else {},
         )
@@ -178,6 +209,15 @@ class _Search:
                 return sample
             finally:
                 experiment.stop()  # otherwise NNI stops it when the interpreter exits, with a message
+
+    def _current_genotype(self, module: pl.LightningModule) -> Genotype | None:
+        """Return the genotype that the search would derive now; None for spaces without cells or NNI's strategies."""
+        if not isinstance(module, SearchModule):
+            return None
+        with warnings.catch_warnings(), suppress(GenotypeError):
+            warnings.simplefilter("ignore", UserWarning)  # about empty cells, which is only meaningful at the end
+            return _genotype(self.space, module.export())
+        return None
 
 
 def _use_shuffled_images(strategy: OneShotStrategy, data: ImageData) -> None:
