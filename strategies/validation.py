@@ -66,6 +66,7 @@ class Validation(EvaluatorHooks):
         self._statistics_in_use = ExitStack()
         self._prefix_in_use: str | None = None
         self._measured: dict[str, Any] | None = None
+        self._supernet_modules: tuple[Any, list[Any]] | None = None
 
     def teardown(self, stage: str) -> None:
         """Restore the running statistics if a validation was interrupted."""
@@ -174,6 +175,12 @@ class Validation(EvaluatorHooks):
             return
         for name, value in self.model.search_metrics(self.architecture.table(), sample).items():
             self.log(name, float(value), on_step=False, on_epoch=True, batch_size=1)
+
+    def supernet_modules(self) -> list[Any]:
+        """Return the supernet modules, found once: a walk through a large supernet takes longer than a derivation."""
+        if self._supernet_modules is None or self._supernet_modules[0] is not self.model:
+            self._supernet_modules = self.model, list(super().supernet_modules())
+        return self._supernet_modules[1]
 
     def derived_plan(self) -> Plan:
         """Return the plan that makes the supernet compute the derived network."""

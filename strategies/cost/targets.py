@@ -74,7 +74,7 @@ class SearchCosts:
 
     Attributes:
         tables: The table of each cost, empty before the costs are known.
-        state: Plain values that are kept between steps; checkpoints hold them.
+        state: Values that are kept between steps; checkpoints hold them.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class SearchCosts:
         self.costs, self.expected, self.alphas = costs, expected, alphas
         self.tables: list[CostTable] = []
         zeros = [0.0] * len(costs)
-        self.state: dict[str, Any] = {"multipliers": zeros, "violations": zeros, "gradient": None}
+        self.state: dict[str, Any] = {"multipliers": zeros, "violations": zeros, "gradient": None, "addends": None}
 
     def check(self, least: Callable[[CostTable], float]) -> None:
         """Check that no target is below all networks of the space.
@@ -94,7 +94,7 @@ class SearchCosts:
         Raises:
             UnfitSettingError: One is.
         """
-        for cost, table in zip(self.costs, self.tables, strict=True):
+        for cost, table in self._pairs():
             if cost.weight is None and least(table) > cost.target:
                 raise UnfitSettingError(
                     f"cost.target: {cost.target:,.6g} {cost.metric} is below every network of the space: the cheapest "
@@ -114,10 +114,9 @@ class SearchCosts:
             plan: Edge -> indices of the candidates of that network.
         """
         state = self.state
+        state["addends"] = None  # between two updates α hardly changes the gradient of the expected costs
         # A cost far above its target should not make the multiplier grow for long after it is met.
-        state["violations"] = [
-            min(table.of_plan(plan) / cost.target - 1, 1.0) for cost, table in zip(self.costs, self.tables, strict=True)
-        ]
+        state["violations"] = [min(table.of_plan(plan) / cost.target - 1, 1.0) for cost, table in self._pairs()]
         pairs = zip(state["multipliers"], state["violations"], strict=True)
         state["multipliers"] = [max(0.0, multiplier + GROWTH * violation) for multiplier, violation in pairs]
 
@@ -136,30 +135,39 @@ class SearchCosts:
         size = _rms([gradient for gradient in gradients if gradient is not None])
         before = self.state["gradient"]
         self.state["gradient"] = size if before is None else 0.9 * before + 0.1 * size
+        if self.state["addends"] is None:
+            self.state["addends"] = [self._addend(cost, table, alphas) for cost, table in self._pairs()]
         total = list(gradients)
-        for cost, table, multiplier in zip(self.costs, self.tables, self.multipliers, strict=True):
-            if cost.weight is None and multiplier == 0:
-                continue
-            with torch.enable_grad():
-                expected = table.expected(self.expected()) / cost.target
-            added = torch.autograd.grad(expected, list(alphas.values()), allow_unused=True)
+        for cost, multiplier, (expected, added) in zip(
+            self.costs, self.multipliers, self.state["addends"], strict=True
+        ):
             if cost.weight is None:
-                own = _rms([gradient for gradient in added if gradient is not None])
+                own = _rms(added)
                 factor = multiplier * self.state["gradient"] / own if own > 0 else 0.0
             else:
-                factor = cost.weight * step.progress if float(expected.detach()) > 1 else 0.0
-            total = [
-                gradient if gradient is None or addend is None else gradient + factor * addend
-                for gradient, addend in zip(total, added, strict=True)
-            ]
+                factor = cost.weight * step.progress if expected > 1 else 0.0
+            if factor > 0:
+                total = [
+                    gradient if gradient is None else gradient + factor * addend
+                    for gradient, addend in zip(total, added, strict=True)
+                ]
         return total
+
+    def _addend(self, cost: Cost, table: CostTable, alphas: Mapping[str, Tensor]) -> tuple[float, list[Tensor]]:
+        """Return the expected cost as a share of its target, and its gradient for each α."""
+        with torch.enable_grad():
+            share = table.expected(self.expected()) / cost.target
+        leaves = list(alphas.values())
+        gradients = torch.autograd.grad(share, leaves, allow_unused=True)
+        zeros = (torch.zeros_like(alpha) for alpha in leaves)
+        return float(share.detach()), [zero if g is None else g for g, zero in zip(gradients, zeros, strict=True)]
+
+    def _pairs(self) -> list[tuple[Cost, CostTable]]:
+        return list(zip(self.costs, self.tables, strict=True))
 
     def met(self, plan: Mapping[str, Any]) -> bool:
         """Return whether a network has no cost above a target that the search adapts to."""
-        return all(
-            cost.weight is not None or table.of_plan(plan) <= cost.target
-            for cost, table in zip(self.costs, self.tables, strict=True)
-        )
+        return all(cost.weight is not None or table.of_plan(plan) <= cost.target for cost, table in self._pairs())
 
     def metrics(self, plan: Mapping[str, Any]) -> dict[str, float]:
         """Return the expected cost, the cost of a network and the multiplier of each metric, by name."""
@@ -217,7 +225,7 @@ class SearchCosts:
         """Return edge -> the marginal cost of each candidate, negative if the network misses a target."""
         probabilities = self._probabilities()
         total: dict[str, Tensor] = {}
-        for cost, table in zip(self.costs, self.tables, strict=True):
+        for cost, table in self._pairs():
             if cost.weight is not None or (not met and table.of_plan(plan) <= cost.target):
                 continue
             marginal = table.marginal(probabilities)
@@ -260,7 +268,7 @@ class SearchCosts:
 
     def _share(self, plan: Mapping[str, Any]) -> float:
         """Return the largest cost of a network, as a share of its target."""
-        pairs = zip(self.costs, self.tables, strict=True)
+        pairs = self._pairs()
         return max(table.of_plan(plan) / cost.target for cost, table in pairs if cost.weight is None)
 
     def _probabilities(self) -> Probabilities:
