@@ -223,7 +223,7 @@ class SearchModule(CostSearch):
             average=partial(average, trainer=self.trainer),
             scale=self._loss_scale(),
         )
-        self._step_alphas(self.with_costs(gradient(problem), batch_idx))
+        self._step_alphas(self.with_costs(gradient(problem)))
         self._reset_copies(UNLOGGED)
         self._last_searched = batch["val"]
 
@@ -246,7 +246,7 @@ class SearchModule(CostSearch):
 
         descend, scale = partial(self._descend, batch_idx=batch_idx), self._loss_scale()
         loss, gradients = one_level(objective, list(self.architecture.alphas.values()), descend)
-        self._step_alphas(self.with_costs(unscaled(gradients, scale), batch_idx))
+        self._step_alphas(self.with_costs(unscaled(gradients, scale)))
         return loss
 
     def _descend(self, loss: Tensor, batch_idx: int) -> None:

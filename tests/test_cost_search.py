@@ -16,9 +16,11 @@ import nas_plugins
 from benchmarks.methods import METHODS, make
 from nas_plugins import DARTS, EDAS, DartsSpace, FairDARTS
 from search_spaces.complexity import count_multiply_adds, count_parameters
+from strategies.base import DifferentiableStrategy
+from strategies.composition import adam
 from strategies.cost import Cost, CostTable
 from strategies.cost.targets import DAMPING, GROWTH, SearchCosts
-from strategies.relaxation import Step, UnfitSettingError
+from strategies.relaxation import EveryEdge, Step, UnfitSettingError, softmax
 from tests.small_searches import FEW
 from tests.test_cost_tables import EveryChoice, derived, supernet_of, tables
 
@@ -97,6 +99,17 @@ def test_expected_and_derived_costs_are_logged(run_search):
     assert seen["derived_multiply_adds"] == 27_648 + 160
     assert 27_648 < seen["expected_multiply_adds"] < 150_528 + 160
     assert seen["multiplier_multiply_adds"] >= 0
+
+
+def test_multipliers_are_adapted_also_where_steps_of_alpha_are_rare(run_search):
+    """With three weight steps for a step of α, its iterations are 2 and 5 of 8."""
+    strategy = DifferentiableStrategy(
+        relaxation=EveryEdge(softmax), optimizer=adam(0.01, 0.0, (0.5, 0.9)), weight_steps=3,
+        cost=Cost("multiply_adds", 28_000),
+    )  # fmt: skip
+    run_search(TwoKernels(), strategy, batch_size=4)
+    assert strategy.oneshot_module.costs.state["steps"] == 2
+    assert strategy.oneshot_module.costs.state["violations"] != [0.0]
 
 
 # The steps, against their equations

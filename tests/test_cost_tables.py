@@ -188,6 +188,10 @@ def test_pruned_candidates_are_not_expected():
     found = Expectation(supernet, strategy.architecture, "softmax")()["normal/0->2"]
     assert float(found[[1, 2]].sum()) == pytest.approx(1)
     assert found[[0, 3, 4]].eq(0).all()
+    strategy.architecture.prune("normal/0->3", keep=[])
+    after = Expectation(supernet, strategy.architecture, "softmax")()
+    assert after["normal/0->3"].eq(0).all()
+    assert float(after["normal/1->3"].sum()) == pytest.approx(1)  # of two edges, both are kept
 
 
 @settings(max_examples=30, deadline=None)

@@ -91,6 +91,8 @@ def _latency(cost: CostConfig, config: Config, profiler: Profiler) -> Latency:
     found = read_latency(Path(cost.table))
     if found.device != wanted:
         raise InputError(f"{cost.table}: is of {found.device!r}, not of {wanted!r}; cost.device may name it")
+    if not found.table.fits(profiler.architecture.candidates):
+        raise InputError(f"{cost.table}: is of another space: its choices are not those of this one")
     return found
 
 

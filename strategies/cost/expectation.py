@@ -56,7 +56,11 @@ class Expectation:
         found: dict[str, Tensor] = {}
         for edge in self.others:
             found[edge] = torch.softmax(alphas[edge] + self._closed(edge, alphas[edge], edge in self.zeros), 0)
-        for (cell, target), edges in self.nodes.items():
+        for (cell, target), all_edges in self.nodes.items():
+            edges = [edge for edge in all_edges if self.architecture.living_indices(edge)]
+            found |= {edge: torch.zeros_like(alphas[edge]) for edge in all_edges if edge not in edges}
+            if not edges:
+                continue
             stacked = torch.stack([alphas[edge] for edge in edges])
             closed = torch.stack([self._closed(edge, alphas[edge]) for edge in edges])
             names = self.architecture.candidates[edges[0]]
@@ -70,7 +74,7 @@ class Expectation:
         living = set(self.architecture.living_indices(edge))
         eligible = {index for index in living if not (without_none and names[index] == NONE)} or living
         dead = [index for index in range(len(names)) if index not in eligible]
-        if dead and len(dead) < len(names):
+        if dead:
             closed[dead] = -torch.inf
         return closed
 

@@ -49,9 +49,10 @@ class Latency:
             ValueError: The value is no table of latencies.
         """
         table = CostTable.from_json(values)
-        if not isinstance(values.get("device"), str):
-            raise ValueError("does not name the device on which latencies were measured")
-        return cls(table, values["device"], float(values.get("spread", 0.0)))
+        device, spread = values.get("device"), values.get("spread", 0.0)
+        if not isinstance(device, str) or not isinstance(spread, (int, float)):
+            raise ValueError("does not name the device on which latencies were measured, or their spread")
+        return cls(table, device, float(spread))
 
 
 def device_name(device: torch.device) -> str:

@@ -164,15 +164,15 @@ class CostSearch(BetweenEpochs):
             },
         }
 
-    def with_costs(self, gradients: Gradients, batch_idx: int) -> Gradients:
+    def with_costs(self, gradients: Gradients) -> Gradients:
         """Return the gradient of the loss and the costs for each α."""
         if self.costs is None:
             return gradients
-        batches = (
-            int(self.trainer.num_training_batches) if self.trainer.num_training_batches < float("inf") else UPDATES
-        )
-        if batch_idx % max(1, batches // UPDATES) == 0:
+        batches = min(self.trainer.num_training_batches, 1000)  # infinite for data of unknown length
+        interval = max(1, int(batches) // (UPDATES * self.composition.weight_steps))
+        if self.costs.state["steps"] % interval == 0:
             self.costs.update(self._shifted_plan({}))
+        self.costs.state["steps"] += 1
         return self.costs.add_to(gradients, self.architecture.alphas, self._position())
 
     def penalized(self, loss: Tensor) -> Tensor:

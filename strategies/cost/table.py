@@ -80,6 +80,11 @@ class CostTable:
                 found[edge] += rest
         return found
 
+    def fits(self, candidates: Mapping[str, Sequence[Any]]) -> bool:
+        """Return whether this is a table of a space with these candidates, by edge."""
+        names = {edge: tuple(map(str, candidates[edge])) for edge in self.candidates if edge in candidates}
+        return names == dict(self.candidates)
+
     def to_json(self) -> dict[str, Any]:
         """Return the table in plain JSON types."""
         terms = [{"edges": list(edges), "cost": cost.tolist()} for edges, cost in self.terms.items()]
@@ -102,6 +107,7 @@ class CostTable:
                 cost.shape == tuple(len(candidates[edge]) for edge in edges) and bool(cost.isfinite().all())
                 for edges, cost in terms.items()
             )
+            fits = fits and bool(terms)
         except (KeyError, TypeError, ValueError, AttributeError):
             fits = False
         if not fits:

@@ -83,7 +83,13 @@ class SearchCosts:
         self.costs, self.expected, self.alphas = costs, expected, alphas
         self.tables: list[CostTable] = []
         zeros = [0.0] * len(costs)
-        self.state: dict[str, Any] = {"multipliers": zeros, "violations": zeros, "gradient": None, "addends": None}
+        self.state: dict[str, Any] = {
+            "multipliers": zeros,
+            "violations": zeros,
+            "gradient": None,
+            "addends": None,
+            "steps": 0,
+        }
 
     def check(self, least: Callable[[CostTable], float]) -> None:
         """Check that no target is below all networks of the space.
