@@ -161,16 +161,11 @@ class TestTheFront:
     def test_one_cost_alone_is_none(self, sweep, tmp_path):
         assert fronts(read_runs(sweep[:1])) == [] and fronts(read_runs([make_search(tmp_path / "s")])) == []
 
-    @pytest.mark.parametrize(("datasets", "files"), [(1, {"front.png"}), (2, {"front_a.png", "front_b.png"})])
-    def test_page_and_folder_show_it(self, tmp_path, datasets, files):
-        runs = [
-            make_cost_search(tmp_path / f"{name}{n}", n * 1e5, genotype=False, data={"dataset": name})
-            for name in "ab"[:datasets]
-            for n in (1, 2)
-        ]
+    def test_page_and_folder_show_it(self, tmp_path):
+        runs = [make_cost_search(tmp_path / f"{n}", n * 1e5, genotype=False) for n in (1, 2)]
         page = write_report(runs, tmp_path / "out").read_text(encoding="utf-8")
-        assert page.count("<h3>Accuracy against cost") == datasets
-        assert {path.name for path in (tmp_path / "out").glob("front*")} == files
+        assert "<h3>Accuracy against cost</h3>" in page
+        assert (tmp_path / "out" / "front.png").stat().st_size > 1000
 
 
 @pytest.mark.parametrize("content", ["{}", '{"costs": [{"metric": "size"}]}', '{"costs": [1]}', "[]"])
@@ -192,3 +187,13 @@ def test_latency_names_an_output_that_cannot_be_written_before_it_measures(tmp_p
     (tmp_path / "file").touch()
     assert main(["latency", "--config", "absent.yaml", "--output", str(tmp_path / output)]) == 2
     assert capsys.readouterr().err.startswith(f"nas-plugins: --output: {tmp_path / output} {problem}")
+
+
+def test_latency_measures_the_candidates_of_a_config(tmp_path, capsys):
+    config = Path(__file__).parent.parent / "examples" / "cost" / "digits.yaml"
+    small = ["--space.operations", "[skip_connect, sep_conv_3x3]", "--space.nodes", "1", "--space.channels", "2"]
+    output = tmp_path / "folder" / "latency.json"
+    assert main(["latency", "--config", str(config), "--output", str(output), *small]) == 0
+    table = json.loads(output.read_text())
+    assert table["unit"] == "ms" and "normal/0->2" in table["candidates"]
+    assert capsys.readouterr().out.startswith(f"{output}: latencies on {table['device']}, median spread ")

@@ -90,6 +90,8 @@ def test_a_target_of_latency_is_measured_on_this_machine_or_read_from_a_table(tm
         ({"metric": "flops"}, "cost.target: is missing"),
         ({"metric": "flops", "target": "30 megas"}, "cost.target: '30 megas' should be a number, such as 30M or 30e6"),
         ({"metric": "macs", "target": 1}, "cost.metric"),
+        ({"metric": ["flops"], "target": 1}, "cost.metric"),
+        ({"metric": "flops", "target": float("inf")}, "cost.target: inf should be a number"),
         ({"metric": "flops", "target": -1}, "cost.target"),
         ({"metric": "flops", "target": 1, "wieght": 2}, "unknown key cost.wieght; known are metric, target, weight"),
         ({"metric": "flops", "target": "1k"}, "cost.target: 1,000 multiply_adds is below every network of the space"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from dataclasses import asdict, dataclass
@@ -77,7 +78,8 @@ def _read(entry: Any) -> CostConfig:
     for key in ("metric", "target"):
         if entry.get(key) is None:
             raise InputError(f"cost.{key}: is missing, as in {{metric: multiply_adds, target: 30M}}")
-    given = {**entry, "metric": _ALIASES.get(entry["metric"], entry["metric"]), "target": _amount(entry["target"])}
+    metric = entry["metric"]
+    given = {**entry, "metric": _ALIASES.get(str(metric), metric), "target": _amount(entry["target"])}
     try:
         parsed = parser.parse_object({"cost": given}).cost
     except (ArgumentError, TypeError) as error:
@@ -96,7 +98,7 @@ def _amount(value: Any) -> Any:
     if isinstance(value, str):
         match = re.fullmatch(r"\s*(\d*\.?\d+(?:[eE][-+]?\d+)?)\s*([kKMGB]?)\s*", value)
         if match is not None:
-            return float(match[1]) * _UNITS[match[2]]
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
+            value = float(match[1]) * _UNITS[match[2]]
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
         return value
     raise InputError(f"cost.target: {value!r} should be a number, such as 30M or 30e6")

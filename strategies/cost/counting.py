@@ -34,11 +34,13 @@ PyTorch takes most of the time of a pass on the meta device for their shapes.
 def _elementwise(func: Any, args: tuple[Any, ...]) -> Any:
     if func._schema.is_mutable and "batch_norm" not in func.__name__:  # in place
         return args[0]
-    shapes = [arg.shape for arg in args[:2] if isinstance(arg, Tensor)]
+    tensors = [arg for arg in args[:2] if isinstance(arg, Tensor)]
+    whole = max(tensors, key=Tensor.dim)  # the other one may be a number on the CPU
     if "batch_norm" in func.__name__:
-        none = args[0].new_empty(0)
-        return args[0].new_empty(args[0].shape), none, none
-    return args[0].new_empty(torch.broadcast_shapes(*shapes))  # type: ignore[no-untyped-call]
+        none = whole.new_empty(0)
+        return whole.new_empty(whole.shape), none, none
+    shape = torch.broadcast_shapes(*(tensor.shape for tensor in tensors))  # type: ignore[no-untyped-call]
+    return whole.new_empty(shape)
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -97,7 +97,8 @@ class Profiler:
 
     def _run(self) -> None:
         args, kwargs = self.example
-        self.meta(*args, **kwargs)
+        with torch.device("meta"):  # also for what the model makes in its forward pass
+            self.meta(*args, **kwargs)
 
     def follow(self, assignment: Assignment) -> None:
         """Set the plan: the given candidates, and the usual ones of all other edges."""

@@ -158,7 +158,8 @@ class Architecture(nn.Module):
         if not self.shift:
             return alphas
         added = {
-            edge: alphas[edge] + shift.to(alphas[edge])[list(self.living_indices(edge))]
+            # In double precision, as for a table that is read from a file: a shift decides between close values.
+            edge: alphas[edge].double() + shift.to(alphas[edge].device)[list(self.living_indices(edge))]
             for edge, shift in self.shift.items()
             if edge in alphas
         }
