@@ -116,6 +116,7 @@ def _demo(options: argparse.Namespace) -> None:
 
 
 def _search(options: argparse.Namespace) -> None:
+    from nas_plugins.runs.costs import say_costs
     from nas_plugins.runs.directory import is_first, results_of
     from nas_plugins.training.search import search
 
@@ -123,13 +124,26 @@ def _search(options: argparse.Namespace) -> None:
     if is_first():  # the other processes may arrive before the first one has written the result
         found = results_of(run, "search")[0]
         print(f"{run}: searched; {found.stem} in {found}")
+        say_costs(run)
 
 
 def _resume(options: argparse.Namespace) -> None:
+    from nas_plugins.runs.costs import say_costs
     from nas_plugins.runs.directory import say
     from nas_plugins.training.search import resume
 
-    say(f"{resume(options.run_directory)}: finished")
+    run = resume(options.run_directory)
+    say(f"{run}: finished")
+    say_costs(run)
+
+
+def _latency(options: argparse.Namespace) -> None:
+    from nas_plugins.files import check_output_file
+    from nas_plugins.training.costs import latency_table
+
+    check_output_file(options.output)
+    latency = latency_table(options.config, options.output, tuple(options.overrides))
+    show(f"{options.output}: latencies on {latency.device}, median spread {latency.spread:.1%}")
 
 
 def _derive(options: argparse.Namespace) -> None:
@@ -260,6 +274,11 @@ def _add_runs(commands: Any) -> None:
 
     resume = _add(commands, "resume", _resume, "go on with an interrupted search or retraining")
     resume.add_argument("run_directory", metavar="RUN")
+
+    text = f"measure the latency of each candidate of a space, for cost.table of searches; {_OVERRIDES}"
+    latency = _add(commands, "latency", _latency, text, takes_overrides=True)
+    latency.add_argument("--config", required=True, metavar="FILE", help="config file of a search")
+    latency.add_argument("--output", required=True, metavar="FILE", help="table to write")
 
     derive = _add(commands, "derive", _derive, "another genotype from a finished search")
     derive.add_argument("run_directory", metavar="RUN")

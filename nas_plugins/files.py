@@ -1,4 +1,4 @@
-"""Reading of text and JSON files with one-line errors."""
+"""Reading of text and JSON files, and the check of a file to write, with one-line errors."""
 
 from __future__ import annotations
 
@@ -41,6 +41,16 @@ def read_object(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise InputError(f"{path}: should be a JSON object, not {type(data).__name__}")
     return data
+
+
+def check_output_file(path: PathLike) -> None:
+    """Raise an InputError if the file of ``--output`` cannot be written."""
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f"--output: {path} is a folder; it should be a file")
+    parent = next(folder for folder in path.absolute().parents if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise InputError(f"--output: {path} cannot be written: {parent} is not a folder that can be written")
 
 
 def one_line(error: BaseException) -> str:

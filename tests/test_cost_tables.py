@@ -10,12 +10,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nni.mutable import MutableExpression
 from torch import nn
 
 from benchmarks.matrix import _space
 from nas_plugins import DARTS, EDAS, PCDARTS, DartsSpace
 from search_spaces.complexity import count_multiply_adds, count_parameters
-from strategies.cost import Cost, CostTable, Latency, measure_latency
+from strategies.cost import Cost, CostTable, Latency, ProfileError, measure_latency
 from strategies.cost.expectation import Expectation
 from strategies.supernet.cell import MixedCell
 
@@ -87,6 +88,52 @@ def test_a_candidate_with_partial_channels_costs_what_it_does_in_the_derived_net
     make = partial(DartsSpace, channels=4, layers=3, nodes=2)
     narrow, full = tables(make(), PCDARTS(partial_channels=2, warmup_epochs=0)), tables(make())
     assert narrow["multiply_adds"].to_json() == full["multiply_adds"].to_json()
+
+
+class Awkward(nas.ModelSpace):
+    """A depth that is a width too, the larger of two widths, and weights that two modules share."""
+
+    def __init__(self):
+        super().__init__()
+        depth, other = nni.choice("depth", [1, 2, 3]), nni.choice("other", [2, 4])
+        width = MutableExpression.max(nni.choice("one", [2, 4]), other)
+        self.stem = nas.MutableConv2d(3, depth, 1)
+        self.blocks = nas.Repeat(lambda index: nas.MutableConv2d(depth, depth, 3, padding=1), depth)
+        self.wide = nas.MutableConv2d(depth, width, 1)
+        self.narrow = nas.MutableConv2d(width, 4, 1)
+        self.first, self.second = nn.Conv2d(4, 4, 1), nn.Conv2d(4, 4, 1)
+        self.second.weight = self.first.weight
+        self.head = nn.Linear(4, 10)
+
+    def forward(self, x):
+        x = self.narrow(self.wide(self.blocks(self.stem(x))))
+        return self.head(self.second(self.first(x)).mean((2, 3)))
+
+
+def test_counts_are_exact_for_labels_and_weights_that_several_modules_have():
+    counted = tables(Awkward())
+    values = {"depth": [1, 2, 3], "one": [2, 4], "other": [2, 4]}
+    for indices in product(*map(range, map(len, values.values()))):
+        plan = {label: (index,) for label, index in zip(values, indices, strict=True)}
+        network = Awkward().freeze({label: values[label][plan[label][0]] for label in values})
+        assert counted["multiply_adds"].of_plan(plan) == count_multiply_adds(network, 3, 16)
+        assert counted["parameters"].of_plan(plan) == count_parameters(network)
+
+
+def test_a_module_of_two_candidates_is_refused():
+    class Shared(nas.ModelSpace):
+        def __init__(self):
+            super().__init__()
+            conv = nn.Conv2d(3, 3, 1)
+            self.layer = nas.LayerChoice(
+                {"a": conv, "b": nn.Sequential(conv, nn.Conv2d(3, 3, 3, padding=1))}, label="l"
+            )
+
+        def forward(self, x):
+            return self.layer(x)
+
+    with pytest.raises(ProfileError, match="a Conv2d is a part of several candidates"):
+        tables(Shared())
 
 
 def test_activations_are_the_outputs_of_convolutions_and_linear_layers():

@@ -16,7 +16,7 @@ from nas_plugins.files import one_line
 
 Metric = Literal["parameters", "multiply_adds", "activations", "latency"]
 
-_ALIASES = {"flops": "multiply_adds", "params": "parameters"}
+_ALIASES = {"flops": "multiply_adds", "macs": "multiply_adds", "params": "parameters"}
 _UNITS = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9}
 
 
@@ -79,16 +79,20 @@ def _read(entry: Any) -> CostConfig:
         if entry.get(key) is None:
             raise InputError(f"cost.{key}: is missing, as in {{metric: multiply_adds, target: 30M}}")
     metric = entry["metric"]
-    given = {**entry, "metric": _ALIASES.get(str(metric), metric), "target": _amount(entry["target"])}
+    given = {**entry, "metric": _ALIASES.get(str(metric).lower(), metric), "target": _amount(entry["target"])}
     try:
         parsed = parser.parse_object({"cost": given}).cost
     except (ArgumentError, TypeError) as error:
         raise InputError(one_line(error)) from None
     weight = None if parsed.weight is None else float(parsed.weight)
     read = CostConfig(parsed.metric, float(parsed.target), weight, parsed.table, parsed.device)
+    if weight == math.inf:
+        raise InputError(f"cost.weight: {weight} should be a number")
+    if read.device is not None and read.table is None:
+        raise InputError(f"cost.device: {read.device!r} is the device of cost.table, which is missing")
     if read.metric != "latency" and (read.table or read.device):
         raise InputError(f"cost.table: is for latency; {read.metric} are counted")
-    if read.table is not None:
+    if read.table:
         read.table = os.path.abspath(os.path.expanduser(read.table))
     return read
 

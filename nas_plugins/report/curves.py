@@ -1,4 +1,4 @@
-"""Plots over the epochs of a run: accuracy, loss, contributions of cells, distance; and a comparison of runs."""
+"""Plots over the epochs of a run: accuracy, loss, costs, contributions of cells, distance; a comparison of runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from nas_plugins.config.reader import Kind
-from nas_plugins.report.style import MUTED, SPARE_COLOURS, STYLE, cell_name, save
+from nas_plugins.report.style import INK, MUTED, SPARE_COLOURS, STYLE, cell_name, save
+from nas_plugins.runs.costs import COST_NAMES, amount
 
 
 def plot_contributions(contributions: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
@@ -86,6 +87,50 @@ def plot_progress(metrics: pd.DataFrame, path: str | os.PathLike[str], kind: Kin
         _curves(left, metrics, accuracies, "accuracy (%)", scale=100)
         _curves(right, metrics, losses, "loss", scale=1)
         return save(figure, path)
+
+
+def plot_costs(metrics: pd.DataFrame, targets: Mapping[str, float], path: str | os.PathLike[str]) -> Path:
+    """Plot expected and derived cost over the epochs with the target, a panel per cost, and the multipliers.
+
+    Args:
+        metrics: Columns of a metrics.csv of a search with costs.
+        targets: Metric -> the highest cost that the search aims at.
+        path: PNG file to write.
+    """
+    multipliers = {
+        f"multiplier_{metric}": (COST_NAMES[metric], colour)
+        for metric, colour in zip(targets, SPARE_COLOURS[2:], strict=False)
+        if metrics[f"multiplier_{metric}"].notna().any()
+    }
+    panels = len(targets) + bool(multipliers)
+    columns = 2 if panels in (2, 4) else min(panels, 3)
+    with matplotlib.rc_context(STYLE):
+        rows = math.ceil(panels / columns)
+        figure = Figure(figsize=(10.5, 3.4 * rows), layout="constrained")
+        axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+        for axis, (metric, target) in zip(axes, targets.items(), strict=False):
+            _cost_panel(axis, metrics, metric, target)
+        if multipliers:
+            _curves(axes[len(targets)], metrics, multipliers, "multiplier", scale=1)
+            axes[len(targets)].set_ylim(bottom=0)
+        for axis in axes[panels:]:
+            axis.remove()
+        return save(figure, path)
+
+
+def _cost_panel(axis: Axes, metrics: pd.DataFrame, metric: str, target: float) -> None:
+    for kind, label, colour in (("expected", "expected by α", "#2563eb"), ("derived", "derived network", "#ea580c")):
+        known = metrics[["epoch", f"{kind}_{metric}"]].dropna()
+        if len(known):
+            values = known[f"{kind}_{metric}"]
+            _line(axis, known["epoch"], values, colour, f"{label} ({amount(metric, values.iloc[-1])})")
+    axis.axhline(target, color=INK, linewidth=1.2, linestyle="--", label=f"target ({amount(metric, target)})")
+    axis.set_ylabel(COST_NAMES[metric])
+    axis.yaxis.set_major_locator(MaxNLocator(6))
+    axis.yaxis.set_major_formatter(lambda value, _: amount(metric, value))
+    axis.margins(y=0.1)
+    _epoch_axis(axis, metrics["epoch"])
+    axis.legend(loc="lower left", bbox_to_anchor=(0, 1.01), borderaxespad=0, fontsize=8, handlelength=1.8)
 
 
 def _curves(axis: Axes, metrics: pd.DataFrame, lines: Mapping[str, tuple[str, str]], ylabel: str, scale: float) -> None:

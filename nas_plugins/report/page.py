@@ -25,7 +25,8 @@ from nas_plugins.report.confusion import (
     plot_class_accuracy,
     plot_confusion,
 )
-from nas_plugins.report.curves import plot_comparison, plot_contributions, plot_distance, plot_progress
+from nas_plugins.report.curves import plot_comparison, plot_contributions, plot_costs, plot_distance, plot_progress
+from nas_plugins.report.front import fronts, plot_front
 from nas_plugins.report.published import source
 from nas_plugins.report.summary import as_text, results, results_cells, summary, summary_cells
 from nas_plugins.report.text_table import LEFT_ALIGNED
@@ -91,8 +92,18 @@ def _render(runs: Sequence[Run], folder: Path, **tables: Any) -> str:
         confusions=frequent_confusions,
         most_bars=MOST_BARS,
         comparison=comparison,
+        fronts=_draw_fronts(runs, folder),
         **tables,
     )
+
+
+def _draw_fronts(runs: Sequence[Run], folder: Path) -> dict[str, str]:
+    """Draw accuracy against cost for each data set, and return its name -> data URL of the picture."""
+    found = fronts(runs) if len(runs) > 1 else []
+    names = ["front.png"] if len(found) == 1 else [f"front_{front.dataset}.png" for front in found]
+    return {
+        front.dataset: _embedded(plot_front(front, folder / name)) for front, name in zip(found, names, strict=True)
+    }
 
 
 def _draw(run: Run, folder: Path, prefix: str) -> dict[str, str | Markup]:
@@ -103,6 +114,8 @@ def _draw(run: Run, folder: Path, prefix: str) -> dict[str, str | Markup]:
         drawn["cells"] = _inline(draw_cells(run.genotype, f"{start}cells")[0])
     if len(run.metrics):
         drawn["progress"] = _embedded(plot_progress(run.metrics, f"{start}progress.png", run.kind))
+    if run.targets and len(run.metrics):
+        drawn["costs"] = _embedded(plot_costs(run.metrics, run.targets, f"{start}costs.png"))
     if run.alphas is not None:
         for name, plot in (("alphas", plot_alphas), ("alphas_heatmap", plot_heatmap)):
             drawn[name] = _embedded(plot(run.alphas, run.weights, f"{start}{name}.png"))

@@ -154,8 +154,8 @@ def _percent(*values: float) -> str:
 
 
 def _count(*values: float, decimals: int = 2) -> str:
-    """Return values in millions, or in thousands if the first is below 100,000."""
-    size, unit, decimals = (1e6, "M", decimals) if values[0] >= 1e5 else (1e3, "k", 1)
+    """Return values in millions with so many decimals, or in thousands if these would leave fewer than two digits."""
+    size, unit, decimals = (1e6, "M", decimals) if values[0] >= 10 ** (7 - decimals) else (1e3, "k", 1)
     return " ± ".join(f"{value / size:.{decimals}f}" for value in values) + f" {unit}"
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from nas_plugins.errors import InputError
 from nas_plugins.files import read_object
+from nas_plugins.runs.directory import COST, say
 from nas_plugins.runs.tables import COSTS
 
 COST_NAMES = {metric: metric.replace("_", "-") for metric in COSTS}
@@ -75,3 +76,9 @@ def read_costs_of(file: Path) -> tuple[CostResult, ...]:
     if not costs or any(cost.metric not in COSTS or cost.target <= 0 for cost in costs):
         raise InputError(f"{file}: should have costs, each with metric, target, derived and missed_by")
     return costs
+
+
+def say_costs(run: Path) -> None:
+    """Print a line per cost of a finished search, in the first process only."""
+    for cost in read_costs_of(run / COST):
+        say(f"{run}: {cost}")

@@ -22,8 +22,9 @@ from nni.runtime.trial_command_channel import get_default_trial_command_channel
 from nas_plugins.config.reader import read_kind, read_retrain, read_retrain_sample, read_search
 from nas_plugins.errors import InputError
 from nas_plugins.files import PathLike, read_object
-from nas_plugins.runs.directory import CONFIG, METRICS, is_first
-from nas_plugins.runs.tables import MEASURES, read_table
+from nas_plugins.runs.costs import read_costs_of
+from nas_plugins.runs.directory import CONFIG, COST, METRICS, NETWORK, is_first
+from nas_plugins.runs.tables import COSTS, MEASURES, read_table
 from nas_plugins.training.networks import space_beside
 from nas_plugins.training.retrain import evaluate, retrain, retrain_sample
 from nas_plugins.training.search import resume, search
@@ -54,8 +55,9 @@ def run_trial(
     """Search, or retrain, with the parameters that NNI's tuner chose for this trial.
 
     The accuracy after every epoch is an intermediate result. The final result has "default", which the tuner uses,
-    "run", the run directory, and for a retraining "test_acc". A search reports the validation accuracy of the derived
-    network; a retraining that of its network, and without a validation split the test accuracy.
+    "run", the run directory, for a retraining "test_acc", "parameters" and "multiply_adds", and for a search with costs
+    those of the derived network, e.g. "latency". A search reports the validation accuracy of the derived network; a
+    retraining that of its network, and without a validation split the test accuracy.
 
     A trial that NNI starts a second time, e.g. on ``nnictl resume``, continues from its last complete epoch.
 
@@ -259,8 +261,12 @@ def _final_result(run: Path, searched: bool) -> dict[str, Any]:
     last = read_table(run / METRICS, ["epoch", *MEASURES]).iloc[-1].dropna()
     measure = next(name for name in MEASURES if name in last)
     result: dict[str, Any] = {"default": round(float(last[measure]), 6), "run": str(run)}
-    if not searched:
+    if searched:
+        result |= {cost.metric: cost.derived for cost in read_costs_of(run / COST)}
+    else:
+        size = read_object(run / NETWORK)
         result["test_acc"] = round(evaluate(run)["test_acc"], 6)
+        result |= {metric: size[metric] for metric in COSTS if metric in size}
         if "val_acc" not in last:
             result["default"] = result["test_acc"]
     return result

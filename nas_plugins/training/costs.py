@@ -16,7 +16,7 @@ from nas_plugins.data.module import ImageData
 from nas_plugins.errors import InputError
 from nas_plugins.files import PathLike, one_line, read_text
 from nas_plugins.runs import directory as runs
-from nas_plugins.training.trainer import prepare_data
+from nas_plugins.training.trainer import prepare_data, quiet
 from search_spaces.complexity import count_multiply_adds, count_parameters
 from strategies.base import DifferentiableStrategy, OneShotStrategy
 from strategies.cost import Cost, Latency, ProfileError, Profiler, measure_latency
@@ -115,6 +115,7 @@ def read_latency(file: Path) -> Latency:
         raise InputError(f"{file}: {one_line(error)}") from None
 
 
+@quiet()
 def latency_table(config: PathLike, output: PathLike, overrides: tuple[str, ...] = ()) -> Latency:
     """Measure the latency of each candidate of a space on this device, and write the table.
 

@@ -108,10 +108,10 @@ class Expectation:
         return torch.softmax(members @ logs, 0) @ members
 
     def least(self, table: CostTable) -> float:
-        """Return a cost that no network of the space is below."""
+        """Return a cost that no network of the space is below; with sigmoid weights cells may keep nothing."""
         costs = {edges[0]: cost for edges, cost in table.terms.items() if len(edges) == 1}
         total = float(table.fixed)
-        for (cell, _), edges in self.nodes.items():
+        for (cell, _), edges in self.nodes.items() if self.activation == "softmax" else ():
             operations = [i for i, name in enumerate(self.architecture.candidates[edges[0]]) if name != NONE]
             cheapest = sorted(float(costs[edge][operations].min()) for edge in edges if edge in costs)
             total += sum(cheapest[: self.kept[cell]])

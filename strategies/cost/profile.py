@@ -59,6 +59,10 @@ class Condition:
         edges = tuple(dict.fromkeys((*self.edges, *other.edges)))
         return Condition(edges, _spread(self.holds, self.edges, edges) * _spread(other.holds, other.edges, edges))
 
+    def same_as(self, other: Condition) -> bool:
+        """Return whether both hold in the same architectures."""
+        return self.edges == other.edges and torch.equal(self.holds, other.holds)
+
     def example(self) -> Assignment:
         """Return the first combination in which the module runs."""
         found = self.holds.nonzero()
@@ -128,8 +132,10 @@ class Profiler:
         Args:
             columns: The counts that are compared.
         """
+        smallest = {edge: _smallest(self.architecture.candidates[edge]) for edge in self.values}
         found: dict[nn.Module, set[str]] = {}
-        for plan in self.first_plans():
+        # From the largest values and from the smallest: a maximum of two choices shows either only from there.
+        for plan in [base for first in self.first_plans() for base in (first, smallest | first)]:
             before = self.counts(plan)
             for module, counts in before.items():
                 if any(counts[columns]):
@@ -137,8 +143,7 @@ class Profiler:
             for edge, index in self._changes(plan):
                 after = self.counts({**plan, edge: index})
                 for module in found.keys() & before.keys() & after.keys():
-                    differs = before[module][columns] != after[module][columns]
-                    if differs and edge not in self.conditions[module].edges:
+                    if before[module][columns] != after[module][columns]:
                         found[module].add(edge)
         return {module: tuple(sorted(edges)) for module, edges in found.items()}
 
@@ -198,9 +203,11 @@ class Profiler:
                     sample = {label: self.architecture.candidates[label][index] for label, index in named}
                     which = condition & self._exactly(labels, indices)
                     builder.add(which.edges, which.holds * count_parameters(_frozen(module, sample)))
-                counted.update(map(id, module.parameters()))
+                counted.update(map(id, self.original[module].parameters()))
                 continue
-            own = [p for p in module.parameters(recurse=False) if p.requires_grad and id(p) not in counted]
+            # Of the original, since weights that modules share are no longer shared on the meta device.
+            weights = self.original[module].parameters(recurse=False)
+            own = [p for p in weights if p.requires_grad and id(p) not in counted]
             counted.update(map(id, own))
             builder.add(condition.edges, condition.holds * sum(p.numel() for p in own))
         return builder.table()
@@ -241,10 +248,14 @@ def _conditions(supernet: nn.Module, architecture: Architecture) -> dict[nn.Modu
     found: dict[nn.Module, Condition] = {}
 
     def visit(module: nn.Module, outer: Condition) -> None:
+        condition = outer & own[module] if module in own else outer
         if module not in found:
-            found[module] = outer & own[module] if module in own else outer
+            found[module] = condition
             for child in module.children():
-                visit(child, found[module])
+                visit(child, condition)
+        elif not found[module].same_as(condition):
+            name = type(module).__name__
+            raise ProfileError(f"a {name} is a part of several candidates, or of one and of the rest of the space")
 
     visit(supernet, Condition())
     return found
@@ -300,6 +311,11 @@ def _largest(candidates: tuple[Any, ...]) -> int:
     if not all(isinstance(candidate, (int, float)) for candidate in candidates):
         return 0
     return candidates.index(max(candidates))
+
+
+def _smallest(candidates: tuple[Any, ...]) -> int:
+    numbers = all(isinstance(candidate, (int, float)) for candidate in candidates)
+    return candidates.index(min(candidates)) if numbers else len(candidates) - 1
 
 
 def profiled_form(space: ModelSpace) -> ModelSpace:

@@ -20,6 +20,7 @@ from strategies.cost.penalty import ExpectationProfilerPenalty, penalized
 from strategies.cost.profile import Profiler
 from strategies.cost.table import CostTable, Probabilities
 from strategies.cost.targets import UPDATES, Cost, SearchCosts
+from strategies.relaxation import rows
 from strategies.supernet.architecture import Architecture
 from strategies.supernet.trial_pass import first_samples
 from strategies.validation import without_warnings
@@ -74,6 +75,7 @@ class CostSearch(BetweenEpochs):
         super().__init__(training_module, architecture, composition)
         self.profile, self.penalty = profile, penalty
         self.costs = SearchCosts(costs, self.probabilities, architecture.alphas) if costs else None
+        self._last_shift: tuple[Any, Mapping[str, Tensor]] | None = None
         tables = [cost.table for cost in costs if cost.table is not None]
         if self.costs is not None and len(tables) == len(costs):
             self.costs.tables = tables
@@ -134,8 +136,16 @@ class CostSearch(BetweenEpochs):
         """Return the sample of the derived network, the most probable one that meets the targets."""
         if self.costs is None or not self.costs.tables:
             return super().export()  # type: ignore[no-any-return]
-        with self.architecture.shifted(self.costs.shift(self._shifted_plan)):
+        with self.architecture.shifted(self._shift()):
             return super().export()  # type: ignore[no-any-return]
+
+    def _shift(self) -> Mapping[str, Tensor]:
+        """Return what the targets add to α, computed once for the same α."""
+        assert self.costs is not None
+        key = rows(self.architecture.alphas), tuple(self.costs.state["multipliers"]), dict(self.architecture.living)
+        if self._last_shift is None or self._last_shift[0] != key:
+            self._last_shift = key, self.costs.shift(self._shifted_plan)
+        return self._last_shift[1]
 
     def _shifted_plan(self, shift: Mapping[str, Tensor]) -> Mapping[str, Any]:
         """Return the plan of the network that α would give with an addend."""
@@ -151,7 +161,7 @@ class CostSearch(BetweenEpochs):
         """
         if self.costs is None or not self.costs.tables:
             return {"costs": [], "shift": {}}
-        shift = self.costs.shift(self._shifted_plan)
+        shift = self._shift()
         plan, candidates = self._shifted_plan(shift), self.architecture.candidates
         return {
             "costs": [

@@ -139,6 +139,8 @@ class SearchCosts:
         if not any(gradient is not None for gradient in gradients):
             return list(gradients)
         size = _rms([gradient for gradient in gradients if gradient is not None])
+        if not math.isfinite(size):  # in half precision: no step will be taken
+            return list(gradients)
         before = self.state["gradient"]
         self.state["gradient"] = size if before is None else 0.9 * before + 0.1 * size
         if self.state["addends"] is None:
