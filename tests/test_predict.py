@@ -151,7 +151,7 @@ class TestRefuses:
     def test_runs(self, run, pictures, tmp_path, refused):
         unfinished = shutil.copytree(run, tmp_path / "run")
         (unfinished / "weights.pt").unlink()
-        assert "not finished; predict takes the run directory of a finished retraining" in refused(
+        assert "goes on with it); predict takes the run directory of a finished retraining" in refused(
             "predict", unfinished, pictures
         )
         assert "is no run" in refused("predict", tmp_path, pictures)

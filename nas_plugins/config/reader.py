@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
@@ -249,6 +249,7 @@ def _checked(values: dict[str, Any], classes: Mapping[str, type]) -> Config:
         values[section] = _renamed(section, _section(values, section), renamed_arguments_of(found))
     if isinstance(values.get("logger"), str):
         values["logger"] = [values["logger"]]
+    _check_loggers(values.get("logger", []))
     costs = read_costs(values.pop("cost", None)) if "strategy" in classes else ()
     parser = _parser(classes)
     _check_keys(values, list(_flat(parser.get_defaults(skip_validation=True).as_dict())))
@@ -268,6 +269,13 @@ def _checked(values: dict[str, Any], classes: Mapping[str, type]) -> Config:
     network = classes["network"](**plain["network"]) if "network" in classes else None
     training, compute = Training(**plain["training"]), Compute(**plain["compute"])
     return Config(plain, parsed.as_dict(), training, compute, network, costs=costs)
+
+
+def _check_loggers(names: Any) -> None:
+    known = get_args(LoggerName)
+    for name in names if isinstance(names, list) else [names]:
+        if name not in known:
+            raise InputError(f"logger: {name!r} should be one of {', '.join(known)}, or a list of them")
 
 
 def _renamed(section: str, given: Mapping[str, Any], new_names: Mapping[str, str]) -> dict[str, Any]:

@@ -107,7 +107,8 @@ def _facts(model: Model, exported: Exported) -> dict[str, str]:
 
 
 def _table(facts: Mapping[str, str]) -> str:
-    return "\n".join(["| | |", "| --- | --- |", *(f"| {name} | {fact} |" for name, fact in facts.items())])
+    rows = [[cell.replace("|", "\\|") for cell in row] for row in facts.items()]
+    return "\n".join(["| | |", "| --- | --- |", *(f"| {name} | {fact} |" for name, fact in rows)])
 
 
 def _loading(model: Model, name: FormatName, file: str) -> str:
@@ -142,8 +143,8 @@ def _architecture(model: Model) -> str:
 
 
 def _code(text: str) -> str:
-    """Return a text as code of Markdown, also within a table."""
+    """Return a text as code of Markdown."""
     plain = "".join(character if character.isprintable() else "?" for character in text)
     fence = "``" if "`" in plain else "`"
     padding = " " if "`" in plain else ""
-    return f"{fence}{padding}{plain}{padding}{fence}".replace("|", "\\|")
+    return f"{fence}{padding}{plain}{padding}{fence}"

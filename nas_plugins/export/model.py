@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,8 @@ from nas_plugins.errors import InputError
 from nas_plugins.export.source import Images
 from nas_plugins.files import PathLike, read_object
 from nas_plugins.runs import directory as runs
-from nas_plugins.training.checkpoints import load_weights, read_result, rewrite_advice
-from nas_plugins.training.retrain import Retraining
+from nas_plugins.training.checkpoints import read_result
+from nas_plugins.training.retrain import load_retraining
 from nas_plugins.training.trainer import prepare_data
 from search_spaces.genotype import Genotype
 from search_spaces.network import Network
@@ -71,16 +72,12 @@ def read_model(run: PathLike) -> Model:
     config, kind = runs.read_config(run)
     if not runs.is_finished(run, kind):
         raise InputError(f"{run}: not finished; nas-plugins resume {run} goes on with it, then export it")
-    # An export needs no accelerator, and this machine may lack that of the run.
-    on_cpu = replace(config.compute, accelerator="cpu", devices=1, nodes=1, precision="32-true")
-    config = replace(config, compute=on_cpu)
-    return _searched(run, config) if kind == "search" else _retrained(run, config)
+    return _searched(run, config) if kind == "search" else _retrained(run)
 
 
-def _retrained(run: Path, config: Config) -> Model:
-    training = Retraining(config, runs.read_architecture(run))
-    weights, test = run / runs.WEIGHTS, run / runs.TEST
-    load_weights(training.network, weights, read_result(weights), f"; {rewrite_advice(run)}")
+def _retrained(run: Path) -> Model:
+    training = load_retraining(run, "export", on_cpu=True)
+    config = training.config
     settings = config.derived
     arguments = {}
     if isinstance(settings, NetworkConfig):
@@ -91,17 +88,32 @@ def _retrained(run: Path, config: Config) -> Model:
         config,
         trained=True,
         history=f"number of epochs: {config.training.epochs}, seed: {config.seed}",
-        test=read_object(test) if test.exists() else {},
+        test=_test_results(run / runs.TEST),
         architecture=training.architecture,
         arguments=arguments,
     )
+
+
+def _test_results(file: Path) -> dict[str, float]:
+    """Return the results of ``nas-plugins evaluate``, empty if there are none.
+
+    Raises:
+        InputError: The file is damaged.
+    """
+    found = read_object(file) if file.exists() else {}
+    keys = ("test_acc", "test_loss", "images")
+    if found and not all(isinstance(found.get(key), (int, float)) for key in keys):
+        raise InputError(f"{file}: should have numbers for {', '.join(keys)}: nas-plugins evaluate writes it again")
+    return found
 
 
 def _searched(run: Path, config: Config) -> Model:
     if not (run / runs.GENOTYPE).exists():
         raise InputError(f"{run}: a search without cells; retrain its {runs.SAMPLE}, then export that run")
     genotype: Genotype = read_result(run / runs.GENOTYPE)
-    data = prepare_data(config)
+    # An export needs no accelerator, and this machine may lack that of the run.
+    on_cpu = replace(config.compute, accelerator="cpu", devices=1, nodes=1, precision="32-true")
+    data = prepare_data(replace(config, compute=on_cpu))
     space = config.build(
         "space", num_classes=data.num_classes, image_channels=data.image_channels, image_size=data.image_size
     )
@@ -129,7 +141,8 @@ def _model(network: nn.Module, data: ImageData, config: Config, arguments: dict[
         arguments = {**arguments, **size}
     shape = (data.image_channels, data.image_size, data.image_size)
     mean, std = (tuple(float(value) for value in values) for values in (data.mean, data.std))
-    examples, _ = next(iter(data.test_dataloader()))
+    batches = islice(data.test_dataloader(), -(-_MOST_IMAGES // data.batch_size))
+    examples = torch.cat([images for images, _ in batches])
     return Model(
         network=network.cpu().eval(),
         images=Images(data.dataset, shape, mean, std, tuple(data.classes)),

@@ -16,6 +16,7 @@ from nas_plugins.errors import InputError
 from nas_plugins.files import PathLike
 from nas_plugins.report.text_table import text_table
 from nas_plugins.runs import directory as runs
+from nas_plugins.terminal import printable
 from nas_plugins.training.retrain import load_retraining
 from nas_plugins.training.trainer import make_trainer, quiet, readable_errors
 from search_spaces.files import write_text_whole
@@ -84,7 +85,7 @@ def predictions_text(predictions: pd.DataFrame, top: int = 3) -> str:
     """
     values = predictions.to_numpy()
     ranked = np.argsort(-values, axis=1, kind="stable")[:, :top]
-    columns = {"image": [str(image) for image in predictions.index]}
+    columns = {"image": [printable(str(image)) for image in predictions.index]}
     for rank in range(ranked.shape[1]):
         chosen = ranked[:, rank]
         shares = values[np.arange(len(chosen)), chosen]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from torch import Tensor, nn
 
 from nas_plugins.config.reader import Config, read_retrain, read_retrain_sample
@@ -89,6 +90,8 @@ def retrain_sample(
         InputError: An argument or a setting cannot be used, or the sample is no point of the space.
     """
     found = read_object(Path(sample))
+    if "format" in found:
+        raise InputError(f"{sample}: is a genotype, not a sample of a space: use --genotype")
     settings = read_retrain_sample(config, overrides, space_beside(sample))
     _check(settings, output)
     settings, architecture = _by_genotype(settings, found)
@@ -161,22 +164,26 @@ def evaluate(run: PathLike) -> dict[str, float]:
     return result
 
 
-def load_retraining(run: Path, command: str) -> Retraining:
+def load_retraining(run: Path, command: str, on_cpu: bool = False) -> Retraining:
     """Return a finished retraining with its trained weights, to be used on a single device.
 
     Args:
         run: The run directory.
         command: Name of the command that needs the run, for messages.
+        on_cpu: Whether to use the CPU, whatever trained the network.
 
     Raises:
         InputError: The directory is not a finished retraining, or its weights are damaged.
     """
     settings, kind = runs.read_config(run)
     if kind == "search" or not runs.is_finished(run, kind):
-        what = "a search" if kind == "search" else "not finished"
+        what = "a search" if kind == "search" else f"not finished (nas-plugins resume {run} goes on with it)"
         raise InputError(f"{run}: {what}; {command} takes the run directory of a finished retraining")
     # Several processes would count some images twice to have equal shares, and this machine may have one device only.
-    single = replace(settings, compute=replace(settings.compute, devices=1, nodes=1))
+    compute = replace(settings.compute, devices=1, nodes=1)
+    if on_cpu or (compute.accelerator in ("gpu", "cuda") and not torch.cuda.is_available()):
+        compute = replace(compute, accelerator="cpu", precision="32-true")
+    single = replace(settings, compute=compute)
     training = Retraining(single, runs.read_architecture(run))
     weights = run / runs.WEIGHTS
     load_weights(training.network, weights, read_result(weights), f"; {rewrite_advice(run)}")
