@@ -188,5 +188,5 @@ class TestTheKey:
         assert read_retrain(configs / "retrain.yaml", ["--logger", text]).loggers == ("csv",)
 
     def test_refuses_a_name_that_does_not_exist(self, configs):
-        with pytest.raises(InputError, match=r'logger: 'tensorbord' should be one of tensorboard, wandb, mlflow, csv'):
+        with pytest.raises(InputError, match="logger: 'tensorbord' should be one of tensorboard, wandb, mlflow, csv"):
             read_retrain(configs / "retrain.yaml", ["--logger", "tensorbord"])
