@@ -112,7 +112,8 @@ def plot_costs(metrics: pd.DataFrame, targets: Mapping[str, float], path: str | 
             _cost_panel(axis, metrics, metric, target)
         if multipliers:
             _curves(axes[len(targets)], metrics, multipliers, "multiplier", scale=1)
-            axes[len(targets)].set_ylim(bottom=0)
+            highest = metrics[list(multipliers)].max().max()
+            axes[len(targets)].set_ylim(0, 1.05 * highest or 1)  # all may be zero
         for axis in axes[panels:]:
             axis.remove()
         return save(figure, path)
