@@ -96,7 +96,7 @@ def test_methods_name_their_target_in_the_results_but_not_where_it_is_a_column(s
 def test_the_page_of_a_search_has_its_costs(tmp_path):
     run = make_cost_search(tmp_path / "s", 60e3)
     page = write_report([run]).read_text(encoding="utf-8")
-    assert "The derived network has multiply-adds 58.8k of at most 60k: met." in page
+    assert "Costs of the derived network: multiply-adds 58.8k of at most 60k: met." in page
     assert "At a multiplier of 1" in page and (run / "costs.png").stat().st_size > 1000
     assert "Accuracy against cost" not in page
 
