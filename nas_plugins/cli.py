@@ -256,7 +256,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add(commands: Any, name: str, run: Any, text: str, takes_overrides: bool = False) -> argparse.ArgumentParser:
     """Add a command that is run by a function, and return its parser."""
-    added: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+    short = text.partition(";")[0]
+    added: argparse.ArgumentParser = commands.add_parser(name, help=short, description=text, allow_abbrev=False)
     added.set_defaults(run=run, takes_overrides=takes_overrides)
     return added
 

@@ -41,6 +41,7 @@ from torch.utils.data import IterableDataset, Subset, TensorDataset
 
 from nas_plugins import DARTS, DDARTS, EDAS
 from nas_plugins.cli import main
+from strategies.inheritance import inherit
 
 OTHER = Path(__file__).parent / "other_project"
 PAGE = (Path(__file__).parents[1] / "docs" / "plugins.md").read_text(encoding="utf-8")
@@ -320,9 +321,11 @@ class TestNniProject:
         assert [file.stem for file in (tmp_path / "checkpoints").glob("epoch=0*")] == ["epoch=0"]
         assert resumed.strategy.alphas() == searched.strategy.alphas()
 
-    def test_the_space_that_was_searched_is_not_frozen(self, searched):
-        with pytest.raises(NotImplementedError, match="freeze a fresh instance of the space"):
-            searched.export_top_models(formatter="instance")
+    def test_an_instance_of_the_best_model_has_the_weights_of_the_search(self, searched):
+        (network,) = searched.export_top_models(formatter="instance")
+        (sample,) = searched.export_top_models(formatter="dict")
+        expected = inherit(searched.strategy.supernet, sample).state_dict()
+        assert all(torch.equal(weight, expected[name]) for name, weight in network.state_dict().items())
 
 
 class TestDDartsOnLayerChoices:

@@ -25,7 +25,8 @@ class ConfusionCounter(Callback):
     """
 
     def __init__(self, num_classes: int) -> None:
-        self.matrix = MulticlassConfusionMatrix(num_classes)
+        # A single process evaluates, also right after a training by several.
+        self.matrix = MulticlassConfusionMatrix(num_classes, sync_on_compute=False)
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start at zero, on the device of the test."""
