@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import keyword
-import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from nas_plugins.errors import InputError
 from nas_plugins.export.card import write_card
 from nas_plugins.export.formats import FORMATS, Exported, FormatName
 from nas_plugins.export.model import Model, read_model
-from nas_plugins.files import PathLike
+from nas_plugins.files import PathLike, check_output_file
 from nas_plugins.training.trainer import quiet
 from search_spaces.files import write_whole
 
@@ -97,9 +96,7 @@ def _check_output(format: FormatName, output: Path) -> None:
     for path in (output, *(output.with_suffix(other) for other in FORMATS[format].companions), _card(output)):
         if path.exists() or path.is_symlink():
             raise InputError(f"--output: {path} already exists; choose another name, or remove it")
-    parent = next(folder for folder in output.absolute().parents if folder.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise InputError(f"--output: {output} cannot be written: {parent} is not a folder that can be written")
+    check_output_file(output)
 
 
 def _check_module(output: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from nas_plugins.data.new_images import NewImages, find_images, plain_errors
 from nas_plugins.errors import InputError
-from nas_plugins.files import PathLike
+from nas_plugins.files import PathLike, check_output_file
 from nas_plugins.report.text_table import text_table
 from nas_plugins.runs import directory as runs
 from nas_plugins.terminal import printable
@@ -71,9 +70,7 @@ def check_csv(path: PathLike) -> None:
     path = Path(path)
     if path.suffix.lower() != ".csv" or path.is_dir():
         raise InputError(f"--output: {path} should be a file that ends in .csv")
-    parent = next(folder for folder in path.absolute().parents if folder.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise InputError(f"--output: {path} cannot be written: {parent} is not a folder that can be written")
+    check_output_file(path)
 
 
 def predictions_text(predictions: pd.DataFrame, top: int = 3) -> str:
