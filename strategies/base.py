@@ -26,6 +26,7 @@ from strategies.cost.table import CostTable
 from strategies.cost.targets import Cost
 from strategies.derivation import darts, has_fixed_inputs
 from strategies.evaluator_hooks import serve_batches_in_parts
+from strategies.finish import Finish
 from strategies.inheritance import inherit
 from strategies.rng import isolate_rng
 from strategies.search import SearchModule
@@ -53,6 +54,8 @@ class DifferentiableStrategy(OneShotStrategy):
             ``prob/<edge>/<candidate>``. None for no such logs.
         cost: Costs of the derived network that the search keeps low, such as ``Cost("multiply_adds", target=30e6)``.
         penalty: A penalty of NNI on the loss of α: an ``ExpectationProfilerPenalty``, or a dictionary of its arguments.
+        finish: Settings of a ranking of likely architectures at the end of the search: a
+            :class:`~strategies.finish.Finish`, or a dictionary of its arguments. None derives by α alone.
         parts: The fields of a :class:`~strategies.composition.Composition`, instead of a composition.
 
     Attributes:
@@ -70,6 +73,7 @@ class DifferentiableStrategy(OneShotStrategy):
         log_prob_every_n_step: int | None = None,
         cost: Cost | Sequence[Cost] = (),
         penalty: ExpectationProfilerPenalty | Mapping[str, Any] | None = None,
+        finish: Finish | Mapping[str, Any] | None = None,
         **parts: Any,
     ) -> None:
         super().__init__(mutation_hooks)
@@ -80,6 +84,7 @@ class DifferentiableStrategy(OneShotStrategy):
         self.composition = composition or _composition(parts)
         self.cost = (cost,) if isinstance(cost, Cost) else tuple(cost)
         self.penalty = expectation_penalty(penalty)
+        self.finish = Finish(**finish) if isinstance(finish, Mapping) else finish
         self._profile: Callable[[Example], list[CostTable]] | None = None
         self.architecture = self._new_architecture()
         self._architecture_loader: Callable[[], Any] | None = None
@@ -172,6 +177,7 @@ class DifferentiableStrategy(OneShotStrategy):
             self.cost,
             self._profile,
             self.penalty,
+            self.finish,
         )
 
     def mutate_evaluator(self, evaluator: Lightning) -> Lightning:

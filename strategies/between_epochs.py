@@ -163,15 +163,15 @@ class BetweenEpochs(Validation):
 
     def _trial_loss(self, batch: Any, batch_idx: int, plan: Plan) -> Tensor:
         """Return the loss on a batch by a plan, in evaluation mode and without effect on the search."""
-        with self._evaluating(plan), torch.enable_grad():
+        with self._evaluating(self.architecture.of_all(plan)), torch.enable_grad():
             return self._loss(batch, batch_idx, UNLOGGED)
 
     @contextmanager
     def _evaluating(self, plan: Plan) -> Iterator[None]:
-        """Follow a plan of the living candidates in evaluation mode, without effect on the search."""
+        """Follow a plan of all candidates in evaluation mode, without effect on the search."""
         modes, before = {module: module.training for module in self.training_module.modules()}, self.architecture.plan
         self.training_module.eval()
-        self.architecture.follow(plan)
+        self.architecture.plan = plan
         try:
             with isolate_rng():
                 yield
@@ -192,9 +192,13 @@ class BetweenEpochs(Validation):
         plan = self.composition.relaxation.architecture(self.architecture.living_alphas(), self._position())
         return self._trial_loss(self._last_searched, 0, plan)
 
-    @torch.no_grad()
     def _validate(self, plan: Plan) -> dict[str, float]:
-        """Return the metrics of the evaluator on all validation images by a plan, by name."""
+        """Return the metrics of the evaluator on all validation images by a plan of the living candidates, by name."""
+        return self._validate_all(self.architecture.of_all(plan))
+
+    @torch.no_grad()
+    def _validate_all(self, plan: Plan) -> dict[str, float]:
+        """Return the metrics of the evaluator on all validation images by a plan of all candidates, by name."""
         trainer, loop = self.trainer, self.trainer.fit_loop.epoch_loop.val_loop
         loop.setup_data()
         if not trainer.val_dataloaders:

@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.core.optimizer import LightningOptimizer
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
@@ -19,10 +19,11 @@ from search_spaces.space import StackedSpace
 from strategies.bilevel import BilevelProblem, Gradient, Gradients, one_level, preserving, unscaled
 from strategies.composition import Composition, Schedule
 from strategies.cost.penalty import ExpectationProfilerPenalty
-from strategies.cost.search import CostSearch, Example
+from strategies.cost.search import Example
 from strategies.cost.table import CostTable
 from strategies.cost.targets import Cost
 from strategies.distributed import average, check_processes
+from strategies.finish import Finish, Finishing
 from strategies.memory_format import UnstridedPointwise, takes_channels_last
 from strategies.objective import ArchitectureBatch
 from strategies.relaxation import Step, UnfitSettingError, rows, sigmoid, softmax
@@ -33,7 +34,7 @@ from strategies.supernet.trial_pass import UnfitCandidatesError, check_candidate
 from strategies.validation import ARCHITECTURE, SUPERNET, UNLOGGED
 
 
-class SearchModule(CostSearch):
+class SearchModule(Finishing):
     """The LightningModule of a search: alternates architecture and weight steps, and validates every epoch.
 
     Wraps the LightningModule of the evaluator, whose ``training_step`` computes both losses, whose
@@ -48,6 +49,7 @@ class SearchModule(CostSearch):
         costs: Costs of the derived network that the search keeps low.
         profile: Returns the table of each cost, given an example of the input.
         penalty: A penalty of NNI on the loss of α. None for none.
+        finish: Settings of a ranking of likely architectures at the end. None for none.
     """
 
     def __init__(
@@ -60,12 +62,11 @@ class SearchModule(CostSearch):
         costs: tuple[Cost, ...] = (),
         profile: Callable[[Example], list[CostTable]] | None = None,
         penalty: ExpectationProfilerPenalty | None = None,
+        finish: Finish | None = None,
     ) -> None:
-        super().__init__(training_module, architecture, composition, costs, profile, penalty)
+        super().__init__(training_module, architecture, composition, costs, profile, penalty, finish=finish)
         self.log_prob_every_n_step = log_prob_every_n_step
         self.candidates_checked = candidates_checked
-        self._own_weights: list[nn.Parameter] = []
-        self._own_buffers: list[Tensor] = []
 
     def setup(self, stage: str | None = None) -> None:
         """Check the processes, and choose the memory format of the supernet."""

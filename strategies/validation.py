@@ -112,7 +112,7 @@ class Validation(EvaluatorHooks):
         return {norm: tuple(cast(Tensor, next(averaged)) for _ in values) for norm, values in local.items()}
 
     def _run_recent_batches(self) -> None:
-        for batch in self._recent:
+        for batch in list(self._recent)[-CALIBRATION_BATCHES:]:
             self._loss(batch, 0, UNLOGGED)
         self._reset_copies(UNLOGGED)
 

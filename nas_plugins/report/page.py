@@ -37,6 +37,10 @@ _CHOICE_HEADINGS = ("label", "choice")
 """Headings of the table that shows the result of a search without cells."""
 
 
+_RANKING_HEADINGS = ("architecture", "choice of the search")
+"""Text headings of the table of ranked architectures."""
+
+
 def write_report(
     runs: Sequence[str | os.PathLike[str]],
     output: str | os.PathLike[str] | None = None,
@@ -87,8 +91,9 @@ def _render(runs: Sequence[Run], folder: Path, **tables: Any) -> str:
     return environment.get_template("report.html").render(
         sections=sections,
         results=results_cells(results(runs)),
-        left_aligned=(*LEFT_ALIGNED, *_CHOICE_HEADINGS, *CONFUSION_HEADINGS),
+        left_aligned=(*LEFT_ALIGNED, *_CHOICE_HEADINGS, *_RANKING_HEADINGS, *CONFUSION_HEADINGS),
         choices=_choices,
+        ranking=_ranking,
         confusions=frequent_confusions,
         most_bars=MOST_BARS,
         comparison=comparison,
@@ -133,6 +138,14 @@ def _draw(run: Run, folder: Path, prefix: str) -> dict[str, str | Markup]:
 def _choices(sample: Mapping[str, Any]) -> dict[str, list[str]]:
     """Return heading -> texts of the table of chosen values."""
     return dict(zip(_CHOICE_HEADINGS, ([*sample], [*map(as_text, sample.values())]), strict=True))
+
+
+def _ranking(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
+    """Return heading -> texts of the table of architectures that were ranked at the end of a search."""
+    names = [", ".join(f"{edge} {operation}" for edge, operation in row["operations"].items()) for row in rows]
+    metrics = {name: [f"{row['metrics'][name]:.4f}" for row in rows] for name in rows[0]["metrics"]}
+    chosen = ["chosen" if row["chosen"] else "" for row in rows]
+    return {_RANKING_HEADINGS[0]: [name or "most likely" for name in names], **metrics, _RANKING_HEADINGS[1]: chosen}
 
 
 def _titles(runs: Sequence[Run]) -> list[str]:

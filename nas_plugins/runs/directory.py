@@ -25,7 +25,7 @@ from search_spaces.genotype import Genotype
 
 CONFIG, CHECKPOINT, LOCK = "config.yaml", "checkpoints/last.ckpt", ".lock"
 METRICS, ALPHAS, CONTRIBUTIONS = "metrics.csv", "alphas.csv", "contributions.csv"
-LATENCY, COST = "latency.json", "cost.json"
+LATENCY, COST, FINISH = "latency.json", "cost.json", "finish.json"
 METADATA, GENOTYPE, SAMPLE = "search.json", "genotype.json", "sample.json"
 NETWORK, WEIGHTS, TEST = "network.json", "weights.pt", "test.json"
 INHERITED = "inherited.pt"

@@ -54,6 +54,7 @@ class Run:
         weights: Function that turns α into the weights of operations.
         targets: Metric -> the highest cost that the search aims at.
         costs: Costs of the derived network of a finished search with targets.
+        ranking: Architectures that a search ranked at its end, the most likely first.
     """
 
     path: Path
@@ -70,6 +71,7 @@ class Run:
     weights: Weights = "softmax"
     targets: Mapping[str, float] = field(default_factory=dict)
     costs: tuple[CostResult, ...] = ()
+    ranking: Sequence[dict[str, Any]] = ()
 
     @property
     def name(self) -> str:
@@ -129,6 +131,7 @@ def read_run(path: PathLike) -> Run:
         weights=read_metadata(path).weights or "softmax",
         targets=_read_targets(path, config),
         costs=read_costs_of(path / directory.COST),
+        ranking=_read_ranking(path / directory.FINISH),
     )
 
 
@@ -158,6 +161,16 @@ def _read_confusion(path: Path) -> pd.DataFrame | None:
     if counts.shape != (len(classes), len(classes)) or not (counts >= 0).all():
         raise InputError(f"{path}: should have a row and a column of counts for each class")
     return pd.DataFrame(counts.astype(int), classes, list(classes))
+
+
+def _read_ranking(path: Path) -> list[dict[str, Any]]:
+    ranking = _read_values(path).get("ranking", [])
+    kinds = {"operations": dict, "metrics": dict, "chosen": bool}
+    if not isinstance(ranking, list) or not all(
+        isinstance(row, dict) and all(isinstance(row.get(key), kind) for key, kind in kinds.items()) for row in ranking
+    ):
+        raise InputError(f"{path}: should have a ranking of architectures with {', '.join(kinds)}")
+    return ranking
 
 
 def _read_values(path: Path) -> dict[str, Any]:

@@ -39,7 +39,7 @@ def derive(
         output: The genotype file to write.
         method, threshold: See :func:`strategies.derivation.derive`; None for the settings of the search. If both are
             None, a cell that would be empty is derived as ``darts``, as in the search, and the last epoch is derived
-            within the targets of its costs.
+            within the targets of its costs and by the ranking of its finish.
         layers: Depth of the network; None for that of the search.
         epoch: Epoch whose final α are used, counted from 0; None for the last epoch.
 
@@ -54,7 +54,7 @@ def derive(
     searched, derivation, how = _searched(run, method, threshold)
     alphas = _read_alphas(run, epoch, searched)
     if method is None and threshold is None and epoch is None:
-        alphas = _within_targets(run, alphas)
+        alphas = _as_searched(run, alphas)
     chosen = {label: derive_cell(derivation, label, *cell) for label, cell in alphas.items()}
     empty = []
     if method is None and threshold is None:
@@ -133,10 +133,10 @@ def _read_alphas(run: Path, epoch: int | None, searched: Genotype) -> dict[str, 
     return {label: cells[label] for label in labels}
 
 
-def _within_targets(run: Path, cells: dict[str, _Cell]) -> dict[str, _Cell]:
-    """Return α as the search derived them at its end: with what its costs take from the α of each candidate."""
-    file = run / runs.COST
-    shift = read_result(file)["shift"] if file.exists() else {}
+def _as_searched(run: Path, cells: dict[str, _Cell]) -> dict[str, _Cell]:
+    """Return α as the search derived them at its end: with what its costs and its finish add to each."""
+    file = next((run / name for name in (runs.FINISH, runs.COST) if (run / name).exists()), None)
+    shift = {} if file is None else read_result(file)["shift"]
     return {label: cell._replace(edges=_shifted(label, cell.edges, shift)) for label, cell in cells.items()}
 
 

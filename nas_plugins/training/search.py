@@ -166,6 +166,7 @@ class _Search:
             sample = self._search(run, callbacks)
             genotype = _genotype(self.space, sample)
             self._write_costs(run, sample)
+            self._write_finish(run)
             if genotype is None:
                 runs.write_json(run / runs.SAMPLE, sample)
             else:
@@ -180,6 +181,13 @@ class _Search:
             network = self._build_space().freeze(sample)
         found = with_counts(self.strategy.oneshot_module.derived_costs(), network, self.data)
         runs.write_json(run / runs.COST, found)
+
+    def _write_finish(self, run: Path) -> None:
+        """Write the ranking at the end of the search, if there was one."""
+        module = self.strategy.oneshot_module
+        found = module.finished() if isinstance(module, SearchModule) else None
+        if found is not None:
+            runs.write_json(run / runs.FINISH, found)
 
     def _search(self, run: Path, callbacks: Sequence[pl.Callback]) -> dict[str, Any]:
         alphas = None

@@ -134,14 +134,13 @@ class CostSearch(BetweenEpochs):
 
     def export(self) -> dict[str, Any]:
         """Return the sample of the derived network, the most probable one that meets the targets."""
-        if self.costs is None or not self.costs.tables:
-            return super().export()  # type: ignore[no-any-return]
         with self.architecture.shifted(self._shift()):
             return super().export()  # type: ignore[no-any-return]
 
     def _shift(self) -> Mapping[str, Tensor]:
         """Return what the targets add to α, computed once for the same α."""
-        assert self.costs is not None
+        if self.costs is None or not self.costs.tables:
+            return {}
         key = rows(self.architecture.alphas), tuple(self.costs.state["multipliers"]), dict(self.architecture.living)
         if self._last_shift is None or self._last_shift[0] != key:
             self._last_shift = key, self.costs.shift(self._shifted_plan)
@@ -162,16 +161,13 @@ class CostSearch(BetweenEpochs):
         if self.costs is None or not self.costs.tables:
             return {"costs": [], "shift": {}}
         shift = self._shift()
-        plan, candidates = self._shifted_plan(shift), self.architecture.candidates
+        plan = self._shifted_plan(shift)
         return {
             "costs": [
                 {"metric": c.metric, "target": c.target, "weight": c.weight, "derived": table.of_plan(plan)}
                 for c, table in zip(self.costs.costs, self.costs.tables, strict=True)
             ],
-            "shift": {
-                edge: dict(zip(map(str, candidates[edge]), added.tolist(), strict=True))
-                for edge, added in shift.items()
-            },
+            "shift": self.architecture.named(shift),
         }
 
     def with_costs(self, gradients: Gradients) -> Gradients:

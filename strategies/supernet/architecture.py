@@ -165,6 +165,11 @@ class Architecture(nn.Module):
         }
         return {**alphas, **added}
 
+    def named(self, shift: Mapping[str, Tensor]) -> dict[str, dict[str, float]]:
+        """Return an addend to α as edge -> candidate -> value, in plain JSON types."""
+        names = self.candidates
+        return {edge: dict(zip(map(str, names[edge]), row.tolist(), strict=True)) for edge, row in shift.items()}
+
     def living_candidates(self, edge: str) -> tuple[Any, ...]:
         """Return the candidates of an edge that live."""
         if edge not in self.living:

@@ -1,0 +1,246 @@
+"""The end of a search: likely architectures are ranked on the weights of the supernet, and the best one is derived."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from search_spaces.edges import NONE
+from strategies.bn_statistics import use_bn_stats
+from strategies.cost.search import CostSearch
+from strategies.distributed import average
+from strategies.relaxation import Plan, UnfitSettingError
+from strategies.validation import CALIBRATION_BATCHES, UNLOGGED
+
+STATE = "nas_plugins_finish"
+"""Key of a checkpoint for what a finish has found."""
+MARGIN = 1e-9
+"""What decides between candidates of the same α."""
+DRAWS = 50
+"""Number of shifts that are tried for each architecture to rank, as several may give the same one."""
+
+
+@dataclass(frozen=True)
+class Finish:
+    """Settings of the ranking at the end of a search.
+
+    After the last epoch, the most likely architectures are validated on the weights of the supernet, each with its own
+    batch statistics, and the best one is derived. The most likely one is that which the search would derive; each
+    other one differs from it in the operations with the smallest distance of α to the chosen ones.
+
+    Args:
+        architectures: Number of architectures to rank, at least 2.
+        steps: Number of weight steps that each architecture gets before, from the weights of the supernet; 0 for none.
+        learning_rate: Learning rate of these steps (SGD with momentum 0.9), above 0.
+        metric: Name of the metric that the evaluator logs in ``validation_step``. Lower is better if it ends in
+            ``loss``, else higher.
+
+    Raises:
+        ValueError: A number is out of range.
+    """
+
+    architectures: int = 8
+    steps: int = 0
+    learning_rate: float = 0.01
+    metric: str = "val_acc"
+
+    def __post_init__(self) -> None:
+        if self.architectures < 2:
+            raise ValueError(f"finish.architectures: {self.architectures} should be at least 2")
+        if self.steps < 0:
+            raise ValueError(f"finish.steps: {self.steps} should be at least 0")
+        if not self.learning_rate > 0:
+            raise ValueError(f"finish.learning_rate: {self.learning_rate} should be above 0")
+
+    def check(self, metrics: Mapping[str, Any]) -> None:
+        """Check that the metric is among those that an evaluator logs.
+
+        Raises:
+            UnfitSettingError: It is not.
+        """
+        if self.metric not in metrics:
+            known = ", ".join(metrics) or "what validation_step logs, which is nothing"
+            raise UnfitSettingError(f"finish.metric: {self.metric!r} should be one of {known}")
+
+    def score(self, metrics: Mapping[str, float]) -> float:
+        """Return the score of validated metrics; higher is better."""
+        self.check(metrics)
+        return -metrics[self.metric] if self.metric.endswith("loss") else metrics[self.metric]
+
+
+def exchanges(alphas: Mapping[str, Sequence[float]]) -> Iterator[dict[str, list[float]]]:
+    """Yield addends to α that exchange the largest α of some edges with another one, by ascending sum of distances.
+
+    The first is empty. An exchange leaves the strength of an edge as it is.
+
+    Args:
+        alphas: Edge -> α of its candidates.
+
+    Yields:
+        Edge -> addend of each candidate, for the edges whose largest α is exchanged.
+    """
+    edges = list(alphas)
+    orders = {edge: sorted(range(len(row)), key=lambda index: -row[index]) for edge, row in alphas.items()}
+
+    def distance(edge: str, rank: int) -> float:
+        return alphas[edge][orders[edge][0]] - alphas[edge][orders[edge][rank]]
+
+    def addend(edge: str, rank: int) -> list[float]:
+        row = [0.0] * len(alphas[edge])
+        row[orders[edge][0]], row[orders[edge][rank]] = -distance(edge, rank), distance(edge, rank) + MARGIN
+        return row
+
+    heap: list[tuple[float, tuple[tuple[int, int], ...]]] = [(0.0, ())]  # the sum, and (edge, rank) by ascending edge
+    while heap:
+        total, chosen = heapq.heappop(heap)
+        yield {edges[number]: addend(edges[number], rank) for number, rank in chosen}
+        last, rank = chosen[-1] if chosen else (-1, 0)
+        if chosen and rank + 1 < len(orders[edges[last]]):
+            step = distance(edges[last], rank + 1) - distance(edges[last], rank)
+            heapq.heappush(heap, (total + step, (*chosen[:-1], (last, rank + 1))))
+        for number in range(last + 1, len(edges)):
+            if len(orders[edges[number]]) > 1:
+                heapq.heappush(heap, (total + distance(edges[number], 1), (*chosen, (number, 1))))
+
+
+class Finishing(CostSearch):
+    """The part of a search module that ranks likely architectures at the end of the search.
+
+    Args:
+        args: See :class:`~strategies.cost.search.CostSearch`.
+        finish: Settings of the ranking. None for none.
+    """
+
+    def __init__(self, *args: Any, finish: Finish | None = None) -> None:
+        super().__init__(*args)
+        self.finish = finish
+        self._own_weights: list[nn.Parameter] = []
+        self._own_buffers: list[Tensor] = []
+        self.ranking: list[dict[str, Any]] = []
+        self._chosen: Mapping[str, Tensor] | None = None
+        if finish is not None:
+            self._recent = type(self._recent)(maxlen=max(CALIBRATION_BATCHES, finish.steps))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what was found."""
+        super().on_save_checkpoint(checkpoint)
+        if self._chosen is not None:
+            checkpoint[STATE] = {"ranking": self.ranking, "chosen": dict(self._chosen)}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore what was found."""
+        super().on_load_checkpoint(checkpoint)
+        if STATE in checkpoint:
+            self.ranking, self._chosen = checkpoint[STATE]["ranking"], checkpoint[STATE]["chosen"]
+
+    def on_train_epoch_start(self) -> None:
+        """Check that the evaluator logs the metric, once it has validated."""
+        super().on_train_epoch_start()
+        validated = [name for name in self.trainer.callback_metrics if not name.startswith("train_")]
+        if self.finish is not None and validated:
+            self.finish.check(dict.fromkeys(validated))
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int, *args: Any, **kwargs: Any) -> None:
+        """Rank after the last batch of the search, before its validation."""
+        super().on_train_batch_end(outputs, batch, batch_idx, *args, **kwargs)
+        epochs = self.trainer.max_epochs or 0
+        last = bool(self.ended) or self.current_epoch + 1 == epochs
+        if self.finish is not None and self.trainer.is_last_batch and last:
+            self._rank(self.finish)
+
+    def _shift(self) -> Mapping[str, Tensor]:
+        """Return what the chosen architecture, or else the targets, add to α."""
+        return super()._shift() if self._chosen is None else self._chosen
+
+    def _rank(self, finish: Finish) -> None:
+        likely = list(islice(self._likely(finish), finish.architectures))
+        metrics = [self._metrics_of(finish, plan) for plan, _ in likely]
+        best = max(range(len(likely)), key=lambda index: finish.score(metrics[index]))  # of equal ones the most likely
+        self._chosen = likely[best][1]
+        self.ranking = [
+            {"operations": self._changed(plan, likely[0][0]), "metrics": measured, "chosen": index == best}
+            for index, ((plan, _), measured) in enumerate(zip(likely, metrics, strict=True))
+        ]
+
+    def _changed(self, plan: Plan, first: Plan) -> dict[str, str]:
+        """Return edge -> candidates of a network, where they differ from those of the most likely one."""
+        candidates = self.architecture.candidates
+        return {
+            edge: ", ".join(str(candidates[edge][index]) for index in entry) or NONE
+            for edge, entry in plan.items()
+            if isinstance(entry, tuple) and entry != first[edge]
+        }
+
+    def finished(self) -> dict[str, Any] | None:
+        """Return the ranking and what the choice adds to α, in plain JSON types; None if there was none.
+
+        Returns:
+            ``ranking``: for each architecture, the most likely first, ``operations`` (edge -> candidates, where they
+            differ from those of the first), ``metrics`` and whether it is ``chosen``; ``shift``: edge -> candidate ->
+            what derivation adds to its α.
+        """
+        if self._chosen is None:
+            return None
+        return {"ranking": self.ranking, "shift": self.architecture.named(self._chosen)}
+
+    def _likely(self, finish: Finish) -> Iterator[tuple[Plan, Mapping[str, Tensor]]]:
+        """Yield the plan of each of the most likely architectures that meet the targets, and what gives it."""
+        base, seen = super()._shift(), list[Plan]()
+        first = self._shifted_plan(base)
+        with self.architecture.shifted(base):
+            table = self.architecture.table(edge for edge, entry in first.items() if entry != ())
+        alphas = {e: list(row.values()) for e, row in table.items() if e not in self.architecture.multi_input_choices}
+        for exchange in islice(exchanges(alphas), DRAWS * finish.architectures):
+            shift = self._with(base, exchange)
+            plan = self._shifted_plan(shift)
+            if plan not in seen and (not seen or self.costs is None or self.costs.met(plan)):
+                seen.append(plan)
+                yield plan, shift
+
+    def _with(self, base: Mapping[str, Tensor], exchange: Mapping[str, Sequence[float]]) -> dict[str, Tensor]:
+        """Return the sum of an addend of all candidates and one of those that live."""
+        shift = dict(base)
+        for edge, values in exchange.items():
+            added = torch.zeros(len(self.architecture.candidates[edge]), dtype=torch.float64)
+            added[list(self.architecture.living_indices(edge))] = added.new_tensor(values)
+            shift[edge] = shift[edge].to(added) + added if edge in shift else added
+        return shift
+
+    def _metrics_of(self, finish: Finish, plan: Plan) -> dict[str, float]:
+        with self._trained(finish, plan):
+            self.architecture.plan = plan
+            with use_bn_stats(self._statistics()):
+                return self._validate_all(plan)
+
+    @contextmanager
+    def _trained(self, finish: Finish, plan: Plan) -> Iterator[None]:
+        """Train a network for some steps, and restore the weights afterwards."""
+        weights = [weight for weight in self._own_weights if weight.requires_grad]
+        kept = [tensor.detach().clone() for tensor in (*weights, *self._own_buffers)]
+        before = self.architecture.plan
+        optimizer = torch.optim.SGD(weights, lr=finish.learning_rate, momentum=0.9)
+        try:
+            for batch in list(self._recent)[-finish.steps :] if finish.steps else []:
+                self.architecture.plan = plan
+                with self.trainer.precision_plugin.train_step_context():
+                    loss = self._loss(batch, 0, UNLOGGED)
+                gradients = torch.autograd.grad(loss, weights, allow_unused=True)
+                for weight, gradient in zip(weights, average(gradients, self.trainer), strict=True):
+                    weight.grad = gradient
+                nn.utils.clip_grad_norm_(weights, self.composition.gradient_clip_val or float("inf"))
+                optimizer.step()
+            yield
+        finally:
+            optimizer.zero_grad()
+            self._reset_copies(UNLOGGED)
+            self.architecture.plan = before
+            with torch.no_grad():
+                for tensor, value in zip((*weights, *self._own_buffers), kept, strict=True):
+                    tensor.copy_(value)

@@ -1,0 +1,175 @@
+"""The ranking of likely architectures at the end of a search."""
+
+import json
+from itertools import pairwise, product
+
+import nni.nas.nn.pytorch as nas
+import pandas as pd
+import pytest
+import torch
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pytorch_lightning.callbacks import Callback
+from torch import nn
+
+from nas_plugins import DARTS, DDARTS, EDAS, DartsSpace, FairDARTS, Genotype
+from nas_plugins.report import write_report
+from nas_plugins.training.derive import derive
+from nas_plugins.training.search import resume, search
+from search_spaces.complexity import count_multiply_adds
+from strategies.cost import Cost
+from strategies.finish import Finish, exchanges
+from strategies.relaxation import UnfitSettingError
+from tests.small_searches import FEW
+from tests.test_cost_runs import SETTINGS
+
+
+class Blind(nn.Module):
+    """Shows the head nothing of the images."""
+
+    def forward(self, x):
+        return torch.zeros_like(x)
+
+
+class SeeingOrBlind(nas.ModelSpace):
+    """Its first choice is the blind one, which is derived where all α are equal."""
+
+    def __init__(self):
+        super().__init__()
+        self.view = nas.LayerChoice({"blind": Blind(), "seeing": nn.Identity()}, label="view")
+        self.head = nn.Linear(3 * 8 * 8, 10)
+
+    def forward(self, x):
+        return self.head(self.view(x).flatten(1))
+
+
+class Weights(Callback):
+    """Keeps the weights at the end of a search."""
+
+    def on_train_end(self, trainer, module):
+        self.values = {name: value.clone() for name, value in module.model.state_dict().items()}
+        self.module = module
+
+
+def test_the_best_of_the_likely_architectures_is_derived(run_search):
+    equal = {"learning_rate": 0.0, "alpha_scale": 0.0}
+    for finish, chosen in ((None, "blind"), (Finish(2), "seeing")):
+        experiment = run_search(SeeingOrBlind(), DARTS(**equal, finish=finish), epochs=3)
+        assert experiment.export_top_models(formatter="dict") == [{"view": chosen}]
+
+
+@pytest.mark.parametrize("make_strategy", [DARTS, EDAS, FairDARTS, DDARTS], ids=lambda strategy: strategy.__name__)
+def test_the_chosen_architecture_has_the_best_metric_and_the_weights_stay(run_search, make_strategy):
+    ends = []
+    for finish in (None, {"architectures": 3, "steps": 2, "learning_rate": 0.1, "metric": "val_loss"}):
+        torch.manual_seed(0)
+        end = Weights()
+        space = DartsSpace(channels=4, layers=3, nodes=2, operations=FEW)
+        run_search(space, make_strategy(finish=finish), callbacks=[end])
+        ends.append(end)
+    ranking = ends[1].module.finished()["ranking"]
+    losses = [row["metrics"]["val_loss"] for row in ranking]
+    assert len(set(losses)) == 3
+    assert [row["chosen"] for row in ranking] == [loss == min(losses) for loss in losses]
+    assert ranking[0]["operations"] == {}
+    assert all(torch.equal(ends[0].values[name], value) for name, value in ends[1].values.items())
+
+
+def test_steps_train_an_architecture_before_it_is_validated(run_search):
+    losses = []
+    for steps in (0, 2):
+        torch.manual_seed(0)
+        end = Weights()
+        finish = Finish(2, steps=steps, learning_rate=0.05, metric="val_loss")
+        run_search(SeeingOrBlind(), DARTS(finish=finish), callbacks=[end])
+        losses.append({str(row["operations"]): row["metrics"]["val_loss"] for row in end.module.finished()["ranking"]})
+    assert all(losses[1][name] < losses[0][name] for name in losses[0])  # the same images train and validate
+
+
+def test_only_architectures_within_a_target_are_ranked(run_search):
+    def space():
+        return DartsSpace(channels=4, layers=3, nodes=2, operations=FEW)
+
+    target = 52_000
+    strategy = DARTS(cost=Cost("multiply_adds", target), finish=Finish(6))
+    (sample,) = run_search(space(), strategy).export_top_models(formatter="dict")
+    costs = strategy.oneshot_module.costs
+    assert len(strategy.oneshot_module.ranking) > 1
+    assert count_multiply_adds(space().freeze(sample), 3, 8) <= target
+    assert all(costs.met(plan) for plan, _ in strategy.oneshot_module._likely(Finish(6)))
+
+
+@settings(deadline=None)
+@given(st.lists(st.lists(st.floats(-3, 3), min_size=1, max_size=4), max_size=3))
+def test_exchanges_give_every_combination_once_and_the_likeliest_first(alphas):
+    rows = {str(index): row for index, row in enumerate(alphas)}
+    found = list(exchanges(rows))
+    assert len(found) == len(list(product(*alphas)))
+
+    def distance(exchange):
+        return sum(max(addend) for addend in exchange.values())
+
+    assert found[0] == {}
+    assert all(distance(one) <= distance(other) + 1e-8 for one, other in pairwise(found))
+    for exchange in found:
+        for edge, addend in exchange.items():
+            exchanged = [a + b for a, b in zip(rows[edge], addend, strict=True)]
+            assert sorted(exchanged) == pytest.approx(sorted(rows[edge]), abs=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"architectures": 1}, "finish.architectures: 1 should be at least 2"),
+        ({"steps": -1}, "finish.steps: -1 should be at least 0"),
+        ({"learning_rate": 0}, "finish.learning_rate: 0 should be above 0"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        DARTS(finish=settings)
+
+
+def test_a_metric_that_the_evaluator_does_not_log_ends_the_search_after_its_first_epoch(run_search):
+    with pytest.raises(UnfitSettingError, match="finish.metric: 'val_f1' should be one of .*val_acc"):
+        run_search(SeeingOrBlind(), DARTS(finish=Finish(metric="val_f1")), epochs=2)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A run directory of a search with a finish."""
+    folder = tmp_path_factory.mktemp("finish")
+    strategy = {"name": "DARTS", "finish": {"architectures": 4, "steps": 2}}
+    (folder / "search.yaml").write_text(yaml.safe_dump({**SETTINGS, "strategy": strategy}))
+    return search(folder / "search.yaml", folder / "run", ["--data.train_images", "256"])
+
+
+def test_finish_json_has_the_ranking(run):
+    ranking = json.loads((run / "finish.json").read_text())["ranking"]
+    assert len(ranking) == 4
+    assert sum(row["chosen"] for row in ranking) == 1
+
+
+def test_derive_gives_the_genotype_of_the_search(run, tmp_path):
+    assert derive(run, tmp_path / "genotype.json") == Genotype.load(run / "genotype.json")
+
+
+def test_the_last_epoch_validates_the_chosen_architecture(run):
+    ranking = json.loads((run / "finish.json").read_text())["ranking"]
+    assert pd.read_csv(run / "metrics.csv")["derived_val_acc"].notna().all()
+    assert all(0 <= row["metrics"]["val_acc"] <= 1 for row in ranking)
+
+
+def test_the_report_shows_the_ranking(run, tmp_path):
+    page = write_report([run], tmp_path).read_text()
+    assert "Ranking at the end of the search" in page
+    assert "most likely" in page
+
+
+def test_a_run_that_was_killed_before_its_result_resumes_to_it(run):
+    before = {name: (run / name).read_text() for name in ("genotype.json", "finish.json")}
+    for name in before:
+        (run / name).unlink()
+    resume(run)
+    assert {name: (run / name).read_text() for name in before} == before
