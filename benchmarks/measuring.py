@@ -14,7 +14,7 @@ import time
 import warnings
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from methods import METHODS, make
 
@@ -81,16 +81,31 @@ def measure(setting: Setting) -> dict[str, Any]:
 
     if setting.threads:
         torch.set_num_threads(setting.threads)
-    torch.manual_seed(0)
-    shape = (setting.batch * (setting.steps + 1), 3, setting.image, setting.image)
-    data = torch.utils.data.TensorDataset(torch.randn(shape), torch.randint(0, 10, shape[:1]))
-    run = {BARE_LOOP: _bare_loop, DERIVED: _derived}.get(setting.what, _search)
-    clock = run(setting, data)
+    clock = _Clock()
+    run_steps(setting, clock)
     return {
         "seconds": clock.seconds[1:],
         "cpu_seconds": clock.cpu_seconds[1:],
         "memory_mb": peak_memory_mb(torch.cuda.is_available()),
     }
+
+
+class Meter(Protocol):
+    """Is started before each step, and stopped after it."""
+
+    def start(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+def run_steps(setting: Setting, meter: Meter) -> None:
+    """Run one step that is not to be counted, and those that are, on random images."""
+    import torch
+
+    torch.manual_seed(0)
+    shape = (setting.batch * (setting.steps + 1), 3, setting.image, setting.image)
+    data = torch.utils.data.TensorDataset(torch.randn(shape), torch.randint(0, 10, shape[:1]))
+    {BARE_LOOP: _bare_loop, DERIVED: _derived}.get(setting.what, _search)(setting, data, meter)
 
 
 class _Clock:
@@ -150,15 +165,13 @@ def _set_alphas(alphas: dict[str, Any]) -> None:
         alpha.data.copy_(1e-3 * torch.randn(alpha.shape, generator=generator))
 
 
-def _search(setting: Setting, data: Any) -> _Clock:
+def _search(setting: Setting, data: Any, clock: Meter) -> None:
     from nni.nas.evaluator.pytorch import DataLoader, Lightning, Trainer
     from nni.nas.experiment import NasExperiment
     from pytorch_lightning.callbacks import Callback
 
     from nas_plugins.config.schema import Training
     from nas_plugins.training.module import ImageClassification
-
-    clock = _Clock()
 
     class Timer(Callback):
         def on_train_start(self, trainer: Any, module: Any) -> None:
@@ -191,7 +204,6 @@ def _search(setting: Setting, data: Any) -> _Clock:
     experiment = NasExperiment(_space(setting), evaluator, _strategy(setting.what))
     experiment.run()
     experiment.stop()
-    return clock
 
 
 def _sgd(weights: Any) -> Any:
@@ -200,14 +212,14 @@ def _sgd(weights: Any) -> Any:
     return torch.optim.SGD(weights, lr=0.025, momentum=0.9, weight_decay=3e-4)
 
 
-def _bare_loop(setting: Setting, data: Any) -> _Clock:
+def _bare_loop(setting: Setting, data: Any, clock: Meter) -> None:
     import torch
     from torch.nn.functional import cross_entropy
 
     from strategies.bilevel import frozen
     from strategies.relaxation import Step
 
-    strategy, clock = _strategy("EDAS"), _Clock()
+    strategy = _strategy("EDAS")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = strategy.mutate_model(_space(setting)).to(device, memory_format=torch.channels_last)
     strategy.architecture.to(device)
@@ -232,14 +244,13 @@ def _bare_loop(setting: Setting, data: Any) -> _Clock:
         torch.nn.utils.clip_grad_norm_(weights, 5.0)
         weight_optimizer.step()
         clock.stop()
-    return clock
 
 
-def _derived(setting: Setting, data: Any) -> _Clock:
+def _derived(setting: Setting, data: Any, clock: Meter) -> None:
     import torch
     from torch.nn.functional import cross_entropy
 
-    strategy, clock = _strategy("EDAS"), _Clock()
+    strategy = _strategy("EDAS")
     space = _space(setting)
     supernet = strategy.mutate_model(_space(setting))
     _set_alphas(strategy.architecture.alphas)
@@ -260,7 +271,6 @@ def _derived(setting: Setting, data: Any) -> _Clock:
         torch.nn.utils.clip_grad_norm_(weights, 5.0)
         optimizer.step()
         clock.stop()
-    return clock
 
 
 if __name__ == "__main__":

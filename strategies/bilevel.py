@@ -187,9 +187,10 @@ def hessian_product(
     differentiated = set(parameters)
     constant = [tensor for tensor in (*weights, *problem.alphas) if tensor not in differentiated]
     moved = [(weight, d) for weight, d in zip(weights, direction, strict=True) if d is not None]
-    norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(d) for _, d in moved])) if moved else 0
-    if norm == 0:
+    if not moved:
         return [None] * len(parameters)
+    norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(d) for _, d in moved]))
+    norm = norm.clamp_min(torch.finfo(norm.dtype).tiny)  # to ask whether it is 0 would wait for the accelerator
     sides = []
     for sign in (1, -1):
         with preserving([*weights, *problem.buffers]), frozen(constant), isolate_rng():

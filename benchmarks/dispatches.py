@@ -1,0 +1,64 @@
+"""Counts calls of operators, and the values of tensors that Python asks for."""
+
+from __future__ import annotations
+
+import traceback
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+READERS = ("tolist", "numpy", "__array__")
+"""Methods of a tensor that read its values without an operator."""
+READING = {"aten::_local_scalar_dense", "aten::nonzero", "aten::equal"}
+"""Operators whose results Python waits for: ``item``, ``bool`` and ``float`` of a tensor, masks, comparisons."""
+ROOMS = ("strategies", "search_spaces", "nas_plugins", "nni", "pytorch_lightning", "torchmetrics")
+
+
+class Launches(TorchDispatchMode):
+    """Counts the calls of operators and the values that Python asks for within its context."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operators = 0
+        self.waits: Counter[str] = Counter()
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        self.operators += 1
+        if func._schema.name in READING:
+            self._wait()
+        return func(*args, **(kwargs or {}))
+
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """Count within this context."""
+        with ExitStack() as stack:
+            for name in READERS:
+                stack.enter_context(patch.object(torch.Tensor, name, self._counted(getattr(torch.Tensor, name))))
+            stack.enter_context(self)
+            yield
+
+    def _counted(self, read: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+            self._wait()
+            return read(tensor, *args, **kwargs)
+
+        return counted
+
+    def _wait(self) -> None:
+        """Count a value that Python asks for, under the innermost function of the rooms that is at work."""
+        for frame in reversed(traceback.extract_stack()):
+            if "/torch/optim/" in frame.filename:
+                return  # the number of steps of an optimizer, which is kept on the CPU
+            room = next((part for part in Path(frame.filename).parts if part in ROOMS), None)
+            if room is not None:
+                self.waits[f"{room}/{Path(frame.filename).stem}.{frame.name}"] += 1
+                return
+        self.waits["other"] += 1

@@ -1,0 +1,95 @@
+"""How much a search step asks of a device: calls of operators, nodes of autograd graphs, and synchronizations.
+
+    python benchmarks/launches.py [--small] [--cells N] [--strategies NAME ...] [--output CSV]
+
+A step is an architecture step and a weight step, through NNI's experiment and Lightning. On an accelerator each call of
+an operator starts a kernel or more, and a synchronization waits until all of them have ended. The table has
+
+    operators   calls of operators of PyTorch, forward and backward, optimizers included
+    nodes       nodes of the autograd graphs that backward passes evaluate
+    waits       values of tensors that Python asks for, which on an accelerator is a synchronization each
+    where       the functions of this project, NNI or Lightning that ask for them
+    kernels     on a GPU: kernels that are started
+"""
+
+from __future__ import annotations
+
+import argparse
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from dispatches import Launches
+from measuring import BARE_LOOP, CELL_LOSSES, DERIVED, SPARING, STRATEGIES, Setting, run_steps
+from methods import METHODS, UNEVEN
+from step_cost import SMALL
+from torch.profiler import ProfilerActivity, profile
+from tqdm import tqdm
+
+KNOWN = (*STRATEGIES, *SPARING, *CELL_LOSSES, *METHODS, BARE_LOOP, DERIVED)
+DEFAULT = ("NNI DARTS", "DARTS", "FairDARTS", "D-DARTS", "EDAS", *METHODS, DERIVED)
+
+
+class Meter:
+    """Counts all steps but the first, which also sets things up."""
+
+    def __init__(self) -> None:
+        self.steps = -1
+        self.launches = Launches()
+        self.nodes = self.kernels = 0
+        self._running: ExitStack | None = None
+
+    def start(self) -> None:
+        """Begin a step."""
+        self.steps += 1
+        if self.steps > 0:
+            self._running = ExitStack()
+            self._profile = self._running.enter_context(profile(activities=_activities()))
+            self._running.enter_context(self.launches.counting())
+
+    def stop(self) -> None:
+        """End a step."""
+        if self._running is None:
+            return
+        self._running.close()
+        for event in self._profile.events() or ():
+            self.nodes += event.name.startswith("autograd::engine::evaluate_function")
+            self.kernels += event.device_type == torch.autograd.DeviceType.CUDA
+
+    def row(self) -> dict[str, Any]:
+        """Return the counts of a step, the mean over all that were counted."""
+        where = ", ".join(f"{name} ×{count / self.steps:g}" for name, count in self.launches.waits.most_common())
+        counts = {"operators": self.launches.operators, "nodes": self.nodes, "waits": self.launches.waits.total()}
+        kernels = {"kernels": self.kernels} if torch.cuda.is_available() else {}
+        return {**{name: value / self.steps for name, value in (counts | kernels).items()}, "where": where}
+
+
+def _activities() -> list[ProfilerActivity]:
+    return [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
+
+
+def main() -> None:
+    """Count the steps of each strategy, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--small", action="store_true", help="3 cells, 8 channels, batch 16, 16×16")
+    parser.add_argument("--cells", type=int, help="in place of 8")
+    parser.add_argument("--strategies", nargs="+", default=DEFAULT, choices=KNOWN, metavar="NAME")
+    parser.add_argument("--output", type=Path, metavar="CSV", help="file for the table")
+    options = parser.parse_args()
+    size = (SMALL if options.small else {}) | ({"cells": options.cells} if options.cells else {})
+    rows = []
+    for name in tqdm(options.strategies, desc="counting", unit="strategy"):
+        meter = Meter()
+        run_steps(Setting(name, steps=UNEVEN.get(name, 1), **size), meter)
+        rows.append({"strategy": name, **meter.row()})
+    table = pd.DataFrame(rows)
+    if options.output:
+        options.output.parent.mkdir(parents=True, exist_ok=True)
+        table.to_csv(options.output, index=False)
+    print(table.to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()
