@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import islice
+from itertools import cycle, islice
 from typing import Any
 
 import torch
+from nni.nas.nn.pytorch import ModelSpace
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from search_spaces.edges import NONE
+from strategies.between_epochs import BetweenEpochs
 from strategies.bn_statistics import use_bn_stats
 from strategies.cost.search import CostSearch
 from strategies.distributed import average
+from strategies.memory_format import takes_channels_last
 from strategies.relaxation import Plan, UnfitSettingError
-from strategies.validation import CALIBRATION_BATCHES, UNLOGGED
+from strategies.rng import isolate_rng
+from strategies.validation import CALIBRATION_BATCHES, UNLOGGED, without_warnings
 
 STATE = "nas_plugins_finish"
 """Key of a checkpoint for what a finish has found."""
@@ -31,16 +36,19 @@ DRAWS = 50
 class Finish:
     """Settings of the ranking at the end of a search.
 
-    After the last epoch, the most likely architectures are validated on the weights of the supernet, each with its own
-    batch statistics, and the best one is derived. The most likely one is that which the search would derive; each
-    other one differs from it in the operations with the smallest distance of α to the chosen ones.
+    After the last epoch, the most likely architectures are validated, each with its own batch statistics, and the best
+    one is derived. The most likely one is that which the search would derive; each other one differs from it in the
+    operations with the smallest distance of α to the chosen ones.
 
     Args:
         architectures: Number of architectures to rank, at least 2.
-        steps: Number of weight steps that each architecture gets before, from the weights of the supernet; 0 for none.
-        learning_rate: Learning rate of these steps (SGD with momentum 0.9), above 0.
+        steps: Number of weight steps that each architecture gets before, with the optimizer of the evaluator and a
+            learning rate that falls along a cosine.
         metric: Name of the metric that the evaluator logs in ``validation_step``. Lower is better if it ends in
             ``loss``, else higher.
+        space: Makes the space whose networks are ranked, each trained alone from new weights; a deeper one shows what
+            depth asks of an architecture, such as skip connections. In a config: the arguments in which it differs from
+            the space that is searched. None ranks paths of the supernet, which begin with its weights.
 
     Raises:
         ValueError: A number is out of range.
@@ -48,16 +56,16 @@ class Finish:
 
     architectures: int = 8
     steps: int = 0
-    learning_rate: float = 0.01
     metric: str = "val_acc"
+    space: Mapping[str, Any] | Callable[[], ModelSpace] | None = None
 
     def __post_init__(self) -> None:
         if self.architectures < 2:
             raise ValueError(f"finish.architectures: {self.architectures} should be at least 2")
         if self.steps < 0:
             raise ValueError(f"finish.steps: {self.steps} should be at least 0")
-        if not self.learning_rate > 0:
-            raise ValueError(f"finish.learning_rate: {self.learning_rate} should be above 0")
+        if self.space is not None and self.steps == 0:
+            raise ValueError("finish.steps: 0 should be at least 1 with a space, whose networks begin with new weights")
 
     def check(self, metrics: Mapping[str, Any]) -> None:
         """Check that the metric is among those that an evaluator logs.
@@ -161,7 +169,7 @@ class Finishing(CostSearch):
 
     def _rank(self, finish: Finish) -> None:
         likely = list(islice(self._likely(finish), finish.architectures))
-        metrics = [self._metrics_of(finish, plan) for plan, _ in likely]
+        metrics = [self._metrics_of(finish, plan, shift) for plan, shift in likely]
         best = max(range(len(likely)), key=lambda index: finish.score(metrics[index]))  # of equal ones the most likely
         self._chosen = likely[best][1]
         self.ranking = [
@@ -213,34 +221,66 @@ class Finishing(CostSearch):
             shift[edge] = shift[edge].to(added) + added if edge in shift else added
         return shift
 
-    def _metrics_of(self, finish: Finish, plan: Plan) -> dict[str, float]:
-        with self._trained(finish, plan):
-            self.architecture.plan = plan
-            with use_bn_stats(self._statistics()):
-                return self._validate_all(plan)
+    def _metrics_of(self, finish: Finish, plan: Plan, shift: Mapping[str, Tensor]) -> dict[str, float]:
+        """Return the metrics of an architecture, leaving the supernet and its weights as they were."""
+        supernet, before = self.training_module.model, self.architecture.plan
+        try:
+            with self._weights_kept(), isolate_rng():
+                if finish.space is not None:
+                    self.training_module.set_model(self._alone(finish, shift))
+                self.architecture.plan = plan
+                self._train(finish.steps)
+                with use_bn_stats(self._statistics()):
+                    return self._validate_all(plan)
+        finally:
+            self.training_module.set_model(supernet)
+            self.architecture.plan = before
+
+    def _alone(self, finish: Finish, shift: Mapping[str, Tensor]) -> nn.Module:
+        """Return the network of an architecture with new weights, in the memory format of the supernet."""
+        if not callable(finish.space):
+            raise ValueError("finish.space: should make a space; its arguments alone are for the command line")
+        with self.architecture.shifted(shift), without_warnings():
+            sample = BetweenEpochs.export(self)
+        torch.manual_seed(0)  # the same in a resumed search, and in all processes
+        space = finish.space()
+        network: nn.Module = space.freeze(sample).to(self.device)
+        on_cpu = self.device.type == "cpu" and takes_channels_last(space)
+        return network.to(memory_format=torch.channels_last) if on_cpu else network
 
     @contextmanager
-    def _trained(self, finish: Finish, plan: Plan) -> Iterator[None]:
-        """Train a network for some steps, and restore the weights afterwards."""
-        weights = [weight for weight in self._own_weights if weight.requires_grad]
-        kept = [tensor.detach().clone() for tensor in (*weights, *self._own_buffers)]
-        before = self.architecture.plan
-        optimizer = torch.optim.SGD(weights, lr=finish.learning_rate, momentum=0.9)
+    def _weights_kept(self) -> Iterator[None]:
+        """Restore the weights and the buffers of the supernet after this context."""
+        tensors = (*self._own_weights, *self._own_buffers)
+        kept = [tensor.detach().clone() for tensor in tensors]
         try:
-            for batch in list(self._recent)[-finish.steps :] if finish.steps else []:
-                self.architecture.plan = plan
-                with self.trainer.precision_plugin.train_step_context():
-                    loss = self._loss(batch, 0, UNLOGGED)
-                gradients = torch.autograd.grad(loss, weights, allow_unused=True)
-                for weight, gradient in zip(weights, average(gradients, self.trainer), strict=True):
-                    weight.grad = gradient
-                nn.utils.clip_grad_norm_(weights, self.composition.gradient_clip_val or float("inf"))
-                optimizer.step()
             yield
         finally:
-            optimizer.zero_grad()
-            self._reset_copies(UNLOGGED)
-            self.architecture.plan = before
             with torch.no_grad():
-                for tensor, value in zip((*weights, *self._own_buffers), kept, strict=True):
+                for tensor, value in zip(tensors, kept, strict=True):
                     tensor.copy_(value)
+                    tensor.grad = None
+
+    def _train(self, steps: int) -> None:
+        """Train the model of the evaluator on the last training batches of the search."""
+        optimizer = _only_optimizer(self.training_module.configure_optimizers())
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps))
+        weights = [weight for group in optimizer.param_groups for weight in group["params"] if weight.requires_grad]
+        self.training_module.train()
+        for batch in islice(cycle(self._recent), steps):
+            with self.trainer.precision_plugin.train_step_context():
+                loss = self._loss(batch, 0, UNLOGGED)
+            gradients = torch.autograd.grad(loss, weights, allow_unused=True)
+            for weight, gradient in zip(weights, average(gradients, self.trainer), strict=True):
+                weight.grad = gradient
+            nn.utils.clip_grad_norm_(weights, self.composition.gradient_clip_val or float("inf"))
+            optimizer.step()
+            schedule.step()
+        self._reset_copies(UNLOGGED)
+
+
+def _only_optimizer(configured: Any) -> Optimizer:
+    """Return the optimizer in what ``configure_optimizers`` of an evaluator gives, in any of Lightning's forms."""
+    while not isinstance(configured, Optimizer):
+        configured = configured["optimizer"] if isinstance(configured, Mapping) else configured[0]
+    return configured

@@ -14,6 +14,7 @@ from pytorch_lightning.callbacks import Callback
 from torch import nn
 
 from nas_plugins import DARTS, DDARTS, EDAS, DartsSpace, FairDARTS, Genotype
+from nas_plugins.errors import InputError
 from nas_plugins.report import write_report
 from nas_plugins.training.derive import derive
 from nas_plugins.training.search import resume, search
@@ -62,7 +63,7 @@ def test_the_best_of_the_likely_architectures_is_derived(run_search):
 @pytest.mark.parametrize("make_strategy", [DARTS, EDAS, FairDARTS, DDARTS], ids=lambda strategy: strategy.__name__)
 def test_the_chosen_architecture_has_the_best_metric_and_the_weights_stay(run_search, make_strategy):
     ends = []
-    for finish in (None, {"architectures": 3, "steps": 2, "learning_rate": 0.1, "metric": "val_loss"}):
+    for finish in (None, {"architectures": 3, "steps": 2, "metric": "val_loss"}):
         torch.manual_seed(0)
         end = Weights()
         space = DartsSpace(channels=4, layers=3, nodes=2, operations=FEW)
@@ -81,7 +82,7 @@ def test_steps_train_an_architecture_before_it_is_validated(run_search):
     for steps in (0, 2):
         torch.manual_seed(0)
         end = Weights()
-        finish = Finish(2, steps=steps, learning_rate=0.05, metric="val_loss")
+        finish = Finish(2, steps=steps, metric="val_loss")
         run_search(SeeingOrBlind(), DARTS(finish=finish), callbacks=[end])
         losses.append({str(row["operations"]): row["metrics"]["val_loss"] for row in end.module.finished()["ranking"]})
     assert all(losses[1][name] < losses[0][name] for name in losses[0])  # the same images train and validate
@@ -123,7 +124,7 @@ def test_exchanges_give_every_combination_once_and_the_likeliest_first(alphas):
     [
         ({"architectures": 1}, "finish.architectures: 1 should be at least 2"),
         ({"steps": -1}, "finish.steps: -1 should be at least 0"),
-        ({"learning_rate": 0}, "finish.learning_rate: 0 should be above 0"),
+        ({"space": {"layers": 8}}, "finish.steps: 0 should be at least 1 with a space"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, message):
@@ -173,3 +174,34 @@ def test_a_run_that_was_killed_before_its_result_resumes_to_it(run):
         (run / name).unlink()
     resume(run)
     assert {name: (run / name).read_text() for name in before} == before
+
+
+def test_architectures_are_trained_alone_in_networks_of_another_space(run_search):
+    made = []
+
+    def deeper():
+        made.append(DartsSpace(channels=4, layers=5, nodes=2, operations=FEW))
+        return made[-1]
+
+    end = Weights()
+    space = DartsSpace(channels=4, layers=3, nodes=2, operations=FEW)
+    finish = Finish(3, steps=2, metric="val_loss", space=deeper)
+    run_search(space, EDAS(finish=finish), callbacks=[end])
+    losses = [row["metrics"]["val_loss"] for row in end.module.finished()["ranking"]]
+    assert len(made) == len(set(losses)) == 3
+    assert end.module.model is not made[-1]
+
+
+def test_a_config_names_what_differs_in_the_space_of_the_networks(tmp_path):
+    def config(**space):
+        finish = {"architectures": 2, "steps": 2, "space": space}
+        file = tmp_path / "search.yaml"
+        file.write_text(yaml.safe_dump({**SETTINGS, "strategy": {"name": "EDAS", "finish": finish}}))
+        return file
+
+    with pytest.raises(InputError, match="strategy.finish.space: depth: no argument of the searched space"):
+        search(config(depth=5), tmp_path / "run")
+    short = ["--data.train_images", "256", "--training.epochs", "1", "--strategy.sign_flip_epochs", "0"]
+    run = search(config(layers=5), tmp_path / "run", short)
+    assert len(json.loads((run / "finish.json").read_text())["ranking"]) == 2
+    assert len(Genotype.load(run / "genotype.json").layout) == 3

@@ -6,6 +6,8 @@ import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext, suppress
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from nni.tools.nnictl.constants import NNI_HOME_DIR
 from pytorch_lightning.utilities.seed import isolate_rng
 
 from nas_plugins.config.reader import Config, read_search
+from nas_plugins.config.signatures import argument_names
 from nas_plugins.data.module import ImageData
 from nas_plugins.errors import InputError
 from nas_plugins.files import PathLike, one_line
@@ -117,6 +120,7 @@ class _Search:
         check_space(self.space, self.data)
         self.strategy = config.build("strategy")
         check_enas(self.strategy, self.config.values["strategy"]["name"])
+        self._set_finish(self.strategy)
         self.costs, self.latency = costs_of(config, self.strategy, self.space, self.data, latency)
         self._set_costs(self.strategy)
         self._try_strategy()
@@ -125,13 +129,23 @@ class _Search:
         if isinstance(strategy, DifferentiableStrategy):
             strategy.cost = self.costs
 
-    def _build_space(self) -> ModelSpace:
-        return self.config.build(
-            "space",
-            num_classes=self.data.num_classes,
-            image_channels=self.data.image_channels,
-            image_size=self.data.image_size,
-        )
+    def _set_finish(self, strategy: OneShotStrategy) -> None:
+        """Turn the arguments of the space whose networks are ranked into a function that makes it."""
+        finish = strategy.finish if isinstance(strategy, DifferentiableStrategy) else None
+        if finish is None or not isinstance(finish.space, Mapping):
+            return
+        unknown = finish.space.keys() - argument_names(type(self.space))
+        if unknown:
+            raise InputError(f"strategy.finish.space: {', '.join(sorted(unknown))}: no argument of the searched space")
+        strategy.finish = replace(finish, space=partial(self._build_space, **finish.space))
+
+    def _build_space(self, **changed: Any) -> ModelSpace:
+        given = {
+            "num_classes": self.data.num_classes,
+            "image_channels": self.data.image_channels,
+            "image_size": self.data.image_size,
+        }
+        return self.config.build("space", **given, **changed)
 
     def _try_strategy(self) -> None:
         """Raise an InputError if the strategy cannot search the space, using further instances of both."""
