@@ -40,6 +40,7 @@ class Setting:
         steps: counted steps; one before them is not counted.
         threads: of PyTorch; None for its own.
         space: one of nas_plugins.
+        accelerator, precision: of Lightning's Trainer.
     """
 
     what: str
@@ -50,6 +51,8 @@ class Setting:
     steps: int = 3
     threads: int | None = None
     space: str = "DartsSpace"
+    accelerator: str = "auto"
+    precision: str = "32-true"
 
 
 def measure_apart(setting: Setting) -> dict[str, Any]:
@@ -81,7 +84,7 @@ def measure(setting: Setting) -> dict[str, Any]:
 
     if setting.threads:
         torch.set_num_threads(setting.threads)
-    clock = _Clock()
+    clock = Clock()
     run_steps(setting, clock)
     return {
         "seconds": clock.seconds[1:],
@@ -98,25 +101,34 @@ class Meter(Protocol):
     def stop(self) -> None: ...
 
 
-def run_steps(setting: Setting, meter: Meter) -> None:
-    """Run one step that is not to be counted, and those that are, on random images."""
+def run_steps(setting: Setting, meter: Meter) -> dict[str, list[float]]:
+    """Run one step that is not to be counted, and those that are, on random images.
+
+    Returns:
+        α of a search by a strategy of this project at its end: edge -> α; else nothing.
+    """
     import torch
 
     torch.manual_seed(0)
     shape = (setting.batch * (setting.steps + 1), 3, setting.image, setting.image)
-    data = torch.utils.data.TensorDataset(torch.randn(shape), torch.randint(0, 10, shape[:1]))
-    {BARE_LOOP: _bare_loop, DERIVED: _derived}.get(setting.what, _search)(setting, data, meter)
+    kind = torch.float64 if setting.precision == "64-true" else torch.float32
+    data = torch.utils.data.TensorDataset(torch.randn(shape).to(kind), torch.randint(0, 10, shape[:1]))
+    return {BARE_LOOP: _bare_loop, DERIVED: _derived}.get(setting.what, _search)(setting, data, meter) or {}
 
 
-class _Clock:
+class Clock:
+    """Measures the seconds of each step."""
+
     def __init__(self) -> None:
         self.seconds: list[float] = []
         self.cpu_seconds: list[float] = []
 
     def start(self) -> None:
+        """Begin a step."""
         self.started = time.perf_counter(), time.process_time()
 
     def stop(self) -> None:
+        """End a step."""
         import torch
 
         if torch.cuda.is_available():
@@ -165,7 +177,7 @@ def _set_alphas(alphas: dict[str, Any]) -> None:
         alpha.data.copy_(1e-3 * torch.randn(alpha.shape, generator=generator))
 
 
-def _search(setting: Setting, data: Any, clock: Meter) -> None:
+def _search(setting: Setting, data: Any, clock: Meter) -> dict[str, list[float]]:
     from nni.nas.evaluator.pytorch import DataLoader, Lightning, Trainer
     from nni.nas.experiment import NasExperiment
     from pytorch_lightning.callbacks import Callback
@@ -197,13 +209,17 @@ def _search(setting: Setting, data: Any, clock: Meter) -> None:
             enable_progress_bar=False,
             enable_model_summary=False,
             limit_val_batches=0,
+            accelerator=setting.accelerator,
+            precision=setting.precision,
         ),
         train_dataloaders=DataLoader(data, batch_size=setting.batch),
         val_dataloaders=DataLoader(data, batch_size=setting.batch),
     )
-    experiment = NasExperiment(_space(setting), evaluator, _strategy(setting.what))
+    strategy = _strategy(setting.what)
+    experiment = NasExperiment(_space(setting), evaluator, strategy)
     experiment.run()
     experiment.stop()
+    return {edge: [*row.values()] for edge, row in strategy.alphas().items()} if hasattr(strategy, "alphas") else {}
 
 
 def _sgd(weights: Any) -> Any:

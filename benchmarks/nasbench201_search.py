@@ -15,7 +15,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from inspect import signature
 from itertools import islice, product
@@ -43,6 +43,7 @@ from nas_plugins.training.trainer import quiet
 from search_spaces.files import write_text_whole
 from strategies.bn_statistics import measure_bn_stats, use_bn_stats
 from strategies.enas import ENAS
+from strategies.finish import Finish
 from strategies.memory_format import UnstridedPointwise
 from strategies.search import SearchModule
 from strategies.validation import CALIBRATION_BATCHES
@@ -124,6 +125,18 @@ def method(protocol: Protocol, name: str, pace: bool = False) -> OneShotStrategy
     return make(name, protocol.epochs, learning_rate=rate * paced(protocol) / paced(PROTOCOLS["full"]))
 
 
+def weights_first(protocol: Protocol, **common: Any) -> DARTS:
+    """One-level DARTS whose α rests for a third of the epochs, with a rate that goes as far in a short search."""
+    rest = protocol.epochs // 3
+    return DARTS(order="one-level", warmup_epochs=rest, learning_rate=paced(protocol, rest), **common)
+
+
+def deeper(protocol: Protocol, architectures: int, steps: int = 100) -> Finish:
+    """A ranking by networks of three times the depth, each trained alone."""
+    deep = replace(protocol, modules=3 * protocol.modules)
+    return Finish(architectures, steps, space=partial(make_space, deep, 10))
+
+
 STRATEGIES: dict[str, Callable[[Protocol], OneShotStrategy]] = {
     "EDAS": lambda protocol: EDAS(sign_flip_epochs=warmup(protocol)),
     "EDAS, no warm-up": lambda protocol: EDAS(sign_flip_epochs=0),
@@ -136,8 +149,10 @@ STRATEGIES: dict[str, Callable[[Protocol], OneShotStrategy]] = {
     "DARTS, second order": lambda protocol: DARTS(order="second"),
     "DARTS, one-level": lambda protocol: DARTS(order="one-level"),
     "DARTS, one-level, paced": lambda protocol: DARTS(order="one-level", learning_rate=paced(protocol)),
-    "DARTS, one-level, weights first": lambda protocol: DARTS(
-        order="one-level", warmup_epochs=protocol.epochs // 3, learning_rate=paced(protocol, protocol.epochs // 3)
+    "DARTS, one-level, weights first": weights_first,
+    "DARTS, one-level, weights first, ranked": lambda protocol: weights_first(protocol, finish=deeper(protocol, 12)),
+    "EDAS, one-level, ranked": lambda protocol: EDAS(
+        sign_flip_epochs=warmup(protocol), order="one-level", finish=deeper(protocol, 6)
     ),
     "FairDARTS": lambda protocol: FairDARTS(),
     # The ablation loss needs a chain of cells that are each other's inputs; the hub's space is none.
@@ -259,6 +274,8 @@ def search(strategy: str, seed: int, protocol: Protocol, images: Path) -> dict[s
     special: dict[str, Any] = {"gradient_clip_val": CLIP} if sampling else {}
     if isinstance(chosen, nas_plugins.DARTSPT):  # it validates whenever it makes a choice
         special = {"limit_val_batches": 1.0}
+    elif getattr(chosen, "finish", None) is not None:  # at the end of the search only
+        special = {"limit_val_batches": 1.0, "check_val_every_n_epoch": protocol.epochs, "num_sanity_val_steps": 0}
     evaluator = Lightning(
         Recipe(protocol.epochs),
         make_trainer(protocol.epochs, callbacks=[] if sampling else [curve], **special),
@@ -283,6 +300,7 @@ def search(strategy: str, seed: int, protocol: Protocol, images: Path) -> dict[s
         "architecture": architecture(sample),
         "curve": dict(enumerate(found, first)),
         **accuracies(module, sample, validated),
+        **({"ranking": module.ranking} if isinstance(module, SearchModule) and module.ranking else {}),
         "seconds": round(took[0], 1),
         "cpu_seconds": round(took[1], 1),
     }

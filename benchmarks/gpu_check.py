@@ -1,0 +1,246 @@
+"""Check a GPU: the same results as on the CPU, what steps cost, and a real search, in some minutes.
+
+    python benchmarks/gpu_check.py OUTPUT [--images FOLDER] [--minutes N] [--dry]
+
+FOLDER has train/CLASS/* and test/CLASS/* with the images of CIFAR-10; without it the search takes the digits of
+scikit-learn. --dry does everything on the CPU, on small networks, to try the script. OUTPUT gets gpu_check.html, and
+
+    correct.csv    the largest difference of α from the CPU after 5 steps in double precision, and whether a search that
+                   was interrupted resumed to the same α
+    steps.csv      seconds and peak memory of a step, of 8 cells and, for EDAS, of 20, in 32 bits and in bf16
+    launches.csv   what a step asks of the device, see launches.py
+    search/        a search by EDAS with 20 cells, of as many of its 25 epochs as fit
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import statistics
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+import pytorch_lightning as pl
+import torch
+from launches import Meter
+from measuring import Clock, Setting, run_steps
+from step_cost import SMALL
+
+from nas_plugins.experiment import resume, search
+from nas_plugins.report import write_report
+from nas_plugins.runs.directory import ALPHAS, GENOTYPE, METRICS
+from nas_plugins.training.recorder import peak_memory_mb, reset_peak_memory
+from search_spaces.files import write_text_whole
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+STRATEGIES = ("NNI DARTS", "DARTS", "FairDARTS", "D-DARTS", "PCDARTS", "GDAS", "EDAS")
+SHARES = {"correct": 0.2, "steps": 0.35, "launches": 0.1}
+"""Part -> the share of the time after which it begins nothing more; the search has the rest."""
+TITAN_X_HOURS = 3
+"""Of EDAS' search on CIFAR-10 (its paper, section 4.1)."""
+
+
+@dataclass(frozen=True)
+class Machine:
+    """Where the check runs, and until when.
+
+    Args:
+        accelerator: "gpu" or "cpu".
+        dry: Whether networks are small.
+        start: When the check began, by ``time.monotonic``.
+        seconds: Length of the whole check.
+    """
+
+    accelerator: str
+    dry: bool
+    start: float
+    seconds: float
+
+    def done(self) -> float:
+        """Return the share of the time that is over."""
+        return (time.monotonic() - self.start) / self.seconds
+
+
+class Interrupt(pl.Callback):
+    """Ends a search after an epoch, as a kill would."""
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        raise SystemExit
+
+
+class UntilLate(pl.Callback):
+    """Ends a search after the epoch in which the time is over."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.machine = machine
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        trainer.should_stop |= self.machine.done() > 0.95
+
+
+def main() -> None:
+    """Run all parts, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("output", type=Path, metavar="OUTPUT", help="folder")
+    parser.add_argument("--images", type=Path, metavar="FOLDER", help="images of CIFAR-10, by class")
+    parser.add_argument("--minutes", type=float, default=8, metavar="N", help="length of the check; default: 8")
+    parser.add_argument("--dry", action="store_true", help="on the CPU, small")
+    options = parser.parse_args()
+    if not options.dry and not torch.cuda.is_available():
+        parser.error("PyTorch sees no GPU; --dry tries the script on the CPU")
+    machine = Machine("cpu" if options.dry else "gpu", options.dry, time.monotonic(), 60 * options.minutes)
+    options.output.mkdir(parents=True, exist_ok=True)
+    tables = {
+        "correct": pd.DataFrame(correct(machine, options.output)),
+        "steps": pd.DataFrame(steps(machine)),
+        "launches": pd.DataFrame(launches(machine)),
+    }
+    for name, table in tables.items():
+        write_text_whole(options.output / f"{name}.csv", table.to_csv(index=False))
+    found = real_search(machine, options.output, options.images)
+    write_text_whole(options.output / "gpu_check.html", page(machine, tables, found))
+    print(f"{options.output / 'gpu_check.html'} after {machine.done() * options.minutes:.1f} minutes")
+
+
+def correct(machine: Machine, output: Path) -> Iterator[dict[str, Any]]:
+    """Yield what differs between the CPU and the GPU, and between a whole search and one that was interrupted."""
+    for name in ("DARTS", "EDAS"):
+        tables = [
+            run_steps(Setting(name, **SMALL, steps=5, accelerator=accelerator, precision="64-true"), Clock())
+            for accelerator in ("cpu", machine.accelerator)
+        ]
+        pairs = [pair for edge in tables[0] for pair in zip(tables[0][edge], tables[1][edge], strict=True)]
+        largest = max(abs(one - other) for one, other in pairs)
+        yield {"check": f"{name}: α after 5 steps in double precision, largest difference", "found": f"{largest:.1e}"}
+    same = resumed_alike(machine, output)
+    yield {"check": "EDAS: a search that was interrupted resumes to the same α and genotype", "found": same}
+
+
+def resumed_alike(machine: Machine, output: Path) -> str:
+    """Return whether a search that was interrupted after an epoch ends as one that was not."""
+    config, options = EXAMPLES / "edas" / "digits.yaml", ["--compute.accelerator", machine.accelerator]
+    options += ["--training.epochs", "2", "--strategy.sign_flip_epochs", "1", "--data.train_images", "400"]
+    whole = search(config, output / "whole", options)
+    try:
+        search(config, output / "resumed", options, [Interrupt()])
+    except SystemExit:
+        resume(output / "resumed")
+    files = [(whole / name, output / "resumed" / name) for name in (ALPHAS, GENOTYPE)]
+    return "bit for bit" if all(one.read_bytes() == other.read_bytes() for one, other in files) else "no"
+
+
+def steps(machine: Machine) -> Iterator[dict[str, Any]]:
+    """Yield what a step of each strategy costs."""
+    size = SMALL if machine.dry else {"cells": 8}
+    settings = [Setting(name, **size, precision=p) for p, name in product(("32-true", "bf16-mixed"), STRATEGIES)]
+    if not machine.dry:
+        settings[1:1] = [Setting("EDAS", cells=20, precision=precision) for precision in ("32-true", "bf16-mixed")]
+    first: dict[str, float] = {}
+    for setting in settings:
+        if machine.done() > SHARES["correct"] + SHARES["steps"]:
+            return
+        clock = Clock()
+        reset_peak_memory()
+        run_steps(on(machine, setting), clock)
+        seconds = statistics.median(clock.seconds[1:])
+        first.setdefault(setting.precision, seconds)
+        yield {
+            "strategy": setting.what,
+            "cells": setting.cells,
+            "precision": setting.precision,
+            "seconds": round(seconds, 4),
+            "to NNI DARTS": round(seconds / first[setting.precision], 3),
+            "peak MB": round(peak_memory_mb(not machine.dry)),
+        }
+
+
+def launches(machine: Machine) -> Iterator[dict[str, Any]]:
+    """Yield what a step of each strategy asks of the device."""
+    for name in STRATEGIES:
+        if machine.done() > sum(SHARES.values()):
+            return
+        meter = Meter()
+        run_steps(on(machine, Setting(name, **(SMALL if machine.dry else {"cells": 8}), steps=1)), meter)
+        yield {"strategy": name, **meter.row()}
+
+
+def on(machine: Machine, setting: Setting) -> Setting:
+    """Return a setting for the accelerator of the check."""
+    return replace(setting, accelerator=machine.accelerator)
+
+
+def real_search(machine: Machine, output: Path, images: Path | None) -> dict[str, Any]:
+    """Search as far as the time goes, and return what it found and how long all epochs would take."""
+    options = ["--compute.accelerator", machine.accelerator]
+    if images is not None:
+        options += ["--data.dataset", "folder", "--data.root", str(images), "--data.flip", "true"]
+        options += ["--data.crop_padding", "4", "--data.workers", "8"]
+    if machine.dry:
+        options += ["--space.layers", "5", "--space.channels", "4", "--data.train_images", "400"]
+    if images is None or machine.dry:
+        options += ["--data.dataset", "digits"] if images is None else []
+    run = search(EXAMPLES / "edas" / "cifar10.yaml", output / "search", options, [UntilLate(machine)])
+    write_report([run])
+    metrics = pd.read_csv(run / METRICS)
+    seconds = metrics["seconds"].diff().iloc[1:].median() if len(metrics) > 1 else metrics["seconds"].iloc[0]
+    return {
+        "images": "CIFAR-10" if images is not None else "the digits of scikit-learn",
+        "epochs": len(metrics),
+        "seconds an epoch": round(float(seconds), 1),
+        "minutes for 25 epochs": round(25 * float(seconds) / 60, 1),
+        "hours in the paper, on a Titan X": TITAN_X_HOURS,
+        "supernet, validation accuracy": round(float(metrics["val_acc"].iloc[-1]), 4),
+        "derived network on its weights": round(float(metrics["derived_val_acc"].iloc[-1]), 4),
+    }
+
+
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>GPU check</title><style>
+body { margin: 0; background: #f8fafc; color: #0f172a; font: 15px/1.5 system-ui, "DejaVu Sans", sans-serif; }
+main { max-width: 1000px; margin: 0 auto; padding: 32px 24px 64px; }
+h1 { font-size: 26px; margin: 0; } h2 { font-size: 18px; margin: 0 0 8px; }
+p { color: #64748b; margin: 0 0 14px; }
+section { background: #fff; border: 1px solid #e2e8f0; border-radius: 10px; padding: 18px; margin: 16px 0; }
+section { overflow-x: auto; }
+table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
+th { text-align: left; color: #64748b; border-bottom: 1px solid #cbd5e1; }
+th, td { padding: 5px 14px 5px 0; vertical-align: top; }
+</style></head><body><main>
+<h1>GPU check</h1><p>{{ device }} · PyTorch {{ torch }} · Python {{ python }}</p>
+{% for title, about, table in parts %}
+<section><h2>{{ title }}</h2><p>{{ about }}</p>{{ table | safe }}</section>
+{% endfor %}
+</main></body></html>
+"""
+TITLES = {
+    "correct": ("Correctness", "Against the CPU, and against a search without interruption."),
+    "steps": ("Cost of a step", "An architecture step and a weight step, batch 64, 32×32 pixels; medians."),
+    "launches": ("Launches", "What a step asks of the device; values that Python asks for are waits."),
+}
+
+
+def page(machine: Machine, tables: dict[str, pd.DataFrame], found: dict[str, Any]) -> str:
+    """Return the HTML page of all parts."""
+    parts = [(*TITLES[name], table.to_html(index=False, border=0)) for name, table in tables.items()]
+    searched = pd.DataFrame({"": list(found), "EDAS, 20 cells": [str(value) for value in found.values()]})
+    parts.append(("A real search", "The rest of the time.", searched.to_html(index=False, border=0)))
+    return (
+        jinja2.Environment(autoescape=True)
+        .from_string(PAGE)
+        .render(
+            parts=parts,
+            device="CPU, a dry run on small networks" if machine.dry else torch.cuda.get_device_name(),
+            torch=torch.__version__,
+            python=platform.python_version(),
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()
