@@ -149,7 +149,7 @@ def _latency(options: argparse.Namespace) -> None:
 def _derive(options: argparse.Namespace) -> None:
     from nas_plugins.training.derive import derive
 
-    settings = (options.method, options.threshold, options.layers, options.epoch)
+    settings = (options.method, options.threshold, options.layers, options.epoch, options.max_skips)
     genotype = derive(options.run_directory, options.output, *settings)
     print(f"{options.output}: {len(genotype.layout)} layers, {len(genotype.cells)} different cells")
 
@@ -287,6 +287,7 @@ def _add_runs(commands: Any) -> None:
     derive.add_argument("--threshold", type=float, metavar="T", help="of sparse and edge; default: that of the search")
     derive.add_argument("--layers", type=int, metavar="N", help="depth of the network")
     derive.add_argument("--epoch", type=int, metavar="E", help="by the α after this epoch, from 0; default: last")
+    derive.add_argument("--max-skips", type=int, metavar="N", help="keep the N strongest skip connections of each cell")
     derive.add_argument("--output", required=True, metavar="FILE", help="genotype file to write")
 
     retrain = _add(commands, "retrain", _retrain, f"train a derived network; {_OVERRIDES}", takes_overrides=True)

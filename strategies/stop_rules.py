@@ -10,13 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
+from search_spaces.edges import SKIP
 from strategies.bn_statistics import by_batch_statistics
 from strategies.epoch import AlphaTable, Epoch, StopRule
 
-WEIGHTLESS = ("none", "skip_connect", "max_pool_3x3", "avg_pool_3x3")
+WEIGHTLESS = ("none", SKIP, "max_pool_3x3", "avg_pool_3x3")
 """Operations that learn no weights, so that their α does not depend on how far the weights are trained."""
-
-SKIP = "skip_connect"
 
 EIGENVALUES = "dominant_eigenvalues"
 """Key of :attr:`~strategies.epoch.Epoch.memory` for the eigenvalues so far."""

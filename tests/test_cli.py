@@ -436,6 +436,8 @@ class TestDeriveRefuses:
             (["--layers", 2], ("layers: 2", "at least 3")),
             (["--layers", -5], ("layers: -5",)),
             (["--epoch", 99], ("--epoch: 99", "from 0 to", "alphas.csv")),
+            (["--max-skips", -1], ("--max-skips: -1 should be at least 0",)),
+            (["--max-skips", "two"], ("--max-skips", "'two'")),
         ),
         ids=lambda value: " ".join(map(str, value)),
     )
