@@ -140,11 +140,9 @@ def dominant_eigenvalue(
         if number % every != 0 or number + 1 == epoch.step.epochs:  # the last epoch cannot end early
             return False
         values: list[float] = epoch.memory.setdefault(EIGENVALUES, [])
-        with by_batch_statistics(epoch.model):  # as in the released code
-            loss = epoch.val_loss()
-        values.append(_mean_of_processes(largest_eigenvalue(loss, epoch.architecture.alphas)))
+        values.append(curvature(epoch))
         middle = number - every * (window // 2 + distance)
-        if middle < start or _mean(values[-window:]) / _mean(values[:-distance][-window:]) <= factor:
+        if middle < start or rise(values, window, distance) <= factor:
             return False
         epoch.architecture.start(epoch.history[middle])
         return True
@@ -152,9 +150,27 @@ def dominant_eigenvalue(
     return rule
 
 
+def rise(values: Sequence[float], window: int = 5, distance: int = 4) -> float:
+    """Return the ratio of the local average of a series at its end to that before.
+
+    Args:
+        values: The series, longer than the distance.
+        window: Number of values in a local average.
+        distance: Number of values between the two averages.
+    """
+    return _mean(values[-window:]) / _mean(values[:-distance][-window:])
+
+
 def _mean(values: Sequence[float]) -> float:
     """Return the mean of numbers."""
     return sum(values) / len(values)
+
+
+def curvature(epoch: Epoch) -> float:
+    """Return the largest eigenvalue of the Hessian of the validation loss for all α, at the end of an epoch."""
+    with by_batch_statistics(epoch.model):  # as in the released code
+        loss = epoch.val_loss()
+    return _mean_of_processes(largest_eigenvalue(loss, epoch.architecture.alphas))
 
 
 def _mean_of_processes(value: Tensor) -> float:
