@@ -39,7 +39,19 @@ CELL = (("sep_conv_3x3", 0, 2), ("skip_connect", 1, 2))
 GENOTYPE = Genotype(cells=(CELL, CELL), layout=(0, 1, 1), reductions=(1, 2), concat=(2,))
 PARTIAL = b"training: {epochs: 1}\ndata: {train_images: 60}\ncompute: {accelerator: cpu, threads: 1}\n"
 """A config.yaml with valid keys that is not of a run, since it lacks some keys."""
-COMMANDS = ["list", "search", "resume", "derive", "retrain", "evaluate", "predict", "export", "report", "genotype"]
+COMMANDS = [
+    "list",
+    "search",
+    "resume",
+    "derive",
+    "retrain",
+    "evaluate",
+    "predict",
+    "export",
+    "report",
+    "doctor",
+    "genotype",
+]
 ACTIONS = ["import", "info", "draw", "compare"]
 
 

@@ -1,4 +1,4 @@
-"""α of a search cell by cell, as derivations take them, and the derivation of a search."""
+"""α of a search: as weights of operations, and cell by cell for the derivation of the search."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from nas_plugins import plugins
@@ -13,9 +14,29 @@ from nas_plugins.config.reader import Config
 from nas_plugins.errors import InputError
 from nas_plugins.files import read_object
 from nas_plugins.runs.directory import COST
+from nas_plugins.runs.tables import Weights, operations_of
 from search_spaces.edges import EdgeName, NodeName
 from search_spaces.space import StackedSpace
+from strategies.composition import Composition
 from strategies.derivation import Derivation, darts, has_fixed_inputs
+
+
+def architecture_weights(alphas: pd.DataFrame, weights: Weights) -> pd.DataFrame:
+    """Return a copy of a table of α with every α replaced by the weight of its operation on its edge.
+
+    Args:
+        alphas: Columns epoch, cell, edge and one per operation; a missing operation is NaN.
+        weights: "softmax" over the operations of an edge, or "sigmoid" of each α.
+    """
+    values = alphas[operations_of(alphas)]
+    if weights == "softmax":
+        exponentials = np.exp(values.sub(values.max(axis=1), axis=0))
+        values = exponentials.div(exponentials.sum(axis=1), axis=0)
+    else:
+        values = 1 / (1 + np.exp(-values))
+    result = alphas.copy()
+    result[values.columns] = values
+    return result
 
 
 class SearchedCell(NamedTuple):
@@ -75,13 +96,17 @@ def _shifted(
     }
 
 
-def derivation_of(config: Config) -> Derivation:
+def derivation_of(config: Config, composition: Composition) -> Derivation:
     """Return the derivation of a search, which is ``darts`` for third-party spaces unless its own fits their cells.
 
+    Args:
+        config: The settings of the search.
+        composition: The parts of its strategy.
+
     Raises:
-        InputError: The space or the strategy cannot be found.
+        InputError: The space cannot be found.
     """
-    derivation: Derivation = config.build("strategy").composition.derivation
+    derivation = composition.derivation
     return derivation if searches_our_cells(config) or has_fixed_inputs(derivation) else darts
 
 

@@ -91,7 +91,7 @@ def _searched(run: Path, method: Method | None, threshold: float | None) -> tupl
 def _derivation(config: Config, method: Method | None, threshold: float | None) -> tuple[Derivation, str]:
     """Return the derivation of the search, changed by the given method and threshold, and its name for messages."""
     if method is None and threshold is None:
-        return derivation_of(config), "the derivation of the search"
+        return derivation_of(config, config.build("strategy").composition), "the derivation of the search"
     settings = config.values["strategy"]
     method = method or (settings.get("derivation", "darts") if searches_our_cells(config) else "darts")
     if method == "darts" and threshold is not None:
