@@ -107,7 +107,7 @@ def skip_collapse(search: Examination) -> Finding | None:
     if text is None:
         return None
     others = _other_methods(search, "DARTSPlus", "FairDARTS", "PDARTS", "DARTSMinus")
-    advice = f"derive --max-skips 2 repairs the cell; {others} search against it"
+    advice = f"repair the cell by derive --max-skips 2, or search with {others}"
     return Finding("skip-connections", f"Collapses to skip connections: {text}", advice)
 
 
@@ -175,7 +175,7 @@ def derived_gap(search: Examination) -> Finding | None:
     else:
         return None
     others = _other_methods(search, "EDAS", "GDAS", "SNAS")
-    advice = f"retrain it before you judge; {others} train networks closer to the derived one"
+    advice = f"retrain it before you judge, or search with {others}, which train single candidates"
     return Finding("derived-gap", text, advice)
 
 
@@ -242,7 +242,7 @@ def _in_cells(cells: pd.DataFrame, kind: str, share: float) -> str | None:
 def _other_methods(search: Examination, *names: str) -> str:
     """Return the names of strategies other than that of the search, as a list in words."""
     others = [name for name in names if name != search.run.method]
-    return f"{', '.join(others[:-1])} and {others[-1]}"
+    return f"{', '.join(others[:-1])} or {others[-1]}"
 
 
 def _tail(count: int, of: int, chance: float) -> float:

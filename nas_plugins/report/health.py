@@ -14,7 +14,7 @@ from nas_plugins.report.curves import epoch_axis, plot_curves
 from nas_plugins.report.style import COLOURS, SPARE_COLOURS, STYLE, save
 from nas_plugins.runs.tables import EIGENVALUE
 
-BLUE, ORANGE, _, PURPLE, *_ = SPARE_COLOURS
+BLUE, ORANGE, PURPLE = SPARE_COLOURS[0], SPARE_COLOURS[1], SPARE_COLOURS[3]
 
 
 def plot_health(measures: pd.DataFrame, metrics: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
