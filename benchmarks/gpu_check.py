@@ -188,7 +188,7 @@ def real_search(machine: Machine, output: Path, images: Path | None) -> dict[str
     run = search(EXAMPLES / "edas" / "cifar10.yaml", output / "search", options, [UntilLate(machine)])
     write_report([run])
     metrics = pd.read_csv(run / METRICS)
-    seconds = metrics["seconds"].diff().iloc[1:].median() if len(metrics) > 1 else metrics["seconds"].iloc[0]
+    seconds = metrics["seconds"].iloc[1:].median() if len(metrics) > 1 else metrics["seconds"].iloc[0]
     return {
         "images": "CIFAR-10" if images is not None else "the digits of scikit-learn",
         "epochs": len(metrics),

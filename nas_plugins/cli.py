@@ -149,7 +149,7 @@ def _latency(options: argparse.Namespace) -> None:
 def _derive(options: argparse.Namespace) -> None:
     from nas_plugins.training.derive import derive
 
-    settings = (options.method, options.threshold, options.layers, options.epoch)
+    settings = (options.method, options.threshold, options.layers, options.epoch, options.max_skips)
     genotype = derive(options.run_directory, options.output, *settings)
     print(f"{options.output}: {len(genotype.layout)} layers, {len(genotype.cells)} different cells")
 
@@ -196,6 +196,7 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
+    from nas_plugins.doctor import diagnose
     from nas_plugins.report import summary as tables
     from nas_plugins.report.page import write_report
     from nas_plugins.report.published import source
@@ -209,7 +210,18 @@ def _report(options: argparse.Namespace) -> None:
     found = tables.results(runs)
     if len(found):
         show(f"\n{tables.results_text(found)}\n")
+    for run in runs:
+        for finding in diagnose(run):
+            show(f"{run.name}: {finding.text}")
     show(f"report: {page}")
+
+
+def _doctor(options: argparse.Namespace) -> None:
+    from nas_plugins.doctor.words import lines
+    from nas_plugins.runs.reader import read_runs
+
+    for run in read_runs(options.run_directories):
+        show("\n".join(f"{run.path}: {line}" for line in lines(run)))
 
 
 def _trial(options: argparse.Namespace) -> None:
@@ -287,6 +299,7 @@ def _add_runs(commands: Any) -> None:
     derive.add_argument("--threshold", type=float, metavar="T", help="of sparse and edge; default: that of the search")
     derive.add_argument("--layers", type=int, metavar="N", help="depth of the network")
     derive.add_argument("--epoch", type=int, metavar="E", help="by the α after this epoch, from 0; default: last")
+    derive.add_argument("--max-skips", type=int, metavar="N", help="keep the N strongest skip connections of each cell")
     derive.add_argument("--output", required=True, metavar="FILE", help="genotype file to write")
 
     retrain = _add(commands, "retrain", _retrain, f"train a derived network; {_OVERRIDES}", takes_overrides=True)
@@ -319,6 +332,9 @@ def _add_runs(commands: Any) -> None:
     report.add_argument("--output", metavar="DIR", help="folder of the report; with one run, the run itself")
     tables = "cifar10, cifar100, fashion_mnist, compcars or miotcd"
     report.add_argument("--compare", metavar="TABLE", help=f"published results to show beside the runs: {tables}")
+
+    doctor = _add(commands, "doctor", _doctor, "what is wrong with a search, also with one that goes on; a line each")
+    doctor.add_argument("run_directories", nargs="+", metavar="RUN")
 
 
 def _add_experiments(commands: Any) -> None:

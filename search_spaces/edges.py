@@ -18,6 +18,9 @@ KINDS = ("normal", "reduce")
 NONE = "none"
 """The operation that computes zero. Searches and samples may have it, a genotype never does."""
 
+SKIP = "skip_connect"
+"""The operation that passes its input on."""
+
 CellAlphas = Mapping[tuple[int, int], Mapping[str, float]]
 """(source node, target node) -> operation -> α, for every edge of a cell."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from reprlib import repr as shown
 from typing import Any
@@ -63,6 +63,8 @@ class Genotype:
         operations: Name of the set of operations, a key of :data:`~search_spaces.operations.OPERATION_SETS`.
         fixed: Operations that no search chooses, each a :class:`Fixed`. One on an edge is added to its target node,
             beside the searched operations; those that follow the cells run in this order.
+        max_skips: Limit of skip connections per cell by which the cells were derived, None for none. It is a note for
+            the reader, and equal genotypes may differ in it.
 
     Raises:
         GenotypeError: The arguments do not describe a network. It is a ``ValueError``.
@@ -74,6 +76,7 @@ class Genotype:
     concat: tuple[int, ...] = (2, 3, 4, 5)
     operations: str = "darts"
     fixed: tuple[Fixed, ...] = ()
+    max_skips: int | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         cells = tuple(tuple(as_edge(edge, f"cell {i}") for edge in cell) for i, cell in enumerate(self.cells))
@@ -81,6 +84,8 @@ class Genotype:
         for name in ("layout", "reductions", "concat"):
             object.__setattr__(self, name, as_integers(getattr(self, name), name))
         object.__setattr__(self, "fixed", tuple(as_fixed(one) for one in self.fixed))
+        if not (self.max_skips is None or (isinstance(self.max_skips, int) and self.max_skips >= 0)):
+            raise GenotypeError(f"max_skips: {shown(self.max_skips)} should be a number from 0 on")
         self._check()
         for index in range(len(self.cells)):
             self._check_cell(index)

@@ -36,11 +36,13 @@ def write_json(genotype: Genotype) -> str:
     """Return the text of a genotype file, one cell a line."""
     cells = ",\n  ".join(json.dumps({"edges": [list(edge) for edge in cell]}) for cell in genotype.cells)
     fixed = [[one.operation] if one.cell is None else list(one) for one in genotype.fixed]
+    optional = {"fixed": fixed or None, "max_skips": genotype.max_skips}
+    rest = "".join(f',\n "{key}": {json.dumps(value)}' for key, value in optional.items() if value is not None)
     return (
         f'{{"format": "{FORMAT}", "version": {VERSION}, "operations": {json.dumps(genotype.operations)},\n'
         f' "cells": [\n  {cells}],\n'
         f' "layout": {list(genotype.layout)}, "reductions": {list(genotype.reductions)}, '
-        f'"concat": {list(genotype.concat)}' + (f',\n "fixed": {json.dumps(fixed)}}}\n' if fixed else "}\n")
+        f'"concat": {list(genotype.concat)}{rest}}}\n'
     )
 
 
@@ -81,7 +83,7 @@ def read_data(data: Any) -> dict[str, Any]:
     try:
         cells = [list(cell["edges"]) for cell in data["cells"]]
         fields = {key: data[key] for key in ("operations", "layout", "reductions", "concat")}
-        return {**fields, "cells": cells, "fixed": list(data.get("fixed", ()))}
+        return {**fields, "cells": cells, "fixed": list(data.get("fixed", ())), "max_skips": data.get("max_skips")}
     except KeyError as error:
         raise GenotypeError(f"{error} is missing") from None
     except TypeError:

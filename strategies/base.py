@@ -52,6 +52,9 @@ class DifferentiableStrategy(OneShotStrategy):
         mutation_hooks: Further hooks of NNI, which replace modules of the space by supernet modules of the user's own.
         log_prob_every_n_step: Distance in batches between two logs of the weights of all candidates, under
             ``prob/<edge>/<candidate>``. None for no such logs.
+        log_eigenvalue_every_n_epoch: Distance in epochs between two logs of the largest eigenvalue of the Hessian of
+            the validation loss for α, under ``dominant_eigenvalue``. It takes a backward pass for each α. None for no
+            such logs.
         cost: Costs of the derived network that the search keeps low, such as ``Cost("multiply_adds", target=30e6)``.
         penalty: A penalty of NNI on the loss of α: an ``ExpectationProfilerPenalty``, or a dictionary of its arguments.
         finish: Settings of a ranking of likely architectures at the end of the search: a
@@ -71,6 +74,7 @@ class DifferentiableStrategy(OneShotStrategy):
         *,
         mutation_hooks: list[MutationHook] | None = None,
         log_prob_every_n_step: int | None = None,
+        log_eigenvalue_every_n_epoch: int | None = None,
         cost: Cost | Sequence[Cost] = (),
         penalty: ExpectationProfilerPenalty | Mapping[str, Any] | None = None,
         finish: Finish | Mapping[str, Any] | None = None,
@@ -82,6 +86,8 @@ class DifferentiableStrategy(OneShotStrategy):
         self.log_prob_every_n_step = log_prob_every_n_step
         self.candidates_checked = False
         self.composition = composition or _composition(parts)
+        self.log_eigenvalue_every_n_epoch = log_eigenvalue_every_n_epoch
+        _check_eigenvalues(log_eigenvalue_every_n_epoch, self.composition)
         self.cost = (cost,) if isinstance(cost, Cost) else tuple(cost)
         self.penalty = expectation_penalty(penalty)
         self.finish = Finish(**finish) if isinstance(finish, Mapping) else finish
@@ -168,7 +174,7 @@ class DifferentiableStrategy(OneShotStrategy):
 
     def configure_oneshot_module(self, training_module: pl.LightningModule) -> SearchModule:
         """Return the LightningModule of the search."""
-        return SearchModule(
+        module = SearchModule(
             training_module,
             self.architecture,
             self.composition,
@@ -179,6 +185,8 @@ class DifferentiableStrategy(OneShotStrategy):
             self.penalty,
             self.finish,
         )
+        module.log_eigenvalue_every_n_epoch = self.log_eigenvalue_every_n_epoch
+        return module
 
     def mutate_evaluator(self, evaluator: Lightning) -> Lightning:
         """Wrap the module and the data loaders of the evaluator.
@@ -230,6 +238,15 @@ class DifferentiableStrategy(OneShotStrategy):
 
 def _composition(parts: Mapping[str, Any]) -> Composition:
     return Composition(**parts)
+
+
+def _check_eigenvalues(every: int | None, composition: Composition) -> None:
+    if every is not None and every < 1:
+        raise ValueError(f"log_eigenvalue_every_n_epoch: {every} should be at least 1, or null for no such logs")
+    if every is not None and composition.gradient is None:
+        raise ValueError(
+            f"log_eigenvalue_every_n_epoch: {every} should be null: α is not searched on validation images"
+        )
 
 
 class Endless:

@@ -23,8 +23,12 @@ from strategies.epoch import AlphaTable, Epoch
 from strategies.noise import generator
 from strategies.relaxation import Plan, Step, UnfitSettingError
 from strategies.rng import isolate_rng
+from strategies.stop_rules import EIGENVALUES, curvature
 from strategies.supernet.architecture import Architecture
 from strategies.validation import UNLOGGED, Validation
+
+EIGENVALUE = "dominant_eigenvalue"
+"""Name under which the curvature of the validation loss is logged."""
 
 STATE = "nas_plugins"
 """Key of a checkpoint for what pruning and stop rules keep."""
@@ -44,6 +48,7 @@ class BetweenEpochs(Validation):
         self.memory: dict[str, Any] = {}
         self._alphas_before: AlphaTable = {}
         self._last_searched: Any = None
+        self.log_eigenvalue_every_n_epoch: int | None = None
         # A buffer, so that a checkpoint holds it and a resume does not continue a search that has ended.
         self.register_buffer("ended", torch.tensor(False))
         self.ended: Tensor
@@ -93,6 +98,7 @@ class BetweenEpochs(Validation):
         """Prune the candidates."""
         super().on_train_epoch_start()
         self._last_searched = None
+        self.trainer.callback_metrics.pop(EIGENVALUE, None)  # Lightning keeps that of an earlier epoch
         self.architecture.step = self._between()
         if self.composition.pruning is not None:
             self.composition.pruning(self._epoch())
@@ -106,9 +112,23 @@ class BetweenEpochs(Validation):
             return
         if self._keeps_state():
             self.history.append(self.architecture.table())
+        measured = len(self.memory.get(EIGENVALUES, ()))
         stop = self.composition.stop
         if stop is not None and self.current_epoch >= self.composition.warmup_epochs:
             self.ended.fill_(stop(self._epoch()))
+        self._log_eigenvalue(measured)
+
+    def _log_eigenvalue(self, measured: int) -> None:
+        """Log the curvature of the validation loss, if it is due after this epoch or a stop rule has measured it.
+
+        Args:
+            measured: Number of curvatures that stop rules had measured before this epoch.
+        """
+        every, known = self.log_eigenvalue_every_n_epoch, self.memory.get(EIGENVALUES, ())
+        if len(known) > measured:
+            self.log(EIGENVALUE, known[-1], on_step=False, on_epoch=True, batch_size=1)
+        elif every and self.current_epoch % every == 0 and self._last_searched is not None:
+            self.log(EIGENVALUE, curvature(self._epoch()), on_step=False, on_epoch=True, batch_size=1)
 
     def on_train_epoch_end(self) -> None:
         """End the search."""

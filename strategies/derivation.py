@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
-from search_spaces.edges import NONE, CellAlphas, NodeAlphas
+from search_spaces.edges import NONE, SKIP, CellAlphas, NodeAlphas
 
 
 class DerivedEdge(NamedTuple):
@@ -88,7 +88,7 @@ def derive_cell(
     """
     if isinstance(derivation, ByCell):
         derivation = derivation.of(label)
-    given = () if nodes is None or derivation is darts else (nodes,)
+    given = () if nodes is None else (nodes,)
     return derivation(cell, *given, inputs=inputs) if has_fixed_inputs(derivation) else derivation(cell, *given)
 
 
@@ -146,7 +146,7 @@ class _ByMethod:
 
 
 @keeps_inputs
-def darts(cell: CellAlphas, *, inputs: int = 2) -> list[DerivedEdge]:
+def darts(cell: CellAlphas, /, *nodes: Any, inputs: int = 2) -> list[DerivedEdge]:
     """Return the best operation of each of the strongest edges per node (DARTS, section 2.4).
 
     The strength of an edge is the weight of its best operation other than ``none``, after the softmax over all
@@ -154,6 +154,7 @@ def darts(cell: CellAlphas, *, inputs: int = 2) -> list[DerivedEdge]:
 
     Args:
         cell: The α of the cell.
+        nodes: The α of the inputs of its nodes, which have no influence.
         inputs: Number of edges kept per node.
     """
     return strongest({edge: softmax(alphas) for edge, alphas in cell.items()}, inputs)
@@ -184,6 +185,57 @@ def edge(cell: CellAlphas, threshold: float, operations: int = 2) -> list[Derive
         ranked = sorted(_without_none(_sigmoid(alphas)), key=lambda item: -item[1])[:operations]
         kept += [DerivedEdge(name, source, target, weight) for name, weight in ranked if weight >= threshold]
     return kept
+
+
+@dataclass(frozen=True)
+class FewSkips:
+    """A derivation by which a cell has at most so many skip connections (P-DARTS, section 3.2.2).
+
+    While it has more, the weakest gets the weight 0 and the cell is derived again, so that its edge competes with its
+    next best operation. The weights of all other operations stay the same. An edge without another operation keeps its
+    skip connection if the derivation needs that edge.
+
+    Args:
+        derivation: The derivation of the cell.
+        skips: Maximum number of skip connections, at least 0.
+    """
+
+    derivation: Derivation
+    skips: int
+
+    def __call__(self, cell: CellAlphas, /, *nodes: Any, **inputs: Any) -> list[DerivedEdge]:
+        """Return the operations that the cell keeps."""
+        limited = dict(cell)
+        while True:
+            chosen = self.derivation(limited, *nodes, **inputs)
+            found = {(one.source, one.target): one.weight for one in chosen if one.operation == SKIP}
+            with_weight = [edge for edge in found if limited[edge][SKIP] > -math.inf]
+            if len(with_weight) <= self.skips:
+                return chosen
+            weakest = min(with_weight, key=found.__getitem__)
+            limited[weakest] = _without_skip(limited[weakest])
+
+
+def _without_skip(alphas: Mapping[str, float]) -> dict[str, float]:
+    """Return α of an edge whose skip connection has no weight; that of ``none`` grows by as much, in a softmax."""
+    lower, higher = sorted((alphas[SKIP], alphas.get(NONE, -math.inf)))
+    others = {name: alpha for name, alpha in alphas.items() if name not in (SKIP, NONE)}
+    rest = {**others, NONE: higher + math.log1p(math.exp(lower - higher))}
+    return rest if others else {**rest, SKIP: -math.inf}
+
+
+def few_skips(derivation: Derivation, skips: int | None) -> Derivation:
+    """Return a derivation with at most so many skip connections in each cell, None for no limit: see :class:`FewSkips`.
+
+    A cell with a derivation of its own keeps it.
+    """
+    if skips is None:
+        return derivation
+    if isinstance(derivation, ByCell):
+        by_cell = {label: few_skips(own, skips) for label, own in derivation.derivations.items()}
+        return ByCell(by_cell, few_skips(derivation.others, skips))
+    limited = FewSkips(derivation, skips)
+    return keeps_inputs(limited) if has_fixed_inputs(derivation) else limited
 
 
 def strongest(weights: CellAlphas, inputs: int = 2) -> list[DerivedEdge]:

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
 from search_spaces.deprecation import argument_aliases
+from search_spaces.edges import SKIP
 from strategies.base import DifferentiableStrategy
 from strategies.bilevel import BilevelProblem, Gradients
 from strategies.composition import Composition, adam
 from strategies.epoch import Epoch
 from strategies.relaxation import EveryEdge, softmax
-from strategies.stop_rules import SKIP
 from strategies.supernet.architecture import Architecture
 
 STOPPED = "stopped_operations"

@@ -9,26 +9,12 @@ from typing import Any
 import torch
 
 from search_spaces.deprecation import argument_aliases
-from search_spaces.edges import CellAlphas
 from strategies.base import DifferentiableStrategy
 from strategies.bilevel import BilevelProblem, Gradients, first_order
 from strategies.composition import Composition, adam
-from strategies.derivation import ByCell, DerivedEdge, darts, keeps_inputs, softmax, strongest
-from strategies.relaxation import EveryEdge
-from strategies.relaxation import softmax as softmax_plan
+from strategies.derivation import ByCell, darts, few_skips
+from strategies.relaxation import EveryEdge, softmax
 from strategies.stages import Stages
-
-
-def few_skips(cell: CellAlphas, *, inputs: int = 2, skips: int = 2) -> list[DerivedEdge]:
-    """Return the operations of ``darts``; while there are more skips, the weakest gets the weight 0 (section 3.2.2)."""
-    weights = {edge: softmax(alphas) for edge, alphas in cell.items()}
-    while True:
-        chosen = strongest(weights, inputs)
-        found = [one for one in chosen if one.operation == "skip_connect" and one.weight > 0]
-        if len(found) <= skips:
-            return chosen
-        weakest = min(found, key=lambda one: one.weight)
-        weights[weakest.source, weakest.target]["skip_connect"] = 0.0
 
 
 def clipped(problem: BilevelProblem, limit: float | None) -> Gradients:
@@ -79,13 +65,12 @@ class PDARTS(DifferentiableStrategy):
         if skip_connections is not None and skip_connections < 0:
             raise ValueError(f"skip_connections: {skip_connections} should be at least 0, or null for no limit")
         stages = Stages(keep, dropout, warmup)
-        normal = darts if skip_connections is None else keeps_inputs(partial(few_skips, skips=skip_connections))
         super().__init__(
             Composition(
-                relaxation=EveryEdge(softmax_plan),
+                relaxation=EveryEdge(softmax),
                 optimizer=adam(learning_rate, weight_decay, betas),
                 gradient=partial(clipped, limit=gradient_clip_val),
-                derivation=ByCell({"normal": normal}, darts),
+                derivation=ByCell({"normal": few_skips(darts, skip_connections)}, darts),
                 none=none,
                 alpha_scale=alpha_scale,
                 gradient_clip_val=gradient_clip_val,

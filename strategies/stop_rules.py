@@ -10,13 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
+from search_spaces.edges import SKIP
 from strategies.bn_statistics import by_batch_statistics
 from strategies.epoch import AlphaTable, Epoch, StopRule
 
-WEIGHTLESS = ("none", "skip_connect", "max_pool_3x3", "avg_pool_3x3")
+WEIGHTLESS = ("none", SKIP, "max_pool_3x3", "avg_pool_3x3")
 """Operations that learn no weights, so that their α does not depend on how far the weights are trained."""
-
-SKIP = "skip_connect"
 
 EIGENVALUES = "dominant_eigenvalues"
 """Key of :attr:`~strategies.epoch.Epoch.memory` for the eigenvalues so far."""
@@ -141,11 +140,9 @@ def dominant_eigenvalue(
         if number % every != 0 or number + 1 == epoch.step.epochs:  # the last epoch cannot end early
             return False
         values: list[float] = epoch.memory.setdefault(EIGENVALUES, [])
-        with by_batch_statistics(epoch.model):  # as in the released code
-            loss = epoch.val_loss()
-        values.append(_mean_of_processes(largest_eigenvalue(loss, epoch.architecture.alphas)))
+        values.append(curvature(epoch))
         middle = number - every * (window // 2 + distance)
-        if middle < start or _mean(values[-window:]) / _mean(values[:-distance][-window:]) <= factor:
+        if middle < start or rise(values, window, distance) <= factor:
             return False
         epoch.architecture.start(epoch.history[middle])
         return True
@@ -153,9 +150,27 @@ def dominant_eigenvalue(
     return rule
 
 
+def rise(values: Sequence[float], window: int = 5, distance: int = 4) -> float:
+    """Return the ratio of the local average of a series at its end to that before.
+
+    Args:
+        values: The series, longer than the distance.
+        window: Number of values in a local average.
+        distance: Number of values between the two averages.
+    """
+    return _mean(values[-window:]) / _mean(values[:-distance][-window:])
+
+
 def _mean(values: Sequence[float]) -> float:
     """Return the mean of numbers."""
     return sum(values) / len(values)
+
+
+def curvature(epoch: Epoch) -> float:
+    """Return the largest eigenvalue of the Hessian of the validation loss for all α, at the end of an epoch."""
+    with by_batch_statistics(epoch.model):  # as in the released code
+        loss = epoch.val_loss()
+    return _mean_of_processes(largest_eigenvalue(loss, epoch.architecture.alphas))
 
 
 def _mean_of_processes(value: Tensor) -> float:

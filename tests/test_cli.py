@@ -39,7 +39,19 @@ CELL = (("sep_conv_3x3", 0, 2), ("skip_connect", 1, 2))
 GENOTYPE = Genotype(cells=(CELL, CELL), layout=(0, 1, 1), reductions=(1, 2), concat=(2,))
 PARTIAL = b"training: {epochs: 1}\ndata: {train_images: 60}\ncompute: {accelerator: cpu, threads: 1}\n"
 """A config.yaml with valid keys that is not of a run, since it lacks some keys."""
-COMMANDS = ["list", "search", "resume", "derive", "retrain", "evaluate", "predict", "export", "report", "genotype"]
+COMMANDS = [
+    "list",
+    "search",
+    "resume",
+    "derive",
+    "retrain",
+    "evaluate",
+    "predict",
+    "export",
+    "report",
+    "doctor",
+    "genotype",
+]
 ACTIONS = ["import", "info", "draw", "compare"]
 
 
@@ -436,6 +448,8 @@ class TestDeriveRefuses:
             (["--layers", 2], ("layers: 2", "at least 3")),
             (["--layers", -5], ("layers: -5",)),
             (["--epoch", 99], ("--epoch: 99", "from 0 to", "alphas.csv")),
+            (["--max-skips", -1], ("--max-skips: -1 should be at least 0",)),
+            (["--max-skips", "two"], ("--max-skips", "'two'")),
         ),
         ids=lambda value: " ".join(map(str, value)),
     )

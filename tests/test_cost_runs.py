@@ -58,6 +58,14 @@ def test_derive_gives_the_genotype_of_the_search(run, tmp_path):
     assert derive(run, tmp_path / "genotype.json") == Genotype.load(run / "genotype.json")
 
 
+def test_derive_takes_off_skips_after_what_the_costs_take_from_alpha(run, tmp_path):
+    found = Genotype.load(run / "genotype.json")
+    skips = [sum(edge.operation == "skip_connect" for edge in cell) for cell in found.cells]
+    assert derive(run, tmp_path / "same.json", max_skips=max(skips)) == found
+    fewer = derive(run, tmp_path / "fewer.json", max_skips=max(skips) - 1)
+    assert max(sum(edge.operation == "skip_connect" for edge in cell) for cell in fewer.cells) == max(skips) - 1
+
+
 def test_a_run_that_was_killed_before_its_result_resumes_to_it(run):
     before = Genotype.load(run / "genotype.json")
     (run / "genotype.json").unlink()

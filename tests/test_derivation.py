@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from strategies.derivation import derive
+from strategies.derivation import ByCell, by_method, darts, derive, derive_cell, few_skips
+from strategies.dots import by_stage
+from strategies.pc_darts import normalized_edges
 
 OPERATIONS = ("max_pool_3x3", "skip_connect", "sep_conv_3x3", "none")
 
@@ -110,3 +112,72 @@ def test_darts_gives_two_distinct_sources_a_node_for_any_alpha(values):
 def test_an_unknown_method_or_threshold_is_named(method, threshold):
     with pytest.raises(ValueError, match=r"^(method|threshold): "):
         derive(cell(_02=(0, 0, 0, 0)), method, threshold)
+
+
+# A limit of skip connections
+
+COLLAPSED = cell(_02=(0, 3, 2, 0), _12=(0, 2, 1, 0), _03=(1, 4, 0, 0), _13=(0, 1, 0, 0), _23=(0, 0, 2, 0))
+"""α with three skip connections among the four operations that darts keeps."""
+
+
+def kept(derivation, alphas=COLLAPSED, nodes=None):
+    return [chosen[:3] for chosen in derive_cell(derivation, "normal", alphas, nodes)]
+
+
+@pytest.mark.parametrize(
+    ("limit", "operations"),
+    [
+        (None, ["skip_connect", "skip_connect", "skip_connect", "sep_conv_3x3"]),
+        (3, ["skip_connect", "skip_connect", "skip_connect", "sep_conv_3x3"]),
+        (2, ["skip_connect", "sep_conv_3x3", "skip_connect", "sep_conv_3x3"]),
+        (1, ["sep_conv_3x3", "sep_conv_3x3", "skip_connect", "sep_conv_3x3"]),
+        (0, ["sep_conv_3x3", "sep_conv_3x3", "sep_conv_3x3", "max_pool_3x3"]),
+    ],
+)
+def test_the_strongest_skips_stay_and_the_other_edges_take_their_next_best_operation(limit, operations):
+    assert sorted(name for name, _, _ in kept(few_skips(darts, limit))) == sorted(operations)
+
+
+def test_an_edge_that_lost_its_skip_competes_with_the_weight_of_its_next_best():
+    alphas = {**COLLAPSED, (1, 3): {"max_pool_3x3": 2.0, "skip_connect": 1.9, "sep_conv_3x3": 0.0, "none": 0.0}}
+    assert ("skip_connect", 0, 3) in kept(darts, alphas)
+    assert [source for _, source, target in kept(few_skips(darts, 0), alphas) if target == 3] == [2, 1]
+
+
+def test_sparse_drops_an_edge_whose_next_best_operation_misses_the_threshold():
+    assert ("skip_connect", 1, 2) in kept(by_method("sparse", 0.85))
+    assert kept(few_skips(by_method("sparse", 0.85), 1)) == [
+        ("sep_conv_3x3", 0, 2),
+        ("skip_connect", 0, 3),
+        ("sep_conv_3x3", 2, 3),
+    ]
+
+
+def test_edge_keeps_the_next_two_operations_of_an_edge():
+    alphas = cell(_02=(4, 5, 3, 9), _12=(0, 0, 0, 0))
+    assert kept(by_method("edge", 0.85), alphas) == [("skip_connect", 0, 2), ("max_pool_3x3", 0, 2)]
+    assert kept(few_skips(by_method("edge", 0.85), 0), alphas) == [("max_pool_3x3", 0, 2), ("sep_conv_3x3", 0, 2)]
+
+
+def test_searches_with_a_topology_keep_the_inputs_that_it_chose():
+    betas = {2: {"0": 0.0, "1": 0.0}, 3: {"0": 0.0, "1": 3.0, "2": 3.0}}
+    assert kept(few_skips(normalized_edges, 0), nodes=betas)[2:] == [("sep_conv_3x3", 2, 3), ("max_pool_3x3", 1, 3)]
+    second_stage = {edge: {"skip_connect": 1.0, "sep_conv_3x3": 0.0} for edge in COLLAPSED}
+    pairs = {2: {"0+1": 0.0}, 3: {"0+1": 0.0, "0+2": 1.0, "1+2": 0.0}}
+    assert {
+        (name, source) for name, source, target in kept(few_skips(by_stage, 0), second_stage, pairs) if target == 3
+    } == {
+        ("sep_conv_3x3", 0),
+        ("sep_conv_3x3", 2),
+    }
+
+
+def test_each_cell_keeps_its_own_derivation():
+    limited = few_skips(ByCell({"normal": by_method("edge", 0.85)}, darts), 1)
+    assert kept(limited) == kept(few_skips(by_method("edge", 0.85), 1))
+    assert kept(limited.of("reduce")) == kept(few_skips(darts, 1))
+
+
+def test_a_node_without_any_other_operation_keeps_its_skip():
+    alone = {(0, 2): {"skip_connect": 1.0}, (1, 2): {"skip_connect": 2.0, "none": 3.0}}
+    assert kept(few_skips(darts, 0), alone) == [("skip_connect", 0, 2), ("skip_connect", 1, 2)]

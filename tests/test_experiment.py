@@ -448,6 +448,22 @@ class TestDerive:
         with pytest.raises(InputError, match="edge with threshold 0.99 gives no network"):
             derive(run, tmp_path / "e.json", threshold=0.99)
 
+    def test_few_skips(self, searched, tmp_path):
+        run = shutil.copytree(searched, tmp_path / "run")
+        alphas = pd.read_csv(run / "alphas.csv")
+        alphas["skip_connect"] = 5 + alphas.index / 100
+        alphas.to_csv(run / "alphas.csv", index=False)
+
+        def skips(**options):
+            genotype = derive(run, tmp_path / "g.json", **options)
+            return [sum(edge.operation == "skip_connect" for edge in cell) for cell in genotype.cells]
+
+        assert skips() == [4, 4]
+        assert skips(max_skips=1) == [1, 1]
+        assert Genotype.load(tmp_path / "g.json").max_skips == 1
+        assert skips(method="edge", threshold=0.4, max_skips=0, layers=6) == [0, 0]
+        assert Genotype.load(tmp_path / "g.json").max_skips == 0
+
     def test_a_cut_table_is_named(self, searched, tmp_path):
         run = shutil.copytree(searched, tmp_path / "run")
         (run / "alphas.csv").write_text((run / "alphas.csv").read_text()[:-9])

@@ -15,12 +15,13 @@ import yaml
 from nas_plugins.cli import main
 from nas_plugins.data.module import DATASETS
 from nas_plugins.errors import InputError
-from nas_plugins.report.alphas import architecture_weights, plot_alphas, plot_heatmap
+from nas_plugins.report.alphas import plot_alphas, plot_heatmap
 from nas_plugins.report.cells import cell_titles, draw_cells
 from nas_plugins.report.curves import plot_comparison, plot_progress
 from nas_plugins.report.page import write_report
 from nas_plugins.report.published import read_published
 from nas_plugins.report.summary import results, results_text, summary, summary_text
+from nas_plugins.runs.alphas import architecture_weights
 from search_spaces.genotype import Genotype, GenotypeError
 
 OPERATIONS = ("none", "max_pool_3x3", "skip_connect", "sep_conv_3x3")
@@ -475,7 +476,7 @@ def test_report_of_one_run_goes_into_the_run(tmp_path):
 
 def test_page_needs_no_other_file(tmp_path):
     page = write_report([make_search(tmp_path / "run")], tmp_path / "out").read_text(encoding="utf-8")
-    assert "<svg" in page and page.count("data:image/png;base64,") == 3
+    assert "<svg" in page and page.count("data:image/png;base64,") == 4
     for link in re.findall(r'(?:src|href)="([^"]*)"', page):
         assert link.startswith(("data:", "#")), link
     assert "<link" not in page and "<script" not in page and "@import" not in page

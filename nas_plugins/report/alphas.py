@@ -18,26 +18,9 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from nas_plugins.report.style import INK, MUTED, STYLE, axes_at, cell_name, heading, operation_colours, save
+from nas_plugins.runs.alphas import architecture_weights
 from nas_plugins.runs.tables import Weights, operations_of
 from search_spaces.edges import NodeName
-
-
-def architecture_weights(alphas: pd.DataFrame, weights: Weights) -> pd.DataFrame:
-    """Return a copy of a table of α with every α replaced by the weight of its operation on its edge.
-
-    Args:
-        alphas: Columns epoch, cell, edge and one per operation; a missing operation is NaN.
-        weights: "softmax" over the operations of an edge, or "sigmoid" of each α.
-    """
-    values = alphas[operations_of(alphas)]
-    if weights == "softmax":
-        exponentials = np.exp(values.sub(values.max(axis=1), axis=0))
-        values = exponentials.div(exponentials.sum(axis=1), axis=0)
-    else:
-        values = 1 / (1 + np.exp(-values))
-    result = alphas.copy()
-    result[values.columns] = values
-    return result
 
 
 def plot_alphas(alphas: pd.DataFrame, weights: Weights, path: str | os.PathLike[str]) -> Path:

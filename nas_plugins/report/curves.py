@@ -38,7 +38,7 @@ def plot_contributions(contributions: pd.DataFrame, path: str | os.PathLike[str]
             _line(axis, history["epoch"], history["contribution"], colour, cell_name(cell))
             lines.append(axis.lines[-1])
         axis.set_ylabel("loss − loss without the cell")
-        _epoch_axis(axis, contributions["epoch"])
+        epoch_axis(axis, contributions["epoch"])
         figure.legend(handles=lines, loc="outside right upper", ncols=math.ceil(len(lines) / 14))
         return save(figure, path)
 
@@ -59,7 +59,7 @@ def plot_distance(metrics: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
             axis.set_ylabel(label)
             axis.set_ylim(0, 1.05 * known[column].max() or 1)  # all distances may be zero
             axis.yaxis.set_major_locator(MaxNLocator(5, integer=column == "distance"))
-            _epoch_axis(axis, known["epoch"])
+            epoch_axis(axis, known["epoch"])
         return save(figure, path)
 
 
@@ -84,8 +84,8 @@ def plot_progress(metrics: pd.DataFrame, path: str | os.PathLike[str], kind: Kin
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(10.5, 3.7), layout="constrained")
         left, right = figure.subplots(1, 2)
-        _curves(left, metrics, accuracies, "accuracy (%)", scale=100)
-        _curves(right, metrics, losses, "loss", scale=1)
+        plot_curves(left, metrics, accuracies, "accuracy (%)", scale=100)
+        plot_curves(right, metrics, losses, "loss", scale=1)
         return save(figure, path)
 
 
@@ -111,7 +111,7 @@ def plot_costs(metrics: pd.DataFrame, targets: Mapping[str, float], path: str | 
         for axis, (metric, target) in zip(axes, targets.items(), strict=False):
             _cost_panel(axis, metrics, metric, target)
         if multipliers:
-            _curves(axes[len(targets)], metrics, multipliers, "multiplier", scale=1)
+            plot_curves(axes[len(targets)], metrics, multipliers, "multiplier", scale=1)
             highest = metrics[list(multipliers)].max().max()
             axes[len(targets)].set_ylim(0, 1.05 * highest or 1)  # all may be zero
         for axis in axes[panels:]:
@@ -130,18 +130,29 @@ def _cost_panel(axis: Axes, metrics: pd.DataFrame, metric: str, target: float) -
     axis.yaxis.set_major_locator(MaxNLocator(6))
     axis.yaxis.set_major_formatter(lambda value, _: amount(metric, value))
     axis.margins(y=0.1)
-    _epoch_axis(axis, metrics["epoch"])
+    epoch_axis(axis, metrics["epoch"])
     axis.legend(loc="lower left", bbox_to_anchor=(0, 1.01), borderaxespad=0, fontsize=8, handlelength=1.8)
 
 
-def _curves(axis: Axes, metrics: pd.DataFrame, lines: Mapping[str, tuple[str, str]], ylabel: str, scale: float) -> None:
+def plot_curves(
+    axis: Axes, metrics: pd.DataFrame, lines: Mapping[str, tuple[str, str]], ylabel: str, scale: float
+) -> None:
+    """Plot columns over the epochs, with the last value of each in the legend.
+
+    Args:
+        axis: Axes to plot on.
+        metrics: Column epoch, and those of the lines; empty ones are left out.
+        lines: Column -> its name and colour.
+        ylabel: Label of the axis.
+        scale: Factor of all values.
+    """
     for column, (label, colour) in lines.items():
         known = metrics[["epoch", column]].dropna()
         if len(known):
             final = f"{label} ({scale * known[column].iloc[-1]:.2f})"
             _line(axis, known["epoch"], scale * known[column], colour, final)
     axis.set_ylabel(ylabel)
-    _epoch_axis(axis, metrics["epoch"])
+    epoch_axis(axis, metrics["epoch"])
     if axis.lines:
         # Above the axes, so that the legend hides no curve.
         axis.legend(loc="lower left", bbox_to_anchor=(0, 1.01), borderaxespad=0, fontsize=8, handlelength=1.4)
@@ -152,7 +163,8 @@ def _line(axis: Axes, x: pd.Series, y: pd.Series, colour: Any, label: str, dash:
     axis.plot(x, y, color=colour, linestyle=dash, label=label, marker=marker, markersize=2.8)
 
 
-def _epoch_axis(axis: Axes, epochs: pd.Series) -> None:
+def epoch_axis(axis: Axes, epochs: pd.Series) -> None:
+    """Mark whole epochs on the horizontal axis."""
     axis.set_xlabel("epoch")
     axis.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     axis.tick_params(length=0)

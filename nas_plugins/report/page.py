@@ -14,8 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import pandas as pd
 from markupsafe import Markup
 
+from nas_plugins.doctor.measures import examine
+from nas_plugins.doctor.rules import findings
 from nas_plugins.report.alphas import plot_alphas, plot_heatmap
 from nas_plugins.report.cells import draw_cells
 from nas_plugins.report.confusion import (
@@ -27,6 +30,7 @@ from nas_plugins.report.confusion import (
 )
 from nas_plugins.report.curves import plot_comparison, plot_contributions, plot_costs, plot_distance, plot_progress
 from nas_plugins.report.front import fronts, plot_front
+from nas_plugins.report.health import plot_health
 from nas_plugins.report.published import source
 from nas_plugins.report.summary import as_text, results, results_cells, summary, summary_cells
 from nas_plugins.report.text_table import LEFT_ALIGNED
@@ -78,8 +82,11 @@ def _render(runs: Sequence[Run], folder: Path, **tables: Any) -> str:
     for number, (run, title) in enumerate(zip(runs, titles, strict=True), 1):
         # The number makes the file names unique; the name is for the reader.
         name = re.sub(r"[^A-Za-z0-9._]+", "-", run.name).strip("-.")[:60]
-        drawn = _draw(run, folder, f"{number}-{name}-" if len(runs) > 1 else "")
-        sections.append({"title": title, "run": run, "about": _about(run), "pictures": drawn})
+        search = examine(run) if run.kind == "search" else None
+        measures = pd.DataFrame() if search is None else search.epochs
+        drawn = _draw(run, folder, f"{number}-{name}-" if len(runs) > 1 else "", measures)
+        found = [] if search is None else findings(search)
+        sections.append({"title": title, "run": run, "about": _about(run), "pictures": drawn, "findings": found})
     comparison = None
     measured = {title: run.metrics for run, title in zip(runs, titles, strict=True) if len(run.metrics)}
     if len(measured) > 1:
@@ -111,7 +118,7 @@ def _draw_fronts(runs: Sequence[Run], folder: Path) -> dict[str, str]:
     }
 
 
-def _draw(run: Run, folder: Path, prefix: str) -> dict[str, str | Markup]:
+def _draw(run: Run, folder: Path, prefix: str, measures: pd.DataFrame) -> dict[str, str | Markup]:
     """Draw the plots that a run has data for, and return name -> SVG element or data URL of each."""
     drawn: dict[str, str | Markup] = {}
     start = os.path.join(folder, prefix)  # keeps the trailing slash if the prefix is empty
@@ -121,6 +128,8 @@ def _draw(run: Run, folder: Path, prefix: str) -> dict[str, str | Markup]:
         drawn["progress"] = _embedded(plot_progress(run.metrics, f"{start}progress.png", run.kind))
     if run.targets and len(run.metrics):
         drawn["costs"] = _embedded(plot_costs(run.metrics, run.targets, f"{start}costs.png"))
+    if len(measures):
+        drawn["health"] = _embedded(plot_health(measures, run.metrics, f"{start}health.png"))
     if run.alphas is not None:
         for name, plot in (("alphas", plot_alphas), ("alphas_heatmap", plot_heatmap)):
             drawn[name] = _embedded(plot(run.alphas, run.weights, f"{start}{name}.png"))
@@ -159,7 +168,9 @@ def _about(run: Run) -> str:
     space, planned = get(run.config, "space", "name"), get(run.config, "training", "epochs")
     method = f"{run.method} on {space}" if run.kind == "search" and space else run.method
     done = f"{len(run.metrics)} of {planned}" if isinstance(planned, int) else str(len(run.metrics))
-    parts = [method, get(run.config, "data", "dataset"), f"seed {run.config.get('seed')}", f"{done} epochs"]
+    skips = run.genotype and run.genotype.max_skips
+    limit = None if skips is None else f"derived with at most {skips} skip connections per cell"
+    parts = [method, get(run.config, "data", "dataset"), f"seed {run.config.get('seed')}", f"{done} epochs", limit]
     return " · ".join(str(part) for part in parts if part)
 
 

@@ -26,13 +26,23 @@ from nas_plugins.runs.tables import (
     CONTRIBUTION_COLUMNS,
     COST_COLUMNS,
     DISTANCES,
+    EIGENVALUE,
     LOGGED_METRICS,
     Weights,
     read_table,
 )
 from search_spaces.genotype import Genotype
 
-_METRICS = ["epoch", *LOGGED_METRICS, "seconds", "peak_memory_mb", "seconds_per_iteration", *DISTANCES, *COST_COLUMNS]
+_METRICS = [
+    "epoch",
+    *LOGGED_METRICS,
+    "seconds",
+    "peak_memory_mb",
+    "seconds_per_iteration",
+    *DISTANCES,
+    *COST_COLUMNS,
+    EIGENVALUE,
+]
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,8 @@ COSTS = ("parameters", "multiply_adds", "activations", "latency")
 """Metrics of cost, latency in milliseconds for one image."""
 COST_COLUMNS = tuple(f"{kind}_{metric}" for metric in COSTS for kind in ("expected", "derived", "multiplier"))
 """Columns of metrics.csv for a search with costs: expected by α, of the derived network, and the multiplier."""
+EIGENVALUE = "dominant_eigenvalue"
+"""Column of metrics.csv for a search that measures the curvature of the validation loss, empty in most epochs."""
 ALPHA_KEYS = ("epoch", "cell", "edge")
 """Columns of alphas.csv other than those of the operations."""
 CONTRIBUTION_COLUMNS = ("epoch", "cell", "contribution")

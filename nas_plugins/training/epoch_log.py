@@ -18,9 +18,10 @@ from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from nas_plugins.config.reader import Config
 from nas_plugins.config.schema import LoggerName
 from nas_plugins.files import read_object
-from nas_plugins.report.alphas import architecture_weights, plot_heatmap
+from nas_plugins.report.alphas import plot_heatmap
 from nas_plugins.report.cells import draw_cells
 from nas_plugins.report.style import cell_name
+from nas_plugins.runs.alphas import architecture_weights
 from nas_plugins.runs.directory import LOGS
 from nas_plugins.runs.reader import Run, read_run
 from nas_plugins.runs.tables import ALPHA_KEYS, LOGGED_METRICS, MEASURES, NO_CELL, operations_of

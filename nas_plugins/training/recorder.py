@@ -14,7 +14,7 @@ import torch
 from pytorch_lightning.callbacks import Callback
 
 from nas_plugins.runs.directory import ALPHAS, CONTRIBUTIONS, METRICS
-from nas_plugins.runs.tables import COST_COLUMNS, DISTANCES, LOGGED_METRICS, NO_CELL, append_epoch
+from nas_plugins.runs.tables import COST_COLUMNS, DISTANCES, EIGENVALUE, LOGGED_METRICS, NO_CELL, append_epoch
 from strategies.ablation import CONTRIBUTION
 
 _STATUS = Path("/proc/self/status")
@@ -65,7 +65,7 @@ class Recorder(Callback):
             "seconds": round(time.perf_counter() - self._started, 3),
             "peak_memory_mb": round(peak_memory_mb(trainer.strategy.root_device.type == "cuda"), 1),
             "seconds_per_iteration": round(self._per_iteration, 6),
-            **{key: logged[key] for key in (*DISTANCES, *COST_COLUMNS) if key in logged},
+            **{key: logged[key] for key in (*DISTANCES, *COST_COLUMNS, EIGENVALUE) if key in logged},
         }
         append_epoch(self.run / METRICS, epoch, [row])
         if self.alphas is not None:

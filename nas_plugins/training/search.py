@@ -174,7 +174,7 @@ class _Search:
             The run directory.
         """
         with runs.at_work(run), readable_errors(run / runs.CHECKPOINT, f"nas-plugins resume {run}"):
-            write_metadata(run, self.space, self.strategy)
+            write_metadata(run, self.space, self.strategy, self.data.num_classes)
             if self.latency is not None:
                 runs.write_json(run / runs.LATENCY, self.latency.to_json())
             sample = self._search(run, callbacks)
