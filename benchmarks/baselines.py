@@ -1,0 +1,75 @@
+"""Methods that need no search, by which searches are judged.
+
+random           one architecture drawn uniformly
+best of k        the best of k random architectures, each trained alone on the images of a search, by its validation
+                 accuracy there; k trainings cost as much as a search
+all 3×3          a 3×3 convolution on every edge, which a user would guess
+widest           the most parameters
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import pandas as pd
+
+RANDOM, BEST, ALL_3X3, WIDEST = "random", "best of {} random", "all 3×3", "widest"
+OPERATION_3X3 = "conv_3x3"
+"""How the operation's name ends."""
+
+
+def baseline_runs(truth: pd.DataFrame, seeds: Sequence[int], search_seconds: float) -> pd.DataFrame:
+    """Return the runs of the baselines.
+
+    Args:
+        truth: A row an architecture, named by the index: ``accuracy``, and where known ``alone``, ``alone_seconds`` and
+            ``parameters``.
+        seeds: Seeds of the draws, those of the searches.
+        search_seconds: Mean CPU seconds of a search; 0 without searches.
+
+    Returns:
+        A row a run: method, seed, architecture, accuracy, cpu_seconds. Where several architectures are the widest, or
+        all 3×3, the accuracy is their mean and the architecture the first of them.
+    """
+    rows = [_drawn(truth, seed) for seed in seeds]
+    alone = truth.dropna(subset=["alone"]) if "alone" in truth else truth[:0]
+    if len(alone) and search_seconds:
+        count = max(1, min(len(alone), round(search_seconds / alone["alone_seconds"].mean())))
+        rows += [_best_of(alone, count, seed) for seed in seeds]
+    widest = truth[truth["parameters"] == truth["parameters"].max()] if "parameters" in truth else truth[:0]
+    conv = truth[[_is_all_3x3(str(name)) for name in truth.index]]
+    if len(conv) and conv.index.equals(widest.index):
+        rows += _constant(f"{ALL_3X3}, the {WIDEST}", conv, seeds)
+    else:
+        rows += _constant(ALL_3X3, conv, seeds) + _constant(WIDEST, widest, seeds)
+    return pd.DataFrame(rows)
+
+
+def _drawn(truth: pd.DataFrame, seed: int) -> dict[str, object]:
+    name = random.Random(seed).choice(sorted(truth.index))
+    return _run(RANDOM, seed, name, truth["accuracy"][name], 0.0)
+
+
+def _best_of(alone: pd.DataFrame, count: int, seed: int) -> dict[str, object]:
+    drawn = alone.loc[random.Random(seed).sample(sorted(alone.index), count)]
+    best = drawn["alone"].idxmax()
+    return _run(BEST.format(count), seed, str(best), drawn["accuracy"][best], drawn["alone_seconds"].sum())
+
+
+def _constant(method: str, chosen: pd.DataFrame, seeds: Sequence[int]) -> list[dict[str, object]]:
+    if chosen.empty:
+        return []
+    return [_run(method, seed, str(chosen.index[0]), chosen["accuracy"].mean(), 0.0) for seed in seeds]
+
+
+def _is_all_3x3(name: str) -> bool:
+    operations = [part.split("~")[0] for part in name.replace("+", "").split("|") if part]
+    return all(operation.endswith(OPERATION_3X3) for operation in operations)
+
+
+def _run(method: str, seed: int, name: str, accuracy: float, seconds: float) -> dict[str, object]:
+    return {
+        "method": method, "seed": seed, "architecture": name, "accuracy": float(accuracy),
+        "cpu_seconds": round(float(seconds), 1),
+    }  # fmt: skip
