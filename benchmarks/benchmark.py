@@ -7,12 +7,13 @@
 
 The benchmarks:
 
-    exhaustive    this project's own: 207 networks on noisy digits, trained by exhaustive.py; needs nothing but the table
+    exhaustive    this project's own: 207 networks on noisy digits, trained by exhaustive.py; needs no images
     nasbench201   NNI's space: the table and the proxy of nasbench201.py, whose runs it reads and makes. CSV has the
                   columns architecture and that of --column, FOLDER holds train/CLASS/*
 
-Without --methods, exhaustive searches by the methods below and nasbench201 reports the finished runs of OUTPUT. What is
-finished is not searched again. Random search and other baselines are always in: see baselines.py. OUTPUT gets
+Without --methods, exhaustive searches by the methods below, and nasbench201 reports the finished runs of OUTPUT. What
+is finished is not searched again; without --images, nasbench201 searches nothing, and reports what there is of
+--methods and --seeds. Random search and other baselines are always in: see baselines.py. OUTPUT gets
 
     runs/*.json          a finished search each
     benchmark_runs.csv   a row a run: accuracy, rank and percentile among all architectures, regret
@@ -156,6 +157,14 @@ def finished(options: argparse.Namespace) -> list[dict[str, Any]]:
 def search_missing(options: argparse.Namespace) -> None:
     """Run the searches of --methods and --seeds that have not finished."""
     done = {(one["strategy"], one["seed"]) for one in finished(options)}
+    if options.benchmark == NASBENCH201 and options.images is None:
+        methods = {method for method, _ in done}
+        for method in options.methods or []:
+            if method not in methods:
+                raise InputError(
+                    f"--images: {method} has no finished run in {options.output}, and needs images to search"
+                )
+        return
     left = {
         method: seeds
         for method in options.methods or []
@@ -180,9 +189,6 @@ def _search_exhaustive(left: dict[str, list[int]], options: argparse.Namespace) 
 
 
 def _search_nasbench201(left: dict[str, list[int]], options: argparse.Namespace) -> None:
-    if options.images is None:
-        method, seeds = next(iter(left.items()))
-        raise InputError(f"--images: {method} has not searched with seed {seeds[0]} yet, and needs a folder of images")
     import nasbench201  # takes seconds
     from nasbench201_search import PROTOCOLS, STRATEGIES
 

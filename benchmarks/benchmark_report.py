@@ -14,6 +14,8 @@ from nas_plugins.report.style import INK, MUTED, STYLE
 from search_spaces.files import write_text_whole, write_whole
 
 SIGNIFICANCE = 0.05
+BAR = "#ea580c"
+"""Colour of the groups."""
 
 
 class Comparison(NamedTuple):
@@ -124,7 +126,8 @@ def write_report(output: Path, runs: pd.DataFrame, truth: pd.Series, baseline: s
     """
     runs = add_ranks(runs, truth)
     methods, pairs = method_table(runs), pair_table(runs, baseline)
-    for name, table in (("benchmark_runs", runs.set_index("method")), ("methods", methods), ("pairs", pairs.set_index("method"))):  # fmt: skip  # noqa: E501
+    tables = {"benchmark_runs": runs.set_index("method"), "methods": methods, "pairs": pairs.set_index("method")}
+    for name, table in tables.items():
         write_text_whole(output / f"{name}.csv", table.round(4).to_csv())
     comparison = compare_ranks(runs)
     text = f"{title}\n\n{_methods_markdown(methods, len(truth))}\n\n{_pairs_markdown(pairs, baseline)}\n"
@@ -173,30 +176,26 @@ def describe_ranks(comparison: Comparison) -> str:
 
 
 def plot_ranks(comparison: Comparison, path: Path) -> None:
-    """Draw the average ranks, and a bar over each group of methods that do not differ significantly."""
+    """Draw the average ranks, the best on top, and a bar beside each group that does not differ significantly."""
     names = sorted(comparison.ranks, key=lambda name: comparison.ranks[name])
     bars = tests.groups(comparison.ranks, comparison.difference)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(7.2, 0.9 + 0.24 * len(names) + 0.16 * len(bars)), layout="constrained")
+        figure = Figure(figsize=(6.4, 0.9 + 0.26 * len(names)), layout="constrained")
         axis = figure.subplots()
         for place, name in enumerate(names):
-            rank = comparison.ranks[name]
-            axis.plot([rank, rank], [-0.2, len(bars) * 0.6 + 0.6 + place], color=MUTED, linewidth=0.7)
-            axis.plot(rank, -0.2, "o", color=INK, markersize=3.5, clip_on=False)
-            axis.text(rank + 0.06, len(bars) * 0.6 + 0.6 + place, f"{name}  {rank:.1f}", va="center", color=INK)
-        for place, bar in enumerate(bars):
-            first, last = comparison.ranks[bar[0]], comparison.ranks[bar[-1]]
-            axis.plot([first - 0.05, last + 0.05], [0.5 + 0.6 * place] * 2, color="#ea580c", linewidth=3)
-        axis.set(xlim=(0.8, len(names) + 0.2 + 0.35 * len(names)), ylim=(len(bars) * 0.6 + len(names) + 0.2, -0.2))
+            axis.plot(comparison.ranks[name], place, "o", color=INK, markersize=5)
+            axis.annotate(f"{comparison.ranks[name]:.1f}", (comparison.ranks[name], place), (7, 0),
+                          textcoords="offset points", va="center", color=MUTED, fontsize=8)  # fmt: skip
+        for number, bar in enumerate(bars):
+            ends = names.index(bar[0]) - 0.25, names.index(bar[-1]) + 0.25
+            axis.plot([len(names) + 1 + 0.4 * number] * 2, ends, color=BAR, linewidth=3)
+        axis.set(xlim=(0.7, len(names) + 1.5 + 0.4 * len(bars)), ylim=(len(names) - 0.5, -0.5))
         axis.set_xticks(range(1, len(names) + 1))
-        axis.set_title(
-            f"Average rank over {comparison.seeds} seeds; bars join what differs by less than "
-            f"{comparison.difference:.1f} (Nemenyi, 5%)", fontsize=9,
-        )  # fmt: skip
-        axis.xaxis.tick_top()
-        axis.yaxis.set_visible(False)
-        axis.spines[["left", "bottom"]].set_visible(False)
-        axis.spines["top"].set_visible(True)
-        axis.grid(False)
+        axis.set_yticks(range(len(names)), names)
         axis.tick_params(length=0)
+        axis.tick_params(axis="y", labelcolor=INK)
+        axis.set_xlabel(
+            f"average rank over {comparison.seeds} seeds; bars join what differs by less than "
+            f"{comparison.difference:.1f} (Nemenyi, 5%)"
+        )
         write_whole(path, lambda file: figure.savefig(file, dpi=160, format="png"))
