@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from baselines import RANDOM, baseline_runs
+from baselines import RANDOM, affordable, baseline_runs
 from benchmark_report import write_report
 from nasbench201_runs import apart, results
 
@@ -224,13 +224,15 @@ def report(options: argparse.Namespace, truth: pd.DataFrame) -> None:
         )  # fmt: skip
     searched = pd.DataFrame(rows, columns=["method", "seed", "architecture", "accuracy", "cpu_seconds"])
     seeds = sorted(set(searched["seed"])) or options.seeds
-    baselines = baseline_runs(truth, seeds, float(searched["cpu_seconds"].mean()) if rows else 0.0)
+    count = affordable(truth, float(searched["cpu_seconds"].mean()) if rows else 0.0)
+    baselines = baseline_runs(truth, seeds, count)
     runs = pd.concat([searched, baselines], ignore_index=True) if rows else baselines
     if options.baseline not in set(runs["method"]):
         known = "; ".join(dict.fromkeys(runs["method"]))
         raise InputError(f"--baseline {options.baseline}: it should be one of {known}")
     accuracy = f"column {options.column}" if options.benchmark == NASBENCH201 else "mean of its trainings"
     title = f"Benchmark {options.benchmark}, {len(truth):,} architectures, accuracy by the table: {accuracy}."
+    title += f" Of random search k is {count}." if count else ""
     print(write_report(options.output, runs, truth["accuracy"], options.baseline, title))
 
 

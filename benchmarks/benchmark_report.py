@@ -180,7 +180,7 @@ def plot_ranks(comparison: Comparison, path: Path) -> None:
     names = sorted(comparison.ranks, key=lambda name: comparison.ranks[name])
     bars = tests.groups(comparison.ranks, comparison.difference)
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(6.4, 0.9 + 0.26 * len(names)), layout="constrained")
+        figure = Figure(figsize=(6.4, 1.1 + 0.26 * len(names)), layout="constrained")
         axis = figure.subplots()
         for place, name in enumerate(names):
             axis.plot(comparison.ranks[name], place, "o", color=INK, markersize=5)
@@ -195,7 +195,7 @@ def plot_ranks(comparison: Comparison, path: Path) -> None:
         axis.tick_params(length=0)
         axis.tick_params(axis="y", labelcolor=INK)
         axis.set_xlabel(
-            f"average rank over {comparison.seeds} seeds; bars join what differs by less than "
-            f"{comparison.difference:.1f} (Nemenyi, 5%)"
+            f"average rank over {comparison.seeds} seeds\n"
+            f"bars join what differs by less than {comparison.difference:.1f} (Nemenyi, 5%)"
         )
         write_whole(path, lambda file: figure.savefig(file, dpi=160, format="png"))
