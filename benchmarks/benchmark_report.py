@@ -150,7 +150,7 @@ def _methods_markdown(methods: pd.DataFrame, architectures: int) -> str:
 
 def _pairs_markdown(pairs: pd.DataFrame, baseline: str) -> str:
     rows = [
-        [row["method"], str(row["pairs"]), f"{row['difference']:+.2f}", f"{row['low']:+.2f} to {row['high']:+.2f}",
+        [row["method"], str(row["pairs"]), f"{row['difference']:+.2f}", _interval(row["low"], row["high"]),
          f"{row['p']:.3f}", f"{row['p_holm']:.3f}"]
         for _, row in pairs.sort_values("difference", ascending=False).iterrows()
     ]  # fmt: skip
@@ -160,6 +160,10 @@ def _pairs_markdown(pairs: pd.DataFrame, baseline: str) -> str:
 def _markdown(header: list[str], rows: list[list[str]]) -> str:
     lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _interval(low: float, high: float) -> str:
+    return "" if pd.isna(low) else f"{low:+.2f} to {high:+.2f}"
 
 
 def _number(value: float, places: int) -> str:

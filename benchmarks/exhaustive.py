@@ -39,9 +39,9 @@ TRAIN_IMAGES, CHANNELS, BATCH, EPOCHS, LEARNING_RATE = 400, 4, 50, 10, 0.05
 ALONE = "alone"
 KINDS = ("0", ALONE, "1", "2")
 """Trainings of an architecture in their order: three seeds, and that on half of the images."""
-COLUMNS = ["fixed", "architecture", "kind", "accuracy", "cpu_seconds"]
-Training = tuple[str, str, str]
-"""Fixed operation, architecture, kind."""
+COLUMNS = ["epochs", "fixed", "architecture", "kind", "accuracy", "cpu_seconds"]
+Training = tuple[int, str, str, str]
+"""Epochs, fixed operation, architecture, kind: the first columns of its row."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.fixed not in ("", "squeeze_excitation"):
             raise InputError(f"--fixed {options.fixed}: it should be squeeze_excitation")
         train_all(options)
-        summarize(options.output, options.fixed)
+        summarize(options.output, options.epochs, options.fixed)
     except InputError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
 
@@ -73,11 +73,12 @@ def train_all(options: argparse.Namespace) -> None:
         in_parallel(options.jobs, [partial(apart, __file__, part) for part in parts])
 
 
-def left(output: Path, fixed: str, only: int | None, part: int, parts: int, **_: Any) -> list[Training]:
+def left(output: Path, epochs: int, fixed: str, only: int | None, part: int, parts: int) -> list[Training]:
     """Return the trainings of one process that have not finished.
 
     Args:
         output: Folder of the benchmark.
+        epochs: Passes over the images of a training.
         fixed: An operation that follows each cell, or an empty string.
         only: Number of random architectures; None for all.
         part: Number of the process, from 0.
@@ -85,8 +86,8 @@ def left(output: Path, fixed: str, only: int | None, part: int, parts: int, **_:
     """
     names = every_name()
     random.Random(0).shuffle(names)
-    wanted = [(fixed, name, kind) for kind in KINDS for name in names[:only]]
-    done = set(finished(output)[COLUMNS[:3]].itertuples(index=False, name=None))
+    wanted = [(epochs, fixed, name, kind) for kind in KINDS for name in names[:only]]
+    done = set(finished(output)[COLUMNS[:4]].itertuples(index=False, name=None))
     return [one for one in wanted[part::parts] if one not in done]
 
 
@@ -99,11 +100,13 @@ def finished(output: Path) -> pd.DataFrame:
     tables = []
     for path in sorted((output / "trainings").glob("*.csv")):
         try:
-            table = pd.read_csv(path, dtype={"kind": str}, keep_default_na=False)
+            table = pd.read_csv(path, dtype={"kind": str, "epochs": int}, keep_default_na=False)
             tables.append(table[COLUMNS].astype({"accuracy": float, "cpu_seconds": float}))
         except (OSError, ValueError, LookupError):
             raise InputError(f"{path}: no table of trainings; delete it, and they run again") from None
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=COLUMNS)
+    if not tables:
+        return pd.DataFrame(columns=COLUMNS)
+    return pd.concat(tables, ignore_index=True).drop_duplicates(COLUMNS[:4])  # of two commands at one time
 
 
 def train(name: str, fixed: str, kind: str, epochs: int) -> float:
@@ -139,15 +142,16 @@ def accuracy(network: torch.nn.Module, images: Images) -> float:
     return float((network(images.pixels).argmax(1) == images.labels).float().mean())
 
 
-def summarize(output: Path, fixed: str = "") -> pd.DataFrame:
+def summarize(output: Path, epochs: int, fixed: str = "") -> pd.DataFrame:
     """Write the table of the finished trainings, and return it.
 
     Args:
         output: Folder of the benchmark.
+        epochs: Passes over the images of the trainings that count.
         fixed: The fixed operation whose trainings count; an empty string for those without any.
     """
     done = finished(output)
-    done = done[done["fixed"] == fixed]
+    done = done[(done["fixed"] == fixed) & (done["epochs"] == epochs)]
     table = done.pivot(index="architecture", columns="kind", values="accuracy").reindex(columns=list(KINDS))
     seconds = done.pivot(index="architecture", columns="kind", values="cpu_seconds").reindex(columns=[ALONE])
     table = table.rename(columns={kind: f"seed_{kind}" for kind in KINDS if kind != ALONE}).round(2)
@@ -160,16 +164,16 @@ def summarize(output: Path, fixed: str = "") -> pd.DataFrame:
     return table
 
 
-def work(output: str, epochs: int, **part: Any) -> None:
+def work(output: str, **part: Any) -> None:
     """Run the trainings of one process one after the other, and write its file anew after each."""
     torch.set_num_threads(1)
     rows: list[dict[str, Any]] = []
     path = Path(output) / "trainings" / f"{time.time_ns()}.csv"
-    for fixed, name, kind in left(Path(output), **part):
+    for epochs, fixed, name, kind in left(Path(output), **part):
         started = time.process_time()
         found = train(name, fixed, kind, epochs)
         took = round(time.process_time() - started, 2)
-        rows.append(dict(zip(COLUMNS, (fixed, name, kind, round(found, 4), took), strict=True)))
+        rows.append(dict(zip(COLUMNS, (epochs, fixed, name, kind, round(found, 4), took), strict=True)))
         write_text_whole(path, pd.DataFrame(rows).to_csv(index=False))
 
 

@@ -29,9 +29,14 @@ def bootstrap_interval(differences: ArrayLike, confidence: float = 0.95) -> Inte
     Args:
         differences: One number a pair.
         confidence: Share of intervals that hold the true mean, from 0 to 1.
+
+    Returns:
+        The interval; of a single pair, not-a-number.
     """
     values = np.asarray(differences, dtype=float)
-    if np.ptp(values) == 0:  # also of a single pair, which scipy does not take
+    if len(values) == 1:
+        return Interval(np.nan, np.nan)
+    if np.ptp(values) == 0:
         return Interval(float(values[0]), float(values[0]))
     generator = np.random.default_rng(0)
     found = stats.bootstrap(

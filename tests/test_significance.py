@@ -27,7 +27,7 @@ def test_the_permutation_test_counts_the_flips_that_are_as_far_from_0():
 def test_equal_methods_and_single_pairs_are_no_evidence():
     assert significance.permutation_p([0, 0, 0]) == 1
     assert significance.permutation_p([3]) == 1
-    assert significance.bootstrap_interval([3]) == (3, 3)
+    assert np.isnan(significance.bootstrap_interval([3])).all()
     assert significance.bootstrap_interval([2, 2]) == (2, 2)
 
 
