@@ -34,7 +34,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator
 from nasbench201_images import find, prepare
-from nasbench201_runs import apart, results
+from nasbench201_runs import apart, results, run_file
 from nasbench201_search import OPERATIONS, PROTOCOLS, STRATEGIES, Protocol, architecture, every_sample, missing
 from tqdm import tqdm
 
@@ -156,8 +156,7 @@ def search_all(options: argparse.Namespace, protocol: Protocol) -> None:
     progress = tqdm(total=len(jobs), unit="run")
 
     def run(name: str, seed: int) -> None:
-        slug = "".join(letter if letter.isalnum() else "-" for letter in name)
-        output = options.output / "runs" / f"{slug}-{seed}.json"
+        output = run_file(options.output / "runs", name, seed)
         shared = {"settings": asdict(protocol), "images": images, "output": output}
         apart(SEARCH, {"strategy": name, "seed": seed, **shared})
         progress.update()

@@ -26,6 +26,12 @@ def apart(script: str, arguments: Mapping[str, Any]) -> None:
         raise SystemExit(done.stderr.strip().rpartition("\n")[2] or f"{script}: ended with status {done.returncode}")
 
 
+def run_file(folder: Path, strategy: str, seed: int) -> Path:
+    """The file of a finished run in a folder."""
+    slug = "".join(letter if letter.isalnum() else "-" for letter in strategy)
+    return folder / f"{slug}-{seed}.json"
+
+
 def results(folder: Path, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
     """What the finished runs in a folder wrote.
 

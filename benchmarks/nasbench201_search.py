@@ -31,6 +31,7 @@ from nni.nas.evaluator.pytorch import Lightning, LightningModule, Trainer
 from nni.nas.experiment import NasExperiment
 from nni.nas.experiment.config import NasExperimentConfig
 from nni.nas.hub.pytorch import NasBench201
+from nni.nas.nn.pytorch import ModelSpace
 from nni.nas.oneshot.pytorch.base_lightning import BaseOneShotLightningModule
 from nni.nas.oneshot.pytorch.strategy import OneShotStrategy
 from pytorch_lightning.callbacks import Callback
@@ -228,14 +229,19 @@ class Recipe(LightningModule):
 
 
 class Curve(Callback):
-    """The architecture that the strategy would give after each epoch."""
+    """The architecture that the strategy would give after each epoch.
 
-    def __init__(self) -> None:
+    Args:
+        name: the string of a sample.
+    """
+
+    def __init__(self, name: Callable[[Mapping[str, Any]], str] = architecture) -> None:
+        self.name = name
         self.architectures: list[str] = []
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, BaseOneShotLightningModule)
-        self.architectures.append(architecture(pl_module.export()))
+        self.architectures.append(self.name(pl_module.export()))
 
 
 def make_space(protocol: Protocol, classes: int) -> NasBench201:
@@ -306,7 +312,7 @@ def search(strategy: str, seed: int, protocol: Protocol, images: Path) -> dict[s
     }
 
 
-def run(space: NasBench201, evaluator: Lightning, strategy: OneShotStrategy) -> dict[str, Any]:
+def run(space: ModelSpace, evaluator: Lightning, strategy: OneShotStrategy) -> dict[str, Any]:
     """The sample that an NNI experiment ends with."""
     settings = NasExperimentConfig.default(space, evaluator, strategy)
     with tempfile.TemporaryDirectory() as folder:
