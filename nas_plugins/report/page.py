@@ -25,7 +25,14 @@ from nas_plugins.report.confusion import (
     plot_class_accuracy,
     plot_confusion,
 )
-from nas_plugins.report.curves import plot_comparison, plot_contributions, plot_costs, plot_distance, plot_progress
+from nas_plugins.report.curves import (
+    plot_comparison,
+    plot_contributions,
+    plot_costs,
+    plot_distance,
+    plot_progress,
+    validation_accuracy,
+)
 from nas_plugins.report.front import fronts, plot_front
 from nas_plugins.report.published import source
 from nas_plugins.report.summary import as_text, results, results_cells, summary, summary_cells
@@ -77,7 +84,8 @@ def _render(runs: Sequence[Run], folder: Path, **tables: Any) -> str:
         drawn = _draw(run, folder, f"{number}-{name}-" if len(runs) > 1 else "")
         sections.append({"title": title, "run": run, "about": _about(run), "pictures": drawn})
     comparison = None
-    measured = {title: run.metrics for run, title in zip(runs, titles, strict=True) if len(run.metrics)}
+    histories = {title: run.metrics for run, title in zip(runs, titles, strict=True)}
+    measured = {title: metrics for title, metrics in histories.items() if len(validation_accuracy(metrics))}
     if len(measured) > 1:
         searches = [title for run, title in zip(runs, titles, strict=True) if run.kind == "search"]
         comparison = _embedded(plot_comparison(measured, searches, folder / "comparison.png"))
@@ -146,7 +154,7 @@ def _about(run: Run) -> str:
     space, planned = get(run.config, "space", "name"), get(run.config, "training", "epochs")
     method = f"{run.method} on {space}" if run.kind == "search" and space else run.method
     done = f"{len(run.metrics)} of {planned}" if isinstance(planned, int) else str(len(run.metrics))
-    parts = [method, get(run.config, "data", "dataset"), f"seed {run.config.get('seed')}", f"{done} epochs"]
+    parts = [method, run.dataset, f"seed {run.config.get('seed')}", f"{done} epochs"]
     return " · ".join(str(part) for part in parts if part)
 
 
