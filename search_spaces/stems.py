@@ -10,7 +10,9 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-Stem = Literal["cifar", "imagenet", "tiny_imagenet", "dual_cifar", "dual_imagenet", "dual_tiny_imagenet"]
+from search_spaces.series import SeriesStem
+
+Stem = Literal["cifar", "imagenet", "tiny_imagenet", "dual_cifar", "dual_imagenet", "dual_tiny_imagenet", "series"]
 """Names of the stems, the keys of :data:`STEMS`."""
 
 
@@ -100,17 +102,19 @@ class StemKind:
         least_channels: Minimum number of channels.
         auxiliary_stride: Stride of the pooling in the auxiliary head, which leaves 2×2 pixels of the features behind
             two reductions.
+        dimensions: 1 for a stem of series, 2 for one of images.
     """
 
-    single: Callable[[int, int], CifarStem | ImageNetStem]
+    single: Callable[[int, int], CifarStem | ImageNetStem | SeriesStem]
     image_size: int
     halvings: int
     earlier_before: bool = False
     dual: bool = False
     least_channels: int = 1
     auxiliary_stride: int = 3
+    dimensions: int = 2
 
-    def make(self, image_channels: int, channels: int) -> CifarStem | ImageNetStem | DualStem:
+    def make(self, image_channels: int, channels: int) -> CifarStem | ImageNetStem | DualStem | SeriesStem:
         """Return a new stem.
 
         Args:
@@ -179,6 +183,7 @@ STEMS: dict[Stem, StemKind] = {
     "dual_cifar": replace(_CIFAR, dual=True),
     "dual_imagenet": replace(_IMAGENET, dual=True),
     "dual_tiny_imagenet": replace(_TINY_IMAGENET, dual=True),
+    "series": StemKind(SeriesStem, image_size=64, halvings=0, dimensions=1),
 }
 """Stems by name. On images of its size, each gives the cells of a network about the same resolutions."""
 
