@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -105,7 +105,7 @@ class StemKind:
         dimensions: 1 for a stem of series, 2 for one of images.
     """
 
-    single: Callable[[int, int], CifarStem | ImageNetStem | SeriesStem]
+    single: Callable[[int, int], Any]
     image_size: int
     halvings: int
     earlier_before: bool = False

@@ -1,6 +1,8 @@
 """Searches and retrainings with a LightningModule and a data module of the user's own, by import path."""
 
+import contextlib
 import json
+import sqlite3
 
 import pandas as pd
 import pytest
@@ -13,6 +15,7 @@ from nas_plugins.export import export
 from nas_plugins.report import summary as tables
 from nas_plugins.report.page import write_report
 from nas_plugins.runs import read_run
+from nas_plugins.sweep.records import read_trials
 from nas_plugins.training import evaluate, predict, retrain_sample
 from nas_plugins.training.search import resume, search
 
@@ -193,3 +196,19 @@ class TestTrialErrors:
     def test_of_a_search(self, tmp_path, overrides, message):
         assert message in error_of(search, write(tmp_path, SEARCH), tmp_path / "run", overrides)
         assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("mode", "first"), [("minimize", "b"), ("maximize", "a")])
+def test_the_best_trial_is_the_one_that_the_tuner_looks_for(tmp_path, mode, first):
+    (tmp_path / "db").mkdir()
+    with contextlib.closing(sqlite3.connect(tmp_path / "db" / "nni.sqlite")) as database:
+        database.execute("CREATE TABLE ExperimentProfile (params, revision)")
+        database.execute("CREATE TABLE TrialJobEvent (trialJobId, event, data)")
+        database.execute("CREATE TABLE MetricData (trialJobId, type, data)")
+        profile = {"tuner": {"name": "TPE", "classArgs": {"optimize_mode": mode}}}
+        database.execute("INSERT INTO ExperimentProfile VALUES (?, 1)", [json.dumps(profile)])
+        for trial, value in (("a", 0.5), ("b", 0.25)):
+            database.execute("INSERT INTO TrialJobEvent VALUES (?, 'SUCCEEDED', NULL)", [trial])
+            database.execute("INSERT INTO MetricData VALUES (?, 'FINAL', ?)", [trial, json.dumps(json.dumps(value))])
+        database.commit()
+    assert read_trials(tmp_path)["trial"].iloc[0] == first

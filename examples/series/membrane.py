@@ -38,7 +38,7 @@ class Membrane(pl.LightningDataModule):
 
     image_channels = 1
 
-    def __init__(self, past: int = 64, future: int = 16, batch_size: int = 64, every: int = 2) -> None:
+    def __init__(self, past: int = 64, future: int = 16, batch_size: int = 64, every: int = 4) -> None:
         super().__init__()
         if past + future > _BLOCK:
             raise ValueError(f"past: {past} and future: {future} should be at most {_BLOCK} together")

@@ -59,9 +59,9 @@ class UserClass:
             InputError: Its constructor fails.
         """
         parser = _parser(self.found)
-        arguments = parser.instantiate(parser.parse_object(dict(self.values["init_args"])))
+        parsed = parser.parse_object(dict(self.values["init_args"]))
         with self.errors():
-            return self.found(**arguments.as_dict())
+            return self.found(**parser.instantiate(parsed).as_dict())
 
     @contextmanager
     def errors(self) -> Iterator[None]:

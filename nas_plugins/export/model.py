@@ -147,12 +147,13 @@ def _model(network: nn.Module, data: Data, config: Config, arguments: dict[str, 
         network.auxiliary = None
         arguments = {**arguments, **sizes(data)}
     examples = _examples(data)
+    name = type(data).__name__
+    preparation = f"that of the data module {name}"
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
     if isinstance(data, ImageData):
-        name, preparation = data.dataset, _preparation(config.values["data"], data.image_size)
+        name, preparation = str(data.dataset), _preparation(config.values["data"], data.image_size)
         mean, std = (tuple(float(value) for value in values) for values in (data.mean, data.std))
-    else:
-        name, preparation = type(data).__name__, f"that of the data module {type(data).__name__}"
-        mean = std = ()
     classes = () if "evaluator" in config.user else tuple(class_names(data))
     return Model(
         network=network.cpu().eval(),
