@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -69,6 +69,9 @@ class ImageNetStem(nn.Module):
         return before, self.second(before)
 
 
+SingleStem = CifarStem | ImageNetStem | SeriesStem
+
+
 class DualStem(nn.Module):
     """Two transformations of the image with separate weights (Fine-Tuning DARTS, Fig. 4).
 
@@ -79,7 +82,7 @@ class DualStem(nn.Module):
         second: Single stem of the same kind whose last output is s1.
     """
 
-    def __init__(self, first: CifarStem | ImageNetStem, second: CifarStem | ImageNetStem) -> None:
+    def __init__(self, first: SingleStem, second: SingleStem) -> None:
         super().__init__()
         self.out_channels = first.out_channels
         self.first, self.second = first, second
@@ -105,7 +108,7 @@ class StemKind:
         dimensions: 1 for a stem of series, 2 for one of images.
     """
 
-    single: Callable[[int, int], Any]
+    single: Callable[[int, int], SingleStem]
     image_size: int
     halvings: int
     earlier_before: bool = False
@@ -114,7 +117,7 @@ class StemKind:
     auxiliary_stride: int = 3
     dimensions: int = 2
 
-    def make(self, image_channels: int, channels: int) -> CifarStem | ImageNetStem | DualStem | SeriesStem:
+    def make(self, image_channels: int, channels: int) -> SingleStem | DualStem:
         """Return a new stem.
 
         Args:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -84,7 +84,8 @@ def _try_out(config: Config, data: Data, model: nn.Module) -> Example:
         raise
     except Exception as error:  # code of the user raises any kind
         parts = ", ".join(type(part).__name__ for part in (module, data, model))
-        raise InputError(f"{', '.join(config.user)}: {parts} fail on a first batch: {described(error)}") from error
+        where = ", ".join(config.user)
+        raise InputError(f"{where}: {parts} fail on a first batch: {described(error)}{_hint(model, seen)}") from error
     finally:
         handle.remove()
     if "evaluator" in config.user:
@@ -92,6 +93,15 @@ def _try_out(config: Config, data: Data, model: nn.Module) -> Example:
     if not seen:
         raise InputError(f"evaluator: {type(module).__name__} should call self.model in training_step")
     return seen[0]
+
+
+def _hint(model: nn.Module, seen: Sequence[Example]) -> str:
+    """Return advice where cells of images got series, or cells of series images."""
+    dimensions = getattr(getattr(model, "network", model), "dimensions", None)
+    first = seen[0][0][0] if seen and seen[0][0] else None
+    if not isinstance(first, Tensor) or dimensions in (None, first.dim() - 2):
+        return ""
+    return f"; the cells got {tuple(first.shape)}: for series the stem is series, in a search the space Cell1dSpace"
 
 
 def _on_cpu(value: Any) -> Any:
