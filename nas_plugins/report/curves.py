@@ -82,27 +82,22 @@ def plot_progress(metrics: pd.DataFrame, path: str | os.PathLike[str], kind: Kin
         "train_loss": (f"{network}training", "#94a3b8"),
         "val_loss": (f"{network}validation", "#2563eb"),
     }
-    panels = [("accuracy (%)", 100, accuracies), ("loss", 1, losses)]
-    panels += [(name, 1, lines) for name, lines in _further(metrics, accuracies).items()]
-    drawn = [panel for panel in panels if any(metrics[name].notna().any() for name in panel[2])] or panels
+    panels = {"accuracy (%)": accuracies, "loss": losses}
+    for column in further_metrics(metrics):  # of an evaluator of the user's
+        prefix = next(prefix for prefix in PREFIXES if column.startswith(prefix))
+        panels.setdefault(column.removeprefix(prefix), {})[column] = accuracies[f"{prefix}acc"]
+    drawn = {
+        name: lines for name, lines in panels.items() if any(metrics[key].notna().any() for key in lines)
+    } or panels
     with matplotlib.rc_context(STYLE):
         rows = math.ceil(len(drawn) / 2)
         figure = Figure(figsize=(10.5, 3.7 * rows), layout="constrained")
         axes = list(figure.subplots(rows, min(2, len(drawn)), squeeze=False).flat)
-        for axis, (ylabel, scale, lines) in zip(axes, drawn, strict=False):
-            _curves(axis, metrics, lines, ylabel, scale)
+        for axis, (ylabel, lines) in zip(axes, drawn.items(), strict=False):
+            _curves(axis, metrics, lines, ylabel, scale=100 if lines is accuracies else 1)
         for axis in axes[len(drawn) :]:
             axis.remove()
         return save(figure, path)
-
-
-def _further(metrics: pd.DataFrame, accuracies: Mapping[str, tuple[str, str]]) -> dict[str, dict[str, tuple[str, str]]]:
-    """Return the lines of each further metric of an evaluator of the user's, as those of the accuracies."""
-    found: dict[str, dict[str, tuple[str, str]]] = {}
-    for column in further_metrics(metrics):
-        prefix = next(prefix for prefix in PREFIXES if column.startswith(prefix))
-        found.setdefault(column.removeprefix(prefix), {})[column] = accuracies[f"{prefix}acc"]
-    return found
 
 
 def plot_costs(metrics: pd.DataFrame, targets: Mapping[str, float], path: str | os.PathLike[str]) -> Path:
