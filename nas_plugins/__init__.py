@@ -8,6 +8,7 @@ from typing import Any
 _MODULES = {
     "AmendedDARTS": "strategies.amended_darts",
     "BetaDARTS": "strategies.beta_darts",
+    "Cell1dSpace": "search_spaces.cell_1d",
     "DARTS": "strategies.darts",
     "DARTSMinus": "strategies.darts_minus",
     "DARTSPT": "strategies.darts_pt",

@@ -168,8 +168,12 @@ def _evaluate(options: argparse.Namespace) -> None:
     from nas_plugins.training.retrain import evaluate
 
     result = evaluate(options.run_directory)
-    measured = f"test accuracy {result['test_acc']:.2%}, loss {result['test_loss']:.4f}"
-    print(f"{options.run_directory}: {measured}, on {result['images']} images")
+    if "test_acc" in result and "test_loss" in result:
+        measured = [f"test accuracy {result['test_acc']:.2%}", f"loss {result['test_loss']:.4f}"]
+    else:  # those of an evaluator of the user's
+        measured = [f"{name} {value:.4f}" for name, value in result.items() if name not in ("images", "samples")]
+    count = next(f"{result[name]} {name}" for name in ("images", "samples") if name in result)
+    print(f"{options.run_directory}: {', '.join(measured)}, on {count}")
 
 
 def _predict(options: argparse.Namespace) -> None:

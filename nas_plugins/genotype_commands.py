@@ -46,7 +46,7 @@ def _add_size(parser: argparse.ArgumentParser, required: bool) -> None:
     parser.add_argument("--layers", type=int, metavar="L", help="default: the genotype's own")
     parser.add_argument("--classes", type=int, required=required, metavar="K")
     parser.add_argument("--image-size", type=int, metavar="S", help="default: 32, 64 or 224, as the stem is meant for")
-    stems = "cifar, tiny_imagenet or imagenet, or one of them with dual_ before it"
+    stems = "series, cifar, tiny_imagenet or imagenet, or one of the latter three with dual_ before it"
     parser.add_argument("--stem", help=f"{stems}; default: imagenet for images over 96 pixels")
     parser.add_argument("--mlp-width", type=int, metavar="W", help="width of the course project's classifier")
 

@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from functools import cache
 from importlib.metadata import EntryPoint, EntryPoints, entry_points
+from pathlib import Path
 from typing import Any, Literal
 
 from nni.nas.nn.pytorch import ModelSpace
@@ -54,8 +55,7 @@ def find(kind: Kind, name: str) -> type[Any]:
         InputError: There is no such class, or it is not an NNI space or strategy.
     """
     known = registered(kind)
-    module, _, attribute = name.rpartition(".")
-    if name not in known and not module:
+    if name not in known and "." not in name:
         lower = {other.lower(): other for other in known}
         close = difflib.get_close_matches(name.lower(), lower, n=1, cutoff=0.5)
         hint = f"did you mean {lower[close[0]]}? " if close else ""
@@ -63,17 +63,44 @@ def find(kind: Kind, name: str) -> type[Any]:
             f"{kind}.name: no {kind} is called {name!r}; {hint}known are {', '.join(known)}, "
             "and any importable class (package.module.Class)"
         )
-    try:
-        if name in known:
+    if name in known:
+        try:
             found = known[name].load()
-        elif module.partition(".")[0] in sys.stdlib_module_names:  # none is a plugin, and some run code when imported
-            found = None
-        else:
-            found = getattr(importlib.import_module(module), attribute)
-    except (Exception, SystemExit) as error:  # importing third-party code can raise any exception
-        raise InputError(
-            f"{kind}.name: {name!r} cannot be imported: {type(error).__name__}: {one_line(error)}"
-        ) from error
+        except (Exception, SystemExit) as error:  # importing third-party code can raise any exception
+            raise _not_imported(f"{kind}.name", name, error) from error
+    else:
+        found = import_class(f"{kind}.name", name)
     if not (isinstance(found, type) and issubclass(found, _BASES[kind])):
         raise InputError(f"{kind}.name: {name} is no {_BASES[kind].__module__}.{_BASES[kind].__name__}")
     return found
+
+
+def import_class(key: str, path: str) -> Any:
+    """Return what an import path leads to.
+
+    Args:
+        key: Key of the config that names it, for messages.
+        path: Path like ``package.module.Class``. One into Python's own library gives None.
+
+    Raises:
+        InputError: It cannot be imported.
+    """
+    module, _, attribute = path.rpartition(".")
+    if module.partition(".")[0] in sys.stdlib_module_names:  # none is a plugin, and some run code when imported
+        return None
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (Exception, SystemExit) as error:  # importing third-party code can raise any exception
+        raise _not_imported(key, path, error) from error
+
+
+def _not_imported(key: str, path: str, error: BaseException) -> InputError:
+    """Return the error of a path that cannot be imported, with advice where the module lies in the working folder."""
+    top = path.partition(".")[0]
+    here = (
+        isinstance(error, ModuleNotFoundError)
+        and error.name == top
+        and (Path(f"{top}.py").is_file() or Path(top).is_dir())
+    )
+    hint = f"; it lies in this folder: PYTHONPATH=. nas-plugins {' '.join(sys.argv[1:2])} …" if here else ""
+    return InputError(f"{key}: {path!r} cannot be imported: {type(error).__name__}: {one_line(error)}{hint}")

@@ -19,6 +19,7 @@ from nni.nas.strategy import Proxyless
 from torch import Tensor, nn
 from torchvision.ops import stochastic_depth
 
+from search_spaces import series
 from search_spaces.edges import INPUTS, Cell, existing_edges
 from search_spaces.operations import FactorizedReduce, derived_operation, relu_conv_bn, searchable
 
@@ -30,6 +31,13 @@ Make = Callable[[str, int, int], nn.Module]
 """(name, channels, stride) -> an operation."""
 
 
+_PREPROCESSING: dict[int, tuple[Callable[..., nn.Module], Callable[..., nn.Module]]] = {
+    1: (series.FactorizedReduce, series.relu_conv_bn),
+    2: (FactorizedReduce, relu_conv_bn),
+}
+"""Dimensions of the input -> the modules that halve the resolution, and that keep it."""
+
+
 class CellShape(NamedTuple):
     """Channels and strides of a cell, which follow from its place in the network.
 
@@ -39,6 +47,7 @@ class CellShape(NamedTuple):
         channels: Channels of each of its nodes.
         reduction: Whether the cell halves the resolution.
         after_reduction: Whether the layer before it does, so that the older input is twice as large.
+        dimensions: 1 for cells of series, 2 for cells of images.
     """
 
     before: int
@@ -46,6 +55,7 @@ class CellShape(NamedTuple):
     channels: int
     reduction: bool
     after_reduction: bool
+    dimensions: int = 2
 
     def stride(self, source: int) -> int:
         """Return the stride of an operation that reads node ``source``."""
@@ -62,11 +72,12 @@ class Preprocess(nn.Module):
 
     def __init__(self, shape: CellShape, affine: bool) -> None:
         super().__init__()
+        reduce, convolve = _PREPROCESSING[shape.dimensions]
         if shape.after_reduction:
-            self.before: nn.Module = FactorizedReduce(shape.before, shape.channels, affine)
+            self.before: nn.Module = reduce(shape.before, shape.channels, affine)
         else:
-            self.before = relu_conv_bn(shape.before, shape.channels, affine=affine)
-        self.previous = relu_conv_bn(shape.previous, shape.channels, affine=affine)
+            self.before = convolve(shape.before, shape.channels, affine=affine)
+        self.previous = convolve(shape.previous, shape.channels, affine=affine)
 
     def forward(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Return the older and the newer input, each (batch, channels, height, width)."""
@@ -97,7 +108,7 @@ def searchable_cell(
         after: Fixed operations that follow the cell.
         derived: Whether its operations have the form that they have in a derived network.
     """
-    make = derived_operation if derived else searchable
+    make = partial(derived_operation if derived else searchable, dimensions=shape.dimensions)
     candidates = {name: partial(_candidate, shape=shape, name=name, make=make) for name in operations}
     cell = partial(nas.Cell, candidates, num_ops_per_node=2, label=label)
     align = Preprocess(shape, affine=derived)
@@ -221,10 +232,11 @@ class DiscreteCell(nn.Module):
         self.edges = existing_edges(cell)
         self.outputs = tuple(outputs)
         self.operations = nn.ModuleList(
-            derived_operation(edge.operation, shape.channels, shape.stride(edge.source)) for edge in self.edges
+            derived_operation(edge.operation, shape.channels, shape.stride(edge.source), shape.dimensions)
+            for edge in self.edges
         )
         channels = shape.channels * len(outputs)
-        self.after = nn.Sequential(*(derived_operation(name, channels, 1) for name in after))
+        self.after = nn.Sequential(*(derived_operation(name, channels, 1, shape.dimensions) for name in after))
 
     def forward(self, before: Tensor, previous: Tensor) -> Tensor:
         """(batch, before, …), (batch, previous, …) -> (batch, channels × outputs, …)."""

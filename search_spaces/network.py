@@ -29,6 +29,7 @@ class Network(nn.Module):
         image_channels: 1 for grey images, 3 for colour.
         stem: A key of :data:`~search_spaces.stems.STEMS`. "cifar" keeps the resolution, "tiny_imagenet" halves it,
             "imagenet" divides it by 8; with the prefix ``dual_``, two such stems make the two inputs of the first cell.
+            "series" is for inputs (batch, channels, steps) in place of images.
         auxiliary: Whether to add a second head at two thirds of the depth, which is used in training only.
         mlp_width: Width of the first layer of :func:`~search_spaces.stems.mlp_classifier`; None for global pooling and
             a linear classifier.
@@ -69,11 +70,15 @@ class Network(nn.Module):
         self.auxiliary: AuxiliaryHead | None = None
         self.auxiliary_layer = 2 * layers // 3
         after_reduction = kind.after_reduction
+        self.dimensions = kind.dimensions
+        if auxiliary and self.dimensions == 1:
+            raise ValueError(f"stem: {stem} is for series, and the auxiliary head for images: leave it out")
         self.cells = nn.ModuleList()
         for layer in range(layers):
             reduction = layer in reductions
             channels = 2 * channels if reduction else channels
-            cell, out_channels = make_cell(layer, CellShape(before, previous, channels, reduction, after_reduction))
+            shape = CellShape(before, previous, channels, reduction, after_reduction, self.dimensions)
+            cell, out_channels = make_cell(layer, shape)
             self.cells.append(cell)
             before, previous, after_reduction = previous, out_channels, reduction
             if auxiliary and layer == self.auxiliary_layer:
@@ -83,7 +88,7 @@ class Network(nn.Module):
             self.classifier: nn.Module = nn.Linear(previous, num_classes)
         else:
             side = -(-image_size // 2 ** (len(set(reductions)) + kind.halvings))  # every halving rounds up
-            self.classifier = mlp_classifier(previous * side**2, mlp_width, num_classes)
+            self.classifier = mlp_classifier(previous * side**self.dimensions, mlp_width, num_classes)
 
     @classmethod
     def from_genotype(
@@ -121,7 +126,7 @@ class Network(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        """(batch, image channels, height, width) -> logits (batch, classes).
+        """(batch, image channels, height, width), or (batch, channels, steps) of series -> logits (batch, classes).
 
         Returns:
             The logits; in training with an auxiliary head, the logits and those of the auxiliary head.
@@ -132,7 +137,7 @@ class Network(nn.Module):
             before, previous = previous, cell(before, previous)
             if self.training and self.auxiliary is not None and layer == self.auxiliary_layer:
                 auxiliary = self.auxiliary(previous)
-        logits = self.classifier(previous.mean(dim=(2, 3)) if self.pooled else previous)
+        logits = self.classifier(previous.mean(dim=tuple(range(2, 2 + self.dimensions))) if self.pooled else previous)
         return logits if auxiliary is None else (logits, auxiliary)
 
     def set_drop_path(self, probability: float) -> None:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torchvision.ops import SqueezeExcitation
 
+from search_spaces import series
 from search_spaces.depthwise import DepthwiseConv2d
 from search_spaces.pointwise import PointwiseConv2d
 
@@ -176,18 +177,31 @@ OPERATION_SETS: dict[str, tuple[str, ...]] = {
 """Sets of operations by their name in a genotype, the smaller first."""
 
 
-def searchable(name: str, channels: int, stride: int) -> nn.Module:
+BY_DIMENSIONS = {1: series.OPERATIONS, 2: FIXED_OPERATIONS}
+"""Dimensions of the input (1 for series, 2 for images) -> its operations by name."""
+
+_BATCH_NORMS = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d}
+
+
+def _make(name: str, channels: int, stride: int, affine: bool, dimensions: int) -> nn.Module:
+    known = BY_DIMENSIONS[dimensions]
+    if name not in known:
+        raise ValueError(f"operations: {name} has no form for series; {', '.join(known)} have one")
+    return known[name](channels, stride, affine)
+
+
+def searchable(name: str, channels: int, stride: int, dimensions: int = 2) -> nn.Module:
     """Return an operation for a supernet, searched or fixed, whose normalizations learn no scale.
 
     A batch normalization follows pooling, so that its output is on the scale of the other candidates (DARTS, released
     code).
     """
-    operation = FIXED_OPERATIONS[name](channels, stride, False)
+    operation = _make(name, channels, stride, False, dimensions)
     if "pool" in name:
-        operation = nn.Sequential(operation, nn.BatchNorm2d(channels, affine=False))
+        operation = nn.Sequential(operation, _BATCH_NORMS[dimensions](channels, affine=False))
     return operation
 
 
-def derived_operation(name: str, channels: int, stride: int) -> nn.Module:
+def derived_operation(name: str, channels: int, stride: int, dimensions: int = 2) -> nn.Module:
     """Return an operation for a derived network, whose normalizations learn a scale and a shift."""
-    return FIXED_OPERATIONS[name](channels, stride, True)
+    return _make(name, channels, stride, True, dimensions)

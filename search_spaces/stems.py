@@ -10,7 +10,9 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-Stem = Literal["cifar", "imagenet", "tiny_imagenet", "dual_cifar", "dual_imagenet", "dual_tiny_imagenet"]
+from search_spaces.series import SeriesStem
+
+Stem = Literal["cifar", "imagenet", "tiny_imagenet", "dual_cifar", "dual_imagenet", "dual_tiny_imagenet", "series"]
 """Names of the stems, the keys of :data:`STEMS`."""
 
 
@@ -67,6 +69,9 @@ class ImageNetStem(nn.Module):
         return before, self.second(before)
 
 
+SingleStem = CifarStem | ImageNetStem | SeriesStem
+
+
 class DualStem(nn.Module):
     """Two transformations of the image with separate weights (Fine-Tuning DARTS, Fig. 4).
 
@@ -77,7 +82,7 @@ class DualStem(nn.Module):
         second: Single stem of the same kind whose last output is s1.
     """
 
-    def __init__(self, first: CifarStem | ImageNetStem, second: CifarStem | ImageNetStem) -> None:
+    def __init__(self, first: SingleStem, second: SingleStem) -> None:
         super().__init__()
         self.out_channels = first.out_channels
         self.first, self.second = first, second
@@ -100,17 +105,19 @@ class StemKind:
         least_channels: Minimum number of channels.
         auxiliary_stride: Stride of the pooling in the auxiliary head, which leaves 2×2 pixels of the features behind
             two reductions.
+        dimensions: 1 for a stem of series, 2 for one of images.
     """
 
-    single: Callable[[int, int], CifarStem | ImageNetStem]
+    single: Callable[[int, int], SingleStem]
     image_size: int
     halvings: int
     earlier_before: bool = False
     dual: bool = False
     least_channels: int = 1
     auxiliary_stride: int = 3
+    dimensions: int = 2
 
-    def make(self, image_channels: int, channels: int) -> CifarStem | ImageNetStem | DualStem:
+    def make(self, image_channels: int, channels: int) -> SingleStem | DualStem:
         """Return a new stem.
 
         Args:
@@ -179,6 +186,7 @@ STEMS: dict[Stem, StemKind] = {
     "dual_cifar": replace(_CIFAR, dual=True),
     "dual_imagenet": replace(_IMAGENET, dual=True),
     "dual_tiny_imagenet": replace(_TINY_IMAGENET, dual=True),
+    "series": StemKind(SeriesStem, image_size=64, halvings=0, dimensions=1),
 }
 """Stems by name. On images of its size, each gives the cells of a network about the same resolutions."""
 

@@ -24,7 +24,7 @@ class AuxiliarySkip(nn.Module):
         super().__init__()
         self.skip, self.beta, self.decay = copy.deepcopy(skip), beta, decay
         self._architecture = (architecture,)  # in a tuple, since α must not appear in ``parameters()``
-        for convolution in (module for module in self.skip.modules() if isinstance(module, nn.Conv2d)):
+        for convolution in (module for module in self.skip.modules() if isinstance(module, (nn.Conv1d, nn.Conv2d))):
             convolution.reset_parameters()  # a strided skip connection starts with its own weights
 
     def forward(self, x: Tensor) -> Tensor:

@@ -75,7 +75,7 @@ class TestCommandLine:
             ),
             (
                 "{name: strategies.enas.ENAS, reward_metric_name: acc}",
-                "strategy.reward_metric_name: 'acc' should be val_acc, the accuracy that a search logs",
+                "strategy.reward_metric_name: 'acc' should be val_acc, which the search logs",
             ),
         ],
         ids=["NNI's own", "reward"],

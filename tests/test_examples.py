@@ -34,7 +34,8 @@ FINE_TUNED = EXAMPLES / "fine_tuning_darts"
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_a_config_has_only_settings_that_exist(config):
+def test_a_config_has_only_settings_that_exist(config, monkeypatch):
+    monkeypatch.syspath_prepend(config.parent)  # for the classes of examples/series
     retrain = "network" in yaml.safe_load(config.read_text(encoding="utf-8"))
     (read_retrain if retrain else read_search)(config)
 

@@ -6,9 +6,10 @@ import difflib
 import os
 import warnings
 from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal, get_args
 
+import pytorch_lightning as pl
 import yaml
 from jsonargparse import ArgumentError, ArgumentParser
 
@@ -17,8 +18,10 @@ from nas_plugins.config.costs import CostConfig, read_costs
 from nas_plugins.config.costs import plain as plain_costs
 from nas_plugins.config.schema import Compute, LoggerName, NetworkConfig, Recipe, Training
 from nas_plugins.config.signatures import argument_names, unwrapped
+from nas_plugins.config.user_classes import OWN_RECIPE, UserClass, check_recipe, pop_user_classes
 from nas_plugins.config.yaml import load_plain, read_yaml
 from nas_plugins.data.module import ImageData, Seed
+from nas_plugins.data.sizes import FROM_DATA, Data
 from nas_plugins.errors import InputError
 from nas_plugins.files import PathLike, one_line
 from search_spaces.deprecation import renamed_arguments_of
@@ -26,9 +29,6 @@ from strategies.base import OneShotStrategy
 
 Kind = Literal["search", "retrain"]
 """Task of a run."""
-
-FROM_DATA = {"num_classes", "image_channels", "image_size"}
-"""Arguments of a space that are set from the data, not from the config."""
 
 _INTERNAL = {"composition", "cost", "engine", "model_space", "mutation_hooks", "penalty"}
 """Arguments of strategies that a config cannot express, or has another section for."""
@@ -48,6 +48,7 @@ class Config:
         derived: The section network of a retraining; of that of a sample only the recipe. None in a search.
         unused: Given keys that this kind of run does not use.
         costs: The section cost of a search.
+        user: Section (evaluator, data) -> the class of the user's that it names; empty without one.
     """
 
     values: Mapping[str, Any]
@@ -57,6 +58,7 @@ class Config:
     derived: NetworkConfig | Recipe | None = None
     unused: tuple[str, ...] = ()
     costs: tuple[CostConfig, ...] = ()
+    user: Mapping[str, UserClass] = field(default_factory=dict)
 
     @property
     def seed(self) -> int:
@@ -73,12 +75,18 @@ class Config:
         """Return the settings that define what is trained, for example ``{"strategy.name": "EDAS"}``."""
         return _flat({name: self.values[name] for name in ("space", "strategy", "network") if name in self.values})
 
-    def data(self) -> ImageData:
-        """Return the prepared data set.
+    def data(self) -> Data:
+        """Return the prepared data set, or the prepared data module of the user's.
 
         Raises:
-            InputError: Images are missing, broken or too few.
+            InputError: Images are missing, broken or too few, or the code of the data module fails.
         """
+        if "data" in self.user:
+            module: pl.LightningDataModule = self.user["data"].build()
+            with self.user["data"].errors():
+                module.prepare_data()
+                module.setup("fit")  # a space may need what it finds out
+            return module
         data = ImageData(**self.values["data"])
         data.prepare()
         return data
@@ -223,10 +231,12 @@ def _merged(file: PathLike, overrides: Sequence[str]) -> dict[str, Any]:
             value = load_plain(text)
         except yaml.YAMLError:
             value = text
-        section, dot, name = key.partition(".")
-        target = _section(values, section) if dot else values
-        target.pop(name or section, None)  # so that it comes last, after the old or new name of the same key
-        target[name or section] = value
+        *sections, name = key.split(".")
+        target = values
+        for section in sections:
+            target = _section(target, section)
+        target.pop(name, None)  # so that it comes last, after the old or new name of the same key
+        target[name] = value
     return values
 
 
@@ -245,13 +255,17 @@ def _checked(values: dict[str, Any], classes: Mapping[str, type]) -> Config:
         classes: Class whose arguments are the keys of a section.
     """
     classes = {**classes, "data": ImageData, "training": Training, "compute": Compute}
+    user = pop_user_classes(values)
+    if "data" in user:
+        classes.pop("data")
     for section, found in classes.items():
         values[section] = _renamed(section, _section(values, section), renamed_arguments_of(found))
     if isinstance(values.get("logger"), str):
         values["logger"] = [values["logger"]]
     _check_loggers(values.get("logger", []))
     costs = read_costs(values.pop("cost", None)) if "strategy" in classes else ()
-    parser = _parser(classes)
+    check_recipe(values, classes, user)
+    parser = _parser(classes, {section: _skipped(section, found, values, user) for section, found in classes.items()})
     _check_keys(values, list(_flat(parser.get_defaults(skip_validation=True).as_dict())))
     try:
         parsed = parser.parse_object(values)
@@ -259,16 +273,25 @@ def _checked(values: dict[str, Any], classes: Mapping[str, type]) -> Config:
     except (ArgumentError, TypeError) as error:
         raise InputError(one_line(error)) from None
     # Absolute paths, so that a run can be resumed from any working directory.
-    parsed.data.root = os.path.abspath(os.path.expanduser(parsed.data.root))
+    if "data" in classes:
+        parsed.data.root = os.path.abspath(os.path.expanduser(parsed.data.root))
     baseline = parsed.get("space.baseline")
     if isinstance(baseline, str) and os.path.isfile(baseline):
         parsed.space.baseline = os.path.abspath(baseline)
     plain = load_plain(parser.dump(parsed, skip_unset=False, skip_validation=True))
+    plain |= {section: dict(each.values) for section, each in user.items()}
     if costs:
         plain["cost"] = plain_costs(costs)
     network = classes["network"](**plain["network"]) if "network" in classes else None
     training, compute = Training(**plain["training"]), Compute(**plain["compute"])
-    return Config(plain, parsed.as_dict(), training, compute, network, costs=costs)
+    return Config(plain, parsed.as_dict(), training, compute, network, costs=costs, user=user)
+
+
+def _skipped(section: str, found: type, values: Mapping[str, Any], user: Mapping[str, Any]) -> set[str]:
+    """Return the arguments of the class of a section that are no keys of it."""
+    if section == "space":
+        return FROM_DATA - (values["space"].keys() if "data" in user else set())
+    return _INTERNAL | (OWN_RECIPE.get(found, set()) if "evaluator" in user else set())
 
 
 def _check_loggers(names: Any) -> None:
@@ -285,16 +308,21 @@ def _renamed(section: str, given: Mapping[str, Any], new_names: Mapping[str, str
     return {new_names.get(name, name): value for name, value in given.items()}
 
 
-def _parser(classes: Mapping[str, type]) -> ArgumentParser:
-    """Return the parser of a config."""
+def _parser(classes: Mapping[str, type], skipped: Mapping[str, set[str]]) -> ArgumentParser:
+    """Return the parser of a config.
+
+    Args:
+        classes: Section -> the class whose arguments are its keys.
+        skipped: Section -> those arguments that are no keys.
+    """
     parser = ArgumentParser(exit_on_error=False, add_help=False)
     parser.add_argument("--seed", type=Seed, default=0)
     for section, found in classes.items():
         if section in _DEFAULT_NAMES:
             parser.add_argument(f"--{section}.name", type=str)
-        written, skip = (unwrapped(found), FROM_DATA) if section == "space" else (found, _INTERNAL)
+        written = unwrapped(found) if section == "space" else found
         try:
-            parser.add_class_arguments(written, section, skip=set(skip))
+            parser.add_class_arguments(written, section, skip=skipped[section])
         except ValueError as error:  # an argument of a plugin has no type
             raise InputError(f"{section}.name: {one_line(error)}") from error
     parser.add_argument("--logger", type=list[LoggerName], default=[])

@@ -65,7 +65,8 @@ class NetworkConfig(Recipe):
         channels: Channels of a node before the first reduction.
         layers: Number of cells; null keeps that of the genotype.
         stem: ``"cifar"`` keeps the resolution, ``"tiny_imagenet"`` halves it, ``"imagenet"`` divides it by 8;
-            with the prefix ``dual_``, two such stems make the two inputs of the first cell.
+            with the prefix ``dual_``, two such stems make the two inputs of the first cell. ``"series"`` is for
+            series (batch, channels, steps) of a data module of the user's.
         mlp_width: Width of the first layer of the course project's classifier (its Table 4); null for
             pooling and a linear classifier.
     """

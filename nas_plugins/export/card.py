@@ -9,28 +9,29 @@ import torch
 
 from nas_plugins.export.formats import Exported, FormatName
 from nas_plugins.export.model import Model
-from search_spaces.complexity import count_multiply_adds, count_parameters
+from nas_plugins.export.source import Images
+from search_spaces.complexity import count_multiply_adds_of, count_parameters
 
 _LOADING: Mapping[FormatName, str] = {
     "python": """\
 import torch
-from {stem} import load, normalize
+from {stem} import {names}
 
 network = load()
-logits = network(normalize(torch.rand(4, {shape})))""",
+{logits} = network({prepared})""",
     "onnx": """\
 import numpy as np
 import onnxruntime
 
 session = onnxruntime.InferenceSession("{file}")
-images = (np.random.rand(4, {shape}) - {mean}) / {std}
-(logits,) = session.run(None, {{"images": images.astype("float32")}})""",
+{images} = {array}
+({logits},) = session.run(None, {{"images": {images}.astype("float32")}})""",
     "torch": """\
 import torch
 
 network = torch.export.load("{file}").module()
-images = (torch.rand(4, {shape}) - torch.tensor({mean})) / torch.tensor({std})
-logits = network(images)""",
+{images} = {tensor}
+{logits} = network({images})""",
     "safetensors": """\
 import json
 from safetensors import safe_open
@@ -40,7 +41,7 @@ with safe_open("{file}", "pt") as file:
     classes = json.loads(file.metadata()["classes"])""",
 }
 _LOADING_UNTRAINED = """\
-from {stem} import Network, normalize
+from {stem} import {names}
 
 network = Network()"""
 _LOADING_CELLS = """
@@ -73,37 +74,54 @@ def write_card(model: Model, exported: Exported, name: FormatName, file: str) ->
         _summary(model),
         _table(_facts(model, exported)),
         f"## Load it\n\n{_loading(model, name, file)}",
-        f"## Classes\n\n{', '.join(map(_code, model.images.classes))}",
+        *([f"## Classes\n\n{', '.join(map(_code, model.images.classes))}"] if model.images.classes else []),
         _architecture(model),
     ]
     return "\n\n".join(sections) + "\n"
 
 
 def _summary(model: Model) -> str:
+    kind = "An image classifier" if model.images.mean else "A network"
     if model.trained:
-        return f"An image classifier, trained on the data set {model.images.dataset} with nas-plugins."
-    return f"An image classifier, found by a search on the data set {model.images.dataset} and not trained yet."
+        return f"{kind}, trained on the data set {model.images.dataset} with nas-plugins."
+    return f"{kind}, found by a search on the data set {model.images.dataset} and not trained yet."
 
 
 def _facts(model: Model, exported: Exported) -> dict[str, str]:
-    images, test = model.images, model.test
-    channels, height, width = images.shape
-    accuracy = "not measured; `nas-plugins evaluate` does it"
-    if "test_acc" in test:
-        accuracy = f"{test['test_acc']:.2%} of {test['images']:,} images, loss {test['test_loss']:.4f}"
+    images = model.images
+    shape = ", ".join(map(str, images.shape))
+    with torch.no_grad():
+        outputs = model.network(model.examples[:1]).shape[1:]
+    multiply_adds = count_multiply_adds_of(exported.network, ((model.examples[:1],), {}), "cpu")
     packages = [f"nas-plugins {version('nas-plugins')}", f"torch {torch.__version__}"]
     return {
-        "input": f"float32 of shape (batch, {channels}, {height}, {width}): pixels from 0 to 1, normalized",
+        "input": f"float32 of shape (batch, {shape})" + (": pixels from 0 to 1, normalized" if images.mean else ""),
         "preparation": model.preparation,
-        "normalization": f"(pixel - mean) / std, with mean {_numbers(images.mean)} and std {_numbers(images.std)}",
-        "output": f"logits of shape (batch, {len(images.classes)})",
-        "test accuracy": accuracy if model.trained else "none: not trained",
+        **(
+            {"normalization": f"(pixel - mean) / std, with mean {_numbers(images.mean)} and std {_numbers(images.std)}"}
+            if images.mean
+            else {}
+        ),
+        "output": f"{'logits' if images.classes else 'values'} of shape (batch, {', '.join(map(str, outputs))})",
+        "test accuracy" if images.classes else "test": _tested(model),
         "training": model.history,
         "parameters": f"{count_parameters(exported.network):,}",
-        "multiply-adds": f"{count_multiply_adds(exported.network, channels, height, 'cpu'):,} for an image",
-        "checked": f"on {len(model.examples)} test images, where logits differ by {exported.difference:.1e} at most",
+        "multiply-adds": f"{multiply_adds:,} for one sample",
+        "checked": f"on {len(model.examples)} test samples, where outputs differ by {exported.difference:.1e} at most",
         "versions": ", ".join(packages),
     }
+
+
+def _tested(model: Model) -> str:
+    """Return what ``nas-plugins evaluate`` measured, in words."""
+    test = model.test
+    if not model.trained:
+        return "none: not trained"
+    if not test:
+        return "not measured; `nas-plugins evaluate` does it"
+    if "test_acc" in test and "images" in test and model.images.classes:
+        return f"{test['test_acc']:.2%} of {test['images']:,} images, loss {test['test_loss']:.4f}"
+    return ", ".join(f"{name} {value:.6g}" for name, value in test.items())
 
 
 def _table(facts: Mapping[str, str]) -> str:
@@ -117,12 +135,27 @@ def _loading(model: Model, name: FormatName, file: str) -> str:
     facts = {
         "file": file,
         "stem": file.rpartition(".")[0],
-        "shape": ", ".join(map(str, images.shape)),
-        "mean": _per_channel(images.mean),
-        "std": _per_channel(images.std),
+        **_calls(images, "load" if model.trained else "Network"),
     }
     text = f"```python\n{code.format(**facts)}\n```"
     return text + _LOADING_CELLS.format(**facts) if name == "safetensors" and model.arguments else text
+
+
+def _calls(images: Images, maker: str) -> dict[str, str]:
+    """Return the expressions of the examples: names that they import, and samples of random values, prepared."""
+    shape = ", ".join(map(str, images.shape))
+    names = {"images": "images", "logits": "logits"} if images.mean else {"images": "samples", "logits": "outputs"}
+    if not images.mean:
+        array, tensor = f"np.random.rand(4, {shape})", f"torch.rand(4, {shape})"
+        return {**names, "names": maker, "prepared": tensor, "array": array, "tensor": tensor}
+    mean, std = _per_channel(images.mean), _per_channel(images.std)
+    return {
+        **names,
+        "names": f"{maker}, normalize",
+        "prepared": f"normalize(torch.rand(4, {shape}))",
+        "array": f"(np.random.rand(4, {shape}) - {mean}) / {std}",
+        "tensor": f"(torch.rand(4, {shape}) - torch.tensor({mean})) / torch.tensor({std})",
+    }
 
 
 def _per_channel(values: Sequence[float]) -> str:

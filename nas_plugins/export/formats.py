@@ -93,6 +93,10 @@ def compare(model: Model, run: Callable[[Tensor], Tensor], what: str) -> float:
 
 def _write_python(model: Model) -> Exported:
     network, genotype = model.network, model.genotype
+    if isinstance(network, Network) and network.dimensions == 1:
+        raise InputError(
+            "--format python: for networks of images, and this one is of series; the other formats take it"
+        )
     if genotype is None or not isinstance(network, Network):
         raise InputError(
             f"--format python: for networks of cells, and {type(network).__name__} is none; onnx, torch and "

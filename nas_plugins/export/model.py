@@ -4,21 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 
 from nas_plugins.config.reader import Config
 from nas_plugins.config.schema import NetworkConfig
 from nas_plugins.data.module import ImageData
+from nas_plugins.data.sizes import Data, class_names, sizes
 from nas_plugins.errors import InputError
 from nas_plugins.export.source import Images
 from nas_plugins.files import PathLike, read_object
 from nas_plugins.runs import directory as runs
 from nas_plugins.training.checkpoints import read_result
+from nas_plugins.training.networks import build_space
 from nas_plugins.training.retrain import load_retraining
 from nas_plugins.training.trainer import prepare_data
 from search_spaces.genotype import Genotype
@@ -37,7 +40,8 @@ class Model:
         network: The network.
         trained: Whether it has weights that are worth keeping.
         images: The images that it takes.
-        examples: Some test images of the run, normalized, of shape (images, channels, height, width).
+        examples: Some test images of the run, normalized, of shape (images, channels, height, width); of a data module
+            of the user's, what its batches begin with.
         preparation: Sentence about the preparation of an image before its normalization.
         history: Sentence about the training.
         test: Results of ``nas-plugins evaluate``; empty if there are none.
@@ -88,22 +92,28 @@ def _retrained(run: Path) -> Model:
         config,
         trained=True,
         history=f"number of epochs: {config.training.epochs}, seed: {config.seed}",
-        test=_test_results(run / runs.TEST),
+        test=_test_results(run / runs.TEST, bool(config.user)),
         architecture=training.architecture,
         arguments=arguments,
     )
 
 
-def _test_results(file: Path) -> dict[str, float]:
+def _test_results(file: Path, user: bool) -> dict[str, float]:
     """Return the results of ``nas-plugins evaluate``, empty if there are none.
+
+    Args:
+        file: The file.
+        user: Whether an evaluator of the user's names them.
 
     Raises:
         InputError: The file is damaged.
     """
     found = read_object(file) if file.exists() else {}
-    keys = ("test_acc", "test_loss", "images")
-    if found and not all(isinstance(found.get(key), (int, float)) for key in keys):
-        raise InputError(f"{file}: should have numbers for {', '.join(keys)}: nas-plugins evaluate writes it again")
+    keys = () if user else ("test_acc", "test_loss", "images")
+    if found and not all(isinstance(found.get(key), (int, float)) for key in (*keys, *found)):
+        raise InputError(
+            f"{file}: should have numbers for {', '.join(keys or found)}: nas-plugins evaluate writes it again"
+        )
     return found
 
 
@@ -114,9 +124,7 @@ def _searched(run: Path, config: Config) -> Model:
     # An export needs no accelerator, and this machine may lack that of the run.
     on_cpu = replace(config.compute, accelerator="cpu", devices=1, nodes=1, precision="32-true")
     data = prepare_data(replace(config, compute=on_cpu))
-    space = config.build(
-        "space", num_classes=data.num_classes, image_channels=data.image_channels, image_size=data.image_size
-    )
+    space = build_space(config, data)
     if not isinstance(space, StackedSpace):
         name = type(space).__name__
         raise InputError(f"{run}: a search of {name}; retrain its {runs.GENOTYPE}, then export that run")
@@ -134,23 +142,50 @@ def _searched(run: Path, config: Config) -> Model:
     )
 
 
-def _model(network: nn.Module, data: ImageData, config: Config, arguments: dict[str, Any], **facts: Any) -> Model:
+def _model(network: nn.Module, data: Data, config: Config, arguments: dict[str, Any], **facts: Any) -> Model:
     if isinstance(network, Network):
         network.auxiliary = None
-        size = {"num_classes": data.num_classes, "image_channels": data.image_channels, "image_size": data.image_size}
-        arguments = {**arguments, **size}
-    shape = (data.image_channels, data.image_size, data.image_size)
-    mean, std = (tuple(float(value) for value in values) for values in (data.mean, data.std))
-    batches = islice(data.test_dataloader(), -(-_MOST_IMAGES // data.batch_size))
-    examples = torch.cat([images for images, _ in batches])
+        arguments = {**arguments, **sizes(data)}
+    examples = _examples(data)
+    name = type(data).__name__
+    preparation = f"that of the data module {name}"
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    if isinstance(data, ImageData):
+        name, preparation = str(data.dataset), _preparation(config.values["data"], data.image_size)
+        mean, std = (tuple(float(value) for value in values) for values in (data.mean, data.std))
+    classes = () if "evaluator" in config.user else tuple(class_names(data))
     return Model(
         network=network.cpu().eval(),
-        images=Images(data.dataset, shape, mean, std, tuple(data.classes)),
-        examples=examples[:_MOST_IMAGES].to(torch.float32).contiguous(),
-        preparation=_preparation(config.values["data"], data.image_size),
+        images=Images(name, tuple(examples.shape[1:]), mean, std, classes),
+        examples=examples.to(torch.float32).contiguous(),
+        preparation=preparation,
         arguments=arguments,
         **facts,
     )
+
+
+def _examples(data: Data) -> Tensor:
+    """Return some test samples, or validation samples of a data module without these.
+
+    Raises:
+        InputError: The batches of a data module of the user's do not begin with a tensor.
+    """
+    tested = is_overridden("test_dataloader", data, pl.LightningDataModule)
+    if tested:
+        data.setup("test")
+    found: list[Tensor] = []
+    for batch in data.test_dataloader() if tested else data.val_dataloader():
+        first = batch[0] if isinstance(batch, (tuple, list)) else batch
+        if not isinstance(first, Tensor):
+            raise InputError(
+                f"data.class_path: export takes batches that begin with the tensor that the network gets; "
+                f"{type(data).__name__} gives {type(batch).__name__} of {type(first).__name__}"
+            )
+        found.append(first)
+        if sum(map(len, found)) >= _MOST_IMAGES:
+            break
+    return torch.cat(found)[:_MOST_IMAGES]
 
 
 def _preparation(settings: Mapping[str, Any], size: int) -> str:

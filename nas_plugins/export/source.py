@@ -26,17 +26,26 @@ class Images(NamedTuple):
 
     Args:
         dataset: Name of the data set.
-        shape: Channels, height and width.
-        mean: Mean of each channel, for pixels from 0 to 1.
-        std: Standard deviation of each channel.
-        classes: Names of the classes.
+        shape: Channels, height and width; that of any sample of a data module of the user's.
+        mean: Mean of each channel, for pixels from 0 to 1; empty for samples of a data module of the user's.
+        std: Standard deviation of each channel; empty as the mean.
+        classes: Names of the classes; empty where an evaluator of the user's gives the outputs their meaning.
     """
 
     dataset: str
-    shape: tuple[int, int, int]
+    shape: tuple[int, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     classes: tuple[str, ...]
+
+    def describe(self) -> str:
+        """Return in words what the network takes, and what it tells apart."""
+        classes = f", {len(self.classes)} classes" if self.classes else ""
+        if not self.mean:
+            return f"samples of {self.dataset}, of shape ({', '.join(map(str, self.shape))}){classes}"
+        channels, height, width = self.shape
+        kind = {1: "grey ", 3: "colour "}.get(channels, f"{channels}-channel ")
+        return f"{kind}images with {height}x{width} pixels: {self.dataset}{classes}"
 
 
 class Source(NamedTuple):
@@ -74,7 +83,9 @@ def write_source(network: Network, genotype: Genotype, images: Images, trained: 
     """
     classes = _cell_classes(network, genotype)
     stem = _stem(network.stem, images.shape[0])
-    parts = [*(cell.source() for cell in classes), _network(network, classes, stem), _normalize(images)]
+    parts = [*(cell.source() for cell in classes), _network(network, classes, stem)]
+    if images.mean:
+        parts.append(_normalize(images))
     if trained:
         parts.append(_LOAD)
     blocks = sources("\n".join(parts))
@@ -95,14 +106,12 @@ def load(weights: str | Path = WEIGHTS) -> Network:
 
 
 def _head(images: Images, trained: bool) -> str:
-    channels, height, width = images.shape
-    kind = {1: "grey ", 3: "colour "}.get(channels, f"{channels}-channel ")
     example = [
         f"    network = {'load()' if trained else 'Network()'}",
-        "    logits = network(normalize(images))",
+        f"    {'logits = network(normalize(images))' if images.mean else 'outputs = network(samples)'}",
     ]
     lines = [
-        f'"""Classifier of {kind}images with {height}x{width} pixels: {images.dataset}, {len(images.classes)} classes.',
+        f'"""{"Classifier of" if images.classes else "Network for"} {images.describe()}.',
         "",
         f"Written by nas-plugins {version('nas-plugins')}. "
         + ("The weights are in the .safetensors file beside it." if trained else "There are no weights yet."),
@@ -116,9 +125,10 @@ def _head(images: Images, trained: bool) -> str:
         "from torch import Tensor, nn",
         "",
     ]
-    if len(images.classes) <= MOST_CLASSES:
+    if 0 < len(images.classes) <= MOST_CLASSES:
         lines.append(_constant("CLASSES", [_quoted(name) for name in images.classes]))
-    lines += [_constant("MEAN", list(map(str, images.mean))), _constant("STD", list(map(str, images.std)))]
+    if images.mean:
+        lines += [_constant("MEAN", list(map(str, images.mean))), _constant("STD", list(map(str, images.std)))]
     if trained:
         lines.append('WEIGHTS = Path(__file__).with_suffix(".safetensors")')
     return "\n".join(lines)

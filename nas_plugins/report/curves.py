@@ -18,6 +18,7 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 from nas_plugins.config.reader import Kind
 from nas_plugins.report.style import INK, MUTED, SPARE_COLOURS, STYLE, cell_name, save
 from nas_plugins.runs.costs import COST_NAMES, amount
+from nas_plugins.runs.tables import PREFIXES, further_metrics
 
 
 def plot_contributions(contributions: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
@@ -81,11 +82,21 @@ def plot_progress(metrics: pd.DataFrame, path: str | os.PathLike[str], kind: Kin
         "train_loss": (f"{network}training", "#94a3b8"),
         "val_loss": (f"{network}validation", "#2563eb"),
     }
+    panels = {"accuracy (%)": accuracies, "loss": losses}
+    for column in further_metrics(metrics):  # of an evaluator of the user's
+        prefix = next(prefix for prefix in PREFIXES if column.startswith(prefix))
+        panels.setdefault(column.removeprefix(prefix), {})[column] = accuracies[f"{prefix}acc"]
+    drawn = {
+        name: lines for name, lines in panels.items() if any(metrics[key].notna().any() for key in lines)
+    } or panels
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(10.5, 3.7), layout="constrained")
-        left, right = figure.subplots(1, 2)
-        plot_curves(left, metrics, accuracies, "accuracy (%)", scale=100)
-        plot_curves(right, metrics, losses, "loss", scale=1)
+        rows = math.ceil(len(drawn) / 2)
+        figure = Figure(figsize=(10.5, 3.7 * rows), layout="constrained")
+        axes = list(figure.subplots(rows, min(2, len(drawn)), squeeze=False).flat)
+        for axis, (ylabel, lines) in zip(axes, drawn.items(), strict=False):
+            plot_curves(axis, metrics, lines, ylabel, scale=100 if lines is accuracies else 1)
+        for axis in axes[len(drawn) :]:
+            axis.remove()
         return save(figure, path)
 
 

@@ -17,7 +17,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 from nas_plugins.report.style import INK, MUTED, SPARE_COLOURS, STYLE, save
 from nas_plugins.report.summary import TARGETS, cost_of, method_labels
 from nas_plugins.runs.costs import COST_NAMES, amount
-from nas_plugins.runs.reader import Run, get
+from nas_plugins.runs.reader import Run
 
 _MEASURED = {
     "retrain": ("test accuracy", "retrained networks"),
@@ -64,10 +64,10 @@ def fronts(runs: Sequence[Run]) -> list[Front]:
     Args:
         runs: Searches and retrainings. A retraining is named after the target of the search that found its network.
     """
-    datasets = dict.fromkeys(str(get(run.config, "data", "dataset")) for run in runs)
+    datasets = dict.fromkeys(str(run.dataset) for run in runs)
     found = []
     for dataset in datasets:
-        own = [run for run in runs if str(get(run.config, "data", "dataset")) == dataset]
+        own = [run for run in runs if str(run.dataset) == dataset]
         tested = [run for run in own if run.kind == "retrain" and run.test]
         searches = [run for run in own if run.kind == "search" and run.targets]
         # Searches on another data set may have found what is retrained on this one.

@@ -28,7 +28,14 @@ from nas_plugins.report.confusion import (
     plot_class_accuracy,
     plot_confusion,
 )
-from nas_plugins.report.curves import plot_comparison, plot_contributions, plot_costs, plot_distance, plot_progress
+from nas_plugins.report.curves import (
+    plot_comparison,
+    plot_contributions,
+    plot_costs,
+    plot_distance,
+    plot_progress,
+    validation_accuracy,
+)
 from nas_plugins.report.front import fronts, plot_front
 from nas_plugins.report.health import plot_health
 from nas_plugins.report.published import source
@@ -88,7 +95,8 @@ def _render(runs: Sequence[Run], folder: Path, **tables: Any) -> str:
         found = [] if search is None else findings(search)
         sections.append({"title": title, "run": run, "about": _about(run), "pictures": drawn, "findings": found})
     comparison = None
-    measured = {title: run.metrics for run, title in zip(runs, titles, strict=True) if len(run.metrics)}
+    histories = {title: run.metrics for run, title in zip(runs, titles, strict=True)}
+    measured = {title: metrics for title, metrics in histories.items() if len(validation_accuracy(metrics))}
     if len(measured) > 1:
         searches = [title for run, title in zip(runs, titles, strict=True) if run.kind == "search"]
         comparison = _embedded(plot_comparison(measured, searches, folder / "comparison.png"))
@@ -170,7 +178,7 @@ def _about(run: Run) -> str:
     done = f"{len(run.metrics)} of {planned}" if isinstance(planned, int) else str(len(run.metrics))
     skips = run.genotype and run.genotype.max_skips
     limit = None if skips is None else f"derived with at most {skips} skip connections per cell"
-    parts = [method, get(run.config, "data", "dataset"), f"seed {run.config.get('seed')}", f"{done} epochs", limit]
+    parts = [method, run.dataset, f"seed {run.config.get('seed')}", f"{done} epochs", limit]
     return " · ".join(str(part) for part in parts if part)
 
 

@@ -16,8 +16,8 @@ from nas_plugins.config.costs import read_costs
 from nas_plugins.report.published import read_published
 from nas_plugins.report.text_table import text_table
 from nas_plugins.runs.costs import amount
-from nas_plugins.runs.reader import Run, get, read_runs
-from nas_plugins.runs.tables import COSTS
+from nas_plugins.runs.reader import Run, read_runs
+from nas_plugins.runs.tables import COSTS, measures_of
 
 # Labels of runs and methods
 
@@ -114,13 +114,14 @@ def _row(run: Run) -> dict[str, Any]:
         "run": run.name,
         "kind": run.kind,
         "method": run.method,
-        "dataset": get(run.config, "data", "dataset"),
+        "dataset": run.dataset,
         "seed": run.config.get("seed"),
         "epochs": len(run.metrics),
         "train_acc": _last(run.metrics["train_acc"]),
         "val_acc": _last(run.metrics["val_acc"]),
         "derived_val_acc": _last(run.metrics["derived_val_acc"]),
         "test_acc": run.test.get("test_acc"),
+        "metric": _metric(run),
         **{metric: cost_of(run, metric) for metric in COSTS},
         "target": ", ".join(f"≤ {amount(metric, target)}" for metric, target in run.targets.items()) or None,
         "missed_by": max((cost.missed_by for cost in run.costs), default=None),
@@ -129,6 +130,17 @@ def _row(run: Run) -> dict[str, Any]:
         "seconds_per_iteration": run.metrics["seconds_per_iteration"].median(),
         "peak_memory_mb": run.metrics["peak_memory_mb"].max(),
     }
+
+
+def _metric(run: Run) -> str | None:
+    """Return the metric of an evaluator of the user's in words; None for accuracies, which have columns."""
+    derived, name = measures_of(run.config)[:2]
+    if name == "val_acc":
+        return None
+    columns = {name: name, "derived": derived}
+    values = {key: _last(run.metrics[column]) for key, column in columns.items() if column in run.metrics}
+    values["test"] = run.test.get(name.replace("val_", "test_", 1))
+    return ", ".join(f"{key} {value:.4g}" for key, value in values.items() if value is not None) or None
 
 
 def cost_of(run: Run, metric: str) -> float | None:
@@ -180,6 +192,7 @@ COLUMNS = {
     "val_acc": ("val", _percent),
     "derived_val_acc": ("derived", _percent),
     "test_acc": ("test", _percent),
+    "metric": ("metric", str),
     "parameters": ("params", _count),
     "multiply_adds": ("mult-adds", partial(_count, decimals=1)),
     "activations": ("activations", partial(_count, decimals=1)),
@@ -255,7 +268,7 @@ def results(runs: Iterable[str | os.PathLike[str] | Run]) -> pd.DataFrame:
     loaded = read_runs(runs)
     searches = [run for run in loaded if run.kind == "search" and (run.genotype or run.sample)]
     retrainings = [run for run in loaded if run.kind == "retrain" and run.network]
-    datasets = [get(run.config, "data", "dataset") or "–" for run in retrainings]
+    datasets = [run.dataset or "–" for run in retrainings]
     settings = _differing_settings(retrainings, shown=("data.dataset",))
     kinds = _grouped(retrainings, [f"{dataset}{text}" for dataset, text in zip(datasets, settings, strict=True)])
     rows = []

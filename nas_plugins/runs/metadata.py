@@ -26,7 +26,7 @@ class Metadata:
     classes: int | None = None
 
 
-def write_metadata(run: Path, space: Any, strategy: Any, classes: int) -> None:
+def write_metadata(run: Path, space: Any, strategy: Any, classes: int | None) -> None:
     """Write the metadata of a search to its search.json."""
     cells = getattr(getattr(space, "cells", None), "labels", ())
     weights = getattr(getattr(getattr(strategy, "composition", None), "relaxation", None), "activation", None)

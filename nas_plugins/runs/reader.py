@@ -29,6 +29,7 @@ from nas_plugins.runs.tables import (
     EIGENVALUE,
     LOGGED_METRICS,
     Weights,
+    further_metrics,
     read_table,
 )
 from search_spaces.genotype import Genotype
@@ -101,6 +102,12 @@ class Run:
         return get(self.config, "space", "name"), json.dumps(self.sample, sort_keys=True)
 
     @property
+    def dataset(self) -> str | None:
+        """Return the name of the data set, or that of the data module of the user's."""
+        path = get(self.config, "data", "class_path")
+        return get(self.config, "data", "dataset") if path is None else str(path).rpartition(".")[2]
+
+    @property
     def method(self) -> str:
         """Return the name of the strategy; ``"retrain"`` for a retraining."""
         return str(get(self.config, "strategy", "name") or "search") if self.kind == "search" else "retrain"
@@ -148,7 +155,8 @@ def read_run(path: PathLike) -> Run:
 def _read_metrics(path: Path) -> pd.DataFrame:
     if not path.exists():
         return pd.DataFrame(columns=_METRICS, dtype=float)
-    return read_table(path, ["epoch"]).reindex(columns=_METRICS)  # earlier versions wrote fewer columns
+    table = read_table(path, ["epoch"])
+    return table.reindex(columns=[*_METRICS, *further_metrics(table)])  # earlier versions wrote fewer columns
 
 
 def _read_targets(path: Path, config: dict[str, Any]) -> dict[str, float]:

@@ -55,13 +55,24 @@ def read_trials(experiment: str | os.PathLike[str]) -> pd.DataFrame:
     file = folder / "db" / "nni.sqlite"
     try:
         with contextlib.closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as database:
-            rows = _read_rows(database)
+            rows, best_is_least = _read_rows(database), _minimizes(database)
     except (sqlite3.Error, ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
         raise InputError(f"{file}: not the records of NNI's trials: {one_line(error)}") from None
     table = pd.DataFrame(rows, columns=["trial", "status", "value", "run", "parameters"])
     if Experiments().get_all_experiments().get(folder.name, {}).get("status") == "STOPPED":
         table["status"] = table["status"].replace("RUNNING", "WAITING")
-    return table.astype({"value": float}).sort_values("value", ascending=False, kind="stable", ignore_index=True)
+    table = table.astype({"value": float})
+    return table.sort_values("value", ascending=best_is_least, kind="stable", ignore_index=True)
+
+
+def _minimizes(database: sqlite3.Connection) -> bool:
+    """Return whether the tuner of the experiment looks for the least value."""
+    try:
+        rows = database.execute("SELECT params FROM ExperimentProfile ORDER BY revision DESC LIMIT 1").fetchall()
+    except sqlite3.OperationalError:  # no such table: NNI writes it when an experiment starts
+        return False
+    tuner = json.loads(rows[0][0]).get("tuner") if rows else None
+    return isinstance(tuner, dict) and (tuner.get("classArgs") or {}).get("optimize_mode") == "minimize"
 
 
 def _read_rows(database: sqlite3.Connection) -> list[dict[str, Any]]:

@@ -20,13 +20,14 @@ import yaml
 from nni.runtime.trial_command_channel import get_default_trial_command_channel
 
 from nas_plugins.config.reader import read_kind, read_retrain, read_retrain_sample, read_search
+from nas_plugins.config.yaml import read_yaml
 from nas_plugins.errors import InputError
 from nas_plugins.files import PathLike, read_object
 from nas_plugins.runs.costs import read_costs_of
 from nas_plugins.runs.directory import CONFIG, COST, METRICS, NETWORK, is_first
-from nas_plugins.runs.tables import COSTS, MEASURES, read_table
+from nas_plugins.runs.tables import COSTS, measures_of, read_table
 from nas_plugins.training.networks import space_beside
-from nas_plugins.training.retrain import evaluate, retrain, retrain_sample
+from nas_plugins.training.retrain import UntestableError, evaluate, retrain, retrain_sample
 from nas_plugins.training.search import resume, search
 from search_spaces.genotype import Genotype
 
@@ -56,7 +57,8 @@ def run_trial(
 
     The accuracy after every epoch is an intermediate result. The final result has "default", which the tuner uses,
     "run", the run directory, for a retraining "test_acc", "parameters" and "multiply_adds", and for a search with costs
-    those of the derived network, e.g. "latency". A search reports the validation accuracy of the derived network; a
+    those of the derived network, e.g. "latency". With an evaluator of the user's its metric takes the place of the
+    accuracy. A search reports the validation accuracy of the derived network; a
     retraining that of its network, and without a validation split the test accuracy.
 
     A trial that NNI starts a second time, e.g. on ``nnictl resume``, continues from its last complete epoch.
@@ -84,15 +86,15 @@ def run_trial(
     signal.signal(signal.SIGINT, _end)
     manager = _Manager()
     if (run / CONFIG).exists():
-        reporter = _Reporter(manager)
+        reporter = _Reporter(manager, run)
         before = manager.reported_epochs()
         resume(run, [reporter])
         if before is not None:
-            reporter.report_missed(run, before)
+            reporter.report_missed(before)
     else:
         shutil.rmtree(run, ignore_errors=True)  # left by a trial that was killed before its first epoch
         task = merged(config, overrides, genotype, manager.chosen, sample)
-        given = (config, run, task.overrides, [_Reporter(manager)])
+        given = (config, run, task.overrides, [_Reporter(manager, run)])
         if task.genotype is not None:
             retrain(task.genotype, *given)
         elif task.sample is not None:
@@ -232,41 +234,54 @@ def _parameters_in(portal: str) -> Any:
 
 
 class _Reporter(pl.Callback):
-    """Callback that reports the accuracy after every epoch: the first of the measures that the run has."""
+    """Callback that reports the accuracy after every epoch: the first of the measures that the run has.
 
-    def __init__(self, manager: _Manager) -> None:
+    Args:
+        manager: Connection to NNI's manager.
+        run: The run directory.
+    """
+
+    def __init__(self, manager: _Manager, run: Path) -> None:
         self.manager = manager
+        self.run = run
         self.reported: set[int] = set()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._report(trainer.current_epoch, trainer.callback_metrics)
 
     def _report(self, epoch: int, metrics: Mapping[str, Any]) -> None:
-        measure = next((name for name in MEASURES if name in metrics), None)
+        measure = next((name for name in _measures(self.run) if name in metrics), None)
         if measure is not None:
             self.manager.report("PERIODICAL", epoch, round(float(metrics[measure]), 6))
             self.reported.add(epoch)
 
-    def report_missed(self, run: Path, before: set[int]) -> None:
+    def report_missed(self, before: set[int]) -> None:
         """Report the epochs that neither the manager had before the resume nor this process reported.
 
         A manager that is stopped no longer takes the result of a trial that is in the middle of reporting it.
         """
-        for _, row in read_table(run / METRICS, ["epoch", *MEASURES]).iterrows():
+        for _, row in read_table(self.run / METRICS, ["epoch"]).iterrows():
             if row["epoch"] not in before | self.reported:
                 self._report(int(row["epoch"]), row.dropna())
 
 
+def _measures(run: Path) -> tuple[str, ...]:
+    return measures_of(read_yaml(run / CONFIG))
+
+
 def _final_result(run: Path, searched: bool) -> dict[str, Any]:
-    last = read_table(run / METRICS, ["epoch", *MEASURES]).iloc[-1].dropna()
-    measure = next(name for name in MEASURES if name in last)
+    last = read_table(run / METRICS, ["epoch"]).iloc[-1].dropna()
+    measure = next(name for name in _measures(run) if name in last)
     result: dict[str, Any] = {"default": round(float(last[measure]), 6), "run": str(run)}
     if searched:
         result |= {cost.metric: cost.derived for cost in read_costs_of(run / COST)}
     else:
         size = read_object(run / NETWORK)
-        result["test_acc"] = round(evaluate(run)["test_acc"], 6)
+        validated = _measures(run)[1]
+        tested = validated.replace("val_", "test_", 1)
+        with suppress(UntestableError):  # classes of the user's need no test
+            result[tested] = round(evaluate(run)[tested], 6)
         result |= {metric: size[metric] for metric in COSTS if metric in size}
-        if "val_acc" not in last:
-            result["default"] = result["test_acc"]
+        if validated not in last:
+            result["default"] = result[tested]
     return result

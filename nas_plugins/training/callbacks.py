@@ -11,9 +11,11 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from nas_plugins.errors import InputError
-from nas_plugins.runs.tables import LOGGED_METRICS
+from nas_plugins.runs.tables import LOGGED_METRICS, further_metrics
 
 
 class SeededEpochs(Callback):
@@ -62,21 +64,54 @@ class SeededEpochs(Callback):
 
 
 class EpochLines(Callback):
-    """Progress for logs: one line of text per epoch instead of a progress bar."""
+    """Progress for logs: one line of text per epoch instead of a progress bar.
+
+    Args:
+        further: Whether to print all metrics that the module logs, those of an evaluator of the user's.
+    """
+
+    def __init__(self, further: bool = False) -> None:
+        self.further = further
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print the metrics of the epoch."""
         logged = trainer.callback_metrics
-        shown = [f"{name} {float(logged[name]):.4f}" for name in LOGGED_METRICS if name in logged]
+        names = [*LOGGED_METRICS, *(further_metrics(logged) if self.further else ())]
+        shown = [f"{name} {float(logged[name]):.4f}" for name in names if name in logged]
         if trainer.is_global_zero:
             print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", *shown, sep="  ", flush=True)
+
+
+class SampleCounter(Callback):
+    """Count the samples of a test in one process, whose batches may have any structure of tensors."""
+
+    def __init__(self) -> None:
+        self.samples = 0
+
+    def on_test_batch_end(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Count the samples of a batch by the length of its first tensor."""
+        self.samples += next((len(leaf) for leaf in tree_leaves(batch) if isinstance(leaf, Tensor) and leaf.dim()), 0)
 
 
 class FiniteLoss(Callback):
     """Stop a run whose loss, weights or α are no longer finite, before the epoch is recorded.
 
     Long epochs are also stopped before their end. The losses of single iterations are unknown for NNI's own strategies.
+
+    Args:
+        rate: The learning rate of the weights, in messages.
     """
+
+    def __init__(self, rate: str = "training.learning_rate") -> None:
+        self.rate = rate
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -94,13 +129,13 @@ class FiniteLoss(Callback):
         lost = _non_finite(pl_module)
         if lost is not None:
             of_alpha = lost.startswith("architecture.")  # the name of α in strategies.search
-            what, key = ("an α", "strategy.learning_rate") if of_alpha else ("a weight", "training.learning_rate")
+            what, key = ("an α", "strategy.learning_rate") if of_alpha else ("a weight", self.rate)
             self._check(trainer, what, math.nan, key)
 
-    def _check(self, trainer: pl.Trainer, what: str, value: float, key: str = "training.learning_rate") -> None:
+    def _check(self, trainer: pl.Trainer, what: str, value: float, key: str | None = None) -> None:
         if not math.isfinite(value):
             raise InputError(
-                f"{what} became {value} in epoch {trainer.current_epoch}: lower {key} in a new run; "
+                f"{what} became {value} in epoch {trainer.current_epoch}: lower {key or self.rate} in a new run; "
                 "a resume of this one would come to the same"
             )
 

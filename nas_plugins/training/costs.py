@@ -12,19 +12,22 @@ from torch import nn
 
 from nas_plugins.config.costs import CostConfig
 from nas_plugins.config.reader import Config, read_search
-from nas_plugins.data.module import ImageData
 from nas_plugins.errors import InputError
 from nas_plugins.files import PathLike, one_line, read_text
 from nas_plugins.runs import directory as runs
+from nas_plugins.training.inputs import example_of
+from nas_plugins.training.networks import build_space
 from nas_plugins.training.trainer import prepare_data, quiet
-from search_spaces.complexity import count_multiply_adds, count_parameters
+from search_spaces.complexity import count_multiply_adds_of, count_parameters
 from strategies.base import DifferentiableStrategy, OneShotStrategy
 from strategies.cost import Cost, Latency, ProfileError, Profiler, measure_latency
 from strategies.cost.latency import device_name
+from strategies.cost.search import Example
+from strategies.supernet.trial_pass import first_samples
 
 
 def costs_of(
-    config: Config, strategy: OneShotStrategy, space: ModelSpace, data: ImageData, latency: Latency | None
+    config: Config, strategy: OneShotStrategy, space: ModelSpace, example: Example, latency: Latency | None
 ) -> tuple[tuple[Cost, ...], Latency | None]:
     """Return the costs that a search keeps low, with their tables, and the latencies among them.
 
@@ -32,7 +35,7 @@ def costs_of(
         config: The settings.
         strategy: The strategy.
         space: The space, before it is a supernet.
-        data: The images.
+        example: Some input of the model.
         latency: The latencies that the run began with; None if there are none yet.
 
     Raises:
@@ -44,7 +47,7 @@ def costs_of(
         name = config.values["strategy"]["name"]
         raise InputError(f"cost: {name} has none: take a strategy of this project, such as DARTS or EDAS")
     try:
-        profiler = profiler_of(strategy, space, data)
+        profiler = profiler_of(strategy, space, example)
         counted = profiler.counted()
         for cost in config.costs:
             if cost.metric == "latency":
@@ -56,17 +59,17 @@ def costs_of(
     return costs, latency
 
 
-def with_counts(found: dict[str, Any], network: nn.Module, data: ImageData) -> dict[str, Any]:
+def with_counts(found: dict[str, Any], network: nn.Module, example: Example) -> dict[str, Any]:
     """Return the costs of a derived network as they are counted on it, and by which share they miss their targets.
 
     Args:
         found: What :meth:`~strategies.cost.search.CostSearch.derived_costs` returns.
         network: The derived network.
-        data: The images.
+        example: Some input of the network.
     """
     counted = {
         "parameters": count_parameters(network),
-        "multiply_adds": count_multiply_adds(network, data.image_channels, data.image_size),
+        "multiply_adds": count_multiply_adds_of(network, first_samples(example, 1)),
     }
     costs = []
     for cost in found["costs"]:
@@ -76,10 +79,9 @@ def with_counts(found: dict[str, Any], network: nn.Module, data: ImageData) -> d
     return {**found, "costs": costs}
 
 
-def profiler_of(strategy: DifferentiableStrategy, space: ModelSpace, data: ImageData) -> Profiler:
-    """Return the profiler of a space for one image."""
-    image = torch.zeros(1, data.image_channels, data.image_size, data.image_size)
-    return strategy.profiler(space)(((image,), {}))
+def profiler_of(strategy: DifferentiableStrategy, space: ModelSpace, example: Example) -> Profiler:
+    """Return the profiler of a space for one sample of an input."""
+    return strategy.profiler(space)(first_samples(example, 1))
 
 
 def _latency(cost: CostConfig, config: Config, profiler: Profiler) -> Latency:
@@ -132,11 +134,10 @@ def latency_table(config: PathLike, output: PathLike, overrides: tuple[str, ...]
     strategy = settings.build("strategy")
     if not isinstance(strategy, DifferentiableStrategy):
         raise InputError(f"strategy.name: {type(strategy).__name__} has no costs; take one of this project")
-    space = settings.build(
-        "space", num_classes=data.num_classes, image_channels=data.image_channels, image_size=data.image_size
-    )
+    space = build_space(settings, data)
+    example = example_of(settings, data, lambda: build_space(settings, data))
     try:
-        latency = measure_latency(profiler_of(strategy, space, data), _device(settings))
+        latency = measure_latency(profiler_of(strategy, space, example), _device(settings))
     except ProfileError as error:
         raise InputError(f"space: {one_line(error)}") from None
     runs.write_json(Path(output), latency.to_json())

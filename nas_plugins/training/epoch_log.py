@@ -24,7 +24,7 @@ from nas_plugins.report.style import cell_name
 from nas_plugins.runs.alphas import architecture_weights
 from nas_plugins.runs.directory import LOGS
 from nas_plugins.runs.reader import Run, read_run
-from nas_plugins.runs.tables import ALPHA_KEYS, LOGGED_METRICS, MEASURES, NO_CELL, operations_of
+from nas_plugins.runs.tables import ALPHA_KEYS, LOGGED_METRICS, NO_CELL, measures_of, operations_of
 from nas_plugins.training.loggers import close_logger, identifier_of, log_image, open_logger
 from search_spaces.files import remove_unfinished, write_text_whole
 from search_spaces.genotype import Genotype
@@ -39,8 +39,8 @@ _IMAGES = 10
 _RESOURCES = ("seconds", "seconds_per_iteration", "peak_memory_mb")
 """Columns of metrics.csv that have a group of their own in a log."""
 
-_FINAL = (*MEASURES, "val_loss", "train_loss")
-"""Columns of metrics.csv in order of preference: the last value of the first one is the result of a run."""
+_LOSSES = ("val_loss", "train_loss")
+"""Columns of metrics.csv that are the result of a run without a measure, in order of preference."""
 
 Derived = Callable[[pl.LightningModule], Genotype | None]
 
@@ -124,7 +124,8 @@ class EpochLog(Callback):
         logger = self._loggers.get("tensorboard")
         if isinstance(logger, TensorBoardLogger):  # the others show the last value of each metric
             metrics = read_run(self.run).metrics.iloc[-1].dropna()
-            final = {f"final/{name}": float(metrics[name]) for name in [name for name in _FINAL if name in metrics][:1]}
+            names = (*measures_of(self.config.values), *_LOSSES)
+            final = {f"final/{name}": float(metrics[name]) for name in [name for name in names if name in metrics][:1]}
             logger.log_hyperparams(dict(self.config.values), final, step=int(metrics["epoch"]))
         with isolate_rng():
             self._close(finished=True)

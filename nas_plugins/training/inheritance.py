@@ -12,7 +12,7 @@ from torch import Tensor
 
 from nas_plugins.config.reader import Config
 from nas_plugins.config.schema import NetworkConfig
-from nas_plugins.data.module import ImageData
+from nas_plugins.data.sizes import Data, sizes
 from nas_plugins.errors import InputError
 from nas_plugins.files import PathLike, one_line
 from nas_plugins.runs import directory as runs
@@ -88,18 +88,18 @@ class Supernet:
         values = {**config.values, "network": {**config.values["network"], **size}}
         return replace(config, values=values, derived=replace(config.derived, **size), unused=unused)
 
-    def weights(self, architecture: runs.Architecture, data: ImageData) -> dict[str, Tensor]:
+    def weights(self, architecture: runs.Architecture, data: Data) -> dict[str, Tensor]:
         """Return the weights of the derived network by name.
 
         Args:
             architecture: A genotype or a sample of the space.
-            data: Images of the retraining.
+            data: Data of the retraining.
 
         Raises:
             InputError: The architecture is no point of the space, the images are others, or no weights fit.
         """
         for key in ("num_classes", "image_channels"):
-            here, there = getattr(data, key), getattr(self.data, key)
+            here, there = sizes(data).get(key), sizes(self.data).get(key)
             if here != there:
                 raise InputError(f"network.weights: inherited: {key} is {here}, and {there} in the search {self.run}")
         try:

@@ -23,13 +23,16 @@ from nas_plugins.config.schema import NetworkConfig
 from nas_plugins.config.signatures import argument_names
 from nas_plugins.config.yaml import read_yaml
 from nas_plugins.data.module import ImageData
+from nas_plugins.data.sizes import REQUIRED, Data, size, sizes
 from nas_plugins.errors import InputError
 from nas_plugins.files import PathLike, one_line
 from nas_plugins.runs.directory import CONFIG
 from search_spaces.genotype import Genotype
 from search_spaces.network import Network
+from strategies.cost.search import Example
 from strategies.darts import DARTS
 from strategies.inheritance import inherit
+from strategies.supernet.shared_input import copied
 
 Sample = Mapping[str, Any]
 
@@ -37,7 +40,7 @@ _NDS_OPTIONS = {"auxiliary_loss", "drop_path_prob"}
 """Arguments by which NNI's spaces of cells (NASNet, ENAS, AmoebaNet, PNAS, DARTS) have what the recipe uses."""
 
 
-def network_of_genotype(genotype: Genotype, config: Config, data: ImageData) -> Network:
+def network_of_genotype(genotype: Genotype, config: Config, data: Data) -> Network:
     """Return the network of a genotype, with the size that the config gives it.
 
     Raises:
@@ -48,22 +51,23 @@ def network_of_genotype(genotype: Genotype, config: Config, data: ImageData) -> 
     try:
         network = Network.from_genotype(
             genotype,
-            num_classes=data.num_classes,
+            num_classes=size(data, "num_classes"),
             channels=derived.channels,
-            image_channels=data.image_channels,
+            image_channels=size(data, "image_channels"),
             stem=derived.stem,
             auxiliary=derived.auxiliary_weight > 0,
             mlp_width=derived.mlp_width,
-            image_size=data.image_size,
+            image_size=sizes(data).get("image_size", 32),  # for mlp_width only
         )
-        shadow = copy.deepcopy(network).to("meta").train()
-        shadow(torch.empty(2, data.image_channels, data.image_size, data.image_size, device="meta"))
+        if isinstance(data, ImageData) and not config.user:
+            shadow = copy.deepcopy(network).to("meta").train()
+            shadow(torch.empty(2, data.image_channels, data.image_size, data.image_size, device="meta"))
     except (ValueError, RuntimeError) as error:  # PyTorch raises RuntimeError when memory runs out
         raise InputError(f"network: {one_line(error)}") from None
     return network
 
 
-def network_of_sample(sample: Sample, config: Config, data: ImageData) -> nn.Module:
+def network_of_sample(sample: Sample, config: Config, data: Data) -> nn.Module:
     """Return the network of a sample: the space of the config, made with this sample.
 
     The auxiliary head and drop-path of NNI's spaces of cells are there if the recipe uses them. A network that inherits
@@ -86,19 +90,25 @@ def network_of_sample(sample: Sample, config: Config, data: ImageData) -> nn.Mod
     else:
         with model_context(fitting):
             network = build_space(config, data, **options)
-    _check_output(network, data, type(space).__name__)
+    if isinstance(data, ImageData) and not config.user:
+        _check_output(network, data, type(space).__name__)
     return network
 
 
-def build_space(config: Config, data: ImageData, **options: Any) -> ModelSpace:
-    """Return the space of a config for the images, with further arguments that its class may take."""
-    space: ModelSpace = config.build(
-        "space",
-        num_classes=data.num_classes,
-        image_channels=data.image_channels,
-        image_size=data.image_size,
-        **options,
-    )
+def build_space(config: Config, data: Data, **options: Any) -> ModelSpace:
+    """Return the space of a config for the data, with further arguments that its class may take.
+
+    Raises:
+        InputError: The class refuses its arguments, or neither the config nor the data has one that it takes.
+    """
+    given, known = config.arguments["space"], sizes(data)
+    if "data" in config.user:
+        taken = argument_names(plugins.find("space", given["name"]))
+        for name in REQUIRED:
+            if name in taken and name not in given and name not in known:
+                where = f"the config, or {config.user['data'].name} an attribute {name}"
+                raise InputError(f"space.{name}: {given['name']} takes it: it should be in {where}")
+    space: ModelSpace = config.build("space", **{key: known[key] for key in known if key not in given}, **options)
     return space
 
 
@@ -155,7 +165,7 @@ def _check_output(network: nn.Module, data: ImageData, name: str) -> None:
     """Raise an InputError if a network does not fit the images or their classes."""
     shape = (data.image_channels, data.image_size, data.image_size)
     try:
-        output = _training_output(network, data)
+        output = _training_output(network, ((torch.zeros(2, *shape),), {}))
     except (RuntimeError, ValueError, NotImplementedError) as error:
         raise InputError(
             f"space: {name} does not fit images of {'×'.join(map(str, shape))}: {one_line(error)}"
@@ -167,14 +177,21 @@ def _check_output(network: nn.Module, data: ImageData, name: str) -> None:
             raise InputError(f"space: {name} should give {right} for 2 images of {data.num_classes} classes, not {got}")
 
 
-def _training_output(network: nn.Module, data: ImageData) -> Any:
-    """Return the output of a copy of a network in training mode for two images."""
+def _training_output(network: nn.Module, example: Example) -> Any:
+    """Return the output of a copy of a network in training mode for some input."""
+    args, kwargs = copied(example)
     with torch.no_grad(), isolate_rng():
-        return copy.deepcopy(network).train()(torch.zeros(2, data.image_channels, data.image_size, data.image_size))
+        return copy.deepcopy(network).train()(*args, **kwargs)
 
 
-def warn_unused(network: nn.Module, config: Config, data: ImageData) -> None:
-    """Warn in one line of the keys of the section network that have no effect on a network."""
+def warn_unused(network: nn.Module, config: Config, example: Example) -> None:
+    """Warn in one line of the keys of the section network that have no effect on a network.
+
+    Args:
+        network: The network.
+        config: The settings.
+        example: Some input of the network.
+    """
     recipe, name = config.derived, type(network).__name__
     assert recipe is not None
     reasons = []
@@ -183,15 +200,15 @@ def warn_unused(network: nn.Module, config: Config, data: ImageData) -> None:
         reasons.append(f"{', '.join(config.unused)} (the {what} sets the size of the network)")
     if recipe.drop_path > 0 and drop_path_setter(network) is None:
         reasons.append(f"network.drop_path ({name} has none)")
-    if recipe.auxiliary_weight > 0 and auxiliary_head(network) is None and not _gives_two(network, data):
+    if recipe.auxiliary_weight > 0 and auxiliary_head(network) is None and not _gives_two(network, example):
         reasons.append(f"network.auxiliary_weight ({name} has no auxiliary head)")
     if reasons:
         warnings.warn(f"not used: {', '.join(reasons)}", stacklevel=2)
 
 
-def _gives_two(network: nn.Module, data: ImageData) -> bool:
+def _gives_two(network: nn.Module, example: Example) -> bool:
     """Return whether the output of a network in training is a pair of logits."""
-    return isinstance(_training_output(network, data), tuple)
+    return isinstance(_training_output(network, example), tuple)
 
 
 def drop_path_setter(network: nn.Module) -> Callable[[float], None] | None:

@@ -10,6 +10,7 @@ import pandas as pd
 import torch
 from torch.utils.data import DataLoader
 
+from nas_plugins.data.module import ImageData
 from nas_plugins.data.new_images import NewImages, find_images, plain_errors
 from nas_plugins.errors import InputError
 from nas_plugins.files import PathLike, check_output_file
@@ -38,6 +39,9 @@ def predict(run: PathLike, images: Iterable[PathLike]) -> pd.DataFrame:
     run, files = Path(run), find_images(images)
     training = load_retraining(run, "predict")
     data = training.data
+    if training.config.user or not isinstance(data, ImageData):
+        name = next(iter(training.config.user.values())).name
+        raise InputError(f"{run}: predict takes runs of this project's image classification, and this one is of {name}")
     loader = DataLoader(NewImages(files, data), data.batch_size, num_workers=data.workers)
     with readable_errors(run / runs.CHECKPOINT, f"nas-plugins predict {run}"), plain_errors():
         outputs = make_trainer(training.config, run, []).predict(training.module, loader)

@@ -11,35 +11,42 @@ from nni.nas.strategy import ENAS as NniENAS
 
 from nas_plugins.config.reader import Config
 from nas_plugins.data.module import ImageData
+from nas_plugins.data.sizes import Data
 from nas_plugins.errors import InputError
 from nas_plugins.files import one_line
 from nas_plugins.runs.tables import ALPHA_KEYS
-from nas_plugins.training.module import ImageClassification
+from nas_plugins.training.inputs import training_module
 from strategies.base import DifferentiableStrategy, OneShotStrategy
+from strategies.cost.search import Example
 from strategies.enas import ENAS
 from strategies.relaxation import Step, UnfitSettingError
+from strategies.supernet.shared_input import copied
 from strategies.supernet.trial_pass import check_candidates
 
 
-def check_enas(strategy: OneShotStrategy, name: str) -> None:
+def check_enas(strategy: OneShotStrategy, name: str, metric: str = "val_acc") -> None:
     """Raise an InputError if a strategy is NNI's ENAS and cannot run, or its reward is not logged by a search."""
     if not isinstance(strategy, NniENAS):
         return
     if not isinstance(strategy, ENAS):
         raise InputError(f"strategy.name: {name} does not run on today's Lightning; write strategies.enas.ENAS")
     reward = strategy.reward_metric_name
-    if reward != "val_acc":
-        raise InputError(f"strategy.reward_metric_name: {reward!r} should be val_acc, the accuracy that a search logs")
+    if reward != metric:
+        raise InputError(f"strategy.reward_metric_name: {reward!r} should be {metric}, which the search logs")
     if find_spec("tianshou") is None:
         raise InputError("strategy.name: ENAS needs tianshou, which is not installed: pip install 'nas-plugins[rl]'")
+
+
+def check_choices(space: ModelSpace) -> None:
+    """Raise an InputError if a space has nothing to search."""
+    if not space.simplify():
+        raise InputError(f"space.name: {type(space).__name__} has no choice to search")
 
 
 def check_space(space: ModelSpace, data: ImageData) -> None:
     """Raise an InputError if a space does not fit the images or their number of classes."""
     name = type(space).__name__
     shape = (data.image_channels, data.image_size, data.image_size)
-    if not space.simplify():
-        raise InputError(f"space.name: {name} has no choice to search")
     try:
         with torch.no_grad():
             output = space.eval()(torch.zeros(2, *shape))
@@ -62,7 +69,7 @@ def check_epochs(strategy: DifferentiableStrategy, epochs: int) -> None:
 
 
 def check_plans(
-    strategy: DifferentiableStrategy, supernet: ModelSpace, data: ImageData, epochs: int, pair: str
+    strategy: DifferentiableStrategy, supernet: ModelSpace, example: Example, epochs: int, pair: str
 ) -> None:
     """Raise an InputError, naming strategy and space by ``pair``, if a supernet cannot run a plan of a search."""
     architecture, alphas = strategy.architecture, strategy.architecture.alphas
@@ -70,17 +77,17 @@ def check_plans(
     for edge, candidates in architecture.candidates.items():
         for name in {*map(str, candidates)} & {*ALPHA_KEYS}:
             raise InputError(f"space.name: {edge!r} has a candidate {name!r}, which alphas.csv has as another column")
-    images = torch.zeros(2, data.image_channels, data.image_size, data.image_size)
+    args, kwargs = example
     try:
         strategy.composition.relaxation.architecture(alphas, architecture.step)
-        check_candidates(architecture, lambda: supernet(images))
+        check_candidates(architecture, lambda: supernet(*copied(args), **copied(kwargs)))
     except (RuntimeError, ValueError, TypeError) as error:
         raise InputError(f"strategy: {pair}: {one_line(error)}") from None
 
 
-def check_targets(strategy: DifferentiableStrategy, supernet: ModelSpace, config: Config, data: ImageData) -> None:
+def check_targets(strategy: DifferentiableStrategy, supernet: ModelSpace, config: Config, data: Data) -> None:
     """Raise an InputError if no network of a space meets the targets of its costs."""
-    module = ImageClassification(data.num_classes, config.training)
+    module = training_module(config, data)
     module.set_model(supernet)
     try:
         strategy.configure_oneshot_module(module).check_targets()

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 
 from nas_plugins.config.reader import Config, read_retrain, read_retrain_sample
 from nas_plugins.config.schema import NetworkConfig
+from nas_plugins.config.user_classes import errors_of
+from nas_plugins.data.sizes import class_names, sizes
 from nas_plugins.errors import InputError
 from nas_plugins.files import PathLike, read_object
 from nas_plugins.runs import directory as runs
+from nas_plugins.training.callbacks import SampleCounter
 from nas_plugins.training.checkpoints import load_tensors, load_weights, read_result, rewrite_advice, save_tensors
 from nas_plugins.training.confusion import ConfusionCounter, write_confusion
 from nas_plugins.training.epoch_log import epoch_logs
 from nas_plugins.training.inheritance import Supernet
+from nas_plugins.training.inputs import example_of, training_module
 from nas_plugins.training.loggers import check_loggers
-from nas_plugins.training.module import ImageClassification
 from nas_plugins.training.networks import (
     auxiliary_head,
     network_of_genotype,
@@ -30,11 +36,13 @@ from nas_plugins.training.networks import (
     space_beside,
     warn_unused,
 )
-from nas_plugins.training.recorder import Recorder
+from nas_plugins.training.recorder import recorder_of
 from nas_plugins.training.trainer import check_compute, make_trainer, prepare_data, quiet, readable_errors
-from search_spaces.complexity import count_multiply_adds, count_parameters
+from search_spaces.complexity import count_multiply_adds_of, count_parameters
 from search_spaces.genotype import Genotype
 from search_spaces.network import Network
+from strategies.cost.search import Example
+from strategies.supernet.trial_pass import first_samples
 
 
 @quiet()
@@ -130,7 +138,7 @@ def _run(
     weights = None if supernet is None else supernet.weights(training.architecture, training.data)
     if weights is not None:
         training.begin_with(weights, Path(file))
-    warn_unused(training.network, settings, training.data)
+    warn_unused(training.network, settings, training.example)
     run = runs.create(output, settings, training.architecture)
     if weights is not None and runs.is_first():
         save_tensors(weights, run / runs.INHERITED)  # for a resume before the first checkpoint
@@ -141,25 +149,31 @@ def _run(
 def evaluate(run: PathLike) -> dict[str, float]:
     """Test a retrained network, using only the files of its run, and write the result into the run.
 
-    The files are ``test.json`` with the returned values, ``confusion.csv`` and ``class_accuracy.csv``.
+    The files are ``test.json`` with the returned values, ``confusion.csv`` and ``class_accuracy.csv``; the latter two
+    not for an evaluator of the user's, whose outputs may be other than logits.
 
     Returns:
-        ``test_acc`` (a fraction from 0 to 1), ``test_loss`` and ``images``, the number of test images.
+        ``test_acc`` (a fraction from 0 to 1), ``test_loss`` and ``images``, the number of test images. With an
+        evaluator of the user's what it logs in ``test_step`` instead of the former two.
 
     Raises:
         InputError: The directory is not a finished retraining, or its weights are damaged.
     """
     run = Path(run)
     training = load_retraining(run, "evaluate")
-    counted = ConfusionCounter(training.data.num_classes)
+    training.check_test()
+    classes = [] if "evaluator" in training.config.user else class_names(training.data)
+    counted = [ConfusionCounter(len(classes))] if classes else []
     with readable_errors(run / runs.CHECKPOINT, f"nas-plugins evaluate {run}"):
-        result = training.test(run, [counted])
-    if not math.isfinite(result["test_loss"]):
-        raise InputError(
-            f"{run / runs.WEIGHTS}: the test loss is {result['test_loss']}, for the weights are lost; retrain with a "
-            "lower training.learning_rate"
-        )
-    write_confusion(run, counted.confusion(), training.data.classes)
+        result = training.test(run, counted)
+    for name, value in result.items():
+        if not math.isfinite(value):
+            raise InputError(
+                f"{run / runs.WEIGHTS}: the {name.replace('_', ' ')} is {value}, for the weights are lost; retrain "
+                "with a lower training.learning_rate"
+            )
+    for counter in counted:
+        write_confusion(run, counter.confusion(), classes)
     runs.write_json(run / runs.TEST, result)
     return result
 
@@ -190,6 +204,10 @@ def load_retraining(run: Path, command: str, on_cpu: bool = False) -> Retraining
     return training
 
 
+class UntestableError(InputError):
+    """Classes of the user's have no test."""
+
+
 class Retraining:
     """A checked retraining, ready to run.
 
@@ -213,9 +231,18 @@ class Retraining:
         else:
             self.network = network_of_sample(architecture, config, self.data)
         self.architecture = architecture
-        self.module = ImageClassification(self.data.num_classes, config.training, self.recipe)
+        self.module = training_module(config, self.data, self.recipe)
         self.module.set_model(self.network)
         self.begun = self.recipe.weights == "new"
+
+    @cached_property
+    def example(self) -> Example:
+        """Some input of the network.
+
+        Raises:
+            InputError: Classes of the user's do not fit the network.
+        """
+        return example_of(self.config, self.data, lambda: copy.deepcopy(self.network))
 
     def begin_with(self, weights: dict[str, Tensor], file: Path) -> None:
         """Take inherited weights; an auxiliary head, which no supernet has, keeps its own.
@@ -241,7 +268,7 @@ class Retraining:
         Returns:
             The run directory.
         """
-        recorders = [Recorder(run), *epoch_logs(self.config, run)]
+        recorders = [recorder_of(self.config, run), *epoch_logs(self.config, run)]
         trainer = make_trainer(
             self.config, run, [*recorders, *callbacks], gradient_clip_val=self.recipe.gradient_clip_val
         )
@@ -257,21 +284,34 @@ class Retraining:
         return run
 
     def _size(self) -> dict[str, int]:
-        data, auxiliary = self.data, auxiliary_head(self.network)
+        auxiliary = auxiliary_head(self.network)
         device = "meta" if isinstance(self.network, Network) else "cpu"
         return {
             "parameters": count_parameters(self.network) - (0 if auxiliary is None else count_parameters(auxiliary)),
-            "multiply_adds": count_multiply_adds(self.network, data.image_channels, data.image_size, device),
-            "num_classes": data.num_classes,
-            "image_channels": data.image_channels,
-            "image_size": data.image_size,
+            "multiply_adds": count_multiply_adds_of(self.network, first_samples(self.example, 1), device),
+            **sizes(self.data),
         }
 
+    def check_test(self) -> None:
+        """Raise an UntestableError if classes of the user's cannot test a network."""
+        if not is_overridden("test_dataloader", self.data, pl.LightningDataModule):
+            raise UntestableError(f"data.class_path: {type(self.data).__name__} has no test_dataloader")
+        if not is_overridden("test_step", self.module):
+            raise UntestableError(f"evaluator.class_path: {type(self.module).__name__} has no test_step")
+
     def test(self, run: Path, callbacks: Sequence[pl.Callback] = ()) -> dict[str, float]:
-        """Return the loss and accuracy on the test images, and their number."""
-        trainer = make_trainer(self.config, run, [*callbacks])
-        (logged,) = trainer.test(self.module, datamodule=self.data, verbose=False)
-        return {**logged, "images": self.data.lengths["test"]}
+        """Return what the module logs on the test samples, and their number.
+
+        Raises:
+            InputError: Code of the user's fails, or tests on several loaders.
+        """
+        counter = SampleCounter()
+        trainer = make_trainer(self.config, run, [*callbacks, counter])
+        with errors_of(self.config.user):
+            logged = trainer.test(self.module, datamodule=self.data, verbose=False)
+        if len(logged) != 1:
+            raise InputError(f"data.class_path: {type(self.data).__name__} should have one loader of test samples")
+        return {**logged[0], "samples" if "data" in self.config.user else "images": counter.samples}
 
 
 def _deepened(genotype: Genotype, config: Config) -> Genotype:

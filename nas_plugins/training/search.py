@@ -22,17 +22,27 @@ from pytorch_lightning.utilities.seed import isolate_rng
 from nas_plugins.config.reader import Config, read_search
 from nas_plugins.config.signatures import argument_names
 from nas_plugins.data.module import ImageData
+from nas_plugins.data.sizes import sizes
 from nas_plugins.errors import InputError
 from nas_plugins.files import PathLike, one_line
 from nas_plugins.runs import directory as runs
 from nas_plugins.runs.metadata import write_metadata
+from nas_plugins.runs.tables import measures_of
 from nas_plugins.training.checkpoints import read_result
 from nas_plugins.training.costs import costs_of, read_latency, with_counts
 from nas_plugins.training.epoch_log import epoch_logs
+from nas_plugins.training.inputs import example_of, training_module
 from nas_plugins.training.loggers import check_loggers
-from nas_plugins.training.module import ImageClassification
-from nas_plugins.training.preflight import check_enas, check_epochs, check_plans, check_space, check_targets
-from nas_plugins.training.recorder import Recorder
+from nas_plugins.training.networks import build_space
+from nas_plugins.training.preflight import (
+    check_choices,
+    check_enas,
+    check_epochs,
+    check_plans,
+    check_space,
+    check_targets,
+)
+from nas_plugins.training.recorder import recorder_of
 from nas_plugins.training.retrain import Retraining
 from nas_plugins.training.trainer import check_compute, make_trainer, prepare_data, quiet, readable_errors
 from search_spaces.extensions import HasGenotype
@@ -112,16 +122,19 @@ class _Search:
     def __init__(self, config: Config, latency: Latency | None = None) -> None:
         self.config = config
         self.data = prepare_data(config)
-        if self.data.val_fraction == 0:
+        if isinstance(self.data, ImageData) and self.data.val_fraction == 0:
             raise InputError(
                 "data.val_fraction: 0.0 leaves no images for the architecture; 0.5 is what the papers have"
             )
-        self.space = self._build_space()
-        check_space(self.space, self.data)
+        self.space = build_space(config, self.data)
+        check_choices(self.space)
+        if isinstance(self.data, ImageData) and not config.user:
+            check_space(self.space, self.data)
+        self.example = example_of(config, self.data, partial(build_space, config, self.data))
         self.strategy = config.build("strategy")
-        check_enas(self.strategy, self.config.values["strategy"]["name"])
+        check_enas(self.strategy, self.config.values["strategy"]["name"], measures_of(config.values)[1])
         self._set_finish(self.strategy)
-        self.costs, self.latency = costs_of(config, self.strategy, self.space, self.data, latency)
+        self.costs, self.latency = costs_of(config, self.strategy, self.space, self.example, latency)
         self._set_costs(self.strategy)
         self._try_strategy()
 
@@ -137,15 +150,7 @@ class _Search:
         unknown = finish.space.keys() - argument_names(type(self.space))
         if unknown:
             raise InputError(f"strategy.finish.space: {', '.join(sorted(unknown))}: no argument of the searched space")
-        strategy.finish = replace(finish, space=partial(self._build_space, **finish.space))
-
-    def _build_space(self, **changed: Any) -> ModelSpace:
-        given = {
-            "num_classes": self.data.num_classes,
-            "image_channels": self.data.image_channels,
-            "image_size": self.data.image_size,
-        }
-        return self.config.build("space", **given, **changed)
+        strategy.finish = replace(finish, space=partial(build_space, self.config, self.data, **finish.space))
 
     def _try_strategy(self) -> None:
         """Raise an InputError if the strategy cannot search the space, using further instances of both."""
@@ -154,12 +159,12 @@ class _Search:
             strategy = self.config.build("strategy")
             self._set_costs(strategy)
             try:
-                supernet = strategy.mutate_model(self._build_space())
+                supernet = strategy.mutate_model(build_space(self.config, self.data))
             except (TypeError, ValueError, KeyError, NotImplementedError) as error:
                 raise InputError(f"strategy.name: {pair}: {one_line(error)}") from None
             if isinstance(strategy, DifferentiableStrategy):
                 check_epochs(strategy, self.config.training.epochs)
-                check_plans(strategy, supernet, self.data, self.config.training.epochs, pair)
+                check_plans(strategy, supernet, self.example, self.config.training.epochs, pair)
                 check_targets(strategy, supernet, self.config, self.data)
                 self.strategy.candidates_checked = True
 
@@ -174,7 +179,7 @@ class _Search:
             The run directory.
         """
         with runs.at_work(run), readable_errors(run / runs.CHECKPOINT, f"nas-plugins resume {run}"):
-            write_metadata(run, self.space, self.strategy, self.data.num_classes)
+            write_metadata(run, self.space, self.strategy, sizes(self.data).get("num_classes"))
             if self.latency is not None:
                 runs.write_json(run / runs.LATENCY, self.latency.to_json())
             sample = self._search(run, callbacks)
@@ -192,8 +197,8 @@ class _Search:
         if not self.costs:
             return
         with isolate_rng():
-            network = self._build_space().freeze(sample)
-        found = with_counts(self.strategy.oneshot_module.derived_costs(), network, self.data)
+            network = build_space(self.config, self.data).freeze(sample)
+        found = with_counts(self.strategy.oneshot_module.derived_costs(), network, self.example)
         runs.write_json(run / runs.COST, found)
 
     def _write_finish(self, run: Path) -> None:
@@ -207,13 +212,13 @@ class _Search:
         alphas = None
         if isinstance(self.strategy, DifferentiableStrategy):
             alphas = self.strategy.alphas
-        else:
+        elif hasattr(self.data, "architecture_dataloader"):
             _use_shuffled_images(self.strategy, self.data)
         logs = epoch_logs(self.config, run, self._current_genotype)
         checkpoint = run / runs.CHECKPOINT
         evaluator = Lightning(
-            ImageClassification(self.data.num_classes, self.config.training),
-            make_trainer(self.config, run, [Recorder(run, alphas), *logs, *callbacks]),
+            training_module(self.config, self.data),
+            make_trainer(self.config, run, [recorder_of(self.config, run, alphas), *logs, *callbacks]),
             datamodule=self.data,
             fit_kwargs={"ckpt_path": str(checkpoint)} if checkpoint.exists() else {},
         )
@@ -242,7 +247,7 @@ class _Search:
         return None
 
 
-def _use_shuffled_images(strategy: OneShotStrategy, data: ImageData) -> None:
+def _use_shuffled_images(strategy: OneShotStrategy, data: Any) -> None:
     """Let one of NNI's own strategies learn the architecture from shuffled and augmented validation images.
 
     It would use the validation loader, which keeps the order of the files: class by class.

@@ -22,6 +22,7 @@ from nas_plugins.config.reader import Config
 from nas_plugins.config.schema import Compute
 from nas_plugins.data.image_files import BrokenImage
 from nas_plugins.data.module import ImageData
+from nas_plugins.data.sizes import Data
 from nas_plugins.errors import InputError
 from nas_plugins.files import one_line
 from nas_plugins.runs.directory import CHECKPOINT, is_first
@@ -48,14 +49,15 @@ def make_trainer(config: Config, run: Path, callbacks: list[Callback], **kwargs:
         save_on_train_epoch_end=True,
     )
     terminal = sys.stderr.isatty()
+    theirs = "evaluator" in config.user
     return Trainer(
         max_epochs=config.training.epochs,
         **_compute(config.compute),
         callbacks=[
             SeededEpochs(config.seed),
-            FiniteLoss(),
+            FiniteLoss("the learning rate of the evaluator") if theirs else FiniteLoss(),
             *callbacks,
-            TQDMProgressBar() if terminal else EpochLines(),
+            TQDMProgressBar() if terminal else EpochLines(further=theirs),
             checkpoint,
         ],
         enable_progress_bar=terminal,
@@ -80,8 +82,8 @@ def _compute(compute: Compute) -> dict[str, Any]:
     }
 
 
-def prepare_data(config: Config) -> ImageData:
-    """Seed all generators, and return the prepared data set of a run.
+def prepare_data(config: Config) -> Data:
+    """Seed all generators, and return the prepared data of a run.
 
     Raises:
         InputError: This machine lacks the hardware, images are missing or broken, or devices would have no batch.
@@ -89,7 +91,8 @@ def prepare_data(config: Config) -> ImageData:
     check_compute(config.compute)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     data = config.data()
-    _check_share(config.compute, data)
+    if isinstance(data, ImageData):
+        _check_share(config.compute, data)
     return data
 
 

@@ -14,6 +14,15 @@ class NarrowError(ValueError):
     """A candidate cannot run on a part of the channels."""
 
 
+_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
+
+_POOLING = {
+    1: (functional.max_pool1d, functional.adaptive_max_pool1d),
+    2: (functional.max_pool2d, functional.adaptive_max_pool2d),
+}
+"""Dimensions of the input -> its pooling by windows, and to a size."""
+
+
 def narrow(candidate: nn.Module, parts: int) -> None:
     """Give a candidate 1/K of its channels, in place, with new weights.
 
@@ -27,9 +36,9 @@ def narrow(candidate: nn.Module, parts: int) -> None:
     for module in candidate.modules():
         if getattr(module, "mutables", ()):
             raise NarrowError(f"{type(module).__name__} has choices of its own")
-        if isinstance(module, nn.Conv2d):
+        if isinstance(module, _CONVOLUTIONS):
             _narrow_convolution(module, parts)
-        elif isinstance(module, nn.BatchNorm2d):
+        elif isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
             _narrow_norm(module, parts)
         elif next(module.parameters(recurse=False), None) is not None:
             raise NarrowError(f"{type(module).__name__} cannot run on 1/{parts} of its channels")
@@ -38,10 +47,10 @@ def narrow(candidate: nn.Module, parts: int) -> None:
 def can_narrow(candidates: Iterable[nn.Module], parts: int) -> bool:
     """Return whether all candidates keep the number of channels and can run on 1/K of them, and some has weights."""
     candidates = list(candidates)
-    if not any(isinstance(module, nn.Conv2d) for candidate in candidates for module in candidate.modules()):
+    if not any(isinstance(module, _CONVOLUTIONS) for candidate in candidates for module in candidate.modules()):
         return False
     for candidate in candidates:
-        convolutions = [module for module in candidate.modules() if isinstance(module, nn.Conv2d)]
+        convolutions = [module for module in candidate.modules() if isinstance(module, _CONVOLUTIONS)]
         if convolutions and convolutions[0].in_channels != convolutions[-1].out_channels:
             return False
         try:
@@ -108,9 +117,10 @@ class PartialStates:
         if passed.shape[2:] == tuple(shape[2:]):
             return passed
         if node not in self._pooled:
-            pooled = functional.max_pool2d(passed, 2, 2, ceil_mode=True)
+            pool, fit = _POOLING[passed.dim() - 2]
+            pooled = pool(passed, 2, 2, ceil_mode=True)
             if pooled.shape[2:] != tuple(shape[2:]):  # not that of a stride of 2 with the usual padding
-                pooled = functional.adaptive_max_pool2d(passed, tuple(shape[2:]))
+                pooled = fit(passed, tuple(shape[2:]))
             self._pooled[node] = pooled
         return self._pooled[node]
 
@@ -123,12 +133,12 @@ class PartialStates:
         """
         if self.parts > 1:
             if passed is None:
-                passed = torch.zeros_like(total).repeat(1, self.parts - 1, 1, 1)
+                passed = torch.zeros_like(total).repeat(1, self.parts - 1, *[1] * (total.dim() - 2))
             total = functional.channel_shuffle(torch.cat([total, passed], dim=1), self.parts)
         self.nodes.append(total)
 
 
-def _narrow_convolution(module: nn.Conv2d, parts: int) -> None:
+def _narrow_convolution(module: nn.Conv1d | nn.Conv2d, parts: int) -> None:
     depthwise = module.groups == module.in_channels > 1
     module.in_channels = _part(module, module.in_channels, parts)
     module.out_channels = _part(module, module.out_channels, parts)
@@ -143,7 +153,7 @@ def _narrow_convolution(module: nn.Conv2d, parts: int) -> None:
     module.reset_parameters()
 
 
-def _narrow_norm(module: nn.BatchNorm2d, parts: int) -> None:
+def _narrow_norm(module: nn.BatchNorm1d | nn.BatchNorm2d, parts: int) -> None:
     module.num_features = _part(module, module.num_features, parts)
     for name in ("weight", "bias"):
         if getattr(module, name) is not None:

@@ -1,0 +1,55 @@
+"""What data of any kind tells about itself: sizes for which a network is made, names of classes, loaders."""
+
+from __future__ import annotations
+
+import pytorch_lightning as pl
+from pytorch_lightning.utilities.model_helpers import is_overridden
+
+from nas_plugins.data.module import ImageData
+from nas_plugins.errors import InputError
+
+Data = ImageData | pl.LightningDataModule
+"""The data of a run: images, or a data module of the user's."""
+
+FROM_DATA = {"num_classes", "image_channels", "image_size"}
+"""Attributes of the data that are arguments of spaces."""
+
+REQUIRED = ("num_classes", "image_channels")
+"""Those of which no default of a space will do."""
+
+
+def sizes(data: Data) -> dict[str, int]:
+    """Return those of num_classes, image_channels and image_size that the data has."""
+    return {name: getattr(data, name) for name in sorted(FROM_DATA) if getattr(data, name, None) is not None}
+
+
+def size(data: Data, name: str) -> int:
+    """Return a size of the data.
+
+    Raises:
+        InputError: The data module of the user's does not have it.
+    """
+    found = sizes(data)
+    if name not in found:
+        raise InputError(f"data: {type(data).__name__} should have an attribute {name}, which a network is made for")
+    return found[name]
+
+
+def class_names(data: Data) -> list[str]:
+    """Return the names of the classes: the attribute ``classes`` of the data, or numbers.
+
+    Raises:
+        InputError: The data module of the user's does not have the number of classes.
+    """
+    number = size(data, "num_classes")
+    names = [str(name) for name in getattr(data, "classes", None) or range(number)]
+    if len(names) != number:
+        raise InputError(f"data: {type(data).__name__} has {len(names)} names in classes, and num_classes is {number}")
+    return names
+
+
+def check_loaders(data: Data, *loaders: str) -> None:
+    """Raise an InputError if a data module of the user's lacks one of these loaders."""
+    for loader in loaders:
+        if not is_overridden(loader, data, pl.LightningDataModule):
+            raise InputError(f"data.class_path: {type(data).__name__} has no {loader}")
