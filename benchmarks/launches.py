@@ -63,7 +63,7 @@ class Meter:
         where = ", ".join(f"{name} ×{count / self.steps:g}" for name, count in self.launches.waits.most_common())
         counts = {"operators": self.launches.operators, "nodes": self.nodes, "waits": self.launches.waits.total()}
         kernels = {"kernels": self.kernels} if torch.cuda.is_available() else {}
-        return {**{name: value / self.steps for name, value in (counts | kernels).items()}, "where": where}
+        return {**{name: round(value / self.steps) for name, value in (counts | kernels).items()}, "where": where}
 
 
 def _activities() -> list[ProfilerActivity]:
