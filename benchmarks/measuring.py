@@ -156,7 +156,8 @@ def _search(setting: Setting, data: Any) -> _Clock:
     from pytorch_lightning.callbacks import Callback
 
     from nas_plugins.config.schema import Training
-    from nas_plugins.training.module import ImageClassification
+    from nas_plugins.tasks import TASKS, Targets
+    from nas_plugins.training.module import TaskModule
 
     clock = _Clock()
 
@@ -175,7 +176,7 @@ def _search(setting: Setting, data: Any) -> _Clock:
             trainer.should_stop = True
 
     evaluator = Lightning(
-        ImageClassification(10, Training(epochs=1)),
+        TaskModule(Targets(TASKS["classification"], tuple("0123456789")), Training(epochs=1)),
         Trainer(
             max_epochs=EPOCHS if setting.what in METHODS else 1,
             callbacks=[Timer()],

@@ -17,6 +17,9 @@ from strategies.noise import generator
 from strategies.relaxation import EveryEdge, PlanEntry, Step, UnfitSettingError, WeightedOps, softmax
 from strategies.supernet.architecture import Architecture
 
+_LOWER_IS_BETTER = ("loss", "error", "mae", "mse")
+"""Ends of the names of metrics of which lower values are better."""
+
 
 class DARTSPT(DifferentiableStrategy):
     """The DARTS-PT strategy: DARTS whose operations and edges are chosen by how much the supernet loses without them.
@@ -28,7 +31,8 @@ class DARTSPT(DifferentiableStrategy):
 
     Args:
         projection_epochs: Number of last epochs in which choices are made, at least 1.
-        metric: Name of the metric that choices are made by. Lower is better if it ends in ``loss``, else higher.
+        metric: Name of the metric that choices are made by. Lower is better if it ends in ``loss``, ``error``, ``mae``
+            or ``mse``, else higher.
         batch_statistics: Whether the choices normalize by the statistics of each validation batch, as in the released
             code, instead of by the running ones. False for validation images that are ordered by class.
         fixed_alphas: Whether α keeps its initial values (the paper's DARTS-PT with fixed α).
@@ -159,4 +163,4 @@ class Projection:
         if self.metric not in metrics:
             known = ", ".join(metrics) or "what validation_step logs, which is nothing"
             raise UnfitSettingError(f"metric: {self.metric!r} should be one of {known}")
-        return -metrics[self.metric] if self.metric.endswith("loss") else metrics[self.metric]
+        return -metrics[self.metric] if self.metric.endswith(_LOWER_IS_BETTER) else metrics[self.metric]

@@ -15,23 +15,27 @@ from jsonargparse import ArgumentError, ArgumentParser
 from nas_plugins import plugins
 from nas_plugins.config.costs import CostConfig, read_costs
 from nas_plugins.config.costs import plain as plain_costs
-from nas_plugins.config.schema import Compute, LoggerName, NetworkConfig, Recipe, Training
+from nas_plugins.config.schema import Compute, LoggerName, NetworkConfig, Recipe, Training, check_task
 from nas_plugins.config.signatures import argument_names, unwrapped
 from nas_plugins.config.yaml import load_plain, read_yaml
 from nas_plugins.data.module import ImageData, Seed
 from nas_plugins.errors import InputError
 from nas_plugins.files import PathLike, one_line
+from nas_plugins.tasks import TASKS, Task, TaskName, task_of
 from search_spaces.deprecation import renamed_arguments_of
 from strategies.base import OneShotStrategy
 
 Kind = Literal["search", "retrain"]
 """Task of a run."""
 
-FROM_DATA = {"num_classes", "image_channels", "image_size"}
-"""Arguments of a space that are set from the data, not from the config."""
+FROM_DATA = {"num_classes", "image_channels", "image_size", "dense_head"}
+"""Arguments of a space that are set from the data and the task, not from their section."""
 
 _INTERNAL = {"composition", "cost", "engine", "model_space", "mutation_hooks", "penalty"}
 """Arguments of strategies that a config cannot express, or has another section for."""
+
+_SKIPPED = {"space": FROM_DATA, "strategy": _INTERNAL, "data": {"task"}}
+"""Arguments of classes that are no keys of their section, by section."""
 
 _DEFAULT_NAMES: Mapping[plugins.Kind, str] = {"space": "DartsSpace", "strategy": "EDAS"}
 
@@ -64,6 +68,11 @@ class Config:
         return self.values["seed"]
 
     @property
+    def task(self) -> Task:
+        """Return the task."""
+        return TASKS[self.values["task"]]
+
+    @property
     def loggers(self) -> tuple[LoggerName, ...]:
         """Return the names of the loggers, each once."""
         return tuple(dict.fromkeys(self.values["logger"]))
@@ -71,7 +80,8 @@ class Config:
     @property
     def kind(self) -> dict[str, Any]:
         """Return the settings that define what is trained, for example ``{"strategy.name": "EDAS"}``."""
-        return _flat({name: self.values[name] for name in ("space", "strategy", "network") if name in self.values})
+        named = ("task", "space", "strategy", "network")
+        return _flat({name: self.values[name] for name in named if name in self.values})
 
     def data(self) -> ImageData:
         """Return the prepared data set.
@@ -79,7 +89,7 @@ class Config:
         Raises:
             InputError: Images are missing, broken or too few.
         """
-        data = ImageData(**self.values["data"])
+        data = ImageData(**self.values["data"], task=self.task.name)
         data.prepare()
         return data
 
@@ -131,6 +141,15 @@ def read_kind(file: PathLike) -> Kind:
         InputError: The file is neither.
     """
     return kind_of(read_yaml(file), file)
+
+
+def read_task(file: PathLike, overrides: Sequence[str] = ()) -> Task:
+    """Return the task of a config, of which nothing else is checked.
+
+    Raises:
+        InputError: The file cannot be read.
+    """
+    return task_of(_merged(file, overrides))
 
 
 def read_search(file: PathLike, overrides: Sequence[str] = ()) -> Config:
@@ -268,6 +287,7 @@ def _checked(values: dict[str, Any], classes: Mapping[str, type]) -> Config:
         plain["cost"] = plain_costs(costs)
     network = classes["network"](**plain["network"]) if "network" in classes else None
     training, compute = Training(**plain["training"]), Compute(**plain["compute"])
+    check_task(TASKS[plain["task"]], training, network)
     return Config(plain, parsed.as_dict(), training, compute, network, costs=costs)
 
 
@@ -289,12 +309,13 @@ def _parser(classes: Mapping[str, type]) -> ArgumentParser:
     """Return the parser of a config."""
     parser = ArgumentParser(exit_on_error=False, add_help=False)
     parser.add_argument("--seed", type=Seed, default=0)
+    parser.add_argument("--task", type=TaskName, default="classification")
     for section, found in classes.items():
         if section in _DEFAULT_NAMES:
             parser.add_argument(f"--{section}.name", type=str)
-        written, skip = (unwrapped(found), FROM_DATA) if section == "space" else (found, _INTERNAL)
+        written = unwrapped(found) if section == "space" else found
         try:
-            parser.add_class_arguments(written, section, skip=set(skip))
+            parser.add_class_arguments(written, section, skip=set(_SKIPPED.get(section, ())))
         except ValueError as error:  # an argument of a plugin has no type
             raise InputError(f"{section}.name: {one_line(error)}") from error
     parser.add_argument("--logger", type=list[LoggerName], default=[])

@@ -19,6 +19,7 @@ from nas_plugins.export.source import Images
 from nas_plugins.files import PathLike, read_object
 from nas_plugins.runs import directory as runs
 from nas_plugins.training.checkpoints import read_result
+from nas_plugins.training.networks import build_space
 from nas_plugins.training.retrain import load_retraining
 from nas_plugins.training.trainer import prepare_data
 from search_spaces.genotype import Genotype
@@ -114,9 +115,7 @@ def _searched(run: Path, config: Config) -> Model:
     # An export needs no accelerator, and this machine may lack that of the run.
     on_cpu = replace(config.compute, accelerator="cpu", devices=1, nodes=1, precision="32-true")
     data = prepare_data(replace(config, compute=on_cpu))
-    space = config.build(
-        "space", num_classes=data.num_classes, image_channels=data.image_channels, image_size=data.image_size
-    )
+    space = build_space(config, data)
     if not isinstance(space, StackedSpace):
         name = type(space).__name__
         raise InputError(f"{run}: a search of {name}; retrain its {runs.GENOTYPE}, then export that run")

@@ -1,4 +1,4 @@
-"""Plots over the epochs of a run: accuracy, loss, costs, contributions of cells, distance; a comparison of runs."""
+"""Plots over the epochs of a run: metric, loss, costs, contributions of cells, distance; a comparison of runs."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 from nas_plugins.config.reader import Kind
 from nas_plugins.report.style import INK, MUTED, SPARE_COLOURS, STYLE, cell_name, save
 from nas_plugins.runs.costs import COST_NAMES, amount
+from nas_plugins.tasks import TASKS, TaskMetric
 
 
 def plot_contributions(contributions: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
@@ -63,19 +64,25 @@ def plot_distance(metrics: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
         return save(figure, path)
 
 
-def plot_progress(metrics: pd.DataFrame, path: str | os.PathLike[str], kind: Kind = "search") -> Path:
-    """Plot accuracies and losses over the epochs.
+def plot_progress(
+    metrics: pd.DataFrame,
+    path: str | os.PathLike[str],
+    kind: Kind = "search",
+    metric: TaskMetric = TASKS["classification"].metric,
+) -> Path:
+    """Plot a metric, such as the accuracy, and losses over the epochs.
 
     Args:
         metrics: Columns of a metrics.csv; empty ones are left out.
         path: PNG file to write.
         kind: Kind of the run, for the legend: a search has a supernet and a derived network.
+        metric: The metric.
     """
     network = "supernet, " if kind == "search" else ""
-    accuracies = {
-        "train_acc": (f"{network}training", "#94a3b8"),
-        "val_acc": (f"{network}validation", "#2563eb"),
-        "derived_val_acc": ("derived network, validation", "#ea580c"),
+    measured = {
+        f"train_{metric.key}": (f"{network}training", "#94a3b8"),
+        f"val_{metric.key}": (f"{network}validation", "#2563eb"),
+        f"derived_val_{metric.key}": ("derived network, validation", "#ea580c"),
     }
     losses = {
         "train_loss": (f"{network}training", "#94a3b8"),
@@ -84,7 +91,7 @@ def plot_progress(metrics: pd.DataFrame, path: str | os.PathLike[str], kind: Kin
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(10.5, 3.7), layout="constrained")
         left, right = figure.subplots(1, 2)
-        _curves(left, metrics, accuracies, "accuracy (%)", scale=100)
+        _curves(left, metrics, measured, metric.label, scale=metric.scale)
         _curves(right, metrics, losses, "loss", scale=1)
         return save(figure, path)
 
@@ -138,7 +145,8 @@ def _curves(axis: Axes, metrics: pd.DataFrame, lines: Mapping[str, tuple[str, st
     for column, (label, colour) in lines.items():
         known = metrics[["epoch", column]].dropna()
         if len(known):
-            final = f"{label} ({scale * known[column].iloc[-1]:.2f})"
+            last = scale * known[column].iloc[-1]
+            final = f"{label} ({last:.2f})" if abs(last) >= 0.1 or not last else f"{label} ({last:.2g})"
             _line(axis, known["epoch"], scale * known[column], colour, final)
     axis.set_ylabel(ylabel)
     _epoch_axis(axis, metrics["epoch"])
@@ -160,23 +168,28 @@ def _epoch_axis(axis: Axes, epochs: pd.Series) -> None:
         axis.set_xticks([epochs.iloc[0]])
 
 
-def validation_accuracy(metrics: pd.DataFrame) -> pd.DataFrame:
-    """Return columns epoch and accuracy: of the derived network if it was measured, else of the trained network."""
-    derived = metrics["derived_val_acc"].notna().any()
-    column = "derived_val_acc" if derived else "val_acc"
-    return metrics[["epoch", column]].dropna().rename(columns={column: "accuracy"})
+def validation_metric(metrics: pd.DataFrame, key: str) -> pd.DataFrame:
+    """Return columns epoch and value: of the derived network if it was measured, else of the trained network."""
+    derived = metrics[f"derived_val_{key}"].notna().any()
+    column = f"derived_val_{key}" if derived else f"val_{key}"
+    return metrics[["epoch", column]].dropna().rename(columns={column: "value"})
 
 
 def plot_comparison(
-    histories: Mapping[str, pd.DataFrame], searches: Collection[str], path: str | os.PathLike[str]
+    histories: Mapping[str, pd.DataFrame],
+    searches: Collection[str],
+    path: str | os.PathLike[str],
+    metric: TaskMetric = TASKS["classification"].metric,
 ) -> Path:
-    """Plot the validation accuracy of several runs over the epochs, and against the duration of the search.
+    """Plot a metric on the validation images over the epochs of several runs, and against the duration of the search.
 
     Args:
-        histories: Name of a run -> its metrics; see :func:`validation_accuracy` for the accuracy shown.
+        histories: Name of a run -> its metrics; see :func:`validation_metric` for the values shown.
         searches: Names of the runs that are searches; the other runs have no search time.
         path: PNG file to write.
+        metric: The metric.
     """
+    label = f"validation {metric.label}"
     timed = {name: histories[name]["seconds"].sum() for name in histories if name in searches}
     unit, seconds = ("hours", 3600) if max(timed.values(), default=0) > 7200 else ("seconds", 1)
     with matplotlib.rc_context(STYLE):
@@ -186,12 +199,12 @@ def plot_comparison(
         for number, (name, metrics) in enumerate(histories.items()):
             colour = SPARE_COLOURS[number % len(SPARE_COLOURS)]
             dash = ("-", "--", ":")[number // len(SPARE_COLOURS) % 3]
-            curve = validation_accuracy(metrics)
-            _line(axes[0], curve["epoch"] + 1, 100 * curve["accuracy"], colour, name, dash)
+            curve = validation_metric(metrics, metric.key)
+            _line(axes[0], curve["epoch"] + 1, metric.scale * curve["value"], colour, name, dash)
             if name in timed and len(curve):
-                last = 100 * curve["accuracy"].iloc[-1]
+                last = metric.scale * curve["value"].iloc[-1]
                 axes[1].plot(timed[name] / seconds, last, "o", color=colour, markersize=9)
-        axes[0].set(xlabel="epochs trained", ylabel="validation accuracy (%)")
+        axes[0].set(xlabel="epochs trained", ylabel=label)
         axes[0].xaxis.set_major_locator(MaxNLocator(8, integer=True))
         axes[0].tick_params(length=0, which="both")
         lengths = [len(metrics) for metrics in histories.values()]
@@ -201,7 +214,7 @@ def plot_comparison(
             axes[0].xaxis.set_major_formatter("{x:g}")
             axes[0].xaxis.set_minor_formatter(NullFormatter())
         if timed:
-            axes[1].set(xlabel=f"{unit} of search", ylabel="validation accuracy (%), last epoch")
+            axes[1].set(xlabel=f"{unit} of search", ylabel=f"{label}, last epoch")
             axes[1].set_xlim(0, 1.1 * max(timed.values()) / seconds or 1)
             axes[1].tick_params(length=0)
         figure.legend(axes[0].lines, list(histories), loc="outside upper left", ncols=min(3, len(histories)))

@@ -26,13 +26,14 @@ from nas_plugins.runs.tables import (
     CONTRIBUTION_COLUMNS,
     COST_COLUMNS,
     DISTANCES,
-    LOGGED_METRICS,
     Weights,
     read_table,
 )
+from nas_plugins.tasks import Task, task_of
 from search_spaces.genotype import Genotype
 
-_METRICS = ["epoch", *LOGGED_METRICS, "seconds", "peak_memory_mb", "seconds_per_iteration", *DISTANCES, *COST_COLUMNS]
+_OTHER_METRICS = ("seconds", "peak_memory_mb", "seconds_per_iteration", *DISTANCES, *COST_COLUMNS)
+"""Columns of metrics.csv behind those of the task."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Run:
         network: Size of a retrained network and of its images.
         test: Results of ``nas-plugins evaluate``.
         confusion: Number of test images by their class (rows) and the predicted class (columns).
+        outputs: Metrics of each label, value or class of pixels, a row each, with their names in the column output.
         weights: Function that turns α into the weights of operations.
         targets: Metric -> the highest cost that the search aims at.
         costs: Costs of the derived network of a finished search with targets.
@@ -67,6 +69,7 @@ class Run:
     network: dict[str, Any]
     test: dict[str, Any]
     confusion: pd.DataFrame | None = None
+    outputs: pd.DataFrame | None = None
     weights: Weights = "softmax"
     targets: Mapping[str, float] = field(default_factory=dict)
     costs: tuple[CostResult, ...] = ()
@@ -80,6 +83,11 @@ class Run:
     def kind(self) -> Kind:
         """Return whether the run is a search or a retraining."""
         return kind_of(self.config)
+
+    @property
+    def task(self) -> Task:
+        """Return the task of the network."""
+        return task_of(self.config)
 
     @property
     def found(self) -> object:
@@ -118,7 +126,7 @@ def read_run(path: PathLike) -> Run:
         path=path,
         config_text=text,
         config=config,
-        metrics=_read_metrics(path / directory.METRICS),
+        metrics=_read_metrics(path / directory.METRICS, task_of(config)),
         alphas=_read_rows(path / directory.ALPHAS, ALPHA_KEYS, texts=ALPHA_KEYS[1:]),
         contributions=_read_rows(path / directory.CONTRIBUTIONS, CONTRIBUTION_COLUMNS, texts=("cell",)),
         genotype=Genotype.load(genotype) if genotype.exists() else None,
@@ -126,16 +134,18 @@ def read_run(path: PathLike) -> Run:
         network=_read_values(path / directory.NETWORK),
         test=_read_values(path / directory.TEST),
         confusion=_read_confusion(path / directory.CONFUSION),
+        outputs=_read_rows(path / directory.OUTPUTS, ["output"], texts=["output"]),
         weights=read_metadata(path).weights or "softmax",
         targets=_read_targets(path, config),
         costs=read_costs_of(path / directory.COST),
     )
 
 
-def _read_metrics(path: Path) -> pd.DataFrame:
+def _read_metrics(path: Path, task: Task) -> pd.DataFrame:
+    columns = ["epoch", *task.columns, *_OTHER_METRICS]
     if not path.exists():
-        return pd.DataFrame(columns=_METRICS, dtype=float)
-    return read_table(path, ["epoch"]).reindex(columns=_METRICS)  # earlier versions wrote fewer columns
+        return pd.DataFrame(columns=columns, dtype=float)
+    return read_table(path, ["epoch"]).reindex(columns=columns)  # earlier versions wrote fewer columns
 
 
 def _read_targets(path: Path, config: dict[str, Any]) -> dict[str, float]:

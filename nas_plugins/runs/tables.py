@@ -15,10 +15,6 @@ from search_spaces.files import write_text_whole
 Weights = Literal["softmax", "sigmoid"]
 """Function that turns α into the weights of operations."""
 
-LOGGED_METRICS = ("train_loss", "train_acc", "val_loss", "val_acc", "derived_val_acc")
-"""Columns of metrics.csv that the training logs; accuracies are fractions from 0 to 1."""
-MEASURES = ("derived_val_acc", "val_acc", "train_acc")
-"""Columns of metrics.csv in order of preference: the first one that a run has is its accuracy."""
 DISTANCES = ("distance", "alpha_distance")
 """Columns of metrics.csv for a search that starts from a baseline: operations that differ from it, and change of α."""
 COSTS = ("parameters", "multiply_adds", "activations", "latency")

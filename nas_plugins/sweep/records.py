@@ -15,6 +15,7 @@ from nni.tools.nnictl.config_utils import Experiments
 from nas_plugins.errors import InputError
 from nas_plugins.files import one_line
 from nas_plugins.runs.directory import GENOTYPE
+from nas_plugins.tasks import METRICS
 from search_spaces.genotype import Genotype
 
 STATUSES = ("WAITING", "RUNNING", "SUCCEEDED", "FAILED", "USER_CANCELED", "SYS_CANCELED", "EARLY_STOPPED", "UNKNOWN")
@@ -45,8 +46,8 @@ def read_trials(experiment: str | os.PathLike[str]) -> pd.DataFrame:
 
     Returns:
         Columns trial (its ID), status (one of :data:`STATUSES`), value (the final result), run (the run directory,
-        empty where the trial reported none) and parameters (key -> value, as chosen). In a stopped experiment a
-        trial is never RUNNING but WAITING, since a resume starts it again.
+        empty where the trial reported none), parameters (key -> value, as chosen) and metric (key of that of the
+        value). In a stopped experiment a trial is never RUNNING but WAITING, since a resume starts it again.
 
     Raises:
         InputError: There is no such experiment, or its records cannot be read.
@@ -58,10 +59,12 @@ def read_trials(experiment: str | os.PathLike[str]) -> pd.DataFrame:
             rows = _read_rows(database)
     except (sqlite3.Error, ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
         raise InputError(f"{file}: not the records of NNI's trials: {one_line(error)}") from None
-    table = pd.DataFrame(rows, columns=["trial", "status", "value", "run", "parameters"])
+    table = pd.DataFrame(rows, columns=["trial", "status", "value", "run", "parameters", "metric"])
     if Experiments().get_all_experiments().get(folder.name, {}).get("status") == "STOPPED":
         table["status"] = table["status"].replace("RUNNING", "WAITING")
-    return table.astype({"value": float}).sort_values("value", ascending=False, kind="stable", ignore_index=True)
+    lower_is_better = any(not METRICS[name].higher_is_better for name in table["metric"])
+    table = table.astype({"value": float})
+    return table.sort_values("value", ascending=lower_is_better, kind="stable", ignore_index=True)
 
 
 def _read_rows(database: sqlite3.Connection) -> list[dict[str, Any]]:
@@ -69,7 +72,7 @@ def _read_rows(database: sqlite3.Connection) -> list[dict[str, Any]]:
     trials: dict[str, dict[str, Any]] = {}
     events = "SELECT trialJobId, event, data FROM TrialJobEvent WHERE trialJobId <> '' ORDER BY rowid"
     for trial, event, data in database.execute(events):
-        row = trials.setdefault(trial, {"trial": trial, "value": None, "run": "", "parameters": {}})
+        row = trials.setdefault(trial, {"trial": trial, "value": None, "run": "", "parameters": {}, "metric": "acc"})
         if event in STATUSES:
             row["status"] = event
         if data:
@@ -80,6 +83,7 @@ def _read_rows(database: sqlite3.Connection) -> list[dict[str, Any]]:
         if not isinstance(result, dict):
             result = {"default": result}
         trials[trial] |= {"value": float(result["default"]), "run": os.fspath(result.get("run", ""))}
+        trials[trial]["metric"] = result["metric"] if result.get("metric") in METRICS else "acc"
     return list(trials.values())
 
 

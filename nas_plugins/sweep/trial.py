@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from urllib.request import urlopen
@@ -23,8 +24,9 @@ from nas_plugins.config.reader import read_kind, read_retrain, read_retrain_samp
 from nas_plugins.errors import InputError
 from nas_plugins.files import PathLike, read_object
 from nas_plugins.runs.costs import read_costs_of
-from nas_plugins.runs.directory import CONFIG, COST, METRICS, NETWORK, is_first
-from nas_plugins.runs.tables import COSTS, MEASURES, read_table
+from nas_plugins.runs.directory import CONFIG, COST, METRICS, NETWORK, is_first, read_sections
+from nas_plugins.runs.tables import COSTS, read_table
+from nas_plugins.tasks import task_of
 from nas_plugins.training.networks import space_beside
 from nas_plugins.training.retrain import evaluate, retrain, retrain_sample
 from nas_plugins.training.search import resume, search
@@ -54,10 +56,12 @@ def run_trial(
 ) -> Path:
     """Search, or retrain, with the parameters that NNI's tuner chose for this trial.
 
-    The accuracy after every epoch is an intermediate result. The final result has "default", which the tuner uses,
-    "run", the run directory, for a retraining "test_acc", "parameters" and "multiply_adds", and for a search with costs
-    those of the derived network, e.g. "latency". A search reports the validation accuracy of the derived network; a
-    retraining that of its network, and without a validation split the test accuracy.
+    The first metric of the task, such as the accuracy, is an intermediate result after every epoch. The final result
+    has "default", which the tuner uses, "run", the run directory, for a retraining e.g. "test_acc", "parameters" and
+    "multiply_adds", and for a search with costs those of the derived network, e.g. "latency"; "metric" is the key of
+    the metric, e.g. "acc". Of the mean absolute error lower values are better: the tuner has to minimize. A search
+    reports the metric of the derived network on the validation images; a retraining that of its network, and without a
+    validation split that on the test images.
 
     A trial that NNI starts a second time, e.g. on ``nnictl resume``, continues from its last complete epoch.
 
@@ -84,15 +88,15 @@ def run_trial(
     signal.signal(signal.SIGINT, _end)
     manager = _Manager()
     if (run / CONFIG).exists():
-        reporter = _Reporter(manager)
+        reporter = _Reporter(manager, run)
         before = manager.reported_epochs()
         resume(run, [reporter])
         if before is not None:
-            reporter.report_missed(run, before)
+            reporter.report_missed(before)
     else:
         shutil.rmtree(run, ignore_errors=True)  # left by a trial that was killed before its first epoch
         task = merged(config, overrides, genotype, manager.chosen, sample)
-        given = (config, run, task.overrides, [_Reporter(manager)])
+        given = (config, run, task.overrides, [_Reporter(manager, run)])
         if task.genotype is not None:
             retrain(task.genotype, *given)
         elif task.sample is not None:
@@ -232,41 +236,48 @@ def _parameters_in(portal: str) -> Any:
 
 
 class _Reporter(pl.Callback):
-    """Callback that reports the accuracy after every epoch: the first of the measures that the run has."""
+    """Callback that reports the result after every epoch: the first of the measures that the run has."""
 
-    def __init__(self, manager: _Manager) -> None:
-        self.manager = manager
+    def __init__(self, manager: _Manager, run: Path) -> None:
+        self.manager, self.run = manager, run
         self.reported: set[int] = set()
+
+    @cached_property
+    def measures(self) -> tuple[str, ...]:
+        return task_of(read_sections(self.run)[1]).measures
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._report(trainer.current_epoch, trainer.callback_metrics)
 
     def _report(self, epoch: int, metrics: Mapping[str, Any]) -> None:
-        measure = next((name for name in MEASURES if name in metrics), None)
+        measure = next((name for name in self.measures if name in metrics), None)
         if measure is not None:
             self.manager.report("PERIODICAL", epoch, round(float(metrics[measure]), 6))
             self.reported.add(epoch)
 
-    def report_missed(self, run: Path, before: set[int]) -> None:
+    def report_missed(self, before: set[int]) -> None:
         """Report the epochs that neither the manager had before the resume nor this process reported.
 
         A manager that is stopped no longer takes the result of a trial that is in the middle of reporting it.
         """
-        for _, row in read_table(run / METRICS, ["epoch", *MEASURES]).iterrows():
+        for _, row in read_table(self.run / METRICS, ["epoch", *self.measures]).iterrows():
             if row["epoch"] not in before | self.reported:
                 self._report(int(row["epoch"]), row.dropna())
 
 
 def _final_result(run: Path, searched: bool) -> dict[str, Any]:
-    last = read_table(run / METRICS, ["epoch", *MEASURES]).iloc[-1].dropna()
-    measure = next(name for name in MEASURES if name in last)
+    task = task_of(read_sections(run)[1])
+    last = read_table(run / METRICS, ["epoch", *task.measures]).iloc[-1].dropna()
+    measure = next(name for name in task.measures if name in last)
     result: dict[str, Any] = {"default": round(float(last[measure]), 6), "run": str(run)}
+    result["metric"] = task.metric.key
     if searched:
         result |= {cost.metric: cost.derived for cost in read_costs_of(run / COST)}
     else:
         size = read_object(run / NETWORK)
-        result["test_acc"] = round(evaluate(run)["test_acc"], 6)
+        tested = f"test_{task.metric.key}"
+        result[tested] = round(evaluate(run)[tested], 6)
         result |= {metric: size[metric] for metric in COSTS if metric in size}
-        if "val_acc" not in last:
-            result["default"] = result["test_acc"]
+        if f"val_{task.metric.key}" not in last:
+            result["default"] = result[tested]
     return result

@@ -13,7 +13,7 @@ import torch
 from pytorch_lightning.callbacks import Callback
 
 from nas_plugins.errors import InputError
-from nas_plugins.runs.tables import LOGGED_METRICS
+from nas_plugins.tasks import Task
 
 
 class SeededEpochs(Callback):
@@ -62,12 +62,19 @@ class SeededEpochs(Callback):
 
 
 class EpochLines(Callback):
-    """Progress for logs: one line of text per epoch instead of a progress bar."""
+    """Progress for logs: one line of text per epoch instead of a progress bar.
+
+    Args:
+        task: The task, whose metrics are printed.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self.task = task
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print the metrics of the epoch."""
         logged = trainer.callback_metrics
-        shown = [f"{name} {float(logged[name]):.4f}" for name in LOGGED_METRICS if name in logged]
+        shown = [f"{name} {float(logged[name]):.4f}" for name in self.task.columns if name in logged]
         if trainer.is_global_zero:
             print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", *shown, sep="  ", flush=True)
 

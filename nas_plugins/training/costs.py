@@ -16,6 +16,7 @@ from nas_plugins.data.module import ImageData
 from nas_plugins.errors import InputError
 from nas_plugins.files import PathLike, one_line, read_text
 from nas_plugins.runs import directory as runs
+from nas_plugins.training.networks import build_space
 from nas_plugins.training.trainer import prepare_data, quiet
 from search_spaces.complexity import count_multiply_adds, count_parameters
 from strategies.base import DifferentiableStrategy, OneShotStrategy
@@ -132,9 +133,7 @@ def latency_table(config: PathLike, output: PathLike, overrides: tuple[str, ...]
     strategy = settings.build("strategy")
     if not isinstance(strategy, DifferentiableStrategy):
         raise InputError(f"strategy.name: {type(strategy).__name__} has no costs; take one of this project")
-    space = settings.build(
-        "space", num_classes=data.num_classes, image_channels=data.image_channels, image_size=data.image_size
-    )
+    space = build_space(settings, data)
     try:
         latency = measure_latency(profiler_of(strategy, space, data), _device(settings))
     except ProfileError as error:

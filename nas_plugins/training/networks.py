@@ -55,6 +55,7 @@ def network_of_genotype(genotype: Genotype, config: Config, data: ImageData) -> 
             auxiliary=derived.auxiliary_weight > 0,
             mlp_width=derived.mlp_width,
             image_size=data.image_size,
+            dense_head=config.task.dense,
         )
         shadow = copy.deepcopy(network).to("meta").train()
         shadow(torch.empty(2, data.image_channels, data.image_size, data.image_size, device="meta"))
@@ -91,7 +92,19 @@ def network_of_sample(sample: Sample, config: Config, data: ImageData) -> nn.Mod
 
 
 def build_space(config: Config, data: ImageData, **options: Any) -> ModelSpace:
-    """Return the space of a config for the images, with further arguments that its class may take."""
+    """Return the space of a config for the images, with further arguments that its class may take.
+
+    Raises:
+        InputError: The class refuses its arguments, or has no head for the task.
+    """
+    name = config.values["space"]["name"]
+    if config.task.dense:
+        if "dense_head" not in argument_names(plugins.find("space", name)):
+            raise InputError(
+                f"space.name: {name} has a classifier only; task: {config.task.name} needs a space with the argument "
+                "dense_head, such as DartsSpace and the others of this project"
+            )
+        options["dense_head"] = True
     space: ModelSpace = config.build(
         "space",
         num_classes=data.num_classes,
@@ -160,11 +173,12 @@ def _check_output(network: nn.Module, data: ImageData, name: str) -> None:
         raise InputError(
             f"space: {name} does not fit images of {'×'.join(map(str, shape))}: {one_line(error)}"
         ) from None
-    right = (2, data.num_classes)
+    right = data.targets.output_shape(2, data.image_size)
     for logits in output if isinstance(output, tuple) else (output,):
         got = tuple(getattr(logits, "shape", ()))
         if got != right:
-            raise InputError(f"space: {name} should give {right} for 2 images of {data.num_classes} classes, not {got}")
+            what = f"{data.num_classes} {data.targets.task.outputs}"
+            raise InputError(f"space: {name} should give {right} for 2 images of {what}, not {got}")
 
 
 def _training_output(network: nn.Module, data: ImageData) -> Any:

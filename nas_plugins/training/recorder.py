@@ -14,7 +14,8 @@ import torch
 from pytorch_lightning.callbacks import Callback
 
 from nas_plugins.runs.directory import ALPHAS, CONTRIBUTIONS, METRICS
-from nas_plugins.runs.tables import COST_COLUMNS, DISTANCES, LOGGED_METRICS, NO_CELL, append_epoch
+from nas_plugins.runs.tables import COST_COLUMNS, DISTANCES, NO_CELL, append_epoch
+from nas_plugins.tasks import Task
 from strategies.ablation import CONTRIBUTION
 
 _STATUS = Path("/proc/self/status")
@@ -28,11 +29,15 @@ class Recorder(Callback):
 
     Args:
         run: The run directory.
+        task: The task, whose metrics are written.
         alphas: Function that returns the current α by edge and operation; None to record no α.
     """
 
-    def __init__(self, run: Path, alphas: Callable[[], Mapping[str, Mapping[Any, float]]] | None = None) -> None:
+    def __init__(
+        self, run: Path, task: Task, alphas: Callable[[], Mapping[str, Mapping[Any, float]]] | None = None
+    ) -> None:
         self.run = run
+        self.task = task
         self.alphas = alphas
         self._started = time.perf_counter()
         self._per_iteration = math.nan
@@ -61,7 +66,7 @@ class Recorder(Callback):
         epoch = trainer.current_epoch
         row = {
             "epoch": epoch,
-            **{key: logged.get(key) for key in LOGGED_METRICS},
+            **{key: logged.get(key) for key in self.task.columns},
             "seconds": round(time.perf_counter() - self._started, 3),
             "peak_memory_mb": round(peak_memory_mb(trainer.strategy.root_device.type == "cuda"), 1),
             "seconds_per_iteration": round(self._per_iteration, 6),

@@ -17,12 +17,13 @@ from nas_plugins.config.schema import NetworkConfig
 from nas_plugins.errors import InputError
 from nas_plugins.files import PathLike, read_object
 from nas_plugins.runs import directory as runs
+from nas_plugins.tasks import TASKS
 from nas_plugins.training.checkpoints import load_tensors, load_weights, read_result, rewrite_advice, save_tensors
 from nas_plugins.training.confusion import ConfusionCounter, write_confusion
 from nas_plugins.training.epoch_log import epoch_logs
 from nas_plugins.training.inheritance import Supernet
 from nas_plugins.training.loggers import check_loggers
-from nas_plugins.training.module import ImageClassification
+from nas_plugins.training.module import make_module
 from nas_plugins.training.networks import (
     auxiliary_head,
     network_of_genotype,
@@ -30,9 +31,11 @@ from nas_plugins.training.networks import (
     space_beside,
     warn_unused,
 )
+from nas_plugins.training.outputs import OutputMetrics
 from nas_plugins.training.recorder import Recorder
 from nas_plugins.training.trainer import check_compute, make_trainer, prepare_data, quiet, readable_errors
 from search_spaces.complexity import count_multiply_adds, count_parameters
+from search_spaces.files import write_text_whole
 from search_spaces.genotype import Genotype
 from search_spaces.network import Network
 
@@ -141,25 +144,32 @@ def _run(
 def evaluate(run: PathLike) -> dict[str, float]:
     """Test a retrained network, using only the files of its run, and write the result into the run.
 
-    The files are ``test.json`` with the returned values, ``confusion.csv`` and ``class_accuracy.csv``.
+    The files are ``test.json`` with the returned values, for a classification ``confusion.csv`` and
+    ``class_accuracy.csv``, and for another task ``outputs.csv`` with the metrics of each label, value or class.
 
     Returns:
-        ``test_acc`` (a fraction from 0 to 1), ``test_loss`` and ``images``, the number of test images.
+        The metrics of the task, for example ``test_acc`` (a fraction from 0 to 1), ``test_loss`` and ``images``, the
+        number of test images.
 
     Raises:
         InputError: The directory is not a finished retraining, or its weights are damaged.
     """
     run = Path(run)
     training = load_retraining(run, "evaluate")
-    counted = ConfusionCounter(training.data.num_classes)
+    targets = training.data.targets
+    classifies = targets.task is TASKS["classification"]
+    measured = ConfusionCounter(targets.count) if classifies else OutputMetrics(targets)
     with readable_errors(run / runs.CHECKPOINT, f"nas-plugins evaluate {run}"):
-        result = training.test(run, [counted])
+        result = training.test(run, [measured])
     if not math.isfinite(result["test_loss"]):
         raise InputError(
             f"{run / runs.WEIGHTS}: the test loss is {result['test_loss']}, for the weights are lost; retrain with a "
             "lower training.learning_rate"
         )
-    write_confusion(run, counted.confusion(), training.data.classes)
+    if isinstance(measured, ConfusionCounter):
+        write_confusion(run, measured.confusion(), training.data.classes)
+    else:
+        write_text_whole(run / runs.OUTPUTS, measured.table().to_csv())
     runs.write_json(run / runs.TEST, result)
     return result
 
@@ -213,7 +223,7 @@ class Retraining:
         else:
             self.network = network_of_sample(architecture, config, self.data)
         self.architecture = architecture
-        self.module = ImageClassification(self.data.num_classes, config.training, self.recipe)
+        self.module = make_module(config, self.data)
         self.module.set_model(self.network)
         self.begun = self.recipe.weights == "new"
 
@@ -241,7 +251,7 @@ class Retraining:
         Returns:
             The run directory.
         """
-        recorders = [Recorder(run), *epoch_logs(self.config, run)]
+        recorders = [Recorder(run, self.config.task), *epoch_logs(self.config, run)]
         trainer = make_trainer(
             self.config, run, [*recorders, *callbacks], gradient_clip_val=self.recipe.gradient_clip_val
         )
@@ -268,7 +278,7 @@ class Retraining:
         }
 
     def test(self, run: Path, callbacks: Sequence[pl.Callback] = ()) -> dict[str, float]:
-        """Return the loss and accuracy on the test images, and their number."""
+        """Return the loss and the metrics on the test images, and their number."""
         trainer = make_trainer(self.config, run, [*callbacks])
         (logged,) = trainer.test(self.module, datamodule=self.data, verbose=False)
         return {**logged, "images": self.data.lengths["test"]}

@@ -27,8 +27,9 @@ from nas_plugins.training.checkpoints import read_result
 from nas_plugins.training.costs import costs_of, read_latency, with_counts
 from nas_plugins.training.epoch_log import epoch_logs
 from nas_plugins.training.loggers import check_loggers
-from nas_plugins.training.module import ImageClassification
-from nas_plugins.training.preflight import check_enas, check_epochs, check_plans, check_space, check_targets
+from nas_plugins.training.module import make_module
+from nas_plugins.training.networks import build_space
+from nas_plugins.training.preflight import check_epochs, check_metric, check_plans, check_space, check_targets
 from nas_plugins.training.recorder import Recorder
 from nas_plugins.training.retrain import Retraining
 from nas_plugins.training.trainer import check_compute, make_trainer, prepare_data, quiet, readable_errors
@@ -116,7 +117,7 @@ class _Search:
         self.space = self._build_space()
         check_space(self.space, self.data)
         self.strategy = config.build("strategy")
-        check_enas(self.strategy, self.config.values["strategy"]["name"])
+        check_metric(self.strategy, config.values["strategy"]["name"], config.task)
         self.costs, self.latency = costs_of(config, self.strategy, self.space, self.data, latency)
         self._set_costs(self.strategy)
         self._try_strategy()
@@ -126,12 +127,7 @@ class _Search:
             strategy.cost = self.costs
 
     def _build_space(self) -> ModelSpace:
-        return self.config.build(
-            "space",
-            num_classes=self.data.num_classes,
-            image_channels=self.data.image_channels,
-            image_size=self.data.image_size,
-        )
+        return build_space(self.config, self.data)
 
     def _try_strategy(self) -> None:
         """Raise an InputError if the strategy cannot search the space, using further instances of both."""
@@ -190,8 +186,8 @@ class _Search:
         logs = epoch_logs(self.config, run, self._current_genotype)
         checkpoint = run / runs.CHECKPOINT
         evaluator = Lightning(
-            ImageClassification(self.data.num_classes, self.config.training),
-            make_trainer(self.config, run, [Recorder(run, alphas), *logs, *callbacks]),
+            make_module(self.config, self.data),
+            make_trainer(self.config, run, [Recorder(run, self.config.task, alphas), *logs, *callbacks]),
             datamodule=self.data,
             fit_kwargs={"ckpt_path": str(checkpoint)} if checkpoint.exists() else {},
         )

@@ -55,7 +55,7 @@ def make_trainer(config: Config, run: Path, callbacks: list[Callback], **kwargs:
             SeededEpochs(config.seed),
             FiniteLoss(),
             *callbacks,
-            TQDMProgressBar() if terminal else EpochLines(),
+            TQDMProgressBar() if terminal else EpochLines(config.task),
             checkpoint,
         ],
         enable_progress_bar=terminal,
