@@ -116,6 +116,7 @@ class Task:
         metrics: Metrics that a training logs. Runs are compared by the first one.
         outputs: Word for the outputs.
         network: Word for a network that does the task.
+        raw: Word for the outputs of an exported network.
         loss: (targets, label smoothing) -> loss as a function of the outputs and the targets of a batch.
         predicted: (targets, outputs) -> predictions.
         smooths: Whether the loss has label smoothing.
@@ -126,6 +127,7 @@ class Task:
     metrics: tuple[TaskMetric, ...]
     outputs: str
     network: str
+    raw: str
     loss: Callable[[Targets, float], Callable[[Tensor, Tensor], Tensor]]
     predicted: Callable[[Targets, Tensor], Tensor]
     smooths: bool = True
@@ -238,7 +240,8 @@ TASKS: Mapping[str, Task] = {
             "classification",
             (TaskMetric("acc", "accuracy", "accuracy", _accuracy),),
             "classes",
-            "image classifier",
+            "classifier",
+            "logits",
             _cross_entropy,
             _same,
         ),
@@ -250,6 +253,7 @@ TASKS: Mapping[str, Task] = {
             ),
             "labels",
             "multi-label classifier",
+            "logits",
             _binary_cross_entropy,
             _probabilities,
             smooths=False,
@@ -264,6 +268,7 @@ TASKS: Mapping[str, Task] = {
             ),
             "values",
             "regressor",
+            "values",
             _squared_error,
             _in_units,
             smooths=False,
@@ -276,6 +281,7 @@ TASKS: Mapping[str, Task] = {
             ),
             "classes",
             "segmentation network",
+            "logits",
             _pixel_cross_entropy,
             _same,
             dense=True,

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 from sklearn.datasets import load_digits
 
-COUNTS = {"train": 1600, "test": 400}
+COUNTS = {"train": 1000, "test": 300}
 """Number of images of each part."""
 
 

@@ -48,9 +48,9 @@ def load_masks(root: Path, classes: Sequence[str] | None, ignore_index: int) -> 
     names = [str(number) for number in range(count)] if classes is None else list(classes)
     for content in (content for part in found.values() for content in part):
         if content.highest >= len(names):
-            known = "the training masks" if classes is None else "data.classes"
+            known = "the training masks have" if classes is None else "data.class_names has"
             raise InputError(
-                f"data.root: mask {content.mask!r} has the class {content.highest}; {known} have 0 to "
+                f"data.root: mask {content.mask!r} has the class {content.highest}; {known} 0 to "
                 f"{len(names) - 1}, and data.ignore_index is {ignore_index}"
             )
     if len(names) < 2:

@@ -17,20 +17,20 @@ import torch
 from {stem} import load, normalize
 
 network = load()
-logits = network(normalize(torch.rand(4, {shape})))""",
+{raw} = network(normalize(torch.rand(4, {shape})))""",
     "onnx": """\
 import numpy as np
 import onnxruntime
 
 session = onnxruntime.InferenceSession("{file}")
 images = (np.random.rand(4, {shape}) - {mean}) / {std}
-(logits,) = session.run(None, {{"images": images.astype("float32")}})""",
+({raw},) = session.run(None, {{"images": images.astype("float32")}})""",
     "torch": """\
 import torch
 
 network = torch.export.load("{file}").module()
 images = (torch.rand(4, {shape}) - torch.tensor({mean})) / torch.tensor({std})
-logits = network(images)""",
+{raw} = network(images)""",
     "safetensors": """\
 import json
 from safetensors import safe_open
@@ -73,37 +73,58 @@ def write_card(model: Model, exported: Exported, name: FormatName, file: str) ->
         _summary(model),
         _table(_facts(model, exported)),
         f"## Load it\n\n{_loading(model, name, file)}",
-        f"## Classes\n\n{', '.join(map(_code, model.images.classes))}",
+        f"## {model.targets.task.outputs.capitalize()}\n\n{', '.join(map(_code, model.images.classes))}",
         _architecture(model),
     ]
     return "\n\n".join(sections) + "\n"
 
 
 def _summary(model: Model) -> str:
+    network, dataset = model.targets.task.network, model.images.dataset
     if model.trained:
-        return f"An image classifier, trained on the data set {model.images.dataset} with nas-plugins."
-    return f"An image classifier, found by a search on the data set {model.images.dataset} and not trained yet."
+        return f"A {network} of images, trained on the data set {dataset} with nas-plugins."
+    return f"A {network} of images, found by a search on the data set {dataset} and not trained yet."
 
 
 def _facts(model: Model, exported: Exported) -> dict[str, str]:
-    images, test = model.images, model.test
+    images, task = model.images, model.targets.task
     channels, height, width = images.shape
-    accuracy = "not measured; `nas-plugins evaluate` does it"
-    if "test_acc" in test:
-        accuracy = f"{test['test_acc']:.2%} of {test['images']:,} images, loss {test['test_loss']:.4f}"
     packages = [f"nas-plugins {version('nas-plugins')}", f"torch {torch.__version__}"]
     return {
         "input": f"float32 of shape (batch, {channels}, {height}, {width}): pixels from 0 to 1, normalized",
         "preparation": model.preparation,
         "normalization": f"(pixel - mean) / std, with mean {_numbers(images.mean)} and std {_numbers(images.std)}",
-        "output": f"logits of shape (batch, {len(images.classes)})",
-        "test accuracy": accuracy if model.trained else "none: not trained",
+        "output": _output(model),
+        f"test {task.metric.name}": _tested(model),
         "training": model.history,
         "parameters": f"{count_parameters(exported.network):,}",
         "multiply-adds": f"{count_multiply_adds(exported.network, channels, height, 'cpu'):,} for an image",
         "checked": f"on {len(model.examples)} test images, where logits differ by {exported.difference:.1e} at most",
         "versions": ", ".join(packages),
     }
+
+
+def _output(model: Model) -> str:
+    """Return the shape and the meaning of the output in words."""
+    task, names = model.targets.task, model.images.classes
+    if task.name == "regression":
+        return f"values of shape (batch, {len(names)}), in the units of the training table"
+    if task.dense:
+        return f"logits of shape (batch, {len(names)}, height, width), a class for each pixel"
+    probabilities = "; the sigmoid of each is a probability" if task.name == "multilabel" else ""
+    return f"logits of shape (batch, {len(names)}){probabilities}"
+
+
+def _tested(model: Model) -> str:
+    """Return the results of the test in words."""
+    if not model.trained:
+        return "none: not trained"
+    if not model.test:
+        return "not measured; `nas-plugins evaluate` does it"
+    first, *others = model.targets.task.metrics
+    further = "".join(f", {metric.name} {metric.text(model.test[f'test_{metric.key}'])}" for metric in others)
+    measured = f"{first.text(model.test[f'test_{first.key}'])}{' of' if first.key == 'acc' else ' on'}"
+    return f"{measured} {model.test['images']:,} images{further}, loss {model.test['test_loss']:.4f}"
 
 
 def _table(facts: Mapping[str, str]) -> str:
@@ -116,6 +137,7 @@ def _loading(model: Model, name: FormatName, file: str) -> str:
     code = _LOADING[name] if model.trained else _LOADING_UNTRAINED
     facts = {
         "file": file,
+        "raw": model.targets.task.raw,
         "stem": file.rpartition(".")[0],
         "shape": ", ".join(map(str, images.shape)),
         "mean": _per_channel(images.mean),

@@ -18,6 +18,7 @@ from nas_plugins.errors import InputError
 from nas_plugins.export.source import Images
 from nas_plugins.files import PathLike, read_object
 from nas_plugins.runs import directory as runs
+from nas_plugins.tasks import Targets, Task
 from nas_plugins.training.checkpoints import read_result
 from nas_plugins.training.networks import build_space
 from nas_plugins.training.retrain import load_retraining
@@ -37,6 +38,7 @@ class Model:
     Args:
         network: The network.
         trained: Whether it has weights that are worth keeping.
+        targets: What its outputs mean.
         images: The images that it takes.
         examples: Some test images of the run, normalized, of shape (images, channels, height, width).
         preparation: Sentence about the preparation of an image before its normalization.
@@ -48,6 +50,7 @@ class Model:
 
     network: nn.Module
     trained: bool
+    targets: Targets
     images: Images
     examples: Tensor
     preparation: str
@@ -89,20 +92,20 @@ def _retrained(run: Path) -> Model:
         config,
         trained=True,
         history=f"number of epochs: {config.training.epochs}, seed: {config.seed}",
-        test=_test_results(run / runs.TEST),
+        test=_test_results(run / runs.TEST, config.task),
         architecture=training.architecture,
         arguments=arguments,
     )
 
 
-def _test_results(file: Path) -> dict[str, float]:
+def _test_results(file: Path, task: Task) -> dict[str, float]:
     """Return the results of ``nas-plugins evaluate``, empty if there are none.
 
     Raises:
         InputError: The file is damaged.
     """
     found = read_object(file) if file.exists() else {}
-    keys = ("test_acc", "test_loss", "images")
+    keys = (*(f"test_{metric.key}" for metric in task.metrics), "test_loss", "images")
     if found and not all(isinstance(found.get(key), (int, float)) for key in keys):
         raise InputError(f"{file}: should have numbers for {', '.join(keys)}: nas-plugins evaluate writes it again")
     return found
@@ -137,19 +140,37 @@ def _model(network: nn.Module, data: ImageData, config: Config, arguments: dict[
     if isinstance(network, Network):
         network.auxiliary = None
         size = {"num_classes": data.num_classes, "image_channels": data.image_channels, "image_size": data.image_size}
-        arguments = {**arguments, **size}
+        arguments = {**arguments, **size, **({"dense_head": True} if data.targets.task.dense else {})}
+    if data.targets.task.name == "regression":
+        _give_units(network, data.targets)
     shape = (data.image_channels, data.image_size, data.image_size)
     mean, std = (tuple(float(value) for value in values) for values in (data.mean, data.std))
     batches = islice(data.test_dataloader(), -(-_MOST_IMAGES // data.batch_size))
     examples = torch.cat([images for images, _ in batches])
     return Model(
         network=network.cpu().eval(),
+        targets=data.targets,
         images=Images(data.dataset, shape, mean, std, tuple(data.classes)),
         examples=examples[:_MOST_IMAGES].to(torch.float32).contiguous(),
         preparation=_preparation(config.values["data"], data.image_size),
         arguments=arguments,
         **facts,
     )
+
+
+def _give_units(network: nn.Module, targets: Targets) -> None:
+    """Let the last layer of a regression, whose outputs are standardized, give values in their units.
+
+    Raises:
+        InputError: The network does not end in a linear layer.
+    """
+    layers = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    if not layers or layers[-1].out_features != targets.count or layers[-1].bias is None:
+        raise InputError(f"{type(network).__name__} ends in no linear layer, which could give values in their units")
+    mean, std = torch.tensor(targets.mean), torch.tensor(targets.std)
+    with torch.no_grad():
+        layers[-1].weight.mul_(std[:, None].to(layers[-1].weight))
+        layers[-1].bias.copy_(layers[-1].bias * std.to(layers[-1].bias) + mean.to(layers[-1].bias))
 
 
 def _preparation(settings: Mapping[str, Any], size: int) -> str:

@@ -11,11 +11,12 @@ from torch import nn
 from nas_plugins.export.blocks import sources
 from nas_plugins.export.cells import CellClass
 from nas_plugins.export.layout import exploded, listed
+from nas_plugins.tasks import Task
 from search_spaces.cell import DiscreteCell
 from search_spaces.edges import after_cells
 from search_spaces.genotype import Genotype
 from search_spaces.network import Network
-from search_spaces.stems import CifarStem, DualStem, ImageNetStem
+from search_spaces.stems import CifarStem, DenseHead, DualStem, ImageNetStem
 
 MOST_CLASSES = 100
 """Most classes whose names stand in the file; the model card has those of larger data sets."""
@@ -60,13 +61,14 @@ class Source(NamedTuple):
         return None
 
 
-def write_source(network: Network, genotype: Genotype, images: Images, trained: bool) -> Source:
+def write_source(network: Network, genotype: Genotype, images: Images, task: Task, trained: bool) -> Source:
     """Return the source of a derived network, without its auxiliary head.
 
     Args:
         network: The network.
         genotype: The genotype of the network.
         images: The images that it takes.
+        task: The task that it does.
         trained: Whether the file has a function that loads the weights beside it.
 
     Raises:
@@ -78,7 +80,7 @@ def write_source(network: Network, genotype: Genotype, images: Images, trained: 
     if trained:
         parts.append(_LOAD)
     blocks = sources("\n".join(parts))
-    text = "\n\n\n".join([_head(images, trained), *blocks, *parts]) + "\n"
+    text = "\n\n\n".join([_head(images, task, trained), *blocks, *parts]) + "\n"
     names = {**stem.names, "classifier": "classifier"}
     for cell in classes:
         for layer in cell.layers:
@@ -94,15 +96,16 @@ def load(weights: str | Path = WEIGHTS) -> Network:
     return network.eval()'''
 
 
-def _head(images: Images, trained: bool) -> str:
+def _head(images: Images, task: Task, trained: bool) -> str:
     channels, height, width = images.shape
     kind = {1: "grey ", 3: "colour "}.get(channels, f"{channels}-channel ")
     example = [
         f"    network = {'load()' if trained else 'Network()'}",
-        "    logits = network(normalize(images))",
+        f"    {task.raw} = network(normalize(images))",
     ]
+    size = f"{height}x{width} pixels: {images.dataset}, {len(images.classes)} {task.outputs}"
     lines = [
-        f'"""Classifier of {kind}images with {height}x{width} pixels: {images.dataset}, {len(images.classes)} classes.',
+        f'"""{task.network.capitalize()} of {kind}images with {size}.',
         "",
         f"Written by nas-plugins {version('nas-plugins')}. "
         + ("The weights are in the .safetensors file beside it." if trained else "There are no weights yet."),
@@ -117,7 +120,7 @@ def _head(images: Images, trained: bool) -> str:
         "",
     ]
     if len(images.classes) <= MOST_CLASSES:
-        lines.append(_constant("CLASSES", [_quoted(name) for name in images.classes]))
+        lines.append(_constant(task.outputs.upper(), [_quoted(name) for name in images.classes]))
     lines += [_constant("MEAN", list(map(str, images.mean))), _constant("STD", list(map(str, images.std)))]
     if trained:
         lines.append('WEIGHTS = Path(__file__).with_suffix(".safetensors")')
@@ -220,7 +223,14 @@ def _flat_names(stem: nn.Module) -> dict[str, str]:
 
 def _network(network: Network, classes: Sequence[CellClass], stem: _Stem) -> str:
     calls = {layer: cell.call(layer) for cell in classes for layer in cell.layers}
-    if network.pooled:
+    loop = ["        for cell in self.cells:", "            before, previous = previous, cell(before, previous)"]
+    if isinstance(network.classifier, DenseHead):
+        head = network.classifier
+        sizes = (head.early.in_channels, head.late.in_channels, head.classifier.out_channels)
+        classifier = f"        self.classifier = DenseHead({', '.join(map(str, sizes))})"
+        loop = _loop_with_early(network.early_layer)
+        logits = "        return self.classifier(early, previous, x.shape[-2:])"
+    elif network.pooled:
         last = cast(nn.Linear, network.classifier)
         classifier = f"        self.classifier = nn.Linear({last.in_features}, {last.out_features})"
         logits = "        return self.classifier(previous.mean(dim=(2, 3)))"
@@ -243,11 +253,26 @@ def _network(network: Network, classes: Sequence[CellClass], stem: _Stem) -> str
             "",
             "    def forward(self, x: Tensor) -> Tensor:",
             *stem.runs,
-            "        for cell in self.cells:",
-            "            before, previous = previous, cell(before, previous)",
+            *loop,
             logits,
         ]
     )
+
+
+def _loop_with_early(early_layer: int) -> list[str]:
+    """Return the lines that run the cells and keep the features of an early layer, of the stem for -1."""
+    if early_layer < 0:
+        return [
+            "        early = previous",
+            "        for cell in self.cells:",
+            "            before, previous = previous, cell(before, previous)",
+        ]
+    return [
+        "        for layer, cell in enumerate(self.cells):",
+        "            before, previous = previous, cell(before, previous)",
+        f"            if layer == {early_layer}:",
+        "                early = previous",
+    ]
 
 
 def _layer(layer: nn.Module) -> str:

@@ -149,7 +149,8 @@ def _outputs(run: Run) -> dict[str, list[str]]:
     """Return heading -> texts of the table of the metrics of each output; empty if they were not measured."""
     if run.outputs is None:
         return {}
-    columns = {metric.name: metric for metric in run.task.metrics if metric.key in run.outputs}
+    # "mIoU" is the mean of the outputs, "IoU" that of one.
+    columns = {metric.short.removeprefix("m"): metric for metric in run.task.metrics if metric.key in run.outputs}
     written = {name: [metric.text(value) for value in run.outputs[metric.key]] for name, metric in columns.items()}
     return {"output": [str(name) for name in run.outputs["output"]], **written}
 
