@@ -178,7 +178,7 @@ def _squared_error(targets: Targets, label_smoothing: float) -> Callable[[Tensor
 
     def loss(outputs: Tensor, values: Tensor) -> Tensor:
         mean, std = _statistics(targets, outputs)
-        return nn.functional.mse_loss(outputs, ((values - mean) / std).to(outputs.dtype))
+        return nn.functional.mse_loss(outputs.float(), (values - mean) / std)
 
     return loss
 

@@ -245,18 +245,13 @@ class ImageData(pl.LightningDataModule):
         kept = len(train) - round(self.val_fraction * len(train))
         parts = {"train": train[:kept], "val": train[kept:], "test": test}
         learned = [parts["train"], parts["val"]] if self.val_fraction > 0 else [train]
-        if not min(map(len, learned)):
-            raise InputError(
-                f"data.val_fraction is {self.val_fraction!r}: of {len(train)} images, {kept} train and "
-                f"{len(train) - kept} validate; each of the two should have an image"
-            )
-        if self.task is not TASKS["classification"]:
-            return {name: np.sort(indices) for name, indices in parts.items()}
-        if min(len(np.unique(self._train.labels[part])) for part in learned) < self.num_classes:
+        classifies = self.task is TASKS["classification"]
+        found = [len(np.unique(self._train.labels[part])) if classifies else len(part) for part in learned]
+        if min(found) < (self.num_classes if classifies else 1):
             raise InputError(
                 f"data.val_fraction is {self.val_fraction!r} and data.train_images {self._subset['train']!r}: of "
                 f"{len(train)} images, {kept} train and {len(train) - kept} validate, and each of the two should have "
-                f"an image of each of the {self.num_classes} classes"
+                f"an image{f' of each of the {self.num_classes} classes' if classifies else ''}"
             )
         return {name: np.sort(indices) for name, indices in parts.items()}
 

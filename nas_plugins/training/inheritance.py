@@ -98,8 +98,12 @@ class Supernet:
         Raises:
             InputError: The architecture is no point of the space, the images are others, or no weights fit.
         """
-        for key in ("num_classes", "image_channels"):
-            here, there = getattr(data, key), getattr(self.data, key)
+        compared = {
+            "task": (data.task.name, self.data.task.name),
+            "num_classes": (data.num_classes, self.data.num_classes),
+            "image_channels": (data.image_channels, self.data.image_channels),
+        }
+        for key, (here, there) in compared.items():
             if here != there:
                 raise InputError(f"network.weights: inherited: {key} is {here}, and {there} in the search {self.run}")
         try:
