@@ -314,14 +314,10 @@ def _add_runs(commands: Any) -> None:
     retrain.add_argument("--config", required=True, metavar="FILE", help="config file")
     retrain.add_argument("--output", required=True, metavar="RUN", help="run directory to make")
 
-    evaluate = _add(
-        commands, "evaluate", _evaluate, "test a retrained network, also on each class"
-    )
+    evaluate = _add(commands, "evaluate", _evaluate, "test a retrained network, also on each class")
     evaluate.add_argument("run_directory", metavar="RUN")
 
-    predict = _add(
-        commands, "predict", _predict, "predict classes, labels, values or masks of new images"
-    )
+    predict = _add(commands, "predict", _predict, "predict classes, labels, values or masks of new images")
     predict.add_argument("run_directory", metavar="RUN")
     predict.add_argument("images", nargs="+", metavar="IMAGES", help="image files, and folders of them")
     form = predict.add_mutually_exclusive_group()

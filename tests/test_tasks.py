@@ -44,7 +44,7 @@ OTHERS = ("multilabel", "regression", "segmentation")
 DATA = {
     "multilabel": {"labels": "labels.csv"},
     "regression": {"labels": "labels.csv"},
-    "segmentation": {"class_names": ["background", "even", "odd"]},
+    "segmentation": {"class_names": ["background", "digit", "box"]},
 }
 SPACE = {"channels": 2, "layers": 3, "nodes": 2, "operations": list(FEW)}
 
@@ -134,7 +134,7 @@ class TestEvaluate:
         assert result["test_pixel_acc"] == pytest.approx((found == right)[counted].mean(), abs=1e-6)
         each = jaccard_score(right[counted], found[counted], average=None, labels=[0, 1, 2], zero_division=0)
         written = pd.read_csv(runs["segmentation"] / "outputs.csv")
-        assert list(written["output"]) == ["background", "even", "odd"]
+        assert list(written["output"]) == ["background", "digit", "box"]
         assert written["miou"].to_list() == pytest.approx(list(each), abs=1e-6)
 
     def test_there_is_no_confusion_matrix(self, runs):

@@ -2,7 +2,7 @@
 
 Run ``python examples/tasks/make_data.py FOLDER``. It makes FOLDER/multilabel (three digits side by side, and which
 digits are there), FOLDER/regression (one digit in any position, and how much ink it has and where it is) and
-FOLDER/segmentation (digits on a noisy background, with their masks). No digit of a training image is in a test image.
+FOLDER/segmentation (digits and boxes on noise, with their masks). No digit of a training image is in a test image.
 """
 
 from __future__ import annotations
@@ -72,20 +72,29 @@ def make_regression(folder: Path) -> None:
 
 
 def make_segmentation(folder: Path) -> None:
-    """Make images of up to three digits on noise, and masks: 0 background, 1 even digit, 2 odd digit, 255 border."""
-    for part, random, images, targets in parts():
+    """Make images of digits and boxes on noise, and masks: 0 background, 1 digit, 2 box, 255 the border of ink."""
+    for part, random, images, _ in parts():
         for number in range(COUNTS[part]):
             picture, mask = random.uniform(0, 0.4, (24, 24)), np.zeros((24, 24), np.uint8)
-            for _ in range(random.integers(1, 4)):
-                digit = random.integers(len(images))
+            for label in random.integers(1, 3, size=random.integers(1, 4)):
+                shape = images[random.integers(len(images))] if label == 1 else box(random)
                 top, left = random.integers(17, size=2)
                 place = slice(top, top + 8), slice(left, left + 8)
-                picture[place] = np.maximum(picture[place], images[digit])
-                ink = images[digit] > 0.5
-                mask[place][ink] = 1 + targets[digit] % 2
-                mask[place][(images[digit] > 0.2) & ~ink & (mask[place] == 0)] = 255  # neither ink nor background
+                picture[place] = np.maximum(picture[place], shape)
+                ink = shape > 0.5
+                mask[place][ink] = label
+                mask[place][(shape > 0.2) & ~ink & (mask[place] == 0)] = 255  # neither ink nor background
             save(picture, folder, f"{part}/images/{number:04}.png")
             save(mask / 255, folder, f"{part}/masks/{number:04}.png")
+
+
+def box(random: np.random.Generator) -> np.ndarray:
+    """Return the outline of a rectangle (8, 8) from 0 to 1."""
+    height, width = random.integers(4, 9, size=2)
+    shape = np.zeros((8, 8))
+    shape[:height, :width] = random.uniform(0.6, 1)
+    shape[1 : height - 1, 1 : width - 1] = 0
+    return shape
 
 
 def save(picture: np.ndarray, folder: Path, name: str) -> str:

@@ -172,7 +172,8 @@ class DenseHead(nn.Module):
         self.classifier = nn.Conv2d(early, classes, 1)
 
     def forward(self, early: Tensor, late: Tensor, size: tuple[int, int]) -> Tensor:
-        late = resized(self.late(late), early.shape[-2:])
+        height, width = early.shape[-2:]
+        late = resized(self.late(late), (height, width))
         features = self.bn(self.early(early) + late).relu()
         return resized(self.classifier(features), size)
 

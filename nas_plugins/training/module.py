@@ -111,6 +111,7 @@ class TaskModule(LightningModule):
         options: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": float(len(targets))}
         self.log(f"{stage}_loss", loss.detach(), prog_bar=True, sync_dist=True, **options)
         predicted = self.targets.predicted(outputs.detach())
+        metric: Any
         for key, metric in metrics.items():
             if key == self.targets.task.metric.key:
                 metric(predicted, self.targets.measured(targets))  # also the value of the batch, which ENAS reads
