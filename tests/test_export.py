@@ -255,12 +255,13 @@ def test_the_source_is_as_a_formatter_and_a_linter_leave_it(exported, tmp_path):
 
 def test_names_of_classes_are_data_and_not_source(model):
     names = ('"); print("run', "it's", "both ' and \"", "\\", "new\nline", "é")
-    text = write_source(model.network, GENOTYPE, model.images._replace(classes=names), trained=False).text
+    task, images = model.targets.task, model.images._replace(classes=names)
+    text = write_source(model.network, GENOTYPE, images, task, trained=False).text
     module = ModuleType("exported")
     exec(compile(text, "exported.py", "exec"), module.__dict__)
     assert names == module.CLASSES
     many = model.images._replace(classes=tuple(map(str, range(1000))))
-    assert "CLASSES" not in write_source(model.network, GENOTYPE, many, trained=False).text
+    assert "CLASSES" not in write_source(model.network, GENOTYPE, many, task, trained=False).text
 
 
 # The card
