@@ -459,8 +459,7 @@ def test_a_drop_path_that_is_no_probability_below_1_is_refused(probability):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_classes": 1}, "num_classes: 1 should be at least 2"),
-        ({"num_classes": 0}, "num_classes: 0 should be at least 2"),
+        ({"num_classes": 0}, "num_classes: 0 should be at least 1"),
         ({"channels": 0}, "channels: 0 should be at least 1"),
         ({"channels": -4}, "channels: -4 should be at least 1"),
         ({"channels": 1, "stem": "imagenet"}, "channels: 1 should be at least 2"),

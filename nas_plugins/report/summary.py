@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from numbers import Real
 from typing import Any
@@ -17,7 +17,8 @@ from nas_plugins.report.published import read_published
 from nas_plugins.report.text_table import text_table
 from nas_plugins.runs.costs import amount
 from nas_plugins.runs.reader import Run, read_runs
-from nas_plugins.runs.tables import COSTS, measures_of
+from nas_plugins.runs.tables import COSTS
+from nas_plugins.tasks import METRICS, TASKS
 
 # Labels of runs and methods
 
@@ -56,6 +57,10 @@ def _differs(key: str, own: Mapping[str, str], other: Mapping[str, str]) -> bool
     return other.get(key) != own[key]
 
 
+_EARLIER = {"task": "classification", "data.labels": None, "data.class_names": None, "data.ignore_index": 255}
+"""Settings that runs of earlier versions lack, with the values that these had."""
+
+
 def _settings(run: Run) -> dict[str, str]:
     """Return config key -> text of each setting, except seeds, loggers, the folder of the images and the hardware."""
     flat: dict[str, Any] = {}
@@ -64,6 +69,7 @@ def _settings(run: Run) -> dict[str, str]:
             flat |= {f"{section}.{key}": value for key, value in values.items()}
         else:
             flat[section] = values
+    flat = _EARLIER | flat
     flat.pop("cost", None)
     for cost in read_costs(run.config.get("cost")):
         flat[f"cost.{cost.metric}"] = amount(cost.metric, cost.target)
@@ -117,10 +123,8 @@ def _row(run: Run) -> dict[str, Any]:
         "dataset": run.dataset,
         "seed": run.config.get("seed"),
         "epochs": len(run.metrics),
-        "train_acc": _last(run.metrics["train_acc"]),
-        "val_acc": _last(run.metrics["val_acc"]),
-        "derived_val_acc": _last(run.metrics["derived_val_acc"]),
-        "test_acc": run.test.get("test_acc"),
+        **{column: _last(run.metrics[column]) for column in run.task.measures},
+        **{f"test_{metric.key}": run.test.get(f"test_{metric.key}") for metric in run.task.metrics},
         "metric": _metric(run),
         **{metric: cost_of(run, metric) for metric in COSTS},
         "target": ", ".join(f"≤ {amount(metric, target)}" for metric, target in run.targets.items()) or None,
@@ -133,14 +137,13 @@ def _row(run: Run) -> dict[str, Any]:
 
 
 def _metric(run: Run) -> str | None:
-    """Return the metric of an evaluator of the user's in words; None for accuracies, which have columns."""
-    derived, name = measures_of(run.config)[:2]
-    if name == "val_acc":
+    """Return the metric of an evaluator of the user's in words; None for those that have columns."""
+    key = run.task.metric.key
+    if key in METRICS:
         return None
-    columns = {name: name, "derived": derived}
-    values = {key: _last(run.metrics[column]) for key, column in columns.items() if column in run.metrics}
-    values["test"] = run.test.get(name.replace("val_", "test_", 1))
-    return ", ".join(f"{key} {value:.4g}" for key, value in values.items() if value is not None) or None
+    values = {f"val_{key}": _last(run.metrics[f"val_{key}"]), "derived": _last(run.metrics[f"derived_val_{key}"])}
+    values["test"] = run.test.get(f"test_{key}")
+    return ", ".join(f"{name} {value:.4g}" for name, value in values.items() if value is not None) or None
 
 
 def cost_of(run: Run, metric: str) -> float | None:
@@ -161,10 +164,6 @@ def _last(values: pd.Series) -> float | None:
     return float(known.iloc[-1]) if len(known) else None
 
 
-def _percent(*values: float) -> str:
-    return " ± ".join(f"{100 * value:.2f}" for value in values) + "%"
-
-
 def _count(*values: float, decimals: int = 2) -> str:
     """Return values in millions with so many decimals, or in thousands if these would leave fewer than two digits."""
     size, unit, decimals = (1e6, "M", decimals) if values[0] >= 10 ** (7 - decimals) else (1e3, "k", 1)
@@ -172,13 +171,28 @@ def _count(*values: float, decimals: int = 2) -> str:
 
 
 def _missed(share: float) -> str:
-    return _percent(share) if share > 0 else "met"
+    return TASKS["classification"].metric.text(share) if share > 0 else "met"
 
 
 def _seconds(*values: float) -> str:
     """Return values with three significant digits of the first, and the same number of decimals for all."""
     size = math.floor(math.log10(values[0])) if 0 < values[0] < math.inf else 0
     return " ± ".join(f"{value:.{min(6, max(0, 2 - size))}f}" for value in values)
+
+
+def _metric_columns() -> dict[str, tuple[str, Callable[..., str]]]:
+    """Return the columns of the metrics of all tasks: in training, validation and test of the first, in test of others.
+
+    The headings of tasks other than classification name the metric.
+    """
+    columns: dict[str, tuple[str, Callable[..., str]]] = {}
+    for task in TASKS.values():
+        stages = {"train": "train", "val": "val", "derived_val": "derived", "test": "test"}
+        for metric in task.metrics:
+            name = "" if task is TASKS["classification"] else f" {metric.short}"
+            columns |= {f"{stage}_{metric.key}": (f"{word}{name}", metric.text) for stage, word in stages.items()}
+            stages = {"test": "test"}
+    return columns
 
 
 COLUMNS = {
@@ -188,10 +202,7 @@ COLUMNS = {
     "dataset": ("dataset", str),
     "seed": ("seed", "{:g}".format),
     "epochs": ("epochs", "{:g}".format),
-    "train_acc": ("train", _percent),
-    "val_acc": ("val", _percent),
-    "derived_val_acc": ("derived", _percent),
-    "test_acc": ("test", _percent),
+    **_metric_columns(),
     "metric": ("metric", str),
     "parameters": ("params", _count),
     "multiply_adds": ("mult-adds", partial(_count, decimals=1)),
@@ -218,7 +229,7 @@ def summary_cells(table: pd.DataFrame) -> dict[str, list[str]]:
     }
     for row, (mean, deviation) in enumerate(zip(table["test_acc"], table[DEVIATION], strict=True)):
         if pd.notna(deviation):
-            cells["test"][row] = _percent(mean, deviation)
+            cells["test"][row] = TASKS["classification"].metric.text(mean, deviation)
     return cells
 
 
@@ -241,9 +252,20 @@ def summary_text(table: pd.DataFrame, width: int = 120) -> str:
 # One row per method
 
 
-SEARCHED = ("seconds_per_iteration", "derived_val_acc")
-RETRAINED = ("parameters", "train_acc", "val_acc", "test_acc")
-"""Columns of a summary that the results average over searches and over retrainings."""
+def searched_columns(runs: Iterable[Run]) -> list[str]:
+    """Return the columns of a summary that the results average over searches."""
+    return ["seconds_per_iteration", *(f"derived_val_{key}" for key in _keys(runs))]
+
+
+def retrained_columns(runs: Iterable[Run]) -> list[str]:
+    """Return the columns of a summary that the results average over retrainings."""
+    return ["parameters", *(f"{stage}_{key}" for key in _keys(runs) for stage in ("train", "val", "test"))]
+
+
+def _keys(runs: Iterable[Run]) -> list[str]:
+    """Return the keys of the metrics by which the runs are compared, in the order of the tasks."""
+    used = {run.task.name for run in runs}
+    return [task.metric.key for name, task in TASKS.items() if name in used] or [TASKS["classification"].metric.key]
 
 
 def results(runs: Iterable[str | os.PathLike[str] | Run]) -> pd.DataFrame:
@@ -271,14 +293,15 @@ def results(runs: Iterable[str | os.PathLike[str] | Run]) -> pd.DataFrame:
     datasets = [run.dataset or "–" for run in retrainings]
     settings = _differing_settings(retrainings, shown=("data.dataset",))
     kinds = _grouped(retrainings, [f"{dataset}{text}" for dataset, text in zip(datasets, settings, strict=True)])
+    searched_on, retrained_on = searched_columns(loaded), retrained_columns(loaded)
     rows = []
     for method, found in _grouped(searches, method_labels(searches)).items():
         known = {run.found for run in found}
         own = {kind: [run for run in group if run.found in known] for kind, group in kinds.items()}
         for kind, group in {kind: group for kind, group in own.items() if group}.items() or [(None, [])]:
-            row = {"method": method, "searches": len(found), **_mean_and_std(found, SEARCHED)}
-            rows.append(row | {"retrained_on": kind, "retrainings": len(group), **_mean_and_std(group, RETRAINED)})
-    searched, retrained = _mean_and_std([], SEARCHED), _mean_and_std([], RETRAINED)
+            row = {"method": method, "searches": len(found), **_mean_and_std(found, searched_on)}
+            rows.append(row | {"retrained_on": kind, "retrainings": len(group), **_mean_and_std(group, retrained_on)})
+    searched, retrained = _mean_and_std([], searched_on), _mean_and_std([], retrained_on)
     table = pd.DataFrame(rows, columns=["method", "searches", *searched, "retrained_on", "retrainings", *retrained])
     return table if table["retrainings"].any() or (table["searches"] > 1).any() else table[:0]
 
@@ -306,12 +329,15 @@ def results_cells(table: pd.DataFrame) -> dict[str, list[str]]:
     if table.empty:
         return {}
     cells = {"method": list(table["method"]), "searches": [str(n) for n in table["searches"]]}
-    cells |= {COLUMNS[name][0]: _format_means(table, name, table["searches"]) for name in SEARCHED}
+    columns = [name for name in table if name in COLUMNS]
+    searched = [name for name in columns if name == "seconds_per_iteration" or name.startswith("derived_val_")]
+    cells |= {COLUMNS[name][0]: _format_means(table, name, table["searches"]) for name in searched}
     if not table["retrainings"].any():
         return cells
     cells["retrained on"] = [_format(str, kind) for kind in table["retrained_on"]]
     cells["runs"] = [str(n) for n in table["retrainings"]]
-    return cells | {COLUMNS[name][0]: _format_means(table, name, table["retrainings"]) for name in RETRAINED}
+    retrained = [name for name in columns if name not in (*searched, "method")]
+    return cells | {COLUMNS[name][0]: _format_means(table, name, table["retrainings"]) for name in retrained}
 
 
 def _format_means(table: pd.DataFrame, name: str, runs: pd.Series) -> list[str]:

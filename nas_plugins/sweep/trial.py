@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from urllib.request import urlopen
@@ -20,12 +21,12 @@ import yaml
 from nni.runtime.trial_command_channel import get_default_trial_command_channel
 
 from nas_plugins.config.reader import read_kind, read_retrain, read_retrain_sample, read_search
-from nas_plugins.config.yaml import read_yaml
 from nas_plugins.errors import InputError
 from nas_plugins.files import PathLike, read_object
 from nas_plugins.runs.costs import read_costs_of
-from nas_plugins.runs.directory import CONFIG, COST, METRICS, NETWORK, is_first
-from nas_plugins.runs.tables import COSTS, measures_of, read_table
+from nas_plugins.runs.directory import CONFIG, COST, METRICS, NETWORK, is_first, read_sections
+from nas_plugins.runs.tables import COSTS, read_table
+from nas_plugins.tasks import task_of
 from nas_plugins.training.networks import space_beside
 from nas_plugins.training.retrain import UntestableError, evaluate, retrain, retrain_sample
 from nas_plugins.training.search import resume, search
@@ -55,11 +56,12 @@ def run_trial(
 ) -> Path:
     """Search, or retrain, with the parameters that NNI's tuner chose for this trial.
 
-    The accuracy after every epoch is an intermediate result. The final result has "default", which the tuner uses,
-    "run", the run directory, for a retraining "test_acc", "parameters" and "multiply_adds", and for a search with costs
-    those of the derived network, e.g. "latency". With an evaluator of the user's its metric takes the place of the
-    accuracy. A search reports the validation accuracy of the derived network; a
-    retraining that of its network, and without a validation split the test accuracy.
+    The first metric of the task, such as the accuracy, or the metric of the evaluator is an intermediate result after
+    every epoch. The final result has "default", which the tuner uses, "run", the run directory, for a retraining e.g.
+    "test_acc", "parameters" and "multiply_adds", and for a search with costs those of the derived network, e.g.
+    "latency"; "metric" is the key of the metric, e.g. "acc". Of the mean absolute error lower values are better: the
+    tuner has to minimize. A search reports the metric of the derived network on the validation images; a retraining
+    that of its network, and without a validation split that on the test images.
 
     A trial that NNI starts a second time, e.g. on ``nnictl resume``, continues from its last complete epoch.
 
@@ -234,7 +236,8 @@ def _parameters_in(portal: str) -> Any:
 
 
 class _Reporter(pl.Callback):
-    """Callback that reports the accuracy after every epoch: the first of the measures that the run has.
+    """Callback that reports the result after every epoch: the first of the measures that the run has.
+
 
     Args:
         manager: Connection to NNI's manager.
@@ -242,15 +245,18 @@ class _Reporter(pl.Callback):
     """
 
     def __init__(self, manager: _Manager, run: Path) -> None:
-        self.manager = manager
-        self.run = run
+        self.manager, self.run = manager, run
         self.reported: set[int] = set()
+
+    @cached_property
+    def measures(self) -> tuple[str, ...]:
+        return task_of(read_sections(self.run)[1]).measures
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._report(trainer.current_epoch, trainer.callback_metrics)
 
     def _report(self, epoch: int, metrics: Mapping[str, Any]) -> None:
-        measure = next((name for name in _measures(self.run) if name in metrics), None)
+        measure = next((name for name in self.measures if name in metrics), None)
         if measure is not None:
             self.manager.report("PERIODICAL", epoch, round(float(metrics[measure]), 6))
             self.reported.add(epoch)
@@ -260,28 +266,25 @@ class _Reporter(pl.Callback):
 
         A manager that is stopped no longer takes the result of a trial that is in the middle of reporting it.
         """
-        for _, row in read_table(self.run / METRICS, ["epoch"]).iterrows():
+        for _, row in read_table(self.run / METRICS, ["epoch", *self.measures]).iterrows():
             if row["epoch"] not in before | self.reported:
                 self._report(int(row["epoch"]), row.dropna())
 
 
-def _measures(run: Path) -> tuple[str, ...]:
-    return measures_of(read_yaml(run / CONFIG))
-
-
 def _final_result(run: Path, searched: bool) -> dict[str, Any]:
-    last = read_table(run / METRICS, ["epoch"]).iloc[-1].dropna()
-    measure = next(name for name in _measures(run) if name in last)
+    task = task_of(read_sections(run)[1])
+    last = read_table(run / METRICS, ["epoch", *task.measures]).iloc[-1].dropna()
+    measure = next(name for name in task.measures if name in last)
     result: dict[str, Any] = {"default": round(float(last[measure]), 6), "run": str(run)}
+    result["metric"] = task.metric.key
     if searched:
         result |= {cost.metric: cost.derived for cost in read_costs_of(run / COST)}
     else:
         size = read_object(run / NETWORK)
-        validated = _measures(run)[1]
-        tested = validated.replace("val_", "test_", 1)
+        tested = f"test_{task.metric.key}"
         with suppress(UntestableError):  # classes of the user's need no test
             result[tested] = round(evaluate(run)[tested], 6)
         result |= {metric: size[metric] for metric in COSTS if metric in size}
-        if validated not in last:
+        if f"val_{task.metric.key}" not in last:
             result["default"] = result[tested]
     return result
