@@ -83,7 +83,7 @@ class TestSearch:
         resume(run)
         assert (run / "alphas.csv").read_text() == (searched / "alphas.csv").read_text()
 
-    def test_keeps_costs_of_one_sample_low(self, folder):
+    def test_keeps_costs_of_one_sample_low(self, searched, folder):
         run = search(
             folder / "search" / "config.yaml",
             folder / "cheap",
@@ -122,7 +122,7 @@ class TestRetraining:
 
     def test_predicts_no_image_files(self, retrained, tmp_path):
         (tmp_path / "a.png").touch()
-        with pytest.raises(InputError, match="predict takes runs of this project's image classification.* of Margin"):
+        with pytest.raises(InputError, match="predict takes runs with the data and the tasks of this project.* of Margin"):
             predict(retrained, [tmp_path / "a.png"])
 
     def test_needs_a_test_only_to_be_evaluated(self, folder, searched):
