@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import cycle, islice
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from nni.nas.nn.pytorch import ModelSpace
@@ -87,6 +87,15 @@ class Finish:
         """Return the score of validated metrics; higher is better."""
         self.check(metrics)
         return -metrics[self.measured] if lower_is_better(self.measured) else metrics[self.measured]
+
+
+class FinishArguments(TypedDict, total=False):
+    """Arguments of a :class:`Finish`, as a config has them."""
+
+    architectures: int
+    steps: int
+    metric: str | None
+    space: dict[str, Any] | None
 
 
 def exchanges(alphas: Mapping[str, Sequence[float]]) -> Iterator[dict[str, list[float]]]:
