@@ -228,13 +228,20 @@ class TestSearch:
     @pytest.fixture(scope="class")
     def searched(self, folders, tmp_path_factory) -> Path:
         folder = tmp_path_factory.mktemp("searched")
-        config = config_of(folders, "segmentation", space=SPACE, strategy={"name": "DARTS"})
+        config = config_of(
+            folders, "segmentation", space=SPACE, strategy={"name": "DARTS", "finish": {"architectures": 2}}
+        )
         (folder / "c.yaml").write_text(yaml.safe_dump(config))
         return search(folder / "c.yaml", folder / "run", ["--data.train_images", "40", "--data.test_images", "4"])
 
     def test_a_search_logs_the_metrics_of_the_derived_network(self, searched):
         metrics = pd.read_csv(searched / "metrics.csv")
         assert metrics[list(TASKS["segmentation"].columns)].notna().all(axis=None)
+
+    def test_a_ranking_at_the_end_goes_by_the_metric_of_the_task(self, searched):
+        ranking = json.loads((searched / "finish.json").read_text())["ranking"]
+        (chosen,) = (row["metrics"]["val_miou"] for row in ranking if row["chosen"])
+        assert chosen == max(row["metrics"]["val_miou"] for row in ranking)
 
     def test_the_dense_head_inherits_its_weights(self, searched, folders, tmp_path):
         config = config_of(folders, "segmentation", network={"weights": "inherited"})

@@ -15,8 +15,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
+from nas_plugins.report.labels import TARGETS, method_labels
 from nas_plugins.report.style import INK, MUTED, SPARE_COLOURS, STYLE, save
-from nas_plugins.report.summary import TARGETS, cost_of, method_labels
+from nas_plugins.report.summary import cost_of
 from nas_plugins.runs.costs import COST_NAMES, amount
 from nas_plugins.runs.reader import Run
 from nas_plugins.tasks import Task

@@ -38,8 +38,9 @@ from nas_plugins.report.curves import (
 )
 from nas_plugins.report.front import fronts, plot_front
 from nas_plugins.report.health import plot_health
+from nas_plugins.report.labels import as_text
 from nas_plugins.report.published import source
-from nas_plugins.report.summary import as_text, results, results_cells, summary, summary_cells
+from nas_plugins.report.summary import results, results_cells, summary, summary_cells
 from nas_plugins.report.text_table import LEFT_ALIGNED
 from nas_plugins.runs.reader import Run, get, read_runs
 from nas_plugins.tasks import TASKS
