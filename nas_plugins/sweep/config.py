@@ -69,8 +69,8 @@ def _check_trial(arguments: list[str], settings: ExperimentConfig) -> None:
     chosen = tuner.generate_parameters()
     if (settings.tuner.name or "").lower().startswith("batch"):  # its only key stands for a set of parameters
         (chosen,) = chosen.values()
-    task = merged(options.config, overrides, options.genotype, chosen, options.sample)
-    _check_mode(read_task(options.config, task.overrides), settings)
+    job = merged(options.config, overrides, options.genotype, chosen, options.sample)
+    _check_mode(read_task(options.config, job.overrides), settings)
 
 
 def _check_mode(task: Task, settings: ExperimentConfig) -> None:

@@ -33,8 +33,8 @@ from nas_plugins.training.search import resume, search
 from search_spaces.genotype import Genotype
 
 
-class Task(NamedTuple):
-    """Task of a trial: a retraining of one of two files, or a search without either.
+class Job(NamedTuple):
+    """What a trial has to do: a retraining of one of two files, or a search without either.
 
     Args:
         genotype: Genotype file to retrain.
@@ -95,12 +95,12 @@ def run_trial(
             reporter.report_missed(before)
     else:
         shutil.rmtree(run, ignore_errors=True)  # left by a trial that was killed before its first epoch
-        task = merged(config, overrides, genotype, manager.chosen, sample)
-        given = (config, run, task.overrides, [_Reporter(manager, run)])
-        if task.genotype is not None:
-            retrain(task.genotype, *given)
-        elif task.sample is not None:
-            retrain_sample(task.sample, *given)
+        job = merged(config, overrides, genotype, manager.chosen, sample)
+        given = (config, run, job.overrides, [_Reporter(manager, run)])
+        if job.genotype is not None:
+            retrain(job.genotype, *given)
+        elif job.sample is not None:
+            retrain_sample(job.sample, *given)
         else:
             search(*given)
     manager.report("FINAL", 0, _final_result(run, read_kind(run / CONFIG) == "search"))
@@ -113,8 +113,8 @@ def merged(
     genotype: PathLike | None,
     chosen: Mapping[str, Any],
     sample: PathLike | None = None,
-) -> Task:
-    """Return the checked task of a trial with the chosen parameters.
+) -> Job:
+    """Return the checked job of a trial with the chosen parameters.
 
     Args:
         config: As of :func:`run_trial`.
@@ -134,28 +134,28 @@ def merged(
             raise InputError(f"--{name}: {file}: {config} is the config of a search, which takes none")
     if not searches:
         genotype, sample = chosen.pop("genotype", genotype), chosen.pop("sample", sample)
-    task = Task(genotype, sample, [*overrides])
+    job = Job(genotype, sample, [*overrides])
     for key, value in chosen.items():
         if isinstance(value, Mapping):
             value = {"name" if name == "_name" else name: item for name, item in value.items()}
-        task.overrides.extend([f"--{key}", yaml.safe_dump(value, default_flow_style=True)])
+        job.overrides.extend([f"--{key}", yaml.safe_dump(value, default_flow_style=True)])
     if searches:
-        read_search(config, task.overrides).build("strategy")
+        read_search(config, job.overrides).build("strategy")
     else:
-        _check_retraining(config, task)
-    return task
+        _check_retraining(config, job)
+    return job
 
 
-def _check_retraining(config: PathLike, task: Task) -> None:
+def _check_retraining(config: PathLike, job: Job) -> None:
     """Raise an InputError, or a GenotypeError, if a retraining cannot read its config and the file that it trains."""
-    if task.genotype is not None and task.sample is not None:
-        raise InputError(f"genotype, sample: a retraining takes one of {task.genotype} and {task.sample}")
-    if task.genotype is not None:
-        read_retrain(config, task.overrides)
-        Genotype.load(task.genotype)
-    elif task.sample is not None:
-        read_object(Path(task.sample))
-        read_retrain_sample(config, task.overrides, space_beside(task.sample))
+    if job.genotype is not None and job.sample is not None:
+        raise InputError(f"genotype, sample: a retraining takes one of {job.genotype} and {job.sample}")
+    if job.genotype is not None:
+        read_retrain(config, job.overrides)
+        Genotype.load(job.genotype)
+    elif job.sample is not None:
+        read_object(Path(job.sample))
+        read_retrain_sample(config, job.overrides, space_beside(job.sample))
     else:
         raise InputError(
             f"{config}: a retraining needs --genotype FILE, or a key genotype in the search space; for a space without "
