@@ -224,16 +224,15 @@ def read_retrain_data(config: dict) -> ImageData:
     return data
 
 
-class TestSearch:
-    @pytest.fixture(scope="class")
-    def searched(self, folders, tmp_path_factory) -> Path:
-        folder = tmp_path_factory.mktemp("searched")
-        config = config_of(
-            folders, "segmentation", space=SPACE, strategy={"name": "DARTS", "finish": {"architectures": 2}}
-        )
-        (folder / "c.yaml").write_text(yaml.safe_dump(config))
-        return search(folder / "c.yaml", folder / "run", ["--data.train_images", "40", "--data.test_images", "4"])
+@pytest.fixture(scope="module")
+def searched(folders, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("searched")
+    config = config_of(folders, "segmentation", space=SPACE, strategy={"name": "DARTS", "finish": {"architectures": 2}})
+    (folder / "c.yaml").write_text(yaml.safe_dump(config))
+    return search(folder / "c.yaml", folder / "run", ["--data.train_images", "40", "--data.test_images", "4"])
 
+
+class TestSearch:
     def test_a_search_logs_the_metrics_of_the_derived_network(self, searched):
         metrics = pd.read_csv(searched / "metrics.csv")
         assert metrics[list(TASKS["segmentation"].columns)].notna().all(axis=None)
