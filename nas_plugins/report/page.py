@@ -127,7 +127,9 @@ def _draw_comparisons(runs: Mapping[str, Run], folder: Path) -> dict[str, str]:
         if len(measured) > 1:
             file = folder / ("comparison.png" if len(tasks) == 1 else f"comparison_{task.name}.png")
             searches = [title for title in measured if own[title].kind == "search"]
-            drawn[task.metric.name] = _embedded(plot_comparison(measured, searches, file, task.metric))
+            name = task.metric.name
+            heading = f"{name} ({task.name})" if name in drawn else name  # an evaluator may measure the accuracy too
+            drawn[heading] = _embedded(plot_comparison(measured, searches, file, task.metric))
     return drawn
 
 
