@@ -23,7 +23,8 @@ from torch.utils.data import TensorDataset
 import nas_plugins
 from nas_plugins import DartsSpace
 from nas_plugins.config.schema import Training
-from nas_plugins.training.module import ImageClassification
+from nas_plugins.tasks import TASKS, Targets
+from nas_plugins.training.module import TaskModule
 from nas_plugins.training.trainer import quiet
 from strategies.cost import Cost
 from strategies.search import SearchModule
@@ -89,7 +90,7 @@ def measure(strategy: str, pairs: int, target: float) -> list[dict[str, float]]:
     alternation = Alternation()
     settings: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     evaluator = Lightning(
-        ImageClassification(10, Training(epochs=1)),
+        TaskModule(Targets(TASKS["classification"], tuple("0123456789")), Training(epochs=1)),
         Trainer(max_epochs=1, callbacks=[alternation], enable_model_summary=False, limit_val_batches=0, **settings),
         train_dataloaders=DataLoader(data, batch_size=BATCH),
         val_dataloaders=DataLoader(data, batch_size=BATCH),

@@ -183,7 +183,8 @@ def _search(setting: Setting, data: Any, clock: Meter) -> dict[str, list[float]]
     from pytorch_lightning.callbacks import Callback
 
     from nas_plugins.config.schema import Training
-    from nas_plugins.training.module import ImageClassification
+    from nas_plugins.tasks import TASKS, Targets
+    from nas_plugins.training.module import TaskModule
 
     class Timer(Callback):
         def on_train_start(self, trainer: Any, module: Any) -> None:
@@ -200,7 +201,7 @@ def _search(setting: Setting, data: Any, clock: Meter) -> dict[str, list[float]]
             trainer.should_stop = True
 
     evaluator = Lightning(
-        ImageClassification(10, Training(epochs=1)),
+        TaskModule(Targets(TASKS["classification"], tuple("0123456789")), Training(epochs=1)),
         Trainer(
             max_epochs=EPOCHS if setting.what in METHODS else 1,
             callbacks=[Timer()],

@@ -71,7 +71,7 @@ def _fail(message: str) -> int:
 
 
 def _list(options: argparse.Namespace) -> None:
-    from nas_plugins.data.module import DATASETS
+    from nas_plugins.data.conventions import DATASETS
 
     for title, names in (
         ("search spaces", _plugins("space")),
@@ -165,30 +165,44 @@ def _retrain(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
+    from nas_plugins.runs.directory import read_sections
+    from nas_plugins.tasks import task_of
     from nas_plugins.training.retrain import evaluate
 
-    result = evaluate(options.run_directory)
-    if "test_acc" in result and "test_loss" in result:
-        measured = [f"test accuracy {result['test_acc']:.2%}", f"loss {result['test_loss']:.4f}"]
-    else:  # those of an evaluator of the user's
-        measured = [f"{name} {value:.4f}" for name, value in result.items() if name not in ("images", "samples")]
-    count = next(f"{result[name]} {name}" for name in ("images", "samples") if name in result)
-    print(f"{options.run_directory}: {', '.join(measured)}, on {count}")
+    result, task = evaluate(options.run_directory), task_of(read_sections(options.run_directory)[1])
+    count = next(f"{result.pop(name):g} {name}" for name in ("images", "samples") if name in result)
+    names = {f"test_{metric.key}": metric for metric in task.metrics}
+    measured = [f"{metric.name} {metric.text(result.pop(name))}" for name, metric in names.items() if name in result]
+    measured += [f"{name.removeprefix('test_')} {value:.4f}" for name, value in result.items()]
+    print(f"{options.run_directory}: test {', '.join(measured)}, on {count}")
 
 
 def _predict(options: argparse.Namespace) -> None:
-    from nas_plugins.training.predict import check_csv, predict, predictions_text, save_predictions
+    from nas_plugins.runs.directory import read_sections
+    from nas_plugins.tasks import task_of
+    from nas_plugins.training.predict import (
+        check_predictions,
+        predict,
+        predict_masks,
+        predictions_text,
+        save_predictions,
+    )
 
     if options.top < 1:
         raise InputError(f"--top: {options.top} should be at least 1")
+    task = task_of(read_sections(options.run_directory)[1])
     if options.output:
-        check_csv(options.output)
+        check_predictions(options.output, task.dense)
+    if options.output and task.dense and not options.output.lower().endswith(".csv"):
+        count = predict_masks(options.run_directory, options.images, options.output)
+        show(f"{options.output}: masks for {count} images")
+        return
     predictions = predict(options.run_directory, options.images)
     if options.output:
-        save_predictions(predictions, options.output)
+        save_predictions(predictions, options.output, task.name)
         show(f"{options.output}: predictions for {len(predictions)} images")
     else:
-        show(predictions_text(predictions, options.top))
+        show(predictions_text(predictions, options.top, task.name))
 
 
 def _export(options: argparse.Namespace) -> None:
@@ -315,15 +329,16 @@ def _add_runs(commands: Any) -> None:
     retrain.add_argument("--config", required=True, metavar="FILE", help="config file")
     retrain.add_argument("--output", required=True, metavar="RUN", help="run directory to make")
 
-    evaluate = _add(commands, "evaluate", _evaluate, "test accuracy of a retrained network, also of each class")
+    evaluate = _add(commands, "evaluate", _evaluate, "test a retrained network, also on each class")
     evaluate.add_argument("run_directory", metavar="RUN")
 
-    predict = _add(commands, "predict", _predict, "classes of new images by a retrained network")
+    predict = _add(commands, "predict", _predict, "predict classes, labels, values or masks of new images")
     predict.add_argument("run_directory", metavar="RUN")
     predict.add_argument("images", nargs="+", metavar="IMAGES", help="image files, and folders of them")
     form = predict.add_mutually_exclusive_group()
     form.add_argument("--top", type=int, default=3, metavar="N", help="classes to show for each image; default: 3")
-    form.add_argument("--output", metavar="FILE.csv", help="write the probabilities of all classes to this file")
+    saved = "file FILE.csv for all probabilities or values; for a segmentation also a folder for masks"
+    form.add_argument("--output", metavar="PATH", help=saved)
 
     export = _add(commands, "export", _export, "the network of a run as files that need no nas-plugins")
     export.add_argument("run_directory", metavar="RUN", help="finished retraining, or a search with --format python")

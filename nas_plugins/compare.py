@@ -10,7 +10,7 @@ from nas_plugins.architectures import read_architecture_file
 from nas_plugins.describe import count_operations, describe
 from nas_plugins.errors import InputError
 from nas_plugins.files import PathLike
-from nas_plugins.report.summary import as_text
+from nas_plugins.report.labels import as_text
 from nas_plugins.report.text_table import text_table
 from search_spaces.genotype import Genotype, after_cells
 

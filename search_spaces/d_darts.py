@@ -29,6 +29,7 @@ class DDartsSpace(StackedSpace):
         operations: Candidates of every edge.
         fixed: Operations of the supernet and of every derived network that are not searched: see
             :func:`~search_spaces.fixed.parse_fixed`.
+        dense_head: Whether there are outputs for each pixel, see :class:`~search_spaces.network.Network`.
 
     Raises:
         ValueError: An argument is out of range, or an operation is unknown.
@@ -44,6 +45,7 @@ class DDartsSpace(StackedSpace):
         nodes: int = 4,
         operations: Sequence[str] = DARTS_OPERATIONS,
         fixed: Sequence[str] = (),
+        dense_head: bool = False,
     ) -> None:
         check_layers(layers)
         labels = [f"cell_{layer}" for layer in range(layers)]
@@ -53,4 +55,5 @@ class DDartsSpace(StackedSpace):
             channels=channels,
             image_channels=image_channels,
             stem=stem,
+            dense_head=dense_head,
         )

@@ -38,6 +38,7 @@ class DartOptiSpace(StackedSpace):
         other_alpha: α of all other operations, below ``alpha``.
         fixed: Operations that are not searched, in addition to those of the baseline: see
             :func:`~search_spaces.fixed.parse_fixed`.
+        dense_head: Whether there are outputs for each pixel, see :class:`~search_spaces.network.Network`.
 
     Attributes:
         baseline: Genotype of the baseline with distinct cells.
@@ -58,6 +59,7 @@ class DartOptiSpace(StackedSpace):
         alpha: float = 10.0,
         other_alpha: float = 0.0,
         fixed: Sequence[str] = (),
+        dense_head: bool = False,
     ) -> None:
         if not -math.inf < other_alpha < alpha < math.inf:
             raise ValueError(f"alpha: {alpha} should be a number above other_alpha, which is {other_alpha}")
@@ -84,6 +86,7 @@ class DartOptiSpace(StackedSpace):
             channels=channels,
             image_channels=image_channels,
             stem=stem,
+            dense_head=dense_head,
         )
         self.baseline, self.initial_alphas = genotype, initial_alphas
 

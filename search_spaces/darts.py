@@ -32,6 +32,7 @@ class DartsSpace(StackedSpace):
         image_size: Height and width of the images in pixels, used by the course project's classifier only.
         fixed: Operations of the supernet and of every derived network that are not searched: see
             :func:`~search_spaces.fixed.parse_fixed`.
+        dense_head: Whether there are outputs for each pixel, see :class:`~search_spaces.network.Network`.
 
     Raises:
         ValueError: An argument is out of range, or an operation is unknown.
@@ -49,6 +50,7 @@ class DartsSpace(StackedSpace):
         mlp_width: int | None = None,
         image_size: int = 32,
         fixed: Sequence[str] = (),
+        dense_head: bool = False,
     ) -> None:
         check_layers(layers)
         super().__init__(
@@ -59,6 +61,7 @@ class DartsSpace(StackedSpace):
             stem=stem,
             mlp_width=mlp_width,
             image_size=image_size,
+            dense_head=dense_head,
         )
 
 

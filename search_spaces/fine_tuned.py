@@ -33,7 +33,18 @@ class FineTunedDartsSpace(DartsSpace):
         mlp_width: int | None = None,
         image_size: int = 32,
         fixed: Sequence[str] = ATTENTION,
+        dense_head: bool = False,
     ) -> None:
         super().__init__(
-            num_classes, channels, layers, image_channels, stem, nodes, operations, mlp_width, image_size, fixed
+            num_classes,
+            channels,
+            layers,
+            image_channels,
+            stem,
+            nodes,
+            operations,
+            mlp_width,
+            image_size,
+            fixed,
+            dense_head,
         )

@@ -1,4 +1,4 @@
-"""The network of a supernet and of a derived network: stem, chain of cells, classifier."""
+"""The network of a supernet and of a derived network: stem, chain of cells, head."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from search_spaces.cell import CellShape, DiscreteCell
 from search_spaces.edges import after_cells
 from search_spaces.genotype import Genotype
-from search_spaces.stems import STEMS, AuxiliaryHead, Stem, mlp_classifier
+from search_spaces.stems import STEMS, AuxiliaryHead, DenseHead, Stem, mlp_classifier
 
 CellFactory = Callable[[int, CellShape], tuple[nn.Module, int]]
 """(layer, shape) -> the cell of the layer and the number of channels of its output."""
@@ -24,7 +24,7 @@ class Network(nn.Module):
         make_cell: Function that builds the cell of each layer.
         layers: Number of cells.
         reductions: Layers that halve the resolution.
-        num_classes: Number of classes.
+        num_classes: Number of classes, or of other outputs.
         channels: Channels of a node before the first reduction.
         image_channels: 1 for grey images, 3 for colour.
         stem: A key of :data:`~search_spaces.stems.STEMS`. "cifar" keeps the resolution, "tiny_imagenet" halves it,
@@ -34,9 +34,10 @@ class Network(nn.Module):
         mlp_width: Width of the first layer of :func:`~search_spaces.stems.mlp_classifier`; None for global pooling and
             a linear classifier.
         image_size: Height and width of the images in pixels, used by :func:`~search_spaces.stems.mlp_classifier` only.
+        dense_head: Whether a :class:`~search_spaces.stems.DenseHead` gives outputs for each pixel of an image.
 
     Raises:
-        ValueError: An argument is out of range.
+        ValueError: An argument is out of range, or goes with no dense head.
     """
 
     def __init__(
@@ -51,17 +52,21 @@ class Network(nn.Module):
         auxiliary: bool = False,
         mlp_width: int | None = None,
         image_size: int = 32,
+        dense_head: bool = False,
     ) -> None:
         super().__init__()
         if stem not in STEMS:
             raise ValueError(f"stem: {stem!r} should be one of {', '.join(STEMS)}")
         kind = STEMS[stem]
         _check_minimum("layers", layers, 1)
-        _check_minimum("num_classes", num_classes, 2)
+        _check_minimum("num_classes", num_classes, 1)
         _check_minimum("channels", channels, kind.least_channels)
         _check_minimum("image_channels", image_channels, 1)
         _check_minimum("mlp_width", 1 if mlp_width is None else mlp_width, 1)
         _check_minimum("image_size", image_size, 1)
+        if dense_head and (auxiliary or mlp_width is not None):
+            key = "auxiliary" if auxiliary else "mlp_width"
+            raise ValueError(f"{key}: is for a classifier, and this network has a head for each pixel")
         for layer in reductions:
             if not 0 <= layer < layers:
                 raise ValueError(f"reductions: there is no layer {layer}; layers are 0 to {layers - 1}")
@@ -69,10 +74,15 @@ class Network(nn.Module):
         before = previous = self.stem.out_channels
         self.auxiliary: AuxiliaryHead | None = None
         self.auxiliary_layer = 2 * layers // 3
+        # The last layer with the resolution of the stem; -1 is the stem itself.
+        self.early_layer = min(reductions, default=layers) - 1
+        early = previous
         after_reduction = kind.after_reduction
         self.dimensions = kind.dimensions
         if auxiliary and self.dimensions == 1:
             raise ValueError(f"stem: {stem} is for series, and the auxiliary head for images: leave it out")
+        if dense_head and self.dimensions == 1:
+            raise ValueError(f"stem: {stem} is for series, and the head for each pixel for images")
         self.cells = nn.ModuleList()
         for layer in range(layers):
             reduction = layer in reductions
@@ -81,11 +91,15 @@ class Network(nn.Module):
             cell, out_channels = make_cell(layer, shape)
             self.cells.append(cell)
             before, previous, after_reduction = previous, out_channels, reduction
+            early = previous if layer == self.early_layer else early
             if auxiliary and layer == self.auxiliary_layer:
                 self.auxiliary = AuxiliaryHead(previous, num_classes, kind.auxiliary_stride)
         self.pooled = mlp_width is None
-        if mlp_width is None:
-            self.classifier: nn.Module = nn.Linear(previous, num_classes)
+        self.classifier: nn.Module
+        if dense_head:
+            self.classifier = DenseHead(early, previous, num_classes)
+        elif mlp_width is None:
+            self.classifier = nn.Linear(previous, num_classes)
         else:
             side = -(-image_size // 2 ** (len(set(reductions)) + kind.halvings))  # every halving rounds up
             self.classifier = mlp_classifier(previous * side**self.dimensions, mlp_width, num_classes)
@@ -101,6 +115,7 @@ class Network(nn.Module):
         auxiliary: bool = False,
         mlp_width: int | None = None,
         image_size: int = 32,
+        dense_head: bool = False,
     ) -> Network:
         """Return the derived network of a genotype, with the depth of its layout.
 
@@ -123,20 +138,28 @@ class Network(nn.Module):
             auxiliary=auxiliary,
             mlp_width=mlp_width,
             image_size=image_size,
+            dense_head=dense_head,
         )
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         """(batch, image channels, height, width), or (batch, channels, steps) of series -> logits (batch, classes).
+
+        With a dense head the logits are those of each pixel, (batch, classes, height, width).
 
         Returns:
             The logits; in training with an auxiliary head, the logits and those of the auxiliary head.
         """
         auxiliary = None
         before, previous = self.stem(x)
+        early = previous
         for layer, cell in enumerate(self.cells):
             before, previous = previous, cell(before, previous)
+            if layer == self.early_layer:
+                early = previous
             if self.training and self.auxiliary is not None and layer == self.auxiliary_layer:
                 auxiliary = self.auxiliary(previous)
+        if isinstance(self.classifier, DenseHead):
+            return self.classifier(early, previous, x.shape[-2:])
         logits = self.classifier(previous.mean(dim=tuple(range(2, 2 + self.dimensions))) if self.pooled else previous)
         return logits if auxiliary is None else (logits, auxiliary)
 

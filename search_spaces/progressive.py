@@ -34,6 +34,7 @@ class ProgressiveSpace(StackedSpace):
         operations: Candidates of every edge.
         fixed: Operations of the supernet and of every derived network that are not searched: see
             :func:`~search_spaces.fixed.parse_fixed`.
+        dense_head: Whether there are outputs for each pixel, see :class:`~search_spaces.network.Network`.
 
     Raises:
         ValueError: An argument is out of range, or an operation is unknown.
@@ -49,6 +50,7 @@ class ProgressiveSpace(StackedSpace):
         nodes: int = 4,
         operations: Sequence[str] = DARTS_OPERATIONS,
         fixed: Sequence[str] = (),
+        dense_head: bool = False,
     ) -> None:
         if not layers or any(deeper <= depth for depth, deeper in pairwise(layers)):
             raise ValueError(f"layers: {list(layers)} should be ascending numbers, one for each stage")
@@ -59,6 +61,7 @@ class ProgressiveSpace(StackedSpace):
             "channels": channels,
             "image_channels": image_channels,
             "stem": stem,
+            "dense_head": dense_head,
         }
         *earlier, deepest = (
             CellStack(KINDS, darts_layout(depth), default_reductions(depth), nodes, operations, fixed)

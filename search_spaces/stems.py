@@ -1,8 +1,8 @@
-"""Stems, the auxiliary head and the classifier of the course project."""
+"""Stems, the auxiliary head, the head for each pixel, and the classifier of the course project."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -171,6 +171,32 @@ class AuxiliaryHead(nn.Module):
                 f"gets {x.shape[-2]}×{x.shape[-1]}: use larger images, or no auxiliary head"
             )
         return self.classifier(self.features(x).mean(dim=(2, 3)))
+
+
+class DenseHead(nn.Module):
+    """A classifier of pixels from the features of two resolutions, as in the decoder of a fully convolutional network.
+
+    Args:
+        early: Channels of the features of the higher resolution.
+        late: Channels of the features of the last cell.
+        num_classes: Number of classes.
+    """
+
+    def __init__(self, early: int, late: int, num_classes: int) -> None:
+        super().__init__()
+        self.early = nn.Conv2d(early, early, 1, bias=False)
+        self.late = nn.Conv2d(late, early, 1, bias=False)
+        self.bn = nn.BatchNorm2d(early)
+        self.classifier = nn.Conv2d(early, num_classes, 1)
+
+    def forward(self, early: Tensor, late: Tensor, size: Sequence[int]) -> Tensor:
+        """(batch, early, h, w), (batch, late, h', w'), (height, width) -> logits (batch, classes, height, width)."""
+        late = _resized(self.late(late), early.shape[-2:])
+        return _resized(self.classifier(self.bn(self.early(early) + late).relu()), size)
+
+
+def _resized(x: Tensor, size: Sequence[int]) -> Tensor:
+    return nn.functional.interpolate(x, [*size], mode="bilinear", align_corners=False)
 
 
 _CIFAR = StemKind(CifarStem, image_size=32, halvings=0)

@@ -26,7 +26,7 @@ from strategies.cost.table import CostTable
 from strategies.cost.targets import Cost
 from strategies.derivation import darts, has_fixed_inputs
 from strategies.evaluator_hooks import serve_batches_in_parts
-from strategies.finish import Finish
+from strategies.finish import Finish, FinishArguments
 from strategies.inheritance import inherit
 from strategies.rng import isolate_rng
 from strategies.search import SearchModule
@@ -77,7 +77,7 @@ class DifferentiableStrategy(OneShotStrategy):
         log_eigenvalue_every_n_epoch: int | None = None,
         cost: Cost | Sequence[Cost] = (),
         penalty: ExpectationProfilerPenalty | Mapping[str, Any] | None = None,
-        finish: Finish | Mapping[str, Any] | None = None,
+        finish: Finish | FinishArguments | None = None,
         **parts: Any,
     ) -> None:
         super().__init__(mutation_hooks)
@@ -90,7 +90,7 @@ class DifferentiableStrategy(OneShotStrategy):
         _check_eigenvalues(log_eigenvalue_every_n_epoch, self.composition)
         self.cost = (cost,) if isinstance(cost, Cost) else tuple(cost)
         self.penalty = expectation_penalty(penalty)
-        self.finish = Finish(**finish) if isinstance(finish, Mapping) else finish
+        self.finish = finish if finish is None or isinstance(finish, Finish) else Finish(**finish)
         self._profile: Callable[[Example], list[CostTable]] | None = None
         self.architecture = self._new_architecture()
         self._architecture_loader: Callable[[], Any] | None = None

@@ -16,6 +16,7 @@ from strategies.epoch import Epoch
 from strategies.noise import generator
 from strategies.relaxation import EveryEdge, PlanEntry, Step, UnfitSettingError, WeightedOps, softmax
 from strategies.supernet.architecture import Architecture
+from strategies.validation import lower_is_better
 
 
 class DARTSPT(DifferentiableStrategy):
@@ -28,7 +29,8 @@ class DARTSPT(DifferentiableStrategy):
 
     Args:
         projection_epochs: Number of last epochs in which choices are made, at least 1.
-        metric: Name of the metric that choices are made by. Lower is better if it ends in ``loss``, else higher.
+        metric: Name of the metric that choices are made by. Lower is better if it ends in ``loss``, ``error``, ``mae``
+            or ``mse``, else higher.
         batch_statistics: Whether the choices normalize by the statistics of each validation batch, as in the released
             code, instead of by the running ones. False for validation images that are ordered by class.
         fixed_alphas: Whether α keeps its initial values (the paper's DARTS-PT with fixed α).
@@ -159,4 +161,4 @@ class Projection:
         if self.metric not in metrics:
             known = ", ".join(metrics) or "what validation_step logs, which is nothing"
             raise UnfitSettingError(f"metric: {self.metric!r} should be one of {known}")
-        return -metrics[self.metric] if self.metric.endswith("loss") else metrics[self.metric]
+        return -metrics[self.metric] if lower_is_better(self.metric) else metrics[self.metric]

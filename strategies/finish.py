@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import cycle, islice
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from nni.nas.nn.pytorch import ModelSpace
@@ -22,7 +22,7 @@ from strategies.distributed import average
 from strategies.memory_format import takes_channels_last
 from strategies.relaxation import Plan, UnfitSettingError
 from strategies.rng import isolate_rng
-from strategies.validation import CALIBRATION_BATCHES, UNLOGGED, without_warnings
+from strategies.validation import CALIBRATION_BATCHES, UNLOGGED, lower_is_better, without_warnings
 
 STATE = "nas_plugins_finish"
 """Key of a checkpoint for what a finish has found."""
@@ -45,7 +45,8 @@ class Finish:
         steps: Number of weight steps that each architecture gets before, with the optimizer of the evaluator and a
             learning rate that falls along a cosine.
         metric: Name of the metric that the evaluator logs in ``validation_step``. Lower is better if it ends in
-            ``loss``, else higher.
+            ``loss``, ``error``, ``mae`` or ``mse``, else higher. None for that of the task or of the evaluator in a
+            config, outside of the command line for ``val_acc``.
         space: Makes the space whose networks are ranked, each trained alone from new weights; a deeper one shows what
             depth asks of an architecture, such as skip connections. In a config: the arguments in which it differs from
             the space that is searched. None ranks paths of the supernet, which begin with its weights.
@@ -56,7 +57,7 @@ class Finish:
 
     architectures: int = 8
     steps: int = 0
-    metric: str = "val_acc"
+    metric: str | None = None
     space: Mapping[str, Any] | Callable[[], ModelSpace] | None = None
 
     def __post_init__(self) -> None:
@@ -67,20 +68,34 @@ class Finish:
         if self.space is not None and self.steps == 0:
             raise ValueError("finish.steps: 0 should be at least 1 with a space, whose networks begin with new weights")
 
+    @property
+    def measured(self) -> str:
+        """Return the name of the metric."""
+        return self.metric or "val_acc"
+
     def check(self, metrics: Mapping[str, Any]) -> None:
         """Check that the metric is among those that an evaluator logs.
 
         Raises:
             UnfitSettingError: It is not.
         """
-        if self.metric not in metrics:
+        if self.measured not in metrics:
             known = ", ".join(metrics) or "what validation_step logs, which is nothing"
-            raise UnfitSettingError(f"finish.metric: {self.metric!r} should be one of {known}")
+            raise UnfitSettingError(f"finish.metric: {self.measured!r} should be one of {known}")
 
     def score(self, metrics: Mapping[str, float]) -> float:
         """Return the score of validated metrics; higher is better."""
         self.check(metrics)
-        return -metrics[self.metric] if self.metric.endswith("loss") else metrics[self.metric]
+        return -metrics[self.measured] if lower_is_better(self.measured) else metrics[self.measured]
+
+
+class FinishArguments(TypedDict, total=False):
+    """Arguments of a :class:`Finish`, as a config has them."""
+
+    architectures: int
+    steps: int
+    metric: str | None
+    space: dict[str, Any] | None
 
 
 def exchanges(alphas: Mapping[str, Sequence[float]]) -> Iterator[dict[str, list[float]]]:

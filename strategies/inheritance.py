@@ -26,6 +26,7 @@ from search_spaces.edges import INPUTS, Edge
 from search_spaces.genotype import Genotype
 from search_spaces.network import Network
 from search_spaces.space import StackedSpace
+from search_spaces.stems import DenseHead
 from strategies.supernet.cell import MixedCell
 from strategies.supernet.choices import MixedInput, MixedLayer, MixedRepeat
 
@@ -190,7 +191,7 @@ def _give_cells(supernet: Network, network: Network, genotype: Genotype) -> None
     weights of its channels.
     """
     _give(supernet.stem, network.stem)
-    before = previous = None  # the channels that the outputs of the two layers before have kept, None for all
+    before = previous = early = None  # the channels that the outputs of these layers have kept, None for all
     for layer, (cell, derived) in enumerate(zip(supernet.cells, network.cells, strict=True)):
         assert isinstance(cell, (MixedCell, NodeByNodeCell)) and isinstance(derived, DiscreteCell)
         align = cell.align if isinstance(cell, NodeByNodeCell) else cell.preprocessor
@@ -198,12 +199,29 @@ def _give_cells(supernet: Network, network: Network, genotype: Genotype) -> None
         _give(align.previous, derived.align.previous, previous)
         _give_operations(cell, derived, genotype.cells[genotype.layout[layer]])
         before, previous = previous, _kept_channels(cell, derived)
+        early = previous if layer == network.early_layer else early
+    if isinstance(network.classifier, DenseHead):
+        _give_dense_head(supernet.classifier, network.classifier, early, previous)
+        return
     if previous is not None:
         # The classifier of the course project reads the pixels of a channel one after another, any other their mean.
         first = next(module for module in network.classifier.modules() if isinstance(module, nn.Linear))
         pixels = first.in_features // len(previous)
         previous = (previous[:, None] * pixels + torch.arange(pixels)).flatten()
     _give(supernet.classifier, network.classifier, previous)
+
+
+def _give_dense_head(supernet: nn.Module, network: DenseHead, early: Tensor | None, late: Tensor | None) -> None:
+    """Copy the weights of a dense head, whose features have kept the given channels, None for all."""
+    assert isinstance(supernet, DenseHead)
+    if early is not None:
+        raise InheritanceError(
+            "the head for each pixel has weights for all nodes of the cell before the first reduction, and a node of "
+            "it has no operation: train it with new weights"
+        )
+    _give(supernet.late, network.late, late)
+    for part in ("early", "bn", "classifier"):
+        _give(getattr(supernet, part), getattr(network, part))
 
 
 def _give_operations(cell: MixedCell | NodeByNodeCell, derived: DiscreteCell, searched: Collection[Edge]) -> None:

@@ -31,6 +31,15 @@ CALIBRATION_BATCHES = 4
 """Number of training batches on which the batch statistics of a path are measured before its validation."""
 
 
+_LOWER_IS_BETTER = ("loss", "error", "mae", "mse")
+"""Ends of the names of metrics of which lower values are better."""
+
+
+def lower_is_better(metric: str) -> bool:
+    """Return whether lower values of a metric are better, as its name tells: its end is loss, error, mae or mse."""
+    return metric.endswith(_LOWER_IS_BETTER)
+
+
 @contextmanager
 def without_warnings() -> Iterator[None]:
     """Suppress the warning about empty cells, which is only meaningful at the end of a search, within this context."""

@@ -477,7 +477,7 @@ class TestGenotypeRefuses:
             ({"--channels": 0}, "channels: 0"),
             ({"--layers": 2}, "layers: 2"),
             ({"--layers": 0}, "layers: 0"),
-            ({"--classes": 1}, "num_classes: 1"),
+            ({"--classes": 0}, "num_classes: 0"),
             ({"--image-size": 0}, "image_size: 0"),
         ),
         ids=str,

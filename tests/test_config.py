@@ -192,7 +192,7 @@ class TestRepeating:
 
     def test_the_text_names_every_key(self, search_file):
         values = yaml.safe_load(read_search(search_file).to_yaml())
-        assert set(values) == {"seed", "space", "strategy", "data", "training", "compute", "logger"}
+        assert set(values) == {"seed", "task", "space", "strategy", "data", "training", "compute", "logger"}
         assert values["training"]["momentum"] == 0.9
         assert values["space"]["operations"][0] == "max_pool_3x3"
 
@@ -231,7 +231,7 @@ class TestUnknownKeys:
             ({"space": {"layer": 3}}, "unknown key space.layer of DartsSpace; did you mean space.layers?"),
             ({"strategy": {"lerning_rate": 3}}, "did you mean strategy.learning_rate?"),
             ({"data": {"zzz": 3}}, "unknown key data.zzz; known are data.dataset"),
-            ({1: 2}, "unknown key 1; known are seed, space, strategy, data, training, compute"),
+            ({1: 2}, "unknown key 1; known are seed, task, space, strategy, data, training, compute"),
         ),
     )
     def test_in_the_file(self, tmp_path, content, words):
@@ -243,7 +243,7 @@ class TestUnknownKeys:
         (
             (["--training.epoch", "3"], "unknown key training.epoch; did you mean training.epochs?"),
             (["--space.layer=3"], "unknown key space.layer of DartsSpace; did you mean space.layers?"),
-            (["--epochs", "3"], "unknown key epochs; known are seed, space, strategy, data, training, compute"),
+            (["--epochs", "3"], "unknown key epochs; known are seed, task, space, strategy, data, training, compute"),
         ),
     )
     def test_on_the_command_line(self, search_file, arguments, words):

@@ -121,7 +121,7 @@ class TestTheFront:
         assert (front.dataset, front.metric, len(front.runs)) == ("cifar10", "multiply_adds", 6)
         first = front.points.iloc[0]
         assert (first["point"], first["cost"]) == ("≤ 100k", pytest.approx(98e3))
-        assert (first["accuracy"], first["accuracy_std"]) == pytest.approx((0.82, 0.02 * 2**0.5))
+        assert (first["value"], first["value_std"]) == pytest.approx((0.82, 0.02 * 2**0.5))
 
     def test_it_has_the_points_than_which_none_is_cheaper_and_better(self, sweep):
         (front,) = fronts(read_runs(sweep))
@@ -145,7 +145,7 @@ class TestTheFront:
             runs += [search, retraining]
         (front,) = fronts(read_runs(runs))
         assert front.measured == ("test accuracy", "retrained networks")
-        assert list(front.points["cost"]) == [300e3, 600e3] and list(front.points["accuracy"]) == [0.9, 0.95]
+        assert list(front.points["cost"]) == [300e3, 600e3] and list(front.points["value"]) == [0.9, 0.95]
         assert list(front.points["point"]) == ["≤ 100k", "≤ 200k"]
 
     def test_retrainings_without_a_search_are_named_after_their_run(self, tmp_path):

@@ -260,8 +260,7 @@ def test_the_candidates_can_be_chosen():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"num_classes": 1}, "num_classes: 1 should be at least 2"),
-        ({"num_classes": -1}, "num_classes: -1 should be at least 2"),
+        ({"num_classes": -1}, "num_classes: -1 should be at least 1"),
         ({"channels": 0}, "channels: 0 should be at least 1"),
         ({"channels": 1, "stem": "imagenet"}, "channels: 1 should be at least 2"),
         ({"layers": 2}, "layers: 2 should be at least 3"),

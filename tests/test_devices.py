@@ -20,7 +20,7 @@ from torch.nn.functional import cross_entropy
 
 from nas_plugins.config.reader import read_retrain
 from nas_plugins.config.schema import Compute
-from nas_plugins.data.module import _batch_of_a_share
+from nas_plugins.data.samples import batch_of_a_share
 from nas_plugins.errors import InputError
 from nas_plugins.training.retrain import Retraining, evaluate, retrain
 from nas_plugins.training.search import search
@@ -117,7 +117,7 @@ def on_validation_images(run: Path) -> tuple[float, float]:
 @given(st.integers(1, 40), st.integers(1, 400), st.integers(2, 9))
 def test_processes_that_share_images_have_as_many_batches(size, images, processes):
     assume(images >= processes)
-    batch = _batch_of_a_share(size, images, processes)
+    batch = batch_of_a_share(size, images, processes)
     shares = [len(range(place, images, processes)) for place in range(processes)]
     assert len({ceil(share / batch) for share in shares}) == 1
     assert batch >= size

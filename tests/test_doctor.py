@@ -75,6 +75,10 @@ def test_a_healthy_search_has_no_findings(tmp_path):
     assert found(searched(tmp_path / "run", table(HEALTHY))) == {}
 
 
+def test_nothing_is_said_about_the_accuracy_of_a_search_for_another_task(tmp_path):
+    assert found(searched(tmp_path / "run", table(HEALTHY), task="regression")) == {}
+
+
 # Measures
 
 

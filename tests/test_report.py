@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from nas_plugins.cli import main
-from nas_plugins.data.module import DATASETS
+from nas_plugins.data.conventions import DATASETS
 from nas_plugins.errors import InputError
 from nas_plugins.report.alphas import plot_alphas, plot_heatmap
 from nas_plugins.report.cells import cell_titles, draw_cells

@@ -24,9 +24,10 @@ from nas_plugins.config.reader import Config, read_retrain
 from nas_plugins.config.schema import NetworkConfig, Training
 from nas_plugins.errors import InputError, Terminated
 from nas_plugins.runs.tables import append_epoch, read_table
+from nas_plugins.tasks import TASKS, Targets
 from nas_plugins.training.callbacks import SeededEpochs
 from nas_plugins.training.checkpoints import WholeCheckpoints, load_tensors, save_tensors
-from nas_plugins.training.module import ImageClassification
+from nas_plugins.training.module import TaskModule
 from nas_plugins.training.retrain import evaluate, retrain
 from nas_plugins.training.search import resume, search
 from nas_plugins.training.trainer import make_trainer
@@ -35,6 +36,7 @@ from search_spaces.network import Network
 
 CELL = (("sep_conv_3x3", 0, 2), ("skip_connect", 1, 2))
 GENOTYPE = Genotype(cells=(CELL, CELL), layout=(0, 1, 1), reductions=(1, 2), concat=(2,))
+DIGITS = Targets(TASKS["classification"], tuple("0123456789"))
 BASE = {
     "data": {"dataset": "digits", "train_images": 120, "test_images": 40, "batch_size": 32},
     "training": {"epochs": 3},
@@ -329,7 +331,7 @@ class TestEvaluate:
         def told(*_: object) -> None:
             raise kind
 
-        monkeypatch.setattr(ImageClassification, "test_step", told)
+        monkeypatch.setattr(TaskModule, "test_step", told)
         assert main(["evaluate", str(retrained)]) == status
         assert capsys.readouterr().err == f"nas-plugins: {word}\n"
 
@@ -349,7 +351,7 @@ def rates_of(config_file: Path, run: Path, overrides: dict[str, object] | None =
         def on_train_epoch_start(self, trainer, pl_module):
             rates.append(trainer.optimizers[0].param_groups[0]["lr"])
 
-    module = ImageClassification(10, config.training)
+    module = TaskModule(DIGITS, config.training)
     module.set_model(Network.from_genotype(GENOTYPE, channels=4, image_channels=1))
     trainer = make_trainer(config, run, [Watch()])
     trainer.fit(module, datamodule=config.data())
@@ -364,7 +366,7 @@ def go_on(run: Path, epochs: int) -> None:
     resume(run)
 
 
-class TestImageClassification:
+class TestTaskModule:
     def test_drop_path_grows_linearly(self, config_file, tmp_path):
         seen: dict[int, list[float]] = {}
 
@@ -373,7 +375,7 @@ class TestImageClassification:
                 seen[trainer.current_epoch] = [cell.drop_path for cell in pl_module.model.cells]
 
         config = config_of(config_file, epochs=4)
-        module = ImageClassification(10, config.training, NetworkConfig(drop_path=0.4))
+        module = TaskModule(DIGITS, config.training, NetworkConfig(drop_path=0.4))
         module.set_model(Network.from_genotype(GENOTYPE, channels=4, image_channels=1))
         make_trainer(config, tmp_path / "run", [Watch()]).fit(module, datamodule=config.data())
         assert seen == {epoch: pytest.approx([0.1 * epoch] * 3) for epoch in range(4)}
@@ -427,7 +429,7 @@ class TestImageClassification:
         logits, auxiliary = network(images)
         losses = {}
         for weight in (0.0, 1.0):
-            module = ImageClassification(10, Training(), NetworkConfig(auxiliary_weight=weight))
+            module = TaskModule(DIGITS, Training(), NetworkConfig(auxiliary_weight=weight))
             module.set_model(network)
             module.log = lambda *args, **kwargs: None
             losses[weight] = module.training_step((images, labels), 0).item()
@@ -436,8 +438,10 @@ class TestImageClassification:
         assert losses[1.0] - losses[0.0] == pytest.approx(cross_entropy(auxiliary, labels).item(), rel=1e-4)
 
     def test_label_smoothing_is_that_of_the_config(self):
-        module = ImageClassification(10, Training(label_smoothing=0.1))
-        assert module.criterion.label_smoothing == 0.1
+        logits, labels = torch.randn(4, 10), torch.arange(4)
+        module = TaskModule(DIGITS, Training(label_smoothing=0.1))
+        expected = nn.functional.cross_entropy(logits, labels, label_smoothing=0.1)
+        assert module.criterion(logits, labels) == expected
 
 
 @pytest.mark.parametrize("accelerator", ("quantum", "tpu"))

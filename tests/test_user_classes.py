@@ -83,7 +83,7 @@ class TestSearch:
         resume(run)
         assert (run / "alphas.csv").read_text() == (searched / "alphas.csv").read_text()
 
-    def test_keeps_costs_of_one_sample_low(self, folder):
+    def test_keeps_costs_of_one_sample_low(self, searched, folder):
         run = search(
             folder / "search" / "config.yaml",
             folder / "cheap",
@@ -122,7 +122,7 @@ class TestRetraining:
 
     def test_predicts_no_image_files(self, retrained, tmp_path):
         (tmp_path / "a.png").touch()
-        with pytest.raises(InputError, match="predict takes runs of this project's image classification.* of Margin"):
+        with pytest.raises(InputError, match="predict takes runs with the data and the tasks of this project"):
             predict(retrained, [tmp_path / "a.png"])
 
     def test_needs_a_test_only_to_be_evaluated(self, folder, searched):
@@ -135,9 +135,17 @@ class TestRetraining:
 def test_a_report_has_the_metric_and_the_data_module(searched, retrained, tmp_path):
     runs = [read_run(searched), read_run(retrained)]
     text = tables.summary_text(tables.summary(runs))
-    assert "val_error" in text and "test 0." in text and "DigitSeries" in text
+    assert "val error" in text and "test error" in text and "DigitSeries" in text
     write_report(runs, tmp_path)
     assert {"1-found-progress.png", "2-trained-progress.png"} <= {file.name for file in tmp_path.iterdir()}
+
+
+def test_an_architecture_is_chosen_by_the_metric_of_the_evaluator(folder):
+    overrides = ["--training.epochs", "1", "--strategy.finish", "{architectures: 3}"]
+    run = search(write(folder / "ranked", SEARCH), folder / "finished", overrides)
+    ranking = json.loads((run / "finish.json").read_text())["ranking"]
+    (chosen,) = (row["metrics"]["val_error"] for row in ranking if row["chosen"])
+    assert chosen == min(row["metrics"]["val_error"] for row in ranking)
 
 
 def error_of(call, *arguments):
@@ -168,6 +176,8 @@ class TestConfigErrors:
             (["--evaluator.metric", "error"], "evaluator.metric: 'error' should be a metric that it logs"),
             (["--data.batch_size", "3"], "unknown key data.batch_size; known are class_path, init_args"),
             (["--training.learning_rate", "1"], "training.learning_rate: leave it out: Margin has a recipe"),
+            (["--task", "regression"], "task: 'regression': leave it out: Margin is the task"),
+            (["--task", "regression", "--evaluator", "null"], "DigitSeries names no targets: name an evaluator"),
         ],
     )
     def test_of_a_search(self, tmp_path, overrides, message):
@@ -198,17 +208,27 @@ class TestTrialErrors:
         assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("mode", "first"), [("minimize", "b"), ("maximize", "a")])
-def test_the_best_trial_is_the_one_that_the_tuner_looks_for(tmp_path, mode, first):
+@pytest.mark.parametrize(
+    ("arguments", "metric", "first"),
+    [
+        ({"optimize_mode": "minimize"}, "perplexity", "b"),
+        ({"optimize_mode": "maximize"}, "perplexity", "a"),
+        ({}, "acc", "a"),
+        ({}, "mae", "b"),
+        ({}, "error", "b"),
+    ],
+)
+def test_the_best_trial_is_the_one_that_the_tuner_looks_for(tmp_path, arguments, metric, first):
     (tmp_path / "db").mkdir()
     with contextlib.closing(sqlite3.connect(tmp_path / "db" / "nni.sqlite")) as database:
         database.execute("CREATE TABLE ExperimentProfile (params, revision)")
         database.execute("CREATE TABLE TrialJobEvent (trialJobId, event, data)")
         database.execute("CREATE TABLE MetricData (trialJobId, type, data)")
-        profile = {"tuner": {"name": "TPE", "classArgs": {"optimize_mode": mode}}}
+        profile = {"tuner": {"name": "TPE", "classArgs": arguments}}
         database.execute("INSERT INTO ExperimentProfile VALUES (?, 1)", [json.dumps(profile)])
         for trial, value in (("a", 0.5), ("b", 0.25)):
             database.execute("INSERT INTO TrialJobEvent VALUES (?, 'SUCCEEDED', NULL)", [trial])
-            database.execute("INSERT INTO MetricData VALUES (?, 'FINAL', ?)", [trial, json.dumps(json.dumps(value))])
+            result = json.dumps({"default": value, "metric": metric})
+            database.execute("INSERT INTO MetricData VALUES (?, 'FINAL', ?)", [trial, json.dumps(result)])
         database.commit()
     assert read_trials(tmp_path)["trial"].iloc[0] == first

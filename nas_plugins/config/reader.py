@@ -16,19 +16,21 @@ from jsonargparse import ArgumentError, ArgumentParser
 from nas_plugins import plugins
 from nas_plugins.config.costs import CostConfig, read_costs
 from nas_plugins.config.costs import plain as plain_costs
-from nas_plugins.config.schema import Compute, LoggerName, NetworkConfig, Recipe, Training
+from nas_plugins.config.overrides import merged, section_of
+from nas_plugins.config.schema import Compute, LoggerName, NetworkConfig, Recipe, Training, check_task
 from nas_plugins.config.signatures import argument_names, unwrapped
-from nas_plugins.config.user_classes import OWN_RECIPE, UserClass, check_recipe, pop_user_classes
+from nas_plugins.config.user_classes import OWN_RECIPE, UserClass, check_recipe, check_task_of, pop_user_classes
 from nas_plugins.config.yaml import load_plain, read_yaml
 from nas_plugins.data.module import ImageData, Seed
 from nas_plugins.data.sizes import FROM_DATA, Data
 from nas_plugins.errors import InputError
 from nas_plugins.files import PathLike, one_line
+from nas_plugins.tasks import TASKS, Task, TaskName, task_of
 from search_spaces.deprecation import renamed_arguments_of
 from strategies.base import OneShotStrategy
 
 Kind = Literal["search", "retrain"]
-"""Task of a run."""
+"""Kind of a run."""
 
 _INTERNAL = {"composition", "cost", "engine", "model_space", "mutation_hooks", "penalty"}
 """Arguments of strategies that a config cannot express, or has another section for."""
@@ -66,6 +68,11 @@ class Config:
         return self.values["seed"]
 
     @property
+    def task(self) -> Task:
+        """Return the task: what is measured, by the evaluator of the user's if there is one."""
+        return task_of(self.values)
+
+    @property
     def loggers(self) -> tuple[LoggerName, ...]:
         """Return the names of the loggers, each once."""
         return tuple(dict.fromkeys(self.values["logger"]))
@@ -73,7 +80,8 @@ class Config:
     @property
     def kind(self) -> dict[str, Any]:
         """Return the settings that define what is trained, for example ``{"strategy.name": "EDAS"}``."""
-        return _flat({name: self.values[name] for name in ("space", "strategy", "network") if name in self.values})
+        named = ("task", "space", "strategy", "network")
+        return _flat({name: self.values[name] for name in named if name in self.values})
 
     def data(self) -> Data:
         """Return the prepared data set, or the prepared data module of the user's.
@@ -87,7 +95,8 @@ class Config:
                 module.prepare_data()
                 module.setup("fit")  # a space may need what it finds out
             return module
-        data = ImageData(**self.values["data"])
+        task = "classification" if "evaluator" in self.user else self.task.name
+        data = ImageData(**self.values["data"], task=task)
         data.prepare()
         return data
 
@@ -141,6 +150,15 @@ def read_kind(file: PathLike) -> Kind:
     return kind_of(read_yaml(file), file)
 
 
+def read_task(file: PathLike, overrides: Sequence[str] = ()) -> Task:
+    """Return the task of a config, of which nothing else is checked.
+
+    Raises:
+        InputError: The file cannot be read.
+    """
+    return task_of(merged(file, overrides))
+
+
 def read_search(file: PathLike, overrides: Sequence[str] = ()) -> Config:
     """Read the config of a search.
 
@@ -151,9 +169,9 @@ def read_search(file: PathLike, overrides: Sequence[str] = ()) -> Config:
     Raises:
         InputError: A key is unknown or a value is wrong; the message names the key.
     """
-    values = _merged(file, overrides)
+    values = merged(file, overrides)
     _check_kind(values, "search", file)
-    names = {kind: str(_section(values, kind).setdefault("name", usual)) for kind, usual in _DEFAULT_NAMES.items()}
+    names = {kind: str(section_of(values, kind).setdefault("name", usual)) for kind, usual in _DEFAULT_NAMES.items()}
     found: dict[str, type] = {kind: plugins.find(kind, name) for kind, name in names.items()}
     if not issubclass(found["strategy"], OneShotStrategy):
         raise InputError(f"strategy.name: {names['strategy']} is a multi-trial strategy; search takes one-shot ones")
@@ -170,7 +188,7 @@ def read_retrain(file: PathLike, overrides: Sequence[str] = ()) -> Config:
     Raises:
         InputError: A key is unknown or a value is wrong; the message names the key.
     """
-    values = _merged(file, overrides)
+    values = merged(file, overrides)
     _check_kind(values, "retrain", file)
     return _checked(values, {"network": NetworkConfig})
 
@@ -190,9 +208,9 @@ def read_retrain_sample(
     Raises:
         InputError: No space is named, a key is unknown or a value is wrong; the message names the key.
     """
-    values, searched = _merged(file, overrides), dict(space or {})
+    values, searched = merged(file, overrides), dict(space or {})
     _check_kind(values, "retrain", file, allowed=("space",))
-    section = _section(values, "space")
+    section = section_of(values, "space")
     name = section.get("name", searched.get("name"))
     if name is None:
         raise InputError(
@@ -203,7 +221,7 @@ def read_retrain_sample(
     found = plugins.find("space", str(name))
     if hasattr(found, "genotype"):
         return _checked(values, {"space": found, "network": NetworkConfig})
-    network, recipe = _section(values, "network"), {field.name for field in fields(Recipe)}
+    network, recipe = section_of(values, "network"), {field.name for field in fields(Recipe)}
     size = {field.name for field in fields(NetworkConfig) if field.name not in recipe}
     values["network"] = {key: value for key, value in network.items() if key not in size}
     unused = tuple(f"network.{key}" for key in network if key in size)
@@ -218,35 +236,6 @@ def _check_kind(values: Mapping[str, Any], kind: Kind, file: PathLike, allowed: 
         raise InputError(f"{file}: has the section {section!r}, which is for nas-plugins {other}")
 
 
-def _merged(file: PathLike, overrides: Sequence[str]) -> dict[str, Any]:
-    """Return the settings of a file with ``--key value`` and ``--key=value`` applied."""
-    values = {key: dict(value) if isinstance(value, dict) else value for key, value in read_yaml(file).items()}
-    arguments = iter(overrides)
-    for argument in arguments:
-        key, equals, text = argument.removeprefix("--").partition("=")
-        text = text if equals else next(arguments, "")
-        if not argument.startswith("--") or not key or not text or text.startswith("--"):
-            raise InputError(f"command line: {argument!r} should be --KEY VALUE, such as --training.epochs 5")
-        try:
-            value = load_plain(text)
-        except yaml.YAMLError:
-            value = text
-        *sections, name = key.split(".")
-        target = values
-        for section in sections:
-            target = _section(target, section)
-        target.pop(name, None)  # so that it comes last, after the old or new name of the same key
-        target[name] = value
-    return values
-
-
-def _section(values: dict[str, Any], name: str) -> dict[str, Any]:
-    section = values.setdefault(name, {})
-    if not isinstance(section, dict):
-        raise InputError(f"{name}: {section!r} should be a section with keys of its own")
-    return section
-
-
 def _checked(values: dict[str, Any], classes: Mapping[str, type]) -> Config:
     """Check all settings and fill in the defaults.
 
@@ -259,12 +248,13 @@ def _checked(values: dict[str, Any], classes: Mapping[str, type]) -> Config:
     if "data" in user:
         classes.pop("data")
     for section, found in classes.items():
-        values[section] = _renamed(section, _section(values, section), renamed_arguments_of(found))
+        values[section] = _renamed(section, section_of(values, section), renamed_arguments_of(found))
     if isinstance(values.get("logger"), str):
         values["logger"] = [values["logger"]]
     _check_loggers(values.get("logger", []))
     costs = read_costs(values.pop("cost", None)) if "strategy" in classes else ()
     check_recipe(values, classes, user)
+    check_task_of(values.get("task"), user)
     parser = _parser(classes, {section: _skipped(section, found, values, user) for section, found in classes.items()})
     _check_keys(values, list(_flat(parser.get_defaults(skip_validation=True).as_dict())))
     try:
@@ -284,13 +274,19 @@ def _checked(values: dict[str, Any], classes: Mapping[str, type]) -> Config:
         plain["cost"] = plain_costs(costs)
     network = classes["network"](**plain["network"]) if "network" in classes else None
     training, compute = Training(**plain["training"]), Compute(**plain["compute"])
+    if "evaluator" in user:
+        del plain["task"]
+    else:
+        check_task(TASKS[plain["task"]], training, network)
     return Config(plain, parsed.as_dict(), training, compute, network, costs=costs, user=user)
 
 
 def _skipped(section: str, found: type, values: Mapping[str, Any], user: Mapping[str, Any]) -> set[str]:
     """Return the arguments of the class of a section that are no keys of it."""
     if section == "space":
-        return FROM_DATA - (values["space"].keys() if "data" in user else set())
+        return {"dense_head"} | FROM_DATA - (values["space"].keys() if "data" in user else set())
+    if section == "data":
+        return {"task"}
     return _INTERNAL | (OWN_RECIPE.get(found, set()) if "evaluator" in user else set())
 
 
@@ -317,6 +313,7 @@ def _parser(classes: Mapping[str, type], skipped: Mapping[str, set[str]]) -> Arg
     """
     parser = ArgumentParser(exit_on_error=False, add_help=False)
     parser.add_argument("--seed", type=Seed, default=0)
+    parser.add_argument("--task", type=TaskName, default="classification")
     for section, found in classes.items():
         if section in _DEFAULT_NAMES:
             parser.add_argument(f"--{section}.name", type=str)

@@ -7,6 +7,8 @@ from typing import Literal
 
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeFloat, PositiveFloat, PositiveInt
 
+from nas_plugins.errors import InputError
+from nas_plugins.tasks import ImageTask
 from search_spaces.stems import Stem
 
 LoggerName = Literal["tensorboard", "wandb", "mlflow", "csv"]
@@ -26,7 +28,7 @@ class Training:
         restart_factor: Ratio of the length of a cosine to that of the previous one; a whole number.
         momentum: Momentum of SGD, from 0 to 1.
         weight_decay: L2 penalty of SGD.
-        label_smoothing: Share of the target spread over all classes, from 0 to 1.
+        label_smoothing: Share of the target spread over all classes, from 0 to 1; for classification and segmentation.
     """
 
     epochs: PositiveInt = 50
@@ -94,3 +96,12 @@ class Compute:
     nodes: PositiveInt = 1
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     threads: PositiveInt | None = None
+
+
+def check_task(task: ImageTask, training: Training, recipe: Recipe | None) -> None:
+    """Raise an InputError for a setting that a task has no use for."""
+    if training.label_smoothing > 0 and not task.smooths:
+        raise InputError(f"training.label_smoothing: {training.label_smoothing}, but task: {task.name} has no classes")
+    if task.dense and recipe is not None and recipe.auxiliary_weight > 0:
+        weight = recipe.auxiliary_weight
+        raise InputError(f"network.auxiliary_weight: {weight}, but task: {task.name} has no auxiliary head")

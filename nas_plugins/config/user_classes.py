@@ -18,6 +18,7 @@ from nas_plugins.config.yaml import load_plain
 from nas_plugins.errors import InputError
 from nas_plugins.files import one_line
 from nas_plugins.plugins import import_class
+from nas_plugins.tasks import DEFAULT_METRIC
 
 _BASES = {"evaluator": LightningModule, "data": pl.LightningDataModule}
 """Section -> the class that the class of the user inherits from."""
@@ -125,7 +126,7 @@ def _metric(section: str, values: Mapping[str, Any]) -> dict[str, str]:
     """Return the key metric of an evaluator."""
     if section != "evaluator":
         return {}
-    metric = values.get("metric", "val_acc")
+    metric = values.get("metric", DEFAULT_METRIC)
     if not isinstance(metric, str) or not metric.startswith("val_"):
         raise InputError(f"evaluator.metric: {metric!r} should be a metric that it logs of validation, such as val_acc")
     return {"metric": metric}
@@ -144,6 +145,21 @@ def check_recipe(values: Mapping[str, Any], classes: Mapping[str, type], user: M
             raise InputError(
                 f"{section}.{key}: leave it out: {user['evaluator'].name} has a recipe of its own, see its init_args"
             )
+
+
+def check_task_of(task: Any, user: Mapping[str, UserClass]) -> None:
+    """Raise an InputError for a task beside classes of the user's that leave no choice of it.
+
+    Args:
+        task: The key task; None if it is not given.
+        user: Section -> class of the user's.
+    """
+    if "evaluator" in user and task is not None:
+        raise InputError(f"task: {task!r}: leave it out: {user['evaluator'].name} is the task, see evaluator.metric")
+    if "data" in user and task not in (None, "classification"):
+        raise InputError(
+            f"task: {task!r} is for images of this project, and {user['data'].name} names no targets: name an evaluator"
+        )
 
 
 def _hint(found: Any, section: str) -> str:

@@ -7,10 +7,9 @@ uint8 where the images have 8 bits, all others on the whole batch, which is abou
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytorch_lightning as pl
@@ -18,14 +17,20 @@ import torch
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt, restricted_number_type
 from pytorch_lightning.overrides.distributed import UnrepeatedDistributedSampler
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader
+from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from nas_plugins.data import vehicles
 from nas_plugins.data.augmentation import Cutout, RandomErasing
-from nas_plugins.data.image_files import Form, channel_statistics, check_images, read_image
+from nas_plugins.data.conventions import CONVENTIONS, DatasetName
+from nas_plugins.data.image_files import Form, channel_statistics, check_images
+from nas_plugins.data.masks import load_masks
+from nas_plugins.data.samples import Samples, batch_of_a_share, collate
 from nas_plugins.data.sources import Store, check, load, stratified_order
+from nas_plugins.data.tables import load_table
 from nas_plugins.errors import InputError
+from nas_plugins.tasks import TASKS, Targets, TaskName
 from search_spaces.deprecation import renamed_arguments
 
 if TYPE_CHECKING:
@@ -33,48 +38,14 @@ if TYPE_CHECKING:
 else:
     Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])  # what NumPy takes
 
-DatasetName = Literal[
-    "digits", "cifar10", "cifar100", "fashion_mnist", "folder", "compcars_web", "compcars_surveillance", "miotcd"
-]
-DATASETS: tuple[str, ...] = get_args(DatasetName)
-"""Names of the data sets."""
-
-
-@dataclass(frozen=True)
-class _Conventions:
-    """Usual preprocessing of a data set.
-
-    Args:
-        mean: Mean of each channel, for pixels from 0 to 1.
-        std: Standard deviation of each channel.
-        crop_padding: Padding of the random crop in pixels.
-        flip: Whether images are mirrored.
-    """
-
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    crop_padding: int
-    flip: bool
-
-
-# The colour statistics of ImageNet. No crop padding, because the files may differ in size.
-_PHOTOGRAPHS = _Conventions((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), crop_padding=0, flip=True)
-_CONVENTIONS = {
-    # Computed over the 1438 training images of _load_digits() in sources.py.
-    "digits": _Conventions((0.3058,), (0.3762,), crop_padding=0, flip=False),
-    "cifar10": _Conventions((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), crop_padding=4, flip=True),
-    "cifar100": _Conventions((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762), crop_padding=4, flip=True),
-    "fashion_mnist": _Conventions((0.2860,), (0.3530,), crop_padding=4, flip=True),
-    **dict.fromkeys(("folder", *vehicles.DATASETS), _PHOTOGRAPHS),
-}
-
 
 class ImageData(pl.LightningDataModule):
     """Training, validation and test images of one data set.
 
-    `prepare()` sets `classes` (names), `num_classes`, `image_channels`, `image_size` (pixels per side), `eight_bit`
-    (whether all images have 8 bits per channel), `mean` and `std` (of each channel, for the normalisation), `parts`
-    (image indices of "train", "val" and "test") and `lengths` (images per part).
+    `prepare()` sets `classes` (names of the outputs), `num_classes` (their number), `targets`, `image_channels`,
+    `image_size` (pixels per side), `eight_bit` (whether all images have 8 bits per channel), `mean` and `std` (of each
+    channel, for the normalisation), `parts` (image indices of "train", "val" and "test") and `lengths` (images per
+    part).
 
     Args:
         dataset: Name of the data set: digits, cifar10, cifar100, fashion_mnist; folder for pictures or arrays in
@@ -82,6 +53,11 @@ class ImageData(pl.LightningDataModule):
             or miotcd for the vehicle data sets in their released layout (docs/datasets.md).
         root: Folder of the torchvision data sets or of the image files.
         download: Whether to download a missing torchvision data set into root.
+        labels: CSV table of the labels or values of the images of a folder, for multilabel and regression; a relative
+            path is one in root.
+        class_names: Names of the classes of masks, from 0 on, for segmentation; null for numbers up to the highest
+            one in the training masks.
+        ignore_index: Value of the pixels of masks that count for nothing, for segmentation.
         batch_size: Images per batch.
         val_fraction: Share of the training images kept from the weights, from 0 to below 1. A search learns
             the architecture on them, a retraining validates on them. With 0 the weights train on all
@@ -95,16 +71,19 @@ class ImageData(pl.LightningDataModule):
             ImageNet. The aspect ratio is kept, and images may differ in size.
         crop_padding: Padding in pixels before a random crop in training; 0 for no crop, null for the usual
             padding (4; 0 for digits, files and resized_crop).
-        flip: Whether to mirror training images left to right at random; null for the usual (all but digits).
+        flip: Whether to mirror training images left to right at random; null for the usual (all but digits and
+            regressions).
         cutout: Side in pixels of the square cut out of every training image, from 0 (none) to the image size.
         random_erasing: Probability that a rectangle of a training image, 2% to 40% of its area, is replaced
             by noise, from 0 to 1 (Zhong et al., 2017, with random values).
         workers: Number of processes that load images; 0 loads in the main process.
         seed: Seed of the split and of the subsets only.
+        task: Name of the task, the key task of a config.
     """
 
     classes: list[str]
     num_classes: int
+    targets: Targets
     image_channels: int
     image_size: int
     mean: Sequence[float]
@@ -119,6 +98,9 @@ class ImageData(pl.LightningDataModule):
         dataset: DatasetName = "digits",
         root: str = "data",
         download: bool = False,
+        labels: str | None = None,
+        class_names: list[str] | None = None,
+        ignore_index: NonNegativeInt = 255,
         batch_size: PositiveInt = 64,
         val_fraction: ClosedUnitInterval = 0.5,
         train_images: PositiveInt | None = None,
@@ -131,18 +113,22 @@ class ImageData(pl.LightningDataModule):
         random_erasing: ClosedUnitInterval = 0.0,
         workers: NonNegativeInt = 0,
         seed: Seed = 0,
+        task: TaskName = "classification",
     ) -> None:
         super().__init__()
-        conventions = _CONVENTIONS[dataset]
+        conventions = CONVENTIONS[dataset]
         self.dataset = dataset
         self.root = Path(root).expanduser()
         self.download = download
+        self.labels, self.class_names, self.ignore_index = labels, class_names, ignore_index
         self.batch_size = batch_size
         self.val_fraction = val_fraction
         self.resized_crop = resized_crop
         usual_padding = 0 if resized_crop else conventions.crop_padding
         self.crop_padding = usual_padding if crop_padding is None else crop_padding
-        self.flip = conventions.flip if flip is None else flip
+        self.task = TASKS[task]
+        # The mirror image of a measured one may have another value.
+        self.flip = conventions.flip and task != "regression" if flip is None else flip
         self.cutout = cutout
         self.random_erasing = random_erasing
         self.workers = workers
@@ -161,12 +147,12 @@ class ImageData(pl.LightningDataModule):
         """
         if self._prepared:
             return
-        if self.dataset in vehicles.DATASETS:
-            self._train, self._test, self.classes = vehicles.load(self.dataset, self.root)
-        else:
-            self._train, self._test, self.classes = load(self.dataset, self.root, self.download)
+        self._train, self._test, self.classes = self._load()
         self.num_classes = len(self.classes)
+        if self.task is TASKS["classification"]:
+            check("root", str(self.root), self.num_classes > 1, "a folder with at least two classes")
         self.parts = self._split()
+        self.targets = self._targets()
         self.lengths = {name: len(indices) for name, indices in self.parts.items()}
         if isinstance(self._train.images, Tensor):
             self.image_channels, self.image_size = self._train.images.shape[1:3]
@@ -176,6 +162,39 @@ class ImageData(pl.LightningDataModule):
         right = f"no larger than the images, which have {self.image_size} pixels a side"
         check("cutout", self.cutout, self.cutout <= self.image_size, right)
         self._prepared = True
+
+    def _load(self) -> tuple[Store, Store, list[str]]:
+        """Return the training images, the test images and the names of the outputs."""
+        task = self.task.name
+        in_table = task in ("multilabel", "regression")
+        if self.task is not TASKS["classification"] and self.dataset != "folder":
+            raise InputError(f"data.dataset: {self.dataset} has classes only; task: {task} is one for a folder")
+        if in_table != (self.labels is not None):
+            raise InputError(
+                f"data.labels: {self.labels!r}, but task: {task} "
+                + ("needs a CSV table of labels or values" if in_table else "has none; is the task another one?")
+            )
+        if self.class_names is not None and not self.task.dense:
+            raise InputError(f"data.class_names: {self.class_names!r} is for task: segmentation, not {task}")
+        if self.labels is not None:
+            return load_table(self.root, self.labels, self.task)
+        if self.task.dense:
+            return load_masks(self.root, self.class_names, self.ignore_index)
+        if self.dataset in vehicles.DATASETS:
+            return vehicles.load(self.dataset, self.root)
+        return load(self.dataset, self.root, self.download)
+
+    def _targets(self) -> Targets:
+        """Return what the outputs are compared with."""
+        names = tuple(self.classes)
+        if self.task.name != "regression":
+            return Targets(self.task, names, self.ignore_index)
+        values = self._train.labels[self.parts["train"]].astype(np.float64)
+        std = values.std(0)
+        for name, constant in zip(names, std == 0, strict=True):
+            if constant:
+                raise InputError(f"data.labels: {name} has the same value in all training images")
+        return Targets(self.task, names, mean=tuple(values.mean(0).tolist()), std=tuple(std.tolist()))
 
     def _prepare_files(self) -> None:
         """Check the image files, and measure the channels of others than photographs, on the training images."""
@@ -222,20 +241,23 @@ class ImageData(pl.LightningDataModule):
 
     def _split(self) -> dict[str, np.ndarray]:
         """Return the image indices of each part."""
-        train, test = self._choose("train", self._train.labels), self._choose("test", self._test.labels)
+        train, test = self._choose("train", self._train), self._choose("test", self._test)
         kept = len(train) - round(self.val_fraction * len(train))
         parts = {"train": train[:kept], "val": train[kept:], "test": test}
         learned = [parts["train"], parts["val"]] if self.val_fraction > 0 else [train]
-        if min(len(np.unique(self._train.labels[part])) for part in learned) < self.num_classes:
+        classifies = self.task is TASKS["classification"]
+        found = [len(np.unique(self._train.labels[part])) if classifies else len(part) for part in learned]
+        if min(found) < (self.num_classes if classifies else 1):
             raise InputError(
                 f"data.val_fraction is {self.val_fraction!r} and data.train_images {self._subset['train']!r}: of "
                 f"{len(train)} images, {kept} train and {len(train) - kept} validate, and each of the two should have "
-                f"an image of each of the {self.num_classes} classes"
+                f"an image{f' of each of the {self.num_classes} classes' if classifies else ''}"
             )
         return {name: np.sort(indices) for name, indices in parts.items()}
 
-    def _choose(self, name: str, labels: np.ndarray) -> np.ndarray:
-        """Return the indices of the used images of a store in stratified order."""
+    def _choose(self, name: str, store: Store) -> np.ndarray:
+        """Return the indices of the used images of a store in stratified order; random for tasks without classes."""
+        labels = store.labels if self.task is TASKS["classification"] else np.zeros(len(store.labels), int)
         wanted, all_images = self._subset[name], len(labels)
         check(f"{name}_images", wanted, (wanted or 0) <= all_images, f"at most {all_images}, all there are")
         return stratified_order(labels, self.seed)[:wanted]
@@ -244,11 +266,11 @@ class ImageData(pl.LightningDataModule):
         self.prepare()
         store = self._test if part == "test" else self._train
         indices = self.parts[part]
-        images = _Images(store, indices, self._per_image(learn))
+        images = Samples(store, indices, self._per_image(learn), self.task)
         trainer = self.trainer
         kind: dict[str, Any] = {
             "num_workers": self.workers,
-            "collate_fn": partial(_collate, self._per_batch(learn)),
+            "collate_fn": partial(collate, self._per_batch(learn)),
             # Pinned memory is copied to a GPU while it computes.
             "pin_memory": trainer is not None and trainer.strategy.root_device.type == "cuda",
         }
@@ -260,7 +282,7 @@ class ImageData(pl.LightningDataModule):
             return DataLoader(images, self.batch_size, **kind)
         # Lightning's default sampler repeats images to even out the shares of the processes.
         sampler = UnrepeatedDistributedSampler(images, trainer.world_size, trainer.global_rank, shuffle=False)
-        batch = _batch_of_a_share(self.batch_size, len(images), trainer.world_size)
+        batch = batch_of_a_share(self.batch_size, len(images), trainer.world_size)
         return DataLoader(images, batch, sampler=sampler, **kind)
 
     def _per_image(self, learn: bool) -> v2.Transform:
@@ -273,7 +295,8 @@ class ImageData(pl.LightningDataModule):
         elif self.resize_to:
             steps.append(v2.Resize(size))
         if learn and self.crop_padding:
-            steps.append(v2.RandomCrop(self.image_size, padding=self.crop_padding))
+            beyond: Any = {tv_tensors.Mask: self.ignore_index, "others": 0}
+            steps.append(v2.RandomCrop(self.image_size, padding=self.crop_padding, fill=beyond))
         if learn and self.flip:
             steps.append(v2.RandomHorizontalFlip())
         return v2.Compose(steps or [v2.Identity()])
@@ -285,36 +308,6 @@ class ImageData(pl.LightningDataModule):
         if learn and self.random_erasing:
             steps.append(RandomErasing(self.random_erasing))
         return v2.Compose(steps)
-
-
-class _Images(Dataset):
-    """Selected images of a store, as pairs of an image and a label."""
-
-    def __init__(self, store: Store, indices: np.ndarray, transform: v2.Transform) -> None:
-        self.images, self.transform = store.images, transform
-        self.indices, self.labels = indices.tolist(), store.labels[indices].tolist()
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        image = self.images[self.indices[index]]
-        pixels = image if isinstance(image, Tensor) else read_image(image)
-        return self.transform(pixels), self.labels[index]
-
-
-def _collate(transform: v2.Transform, samples: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
-    images, labels = default_collate(samples)
-    return transform(images), labels
-
-
-def _batch_of_a_share(size: int, images: int, processes: int) -> int:
-    """Return the smallest batch size, at least the wanted one, that gives every process the same number of batches.
-
-    Processes run in step, batch by batch, while their shares may differ by one image.
-    """
-    share, left = divmod(images, processes)
-    return next(count for count in itertools.count(size) if not left or share % count)
 
 
 def _common_shape(forms: Mapping[Form, str], any_size: bool) -> tuple[int, int]:

@@ -1,4 +1,4 @@
-"""What data of any kind tells about itself: sizes for which a network is made, names of classes, loaders."""
+"""What data of any kind tells about itself: sizes for which a network is made, targets, loaders."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pytorch_lightning.utilities.model_helpers import is_overridden
 
 from nas_plugins.data.module import ImageData
 from nas_plugins.errors import InputError
+from nas_plugins.tasks import TASKS, Targets
 
 Data = ImageData | pl.LightningDataModule
 """The data of a run: images, or a data module of the user's."""
@@ -46,6 +47,15 @@ def class_names(data: Data) -> list[str]:
     if len(names) != number:
         raise InputError(f"data: {type(data).__name__} has {len(names)} names in classes, and num_classes is {number}")
     return names
+
+
+def targets_of(data: Data) -> Targets:
+    """Return what the outputs of a network are compared with: those of images, or the classes of a user's data module.
+
+    Raises:
+        InputError: The data module of the user's does not have the number of classes.
+    """
+    return data.targets if isinstance(data, ImageData) else Targets(TASKS["classification"], tuple(class_names(data)))
 
 
 def check_loaders(data: Data, *loaders: str) -> None:

@@ -24,7 +24,7 @@ class Store:
 
     Args:
         images: Tensor of shape (N, C, H, W), uint8; or paths of N files.
-        labels: Class indices of shape (N,).
+        labels: Class indices (N,), labels or values (N, outputs), or paths of masks (N,).
     """
 
     images: Tensor | list[str]

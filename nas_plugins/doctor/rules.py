@@ -155,7 +155,7 @@ def still_changing(search: Examination) -> Finding | None:
 
 def supernet_at_chance(search: Examination) -> Finding | None:
     """Report a supernet that has learned nothing."""
-    accuracy = _last(search.run.metrics["val_acc"])
+    accuracy = _last(search, "val_acc")
     if not _at_chance(accuracy, search.classes):
         return None
     text = f"The supernet is at chance: {accuracy:.1%} of the validation images, of {search.classes} classes"
@@ -164,7 +164,7 @@ def supernet_at_chance(search: Examination) -> Finding | None:
 
 def derived_gap(search: Examination) -> Finding | None:
     """Report a derived network that is far behind the supernet, on the weights of the supernet."""
-    supernet, derived = (_last(search.run.metrics[name]) for name in ("val_acc", "derived_val_acc"))
+    supernet, derived = (_last(search, name) for name in ("val_acc", "derived_val_acc"))
     if supernet is None or derived is None or search.classes is None or _at_chance(supernet, search.classes):
         return None
     on = f"on the weights of the supernet: {derived:.1%}, the supernet {supernet:.1%}"
@@ -266,5 +266,7 @@ def _of(part: int, whole: int, name: str) -> str:
     return f"{part} of {whole} {name}"
 
 
-def _last(values: pd.Series) -> float | None:
+def _last(search: Examination, column: str) -> float | None:
+    """Return the last value of a column of metrics.csv; None for a search of another task, without that column."""
+    values = search.run.metrics.get(column, pd.Series(dtype=float))
     return None if values.empty or pd.isna(values.iloc[-1]) else float(values.iloc[-1])

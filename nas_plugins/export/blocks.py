@@ -156,6 +156,28 @@ def squeeze_excitation(channels: int, stride: int = 1) -> nn.Module:
     return nn.Sequential(FactorizedReduce(channels, channels), attention)
 
 
+def resized(x: Tensor, size: tuple[int, int]) -> Tensor:
+    """Return features or logits of another resolution."""
+    return nn.functional.interpolate(x, size, mode="bilinear", align_corners=False)
+
+
+class DenseHead(nn.Module):
+    """A classifier of pixels from the features of two resolutions."""
+
+    def __init__(self, early: int, late: int, classes: int) -> None:
+        super().__init__()
+        self.early = nn.Conv2d(early, early, 1, bias=False)
+        self.late = nn.Conv2d(late, early, 1, bias=False)
+        self.bn = nn.BatchNorm2d(early)
+        self.classifier = nn.Conv2d(early, classes, 1)
+
+    def forward(self, early: Tensor, late: Tensor, size: tuple[int, int]) -> Tensor:
+        height, width = early.shape[-2:]
+        late = resized(self.late(late), (height, width))
+        features = self.bn(self.early(early) + late).relu()
+        return resized(self.classifier(features), size)
+
+
 _BLOCKS: dict[str, Callable[..., object]] = {
     block.__name__: block
     for block in (
@@ -172,6 +194,8 @@ _BLOCKS: dict[str, Callable[..., object]] = {
         bottleneck,
         SqueezeExcitation,
         squeeze_excitation,
+        resized,
+        DenseHead,
     )
 }
 _CALLS = {

@@ -18,20 +18,20 @@ import torch
 from {stem} import {names}
 
 network = load()
-{logits} = network({prepared})""",
+{raw} = network({prepared})""",
     "onnx": """\
 import numpy as np
 import onnxruntime
 
 session = onnxruntime.InferenceSession("{file}")
 {images} = {array}
-({logits},) = session.run(None, {{"images": {images}.astype("float32")}})""",
+({raw},) = session.run(None, {{"images": {images}.astype("float32")}})""",
     "torch": """\
 import torch
 
 network = torch.export.load("{file}").module()
 {images} = {tensor}
-{logits} = network({images})""",
+{raw} = network({images})""",
     "safetensors": """\
 import json
 from safetensors import safe_open
@@ -74,24 +74,26 @@ def write_card(model: Model, exported: Exported, name: FormatName, file: str) ->
         _summary(model),
         _table(_facts(model, exported)),
         f"## Load it\n\n{_loading(model, name, file)}",
-        *([f"## Classes\n\n{', '.join(map(_code, model.images.classes))}"] if model.images.classes else []),
+        *(
+            [f"## {model.task.outputs.capitalize()}\n\n{', '.join(map(_code, model.images.classes))}"]
+            if model.images.classes
+            else []
+        ),
         _architecture(model),
     ]
     return "\n\n".join(sections) + "\n"
 
 
 def _summary(model: Model) -> str:
-    kind = "An image classifier" if model.images.mean else "A network"
+    network = f"A {model.task.network}{' of images' if model.images.mean else ''}"
     if model.trained:
-        return f"{kind}, trained on the data set {model.images.dataset} with nas-plugins."
-    return f"{kind}, found by a search on the data set {model.images.dataset} and not trained yet."
+        return f"{network}, trained on the data set {model.images.dataset} with nas-plugins."
+    return f"{network}, found by a search on the data set {model.images.dataset} and not trained yet."
 
 
 def _facts(model: Model, exported: Exported) -> dict[str, str]:
     images = model.images
     shape = ", ".join(map(str, images.shape))
-    with torch.no_grad():
-        outputs = model.network(model.examples[:1]).shape[1:]
     multiply_adds = count_multiply_adds_of(exported.network, ((model.examples[:1],), {}), "cpu")
     packages = [f"nas-plugins {version('nas-plugins')}", f"torch {torch.__version__}"]
     return {
@@ -102,8 +104,8 @@ def _facts(model: Model, exported: Exported) -> dict[str, str]:
             if images.mean
             else {}
         ),
-        "output": f"{'logits' if images.classes else 'values'} of shape (batch, {', '.join(map(str, outputs))})",
-        "test accuracy" if images.classes else "test": _tested(model),
+        "output": _output(model),
+        f"test {model.task.metric.name}": _tested(model),
         "training": model.history,
         "parameters": f"{count_parameters(exported.network):,}",
         "multiply-adds": f"{multiply_adds:,} for one sample",
@@ -112,16 +114,35 @@ def _facts(model: Model, exported: Exported) -> dict[str, str]:
     }
 
 
+def _output(model: Model) -> str:
+    """Return the shape and the meaning of the output in words."""
+    raw, count = model.task.raw, len(model.images.classes)
+    if model.task.dense:
+        return f"{raw} of shape (batch, {count}, height, width), a class for each pixel"
+    with torch.no_grad():
+        shape = model.network(model.examples[:1]).shape[1:]
+    meaning = {
+        "regression": ", in the units of the training table",
+        "multilabel": "; the sigmoid of each is a probability",
+    }
+    return f"{raw} of shape (batch, {', '.join(map(str, shape))}){meaning.get(model.task.name, '')}"
+
+
 def _tested(model: Model) -> str:
     """Return what ``nas-plugins evaluate`` measured, in words."""
-    test = model.test
     if not model.trained:
         return "none: not trained"
-    if not test:
+    if not model.test:
         return "not measured; `nas-plugins evaluate` does it"
-    if "test_acc" in test and "images" in test and model.images.classes:
-        return f"{test['test_acc']:.2%} of {test['images']:,} images, loss {test['test_loss']:.4f}"
-    return ", ".join(f"{name} {value:.6g}" for name, value in test.items())
+    test, measured = dict(model.test), []
+    count = next(f"{test.pop(name):,} {name}" for name in ("images", "samples") if name in test)
+    for metric in model.task.metrics:
+        if f"test_{metric.key}" in test:
+            value = metric.text(test.pop(f"test_{metric.key}"))
+            main = f"{value} {'of' if metric.key == 'acc' else 'on'} {count}"
+            measured.append(main if metric is model.task.metric else f"{metric.name} {value}")
+    others = [f"{name.removeprefix('test_')} {value:.4f}" for name, value in test.items()]
+    return ", ".join([*(measured or [f"on {count}"]), *others])
 
 
 def _table(facts: Mapping[str, str]) -> str:
@@ -134,6 +155,7 @@ def _loading(model: Model, name: FormatName, file: str) -> str:
     code = _LOADING[name] if model.trained else _LOADING_UNTRAINED
     facts = {
         "file": file,
+        "raw": model.task.raw,
         "stem": file.rpartition(".")[0],
         **_calls(images, "load" if model.trained else "Network"),
     }
@@ -144,7 +166,7 @@ def _loading(model: Model, name: FormatName, file: str) -> str:
 def _calls(images: Images, maker: str) -> dict[str, str]:
     """Return the expressions of the examples: names that they import, and samples of random values, prepared."""
     shape = ", ".join(map(str, images.shape))
-    names = {"images": "images", "logits": "logits"} if images.mean else {"images": "samples", "logits": "outputs"}
+    names = {"images": "images" if images.mean else "samples"}
     if not images.mean:
         array, tensor = f"np.random.rand(4, {shape})", f"torch.rand(4, {shape})"
         return {**names, "names": maker, "prepared": tensor, "array": array, "tensor": tensor}

@@ -102,7 +102,7 @@ def _write_python(model: Model) -> Exported:
             f"--format python: for networks of cells, and {type(network).__name__} is none; onnx, torch and "
             "safetensors take it"
         )
-    source = write_source(network, genotype, model.images, model.trained)
+    source = write_source(network, genotype, model.images, model.task, model.trained)
     renamed = {source.rename(name): tensor for name, tensor in network.state_dict().items()}
     weights = {name: tensor.contiguous() for name, tensor in renamed.items() if name is not None}
     files = {".py": source.text.encode("utf-8")}
@@ -152,6 +152,7 @@ def metadata(model: Model) -> dict[str, str]:
     images = model.images
     facts: dict[str, Any] = {
         "dataset": images.dataset,
+        "task": model.task.name,
         "shape": images.shape,
         "mean": images.mean,
         "std": images.std,
@@ -180,7 +181,7 @@ def _write_onnx(model: Model) -> Exported:
     import onnx
     import onnxruntime
 
-    names: dict[str, Any] = {"input_names": ["images"], "output_names": ["logits"]}
+    names: dict[str, Any] = {"input_names": ["images"], "output_names": [model.task.raw]}
     batch = ({0: "batch"},)
     with _silent():
         try:
@@ -196,7 +197,7 @@ def _write_onnx(model: Model) -> Exported:
     content = graph.SerializeToString()
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     difference = compare(
-        model, lambda images: torch.from_numpy(session.run(["logits"], {"images": images.numpy()})[0]), "onnx"
+        model, lambda images: torch.from_numpy(session.run(None, {"images": images.numpy()})[0]), "onnx"
     )
     return Exported({".onnx": content}, difference, model.network)
 

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from nas_plugins.config.reader import Config
 from nas_plugins.config.schema import NetworkConfig
 from nas_plugins.data.module import ImageData
-from nas_plugins.data.sizes import Data, class_names, sizes
+from nas_plugins.data.sizes import Data, sizes, targets_of
 from nas_plugins.errors import InputError
 from nas_plugins.export.source import Images
 from nas_plugins.files import PathLike, read_object
 from nas_plugins.runs import directory as runs
+from nas_plugins.tasks import Targets, Task
 from nas_plugins.training.checkpoints import read_result
 from nas_plugins.training.networks import build_space
 from nas_plugins.training.retrain import load_retraining
@@ -39,6 +40,7 @@ class Model:
     Args:
         network: The network.
         trained: Whether it has weights that are worth keeping.
+        task: The task that it does.
         images: The images that it takes.
         examples: Some test images of the run, normalized, of shape (images, channels, height, width); of a data module
             of the user's, what its batches begin with.
@@ -51,6 +53,7 @@ class Model:
 
     network: nn.Module
     trained: bool
+    task: Task
     images: Images
     examples: Tensor
     preparation: str
@@ -92,24 +95,26 @@ def _retrained(run: Path) -> Model:
         config,
         trained=True,
         history=f"number of epochs: {config.training.epochs}, seed: {config.seed}",
-        test=_test_results(run / runs.TEST, bool(config.user)),
+        test=_test_results(run / runs.TEST, config),
         architecture=training.architecture,
         arguments=arguments,
     )
 
 
-def _test_results(file: Path, user: bool) -> dict[str, float]:
+def _test_results(file: Path, config: Config) -> dict[str, float]:
     """Return the results of ``nas-plugins evaluate``, empty if there are none.
 
     Args:
         file: The file.
-        user: Whether an evaluator of the user's names them.
+        config: The settings of the run. An evaluator of the user's names results as it likes.
 
     Raises:
         InputError: The file is damaged.
     """
     found = read_object(file) if file.exists() else {}
-    keys = () if user else ("test_acc", "test_loss", "images")
+    counted = "samples" if "data" in config.user else "images"
+    named = (*(f"test_{metric.key}" for metric in config.task.metrics), "test_loss", counted)
+    keys = () if "evaluator" in config.user else named
     if found and not all(isinstance(found.get(key), (int, float)) for key in (*keys, *found)):
         raise InputError(
             f"{file}: should have numbers for {', '.join(keys or found)}: nas-plugins evaluate writes it again"
@@ -145,7 +150,9 @@ def _searched(run: Path, config: Config) -> Model:
 def _model(network: nn.Module, data: Data, config: Config, arguments: dict[str, Any], **facts: Any) -> Model:
     if isinstance(network, Network):
         network.auxiliary = None
-        arguments = {**arguments, **sizes(data)}
+        arguments = {**arguments, **sizes(data), **({"dense_head": True} if config.task.dense else {})}
+    if config.task.name == "regression":
+        _give_units(network, targets_of(data))
     examples = _examples(data)
     name = type(data).__name__
     preparation = f"that of the data module {name}"
@@ -154,10 +161,11 @@ def _model(network: nn.Module, data: Data, config: Config, arguments: dict[str, 
     if isinstance(data, ImageData):
         name, preparation = str(data.dataset), _preparation(config.values["data"], data.image_size)
         mean, std = (tuple(float(value) for value in values) for values in (data.mean, data.std))
-    classes = () if "evaluator" in config.user else tuple(class_names(data))
+    names = () if "evaluator" in config.user else targets_of(data).names
     return Model(
         network=network.cpu().eval(),
-        images=Images(name, tuple(examples.shape[1:]), mean, std, classes),
+        task=config.task,
+        images=Images(name, tuple(examples.shape[1:]), mean, std, names),
         examples=examples.to(torch.float32).contiguous(),
         preparation=preparation,
         arguments=arguments,
@@ -186,6 +194,21 @@ def _examples(data: Data) -> Tensor:
         if sum(map(len, found)) >= _MOST_IMAGES:
             break
     return torch.cat(found)[:_MOST_IMAGES]
+
+
+def _give_units(network: nn.Module, targets: Targets) -> None:
+    """Let the last layer of a regression, whose outputs are standardized, give values in their units.
+
+    Raises:
+        InputError: The network does not end in a linear layer.
+    """
+    layers = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    if not layers or layers[-1].out_features != targets.count or layers[-1].bias is None:
+        raise InputError(f"{type(network).__name__} ends in no linear layer, which could give values in their units")
+    mean, std = torch.tensor(targets.mean), torch.tensor(targets.std)
+    with torch.no_grad():
+        layers[-1].weight.mul_(std[:, None].to(layers[-1].weight))
+        layers[-1].bias.copy_(layers[-1].bias * std.to(layers[-1].bias) + mean.to(layers[-1].bias))
 
 
 def _preparation(settings: Mapping[str, Any], size: int) -> str:

@@ -11,11 +11,12 @@ from torch import nn
 from nas_plugins.export.blocks import sources
 from nas_plugins.export.cells import CellClass
 from nas_plugins.export.layout import exploded, listed
+from nas_plugins.tasks import Task
 from search_spaces.cell import DiscreteCell
 from search_spaces.edges import after_cells
 from search_spaces.genotype import Genotype
 from search_spaces.network import Network
-from search_spaces.stems import CifarStem, DualStem, ImageNetStem
+from search_spaces.stems import CifarStem, DenseHead, DualStem, ImageNetStem
 
 MOST_CLASSES = 100
 """Most classes whose names stand in the file; the model card has those of larger data sets."""
@@ -29,7 +30,7 @@ class Images(NamedTuple):
         shape: Channels, height and width; that of any sample of a data module of the user's.
         mean: Mean of each channel, for pixels from 0 to 1; empty for samples of a data module of the user's.
         std: Standard deviation of each channel; empty as the mean.
-        classes: Names of the classes; empty where an evaluator of the user's gives the outputs their meaning.
+        classes: Names of the outputs; empty where an evaluator of the user's gives the outputs their meaning.
     """
 
     dataset: str
@@ -38,9 +39,9 @@ class Images(NamedTuple):
     std: tuple[float, ...]
     classes: tuple[str, ...]
 
-    def describe(self) -> str:
-        """Return in words what the network takes, and what it tells apart."""
-        classes = f", {len(self.classes)} classes" if self.classes else ""
+    def describe(self, task: Task) -> str:
+        """Return in words what the network takes, and what it gives."""
+        classes = f", {len(self.classes)} {task.outputs}" if self.classes else ""
         if not self.mean:
             return f"samples of {self.dataset}, of shape ({', '.join(map(str, self.shape))}){classes}"
         channels, height, width = self.shape
@@ -69,13 +70,14 @@ class Source(NamedTuple):
         return None
 
 
-def write_source(network: Network, genotype: Genotype, images: Images, trained: bool) -> Source:
+def write_source(network: Network, genotype: Genotype, images: Images, task: Task, trained: bool) -> Source:
     """Return the source of a derived network, without its auxiliary head.
 
     Args:
         network: The network.
         genotype: The genotype of the network.
         images: The images that it takes.
+        task: The task that it does.
         trained: Whether the file has a function that loads the weights beside it.
 
     Raises:
@@ -89,7 +91,7 @@ def write_source(network: Network, genotype: Genotype, images: Images, trained: 
     if trained:
         parts.append(_LOAD)
     blocks = sources("\n".join(parts))
-    text = "\n\n\n".join([_head(images, trained), *blocks, *parts]) + "\n"
+    text = "\n\n\n".join([_head(images, task, trained), *blocks, *parts]) + "\n"
     names = {**stem.names, "classifier": "classifier"}
     for cell in classes:
         for layer in cell.layers:
@@ -105,13 +107,13 @@ def load(weights: str | Path = WEIGHTS) -> Network:
     return network.eval()'''
 
 
-def _head(images: Images, trained: bool) -> str:
+def _head(images: Images, task: Task, trained: bool) -> str:
     example = [
         f"    network = {'load()' if trained else 'Network()'}",
-        f"    {'logits = network(normalize(images))' if images.mean else 'outputs = network(samples)'}",
+        f"    {task.raw} = network({'normalize(images)' if images.mean else 'samples'})",
     ]
     lines = [
-        f'"""{"Classifier of" if images.classes else "Network for"} {images.describe()}.',
+        f'"""{task.network.capitalize()} {"of" if images.classes else "for"} {images.describe(task)}.',
         "",
         f"Written by nas-plugins {version('nas-plugins')}. "
         + ("The weights are in the .safetensors file beside it." if trained else "There are no weights yet."),
@@ -126,7 +128,7 @@ def _head(images: Images, trained: bool) -> str:
         "",
     ]
     if 0 < len(images.classes) <= MOST_CLASSES:
-        lines.append(_constant("CLASSES", [_quoted(name) for name in images.classes]))
+        lines.append(_constant(task.outputs.upper(), [_quoted(name) for name in images.classes]))
     if images.mean:
         lines += [_constant("MEAN", list(map(str, images.mean))), _constant("STD", list(map(str, images.std)))]
     if trained:
@@ -230,7 +232,14 @@ def _flat_names(stem: nn.Module) -> dict[str, str]:
 
 def _network(network: Network, classes: Sequence[CellClass], stem: _Stem) -> str:
     calls = {layer: cell.call(layer) for cell in classes for layer in cell.layers}
-    if network.pooled:
+    loop = ["        for cell in self.cells:", "            before, previous = previous, cell(before, previous)"]
+    if isinstance(network.classifier, DenseHead):
+        head = network.classifier
+        sizes = (head.early.in_channels, head.late.in_channels, head.classifier.out_channels)
+        classifier = f"        self.classifier = DenseHead({', '.join(map(str, sizes))})"
+        loop = _loop_with_early(network.early_layer)
+        logits = "        return self.classifier(early, previous, x.shape[-2:])"
+    elif network.pooled:
         last = cast(nn.Linear, network.classifier)
         classifier = f"        self.classifier = nn.Linear({last.in_features}, {last.out_features})"
         logits = "        return self.classifier(previous.mean(dim=(2, 3)))"
@@ -253,11 +262,26 @@ def _network(network: Network, classes: Sequence[CellClass], stem: _Stem) -> str
             "",
             "    def forward(self, x: Tensor) -> Tensor:",
             *stem.runs,
-            "        for cell in self.cells:",
-            "            before, previous = previous, cell(before, previous)",
+            *loop,
             logits,
         ]
     )
+
+
+def _loop_with_early(early_layer: int) -> list[str]:
+    """Return the lines that run the cells and keep the features of an early layer, of the stem for -1."""
+    if early_layer < 0:
+        return [
+            "        early = previous",
+            "        for cell in self.cells:",
+            "            before, previous = previous, cell(before, previous)",
+        ]
+    return [
+        "        for layer, cell in enumerate(self.cells):",
+        "            before, previous = previous, cell(before, previous)",
+        f"            if layer == {early_layer}:",
+        "                early = previous",
+    ]
 
 
 def _layer(layer: nn.Module) -> str:

@@ -13,8 +13,8 @@ from nas_plugins.architectures import read_architecture_file
 from nas_plugins.errors import InputError
 from nas_plugins.files import PathLike
 from nas_plugins.report.cells import FONT, cells_graph, save_graph
+from nas_plugins.report.labels import as_text
 from nas_plugins.report.style import FAINT, INK, MUTED
-from nas_plugins.report.summary import as_text
 from search_spaces.genotype import Genotype
 
 FORMATS = ("svg", "png")

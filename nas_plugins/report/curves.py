@@ -1,4 +1,4 @@
-"""Plots over the epochs of a run: accuracy, loss, costs, contributions of cells, distance; a comparison of runs."""
+"""Plots over the epochs of a run: metric, loss, costs, contributions of cells, distance; a comparison of runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 from nas_plugins.config.reader import Kind
 from nas_plugins.report.style import INK, MUTED, SPARE_COLOURS, STYLE, cell_name, save
 from nas_plugins.runs.costs import COST_NAMES, amount
-from nas_plugins.runs.tables import PREFIXES, further_metrics
+from nas_plugins.tasks import PREFIXES, TASKS, TaskMetric, metric_of
 
 
 def plot_contributions(contributions: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
@@ -64,37 +64,39 @@ def plot_distance(metrics: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
         return save(figure, path)
 
 
-def plot_progress(metrics: pd.DataFrame, path: str | os.PathLike[str], kind: Kind = "search") -> Path:
-    """Plot accuracies and losses over the epochs.
+def plot_progress(
+    metrics: pd.DataFrame,
+    path: str | os.PathLike[str],
+    kind: Kind = "search",
+    metric: TaskMetric = TASKS["classification"].metric,
+) -> Path:
+    """Plot a metric, such as the accuracy, losses, and further metrics over the epochs.
 
     Args:
         metrics: Columns of a metrics.csv; empty ones are left out.
         path: PNG file to write.
         kind: Kind of the run, for the legend: a search has a supernet and a derived network.
+        metric: The metric of the first panel.
     """
     network = "supernet, " if kind == "search" else ""
-    accuracies = {
-        "train_acc": (f"{network}training", "#94a3b8"),
-        "val_acc": (f"{network}validation", "#2563eb"),
-        "derived_val_acc": ("derived network, validation", "#ea580c"),
+    lines = {
+        "train_": (f"{network}training", "#94a3b8"),
+        "val_": (f"{network}validation", "#2563eb"),
+        "derived_val_": ("derived network, validation", "#ea580c"),
     }
-    losses = {
-        "train_loss": (f"{network}training", "#94a3b8"),
-        "val_loss": (f"{network}validation", "#2563eb"),
+    logged = [(column, prefix) for column in metrics for prefix in PREFIXES if column.startswith(prefix)]
+    keys = dict.fromkeys((metric.key, "loss", *(column.removeprefix(prefix) for column, prefix in logged)))
+    panels = {
+        key: {f"{prefix}{key}": line for prefix, line in lines.items() if f"{prefix}{key}" in metrics} for key in keys
     }
-    panels = {"accuracy (%)": accuracies, "loss": losses}
-    for column in further_metrics(metrics):  # of an evaluator of the user's
-        prefix = next(prefix for prefix in PREFIXES if column.startswith(prefix))
-        panels.setdefault(column.removeprefix(prefix), {})[column] = accuracies[f"{prefix}acc"]
-    drawn = {
-        name: lines for name, lines in panels.items() if any(metrics[key].notna().any() for key in lines)
-    } or panels
+    drawn = {key: panels[key] for key in keys if metrics[list(panels[key])].notna().any(axis=None)} or panels
     with matplotlib.rc_context(STYLE):
         rows = math.ceil(len(drawn) / 2)
         figure = Figure(figsize=(10.5, 3.7 * rows), layout="constrained")
         axes = list(figure.subplots(rows, min(2, len(drawn)), squeeze=False).flat)
-        for axis, (ylabel, lines) in zip(axes, drawn.items(), strict=False):
-            plot_curves(axis, metrics, lines, ylabel, scale=100 if lines is accuracies else 1)
+        for axis, (key, columns) in zip(axes, drawn.items(), strict=False):
+            shown = metric_of(key)
+            plot_curves(axis, metrics, columns, shown.label, shown.scale)
         for axis in axes[len(drawn) :]:
             axis.remove()
         return save(figure, path)
@@ -160,7 +162,8 @@ def plot_curves(
     for column, (label, colour) in lines.items():
         known = metrics[["epoch", column]].dropna()
         if len(known):
-            final = f"{label} ({scale * known[column].iloc[-1]:.2f})"
+            last = scale * known[column].iloc[-1]
+            final = f"{label} ({last:.2f})" if abs(last) >= 0.1 or not last else f"{label} ({last:.2g})"
             _line(axis, known["epoch"], scale * known[column], colour, final)
     axis.set_ylabel(ylabel)
     epoch_axis(axis, metrics["epoch"])
@@ -183,23 +186,28 @@ def epoch_axis(axis: Axes, epochs: pd.Series) -> None:
         axis.set_xticks([epochs.iloc[0]])
 
 
-def validation_accuracy(metrics: pd.DataFrame) -> pd.DataFrame:
-    """Return columns epoch and accuracy: of the derived network if it was measured, else of the trained network."""
-    derived = metrics["derived_val_acc"].notna().any()
-    column = "derived_val_acc" if derived else "val_acc"
-    return metrics[["epoch", column]].dropna().rename(columns={column: "accuracy"})
+def validation_metric(metrics: pd.DataFrame, key: str) -> pd.DataFrame:
+    """Return columns epoch and value: of the derived network if it was measured, else of the trained network."""
+    derived = metrics[f"derived_val_{key}"].notna().any()
+    column = f"derived_val_{key}" if derived else f"val_{key}"
+    return metrics[["epoch", column]].dropna().rename(columns={column: "value"})
 
 
 def plot_comparison(
-    histories: Mapping[str, pd.DataFrame], searches: Collection[str], path: str | os.PathLike[str]
+    histories: Mapping[str, pd.DataFrame],
+    searches: Collection[str],
+    path: str | os.PathLike[str],
+    metric: TaskMetric = TASKS["classification"].metric,
 ) -> Path:
-    """Plot the validation accuracy of several runs over the epochs, and against the duration of the search.
+    """Plot a metric on the validation images over the epochs of several runs, and against the duration of the search.
 
     Args:
-        histories: Name of a run -> its metrics; see :func:`validation_accuracy` for the accuracy shown.
+        histories: Name of a run -> its metrics; see :func:`validation_metric` for the values shown.
         searches: Names of the runs that are searches; the other runs have no search time.
         path: PNG file to write.
+        metric: The metric.
     """
+    label = f"validation {metric.label}"
     timed = {name: histories[name]["seconds"].sum() for name in histories if name in searches}
     unit, seconds = ("hours", 3600) if max(timed.values(), default=0) > 7200 else ("seconds", 1)
     with matplotlib.rc_context(STYLE):
@@ -209,12 +217,12 @@ def plot_comparison(
         for number, (name, metrics) in enumerate(histories.items()):
             colour = SPARE_COLOURS[number % len(SPARE_COLOURS)]
             dash = ("-", "--", ":")[number // len(SPARE_COLOURS) % 3]
-            curve = validation_accuracy(metrics)
-            _line(axes[0], curve["epoch"] + 1, 100 * curve["accuracy"], colour, name, dash)
+            curve = validation_metric(metrics, metric.key)
+            _line(axes[0], curve["epoch"] + 1, metric.scale * curve["value"], colour, name, dash)
             if name in timed and len(curve):
-                last = 100 * curve["accuracy"].iloc[-1]
+                last = metric.scale * curve["value"].iloc[-1]
                 axes[1].plot(timed[name] / seconds, last, "o", color=colour, markersize=9)
-        axes[0].set(xlabel="epochs trained", ylabel="validation accuracy (%)")
+        axes[0].set(xlabel="epochs trained", ylabel=label)
         axes[0].xaxis.set_major_locator(MaxNLocator(8, integer=True))
         axes[0].tick_params(length=0, which="both")
         lengths = [len(metrics) for metrics in histories.values()]
@@ -224,7 +232,7 @@ def plot_comparison(
             axes[0].xaxis.set_major_formatter("{x:g}")
             axes[0].xaxis.set_minor_formatter(NullFormatter())
         if timed:
-            axes[1].set(xlabel=f"{unit} of search", ylabel="validation accuracy (%), last epoch")
+            axes[1].set(xlabel=f"{unit} of search", ylabel=f"{label}, last epoch")
             axes[1].set_xlim(0, 1.1 * max(timed.values()) / seconds or 1)
             axes[1].tick_params(length=0)
         figure.legend(axes[0].lines, list(histories), loc="outside upper left", ncols=min(3, len(histories)))

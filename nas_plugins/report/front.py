@@ -1,7 +1,8 @@
-"""Accuracy against cost over runs, with the Pareto front: networks than which none is both cheaper and better."""
+"""Accuracy or another metric against cost over runs, with the Pareto front: no network is both cheaper and better."""
 
 from __future__ import annotations
 
+import math
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -14,30 +15,34 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
+from nas_plugins.report.labels import TARGETS, method_labels
 from nas_plugins.report.style import INK, MUTED, SPARE_COLOURS, STYLE, save
-from nas_plugins.report.summary import TARGETS, cost_of, method_labels
+from nas_plugins.report.summary import cost_of
 from nas_plugins.runs.costs import COST_NAMES, amount
 from nas_plugins.runs.reader import Run
+from nas_plugins.tasks import Task
 
 _MEASURED = {
-    "retrain": ("test accuracy", "retrained networks"),
-    "search": ("validation accuracy", "derived networks, with the weights of the supernet"),
+    "retrain": ("test", "retrained networks"),
+    "search": ("validation", "derived networks, with the weights of the supernet"),
 }
 
 
 @dataclass(frozen=True)
 class Front:
-    """Accuracy and cost of networks that can be compared: of one data set, all retrained or all derived.
+    """Metric and cost of networks that can be compared: of one task and data set, all retrained or all derived.
 
     Args:
         dataset: Name of the data set.
-        measured: The accuracy, in words, and the networks that have it.
+        task: The task, whose metric, such as the accuracy, is shown.
+        measured: The metric, in words, and the networks that have it.
         metric: The cost; one of :data:`~nas_plugins.runs.tables.COSTS`.
-        runs: A row per run: cost, accuracy (from 0 to 1), series (its method) and point, the label that it shares with
+        runs: A row per run: cost, value (of the metric), series (its method) and point, the label that it shares with
             the other seeds.
     """
 
     dataset: str
+    task: Task
     measured: tuple[str, str]
     metric: str
     runs: pd.DataFrame
@@ -48,15 +53,16 @@ class Front:
 
         ``best`` marks the Pareto front.
         """
-        groups = self.runs.groupby(["series", "point"], sort=False)[["cost", "accuracy"]]
+        groups = self.runs.groupby(["series", "point"], sort=False)[["cost", "value"]]
         table = groups.mean().join(groups.std().fillna(0).add_suffix("_std")).reset_index()
-        table = table.sort_values(["cost", "accuracy"], ascending=[True, False], ignore_index=True)
-        before = table["accuracy"].cummax().shift(fill_value=-1.0)
-        return table.assign(best=table["accuracy"] > before)
+        higher = self.task.metric.higher_is_better
+        table = table.sort_values(["cost", "value"], ascending=[True, not higher], ignore_index=True)
+        quality = table["value"] if higher else -table["value"]
+        return table.assign(best=quality > quality.cummax().shift(fill_value=-math.inf))
 
 
 def fronts(runs: Sequence[Run]) -> list[Front]:
-    """Return what can be compared, per data set: tested retrainings, otherwise searches with costs.
+    """Return what can be compared, per data set and task: tested retrainings, otherwise searches with costs.
 
     The cost is the one that most runs have, of several the one that most searches have a target for; without targets
     the multiply-adds.
@@ -64,17 +70,21 @@ def fronts(runs: Sequence[Run]) -> list[Front]:
     Args:
         runs: Searches and retrainings. A retraining is named after the target of the search that found its network.
     """
-    datasets = dict.fromkeys(str(run.dataset) for run in runs)
     found = []
-    for dataset in datasets:
-        own = [run for run in runs if str(run.dataset) == dataset]
+    for task, dataset in dict.fromkeys(map(_compared, runs)):
+        own = [run for run in runs if _compared(run) == (task, dataset)]
         tested = [run for run in own if run.kind == "retrain" and run.test]
         searches = [run for run in own if run.kind == "search" and run.targets]
         # Searches on another data set may have found what is retrained on this one.
-        known = [run for run in runs if run.kind == "search"]
+        known = [run for run in runs if run.kind == "search" and run.task == task]
         front = _front(dataset, tested, known) or _front(dataset, searches, known)
         found += [] if front is None else [front]
     return found
+
+
+def _compared(run: Run) -> tuple[Task, str]:
+    """Return the task and the name of the data set of a run."""
+    return run.task, str(run.dataset)
 
 
 def _front(dataset: str, runs: Sequence[Run], searches: Sequence[Run]) -> Front | None:
@@ -89,19 +99,22 @@ def _front(dataset: str, runs: Sequence[Run], searches: Sequence[Run]) -> Front 
     table = pd.DataFrame(
         {
             "cost": [cost_of(run, metric) for run in runs],
-            "accuracy": [_accuracy(run) for run in runs],
+            "value": [_value(run) for run in runs],
             "series": series,
             "point": _points(runs, origins, series, metric),
         }
     )
-    table = table.astype({"cost": float, "accuracy": float}).dropna()
-    return Front(dataset, _MEASURED[runs[0].kind], metric, table) if table["cost"].nunique() > 1 else None
+    table = table.astype({"cost": float, "value": float}).dropna()
+    task, (where, networks) = runs[0].task, _MEASURED[runs[0].kind]
+    measured = f"{where} {task.metric.name}", networks
+    return Front(dataset, task, measured, metric, table) if table["cost"].nunique() > 1 else None
 
 
-def _accuracy(run: Run) -> float | None:
+def _value(run: Run) -> float | None:
+    key = run.task.metric.key
     if run.kind == "retrain":
-        return run.test.get("test_acc")
-    known = run.metrics["derived_val_acc"].dropna()
+        return run.test.get(f"test_{key}")
+    known = run.metrics[f"derived_val_{key}"].dropna()
     return float(known.iloc[-1]) if len(known) else None
 
 
@@ -137,27 +150,30 @@ def _points(runs: Sequence[Run], origins: Sequence[Run | None], series: Sequence
 
 
 def plot_front(front: Front, path: str | os.PathLike[str]) -> Path:
-    """Plot accuracy against cost: each run, mean and deviation over the seeds of a target, and the Pareto front.
+    """Plot a metric against cost: each run, mean and deviation over the seeds of a target, and the Pareto front.
 
     Args:
         front: What is compared.
         path: PNG file to write.
     """
     points = front.points
+    scale = front.task.metric.scale
+    points[["value", "value_std"]] *= scale
+    runs = front.runs.assign(value=scale * front.runs["value"])
     series = list(dict.fromkeys(front.runs["series"]))
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(10.5, 5), layout="constrained")
         axis = figure.subplots()
         best = points[points["best"]]
         right = max(front.runs["cost"].max(), points["cost"].max())
-        steps = [*zip(best["cost"], 100 * best["accuracy"], strict=True), (right, 100 * best["accuracy"].max())]
+        steps = [*zip(best["cost"], best["value"], strict=True), (right, best["value"].iloc[-1])]
         axis.step(*zip(*steps, strict=True), where="post", color=MUTED, linewidth=1.4, label="Pareto front", zorder=1.5)
         for number, name in enumerate(series):
             colour = SPARE_COLOURS[number % len(SPARE_COLOURS)]
-            _series_points(axis, points[points["series"] == name], front.runs[front.runs["series"] == name], colour)
+            _series_points(axis, points[points["series"] == name], runs[runs["series"] == name], colour)
         _labels(axis, points)
         _cost_axis(axis, front)
-        axis.set_ylabel(f"{front.measured[0]} (%)")
+        axis.set_ylabel(f"{front.measured[0]} (%)" if front.task.metric.fraction else front.measured[0])
         axis.set_title(front.measured[1])
         axis.margins(x=0.09, y=0.14)
         figure.legend(loc="outside upper left", ncols=min(4, 1 + len(series)))
@@ -168,12 +184,12 @@ def _series_points(axis: Axes, points: pd.DataFrame, runs: pd.DataFrame, colour:
     """Draw the points of one method: means as large dots with their deviations, single runs as small ones."""
     name = points["series"].iloc[0]
     if len(runs) > len(points):
-        axis.plot(runs["cost"], 100 * runs["accuracy"], "o", color=colour, alpha=0.35, markersize=4, linestyle="")
+        axis.plot(runs["cost"], runs["value"], "o", color=colour, alpha=0.35, markersize=4, linestyle="")
         axis.errorbar(
-            points["cost"], 100 * points["accuracy"], xerr=points["cost_std"], yerr=100 * points["accuracy_std"],
+            points["cost"], points["value"], xerr=points["cost_std"], yerr=points["value_std"],
             fmt="none", ecolor=colour, elinewidth=1.1, alpha=0.7,
         )  # fmt: skip
-    axis.plot(points["cost"], 100 * points["accuracy"], "o", color=colour, markersize=8, linestyle="", label=name)
+    axis.plot(points["cost"], points["value"], "o", color=colour, markersize=8, linestyle="", label=name)
 
 
 def _labels(axis: Axes, points: pd.DataFrame) -> None:
@@ -181,7 +197,7 @@ def _labels(axis: Axes, points: pd.DataFrame) -> None:
     for _, point in points.iterrows():
         place, side, edge = ((-7, 6), "right", "bottom") if point["best"] else ((7, -6), "left", "top")
         axis.annotate(
-            point["point"], (point["cost"], 100 * point["accuracy"]), place, textcoords="offset points", ha=side,
+            point["point"], (point["cost"], point["value"]), place, textcoords="offset points", ha=side,
             va=edge, color=INK, fontsize=8.5,
         )  # fmt: skip
 

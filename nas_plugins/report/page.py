@@ -34,14 +34,16 @@ from nas_plugins.report.curves import (
     plot_costs,
     plot_distance,
     plot_progress,
-    validation_accuracy,
+    validation_metric,
 )
 from nas_plugins.report.front import fronts, plot_front
 from nas_plugins.report.health import plot_health
+from nas_plugins.report.labels import as_text
 from nas_plugins.report.published import source
-from nas_plugins.report.summary import as_text, results, results_cells, summary, summary_cells
+from nas_plugins.report.summary import results, results_cells, summary, summary_cells
 from nas_plugins.report.text_table import LEFT_ALIGNED
 from nas_plugins.runs.reader import Run, get, read_runs
+from nas_plugins.tasks import TASKS
 from search_spaces.files import write_text_whole
 
 _CHOICE_HEADINGS = ("label", "choice")
@@ -94,36 +96,54 @@ def _render(runs: Sequence[Run], folder: Path, **tables: Any) -> str:
         drawn = _draw(run, folder, f"{number}-{name}-" if len(runs) > 1 else "", measures)
         found = [] if search is None else findings(search)
         sections.append({"title": title, "run": run, "about": _about(run), "pictures": drawn, "findings": found})
-    comparison = None
-    histories = {title: run.metrics for run, title in zip(runs, titles, strict=True)}
-    measured = {title: metrics for title, metrics in histories.items() if len(validation_accuracy(metrics))}
-    if len(measured) > 1:
-        searches = [title for run, title in zip(runs, titles, strict=True) if run.kind == "search"]
-        comparison = _embedded(plot_comparison(measured, searches, folder / "comparison.png"))
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("nas_plugins.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
     return environment.get_template("report.html").render(
         sections=sections,
         results=results_cells(results(runs)),
-        left_aligned=(*LEFT_ALIGNED, *_CHOICE_HEADINGS, *_RANKING_HEADINGS, *CONFUSION_HEADINGS),
+        left_aligned=(*LEFT_ALIGNED, "output", *_CHOICE_HEADINGS, *_RANKING_HEADINGS, *CONFUSION_HEADINGS),
         choices=_choices,
         ranking=_ranking,
         confusions=frequent_confusions,
         most_bars=MOST_BARS,
-        comparison=comparison,
+        comparisons=_draw_comparisons(dict(zip(titles, runs, strict=True)), folder),
+        outputs=_outputs,
         fronts=_draw_fronts(runs, folder),
         **tables,
     )
 
 
+def _draw_comparisons(runs: Mapping[str, Run], folder: Path) -> dict[str, str]:
+    """Draw the metric of the runs of each task over the epochs, and return its name -> data URL of the picture."""
+    tasks = list(dict.fromkeys(run.task for run in runs.values()))
+    drawn = {}
+    for task in tasks:
+        own = {title: run for title, run in runs.items() if run.task == task}
+        histories = {title: run.metrics for title, run in own.items()}
+        measured = {
+            title: found for title, found in histories.items() if len(validation_metric(found, task.metric.key))
+        }
+        if len(measured) > 1:
+            file = folder / ("comparison.png" if len(tasks) == 1 else f"comparison_{task.name}.png")
+            searches = [title for title in measured if own[title].kind == "search"]
+            name = task.metric.name
+            heading = f"{name} ({task.name})" if name in drawn else name  # an evaluator may measure the accuracy too
+            drawn[heading] = _embedded(plot_comparison(measured, searches, file, task.metric))
+    return drawn
+
+
 def _draw_fronts(runs: Sequence[Run], folder: Path) -> dict[str, str]:
-    """Draw accuracy against cost for each data set, and return its name -> data URL of the picture."""
+    """Draw a metric against cost for each data set and task, and return the heading -> data URL of the picture."""
     found = fronts(runs) if len(runs) > 1 else []
-    names = ["front.png"] if len(found) == 1 else [f"front_{front.dataset}.png" for front in found]
-    return {
-        front.dataset: _embedded(plot_front(front, folder / name)) for front, name in zip(found, names, strict=True)
-    }
+    drawn = {}
+    for front in found:
+        metric, alone = front.task.metric, len(found) == 1
+        heading = f"{metric.name[0].upper()}{metric.name[1:]} against cost" + ("" if alone else f": {front.dataset}")
+        prefix = "front" if front.task is TASKS["classification"] else f"front_{front.task.name}"
+        file = folder / ("front.png" if alone else f"{prefix}_{front.dataset}.png")
+        drawn[heading] = _embedded(plot_front(front, file))
+    return drawn
 
 
 def _draw(run: Run, folder: Path, prefix: str, measures: pd.DataFrame) -> dict[str, str | Markup]:
@@ -133,7 +153,7 @@ def _draw(run: Run, folder: Path, prefix: str, measures: pd.DataFrame) -> dict[s
     if run.genotype is not None:
         drawn["cells"] = _inline(draw_cells(run.genotype, f"{start}cells")[0])
     if len(run.metrics):
-        drawn["progress"] = _embedded(plot_progress(run.metrics, f"{start}progress.png", run.kind))
+        drawn["progress"] = _embedded(plot_progress(run.metrics, f"{start}progress.png", run.kind, run.task.metric))
     if run.targets and len(run.metrics):
         drawn["costs"] = _embedded(plot_costs(run.metrics, run.targets, f"{start}costs.png"))
     if len(measures):
@@ -150,6 +170,16 @@ def _draw(run: Run, folder: Path, prefix: str, measures: pd.DataFrame) -> dict[s
         for name, draw in (("class_accuracy", plot_class_accuracy), ("confusion", plot_confusion)):
             drawn[name] = _embedded(draw(run.confusion, f"{start}{name}.png"))
     return drawn
+
+
+def _outputs(run: Run) -> dict[str, list[str]]:
+    """Return heading -> texts of the table of the metrics of each output; empty if they were not measured."""
+    if run.outputs is None:
+        return {}
+    # "mIoU" is the mean of the outputs, "IoU" that of one.
+    columns = {metric.short.removeprefix("m"): metric for metric in run.task.metrics if metric.key in run.outputs}
+    written = {name: [metric.text(value) for value in run.outputs[metric.key]] for name, metric in columns.items()}
+    return {"output": [str(name) for name in run.outputs["output"]], **written}
 
 
 def _choices(sample: Mapping[str, Any]) -> dict[str, list[str]]:

@@ -2,83 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from numbers import Real
 from typing import Any
 
 import pandas as pd
 
-from nas_plugins.config.costs import read_costs
+from nas_plugins.report.labels import TARGETS, differing_settings, method_labels
 from nas_plugins.report.published import read_published
 from nas_plugins.report.text_table import text_table
 from nas_plugins.runs.costs import amount
 from nas_plugins.runs.reader import Run, read_runs
-from nas_plugins.runs.tables import COSTS, measures_of
-
-# Labels of runs and methods
-
-
-TARGETS = tuple(f"cost.{metric}" for metric in COSTS)
-"""Keys by which labels name the target of each cost, for example ``cost.multiply_adds: 60k``."""
-
-
-def method_labels(runs: Sequence[Run], shown: Collection[str] = ()) -> list[str]:
-    """Return the method of each run, followed in brackets by the settings that differ between runs of that method.
-
-    Args:
-        runs: Runs to compare.
-        shown: Config keys left out of the brackets because the reader sees them elsewhere.
-    """
-    return [f"{run.method}{text}" for run, text in zip(runs, _differing_settings(runs, shown), strict=True)]
-
-
-def _differing_settings(runs: Sequence[Run], shown: Collection[str]) -> list[str]:
-    texts = []
-    settings = [(run.method, _settings(run)) for run in runs]
-    for method, own in settings:
-        others = [other for peer, other in settings if peer == method]
-        keys = [key for key in own if key not in shown and any(_differs(key, own, other) for other in others)]
-        # Settings of the strategy come first, then the names of space and data.
-        keys.sort(key=lambda key: (not key.startswith("strategy."), not key.endswith(".name")))
-        named = [f"{key.removeprefix('strategy.')}: {own[key]}" for key in keys]
-        texts.append(f" ({', '.join(named)})" if named else "")
-    return texts
-
-
-def _differs(key: str, own: Mapping[str, str], other: Mapping[str, str]) -> bool:
-    name = f"{key.partition('.')[0]}.name"
-    if other.get(name) != own.get(name) and (key not in other or own[key].startswith(("[", "{"))):
-        return False  # the names of the two spaces already explain a missing setting or another list
-    return other.get(key) != own[key]
-
-
-def _settings(run: Run) -> dict[str, str]:
-    """Return config key -> text of each setting, except seeds, loggers, the folder of the images and the hardware."""
-    flat: dict[str, Any] = {}
-    for section, values in run.config.items():
-        if isinstance(values, dict):
-            flat |= {f"{section}.{key}": value for key, value in values.items()}
-        else:
-            flat[section] = values
-    flat.pop("cost", None)
-    for cost in read_costs(run.config.get("cost")):
-        flat[f"cost.{cost.metric}"] = amount(cost.metric, cost.target)
-        flat[f"cost.{cost.metric}.weight"] = cost.weight
-    return {
-        key: as_text(value)
-        for key, value in flat.items()
-        if key.rpartition(".")[2] not in ("seed", "logger") and key != "data.root" and not key.startswith("compute.")
-    }
-
-
-def as_text(value: Any) -> str:
-    """Return a value of a config or of a sample as text."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-
+from nas_plugins.runs.tables import COSTS
+from nas_plugins.tasks import METRICS, TASKS, Task, metric_of
 
 # One row per run
 
@@ -95,7 +34,8 @@ def summary(runs: Iterable[str | os.PathLike[str] | Run], compare: str | None = 
         compare: Name of a table of published results, appended as rows of kind "published".
 
     Returns:
-        The columns of :data:`COLUMNS` and :data:`DEVIATION`. Accuracies are fractions; missing measurements are empty.
+        The columns of :data:`COLUMNS` and :data:`DEVIATION`, and those of the metrics of evaluators of the user's.
+        Accuracies are fractions; missing measurements are empty.
 
     Raises:
         InputError: A directory is not a run, or there is no such table.
@@ -106,7 +46,12 @@ def summary(runs: Iterable[str | os.PathLike[str] | Run], compare: str | None = 
     if compare is not None:
         published = read_published(compare).rename(columns={"network": "run", "found_by": "method"})
         rows += published.assign(kind=PUBLISHED).to_dict("records")
-    return pd.DataFrame(rows, columns=[*COLUMNS, DEVIATION])
+    columns = list(COLUMNS)
+    place = columns.index("parameters")
+    columns[place:place] = dict.fromkeys(
+        column for run in loaded for column in _metric_columns(run.task) if column not in COLUMNS
+    )
+    return pd.DataFrame(rows, columns=[*columns, DEVIATION])
 
 
 def _row(run: Run) -> dict[str, Any]:
@@ -117,11 +62,8 @@ def _row(run: Run) -> dict[str, Any]:
         "dataset": run.dataset,
         "seed": run.config.get("seed"),
         "epochs": len(run.metrics),
-        "train_acc": _last(run.metrics["train_acc"]),
-        "val_acc": _last(run.metrics["val_acc"]),
-        "derived_val_acc": _last(run.metrics["derived_val_acc"]),
-        "test_acc": run.test.get("test_acc"),
-        "metric": _metric(run),
+        **{column: _last(run.metrics[column]) for column in run.task.measures},
+        **{f"test_{metric.key}": run.test.get(f"test_{metric.key}") for metric in run.task.metrics},
         **{metric: cost_of(run, metric) for metric in COSTS},
         "target": ", ".join(f"≤ {amount(metric, target)}" for metric, target in run.targets.items()) or None,
         "missed_by": max((cost.missed_by for cost in run.costs), default=None),
@@ -130,17 +72,6 @@ def _row(run: Run) -> dict[str, Any]:
         "seconds_per_iteration": run.metrics["seconds_per_iteration"].median(),
         "peak_memory_mb": run.metrics["peak_memory_mb"].max(),
     }
-
-
-def _metric(run: Run) -> str | None:
-    """Return the metric of an evaluator of the user's in words; None for accuracies, which have columns."""
-    derived, name = measures_of(run.config)[:2]
-    if name == "val_acc":
-        return None
-    columns = {name: name, "derived": derived}
-    values = {key: _last(run.metrics[column]) for key, column in columns.items() if column in run.metrics}
-    values["test"] = run.test.get(name.replace("val_", "test_", 1))
-    return ", ".join(f"{key} {value:.4g}" for key, value in values.items() if value is not None) or None
 
 
 def cost_of(run: Run, metric: str) -> float | None:
@@ -161,10 +92,6 @@ def _last(values: pd.Series) -> float | None:
     return float(known.iloc[-1]) if len(known) else None
 
 
-def _percent(*values: float) -> str:
-    return " ± ".join(f"{100 * value:.2f}" for value in values) + "%"
-
-
 def _count(*values: float, decimals: int = 2) -> str:
     """Return values in millions with so many decimals, or in thousands if these would leave fewer than two digits."""
     size, unit, decimals = (1e6, "M", decimals) if values[0] >= 10 ** (7 - decimals) else (1e3, "k", 1)
@@ -172,7 +99,7 @@ def _count(*values: float, decimals: int = 2) -> str:
 
 
 def _missed(share: float) -> str:
-    return _percent(share) if share > 0 else "met"
+    return TASKS["classification"].metric.text(share) if share > 0 else "met"
 
 
 def _seconds(*values: float) -> str:
@@ -181,18 +108,31 @@ def _seconds(*values: float) -> str:
     return " ± ".join(f"{value:.{min(6, max(0, 2 - size))}f}" for value in values)
 
 
-COLUMNS = {
+_STAGES = {"train": "train", "val": "val", "derived_val": "derived", "test": "test"}
+"""Beginning of the column of a metric -> the word for it in headings."""
+
+
+def _metric_columns(task: Task) -> dict[str, tuple[str, Callable[..., str]]]:
+    """Return the columns of the metrics of a task: those of the first in every stage, those of others in the test.
+
+    The headings of tasks other than classification name the metric.
+    """
+    columns: dict[str, tuple[str, Callable[..., str]]] = {}
+    for metric in task.metrics:
+        name = "" if task is TASKS["classification"] else f" {metric.short}"
+        stages = _STAGES if metric is task.metric else {"test": "test"}
+        columns |= {f"{stage}_{metric.key}": (f"{word}{name}", metric.text) for stage, word in stages.items()}
+    return columns
+
+
+COLUMNS: dict[str, tuple[str, Callable[..., str]]] = {
     "run": ("run", str),
     "kind": ("kind", str),
     "method": ("method", str),
     "dataset": ("dataset", str),
     "seed": ("seed", "{:g}".format),
     "epochs": ("epochs", "{:g}".format),
-    "train_acc": ("train", _percent),
-    "val_acc": ("val", _percent),
-    "derived_val_acc": ("derived", _percent),
-    "test_acc": ("test", _percent),
-    "metric": ("metric", str),
+    **{column: written for task in TASKS.values() for column, written in _metric_columns(task).items()},
     "parameters": ("params", _count),
     "multiply_adds": ("mult-adds", partial(_count, decimals=1)),
     "activations": ("activations", partial(_count, decimals=1)),
@@ -204,21 +144,30 @@ COLUMNS = {
     "peak_memory_mb": ("memory", "{:.0f} MB".format),
     "gpu_days": ("GPU days", "{:g}".format),
 }
-"""Column of a summary -> its heading and the function that formats its values."""
+"""Column of a summary -> its heading and the function that formats its values; evaluators of the user's add others."""
 DEVIATION = "test_acc_std"
 """Column of a summary with the standard deviation of a published accuracy."""
 
 
+def _written(column: str) -> tuple[str, Callable[..., str]]:
+    """Return the heading of a column and the function that formats its values."""
+    if column in COLUMNS:
+        return COLUMNS[column]
+    stage = next(stage for stage in _STAGES if column.startswith(f"{stage}_"))
+    metric = metric_of(column.removeprefix(f"{stage}_"))
+    return f"{_STAGES[stage]} {metric.short}", metric.text
+
+
 def summary_cells(table: pd.DataFrame) -> dict[str, list[str]]:
     """Return heading -> formatted texts of a summary, without empty columns and without the kind."""
+    shown = [column for column in table if column not in ("kind", DEVIATION) and table[column].notna().any()]
+    written = {column: _written(column) for column in shown}
     cells = {
-        heading: [_format(write, value) for value in table[column]]
-        for column, (heading, write) in COLUMNS.items()
-        if column != "kind" and table[column].notna().any()
+        heading: [_format(write, value) for value in table[column]] for column, (heading, write) in written.items()
     }
     for row, (mean, deviation) in enumerate(zip(table["test_acc"], table[DEVIATION], strict=True)):
         if pd.notna(deviation):
-            cells["test"][row] = _percent(mean, deviation)
+            cells["test"][row] = TASKS["classification"].metric.text(mean, deviation)
     return cells
 
 
@@ -241,9 +190,20 @@ def summary_text(table: pd.DataFrame, width: int = 120) -> str:
 # One row per method
 
 
-SEARCHED = ("seconds_per_iteration", "derived_val_acc")
-RETRAINED = ("parameters", "train_acc", "val_acc", "test_acc")
-"""Columns of a summary that the results average over searches and over retrainings."""
+def searched_columns(runs: Iterable[Run]) -> list[str]:
+    """Return the columns of a summary that the results average over searches."""
+    return ["seconds_per_iteration", *(f"derived_val_{key}" for key in _keys(runs))]
+
+
+def retrained_columns(runs: Iterable[Run]) -> list[str]:
+    """Return the columns of a summary that the results average over retrainings."""
+    return ["parameters", *(f"{stage}_{key}" for key in _keys(runs) for stage in ("train", "val", "test"))]
+
+
+def _keys(runs: Iterable[Run]) -> list[str]:
+    """Return the keys of the metrics by which the runs are compared, in the order of the tasks."""
+    used = {run.task.metric.key for run in runs}
+    return [*(key for key in METRICS if key in used), *sorted(used - METRICS.keys())] or ["acc"]
 
 
 def results(runs: Iterable[str | os.PathLike[str] | Run]) -> pd.DataFrame:
@@ -269,16 +229,17 @@ def results(runs: Iterable[str | os.PathLike[str] | Run]) -> pd.DataFrame:
     searches = [run for run in loaded if run.kind == "search" and (run.genotype or run.sample)]
     retrainings = [run for run in loaded if run.kind == "retrain" and run.network]
     datasets = [run.dataset or "–" for run in retrainings]
-    settings = _differing_settings(retrainings, shown=("data.dataset",))
+    settings = differing_settings(retrainings, shown=("data.dataset",))
     kinds = _grouped(retrainings, [f"{dataset}{text}" for dataset, text in zip(datasets, settings, strict=True)])
+    searched_on, retrained_on = searched_columns(loaded), retrained_columns(loaded)
     rows = []
     for method, found in _grouped(searches, method_labels(searches)).items():
         known = {run.found for run in found}
         own = {kind: [run for run in group if run.found in known] for kind, group in kinds.items()}
         for kind, group in {kind: group for kind, group in own.items() if group}.items() or [(None, [])]:
-            row = {"method": method, "searches": len(found), **_mean_and_std(found, SEARCHED)}
-            rows.append(row | {"retrained_on": kind, "retrainings": len(group), **_mean_and_std(group, RETRAINED)})
-    searched, retrained = _mean_and_std([], SEARCHED), _mean_and_std([], RETRAINED)
+            row = {"method": method, "searches": len(found), **_mean_and_std(found, searched_on)}
+            rows.append(row | {"retrained_on": kind, "retrainings": len(group), **_mean_and_std(group, retrained_on)})
+    searched, retrained = _mean_and_std([], searched_on), _mean_and_std([], retrained_on)
     table = pd.DataFrame(rows, columns=["method", "searches", *searched, "retrained_on", "retrainings", *retrained])
     return table if table["retrainings"].any() or (table["searches"] > 1).any() else table[:0]
 
@@ -306,16 +267,19 @@ def results_cells(table: pd.DataFrame) -> dict[str, list[str]]:
     if table.empty:
         return {}
     cells = {"method": list(table["method"]), "searches": [str(n) for n in table["searches"]]}
-    cells |= {COLUMNS[name][0]: _format_means(table, name, table["searches"]) for name in SEARCHED}
+    columns = [name for name in table if f"{name}_n" in table]
+    searched = [name for name in columns if name == "seconds_per_iteration" or name.startswith("derived_val_")]
+    cells |= {_written(name)[0]: _format_means(table, name, table["searches"]) for name in searched}
     if not table["retrainings"].any():
         return cells
     cells["retrained on"] = [_format(str, kind) for kind in table["retrained_on"]]
     cells["runs"] = [str(n) for n in table["retrainings"]]
-    return cells | {COLUMNS[name][0]: _format_means(table, name, table["retrainings"]) for name in RETRAINED}
+    retrained = [name for name in columns if name not in (*searched, "method")]
+    return cells | {_written(name)[0]: _format_means(table, name, table["retrainings"]) for name in retrained}
 
 
 def _format_means(table: pd.DataFrame, name: str, runs: pd.Series) -> list[str]:
-    write: Any = COLUMNS[name][1]
+    write: Any = _written(name)[1]
     texts = []
     for mean, deviation, n, all_runs in zip(table[name], table[f"{name}_std"], table[f"{name}_n"], runs, strict=True):
         text = write(mean, deviation) if n > 1 else write(mean) if n else "–"

@@ -31,6 +31,7 @@ NETWORK, WEIGHTS, TEST = "network.json", "weights.pt", "test.json"
 INHERITED = "inherited.pt"
 LOGS = "logs"
 CONFUSION, CLASS_ACCURACY = "confusion.csv", "class_accuracy.csv"
+OUTPUTS = "outputs.csv"
 
 Architecture = Genotype | dict[str, Any]
 """What a search finds: a genotype, or a sample of NNI's for a space without cells."""

@@ -27,23 +27,14 @@ from nas_plugins.runs.tables import (
     COST_COLUMNS,
     DISTANCES,
     EIGENVALUE,
-    LOGGED_METRICS,
     Weights,
-    further_metrics,
     read_table,
 )
+from nas_plugins.tasks import Task, task_of
 from search_spaces.genotype import Genotype
 
-_METRICS = [
-    "epoch",
-    *LOGGED_METRICS,
-    "seconds",
-    "peak_memory_mb",
-    "seconds_per_iteration",
-    *DISTANCES,
-    *COST_COLUMNS,
-    EIGENVALUE,
-]
+_OTHER_METRICS = ("seconds", "peak_memory_mb", "seconds_per_iteration", *DISTANCES, *COST_COLUMNS, EIGENVALUE)
+"""Columns of metrics.csv behind those of the task."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +53,7 @@ class Run:
         network: Size of a retrained network and of its images.
         test: Results of ``nas-plugins evaluate``.
         confusion: Number of test images by their class (rows) and the predicted class (columns).
+        outputs: Metrics of each label, value or class of pixels, a row each, with their names in the column output.
         weights: Function that turns α into the weights of operations.
         targets: Metric -> the highest cost that the search aims at.
         costs: Costs of the derived network of a finished search with targets.
@@ -79,6 +71,7 @@ class Run:
     network: dict[str, Any]
     test: dict[str, Any]
     confusion: pd.DataFrame | None = None
+    outputs: pd.DataFrame | None = None
     weights: Weights = "softmax"
     targets: Mapping[str, float] = field(default_factory=dict)
     costs: tuple[CostResult, ...] = ()
@@ -93,6 +86,11 @@ class Run:
     def kind(self) -> Kind:
         """Return whether the run is a search or a retraining."""
         return kind_of(self.config)
+
+    @property
+    def task(self) -> Task:
+        """Return the task: what the run measures."""
+        return task_of(self.config)
 
     @property
     def found(self) -> object:
@@ -137,7 +135,7 @@ def read_run(path: PathLike) -> Run:
         path=path,
         config_text=text,
         config=config,
-        metrics=_read_metrics(path / directory.METRICS),
+        metrics=_read_metrics(path / directory.METRICS, task_of(config)),
         alphas=_read_rows(path / directory.ALPHAS, ALPHA_KEYS, texts=ALPHA_KEYS[1:]),
         contributions=_read_rows(path / directory.CONTRIBUTIONS, CONTRIBUTION_COLUMNS, texts=("cell",)),
         genotype=Genotype.load(genotype) if genotype.exists() else None,
@@ -145,6 +143,7 @@ def read_run(path: PathLike) -> Run:
         network=_read_values(path / directory.NETWORK),
         test=_read_values(path / directory.TEST),
         confusion=_read_confusion(path / directory.CONFUSION),
+        outputs=_read_rows(path / directory.OUTPUTS, ["output"], texts=["output"]),
         weights=read_metadata(path).weights or "softmax",
         targets=_read_targets(path, config),
         costs=read_costs_of(path / directory.COST),
@@ -152,11 +151,12 @@ def read_run(path: PathLike) -> Run:
     )
 
 
-def _read_metrics(path: Path) -> pd.DataFrame:
+def _read_metrics(path: Path, task: Task) -> pd.DataFrame:
     if not path.exists():
-        return pd.DataFrame(columns=_METRICS, dtype=float)
+        return pd.DataFrame(columns=["epoch", *task.columns, *_OTHER_METRICS], dtype=float)
     table = read_table(path, ["epoch"])
-    return table.reindex(columns=[*_METRICS, *further_metrics(table)])  # earlier versions wrote fewer columns
+    # Earlier versions wrote fewer columns.
+    return table.reindex(columns=["epoch", *task.columns_among(table), *_OTHER_METRICS])
 
 
 def _read_targets(path: Path, config: dict[str, Any]) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,12 +15,6 @@ from search_spaces.files import write_text_whole
 Weights = Literal["softmax", "sigmoid"]
 """Function that turns α into the weights of operations."""
 
-LOGGED_METRICS = ("train_loss", "train_acc", "val_loss", "val_acc", "derived_val_acc")
-"""Columns of metrics.csv that the training logs; accuracies are fractions from 0 to 1."""
-MEASURES = ("derived_val_acc", "val_acc", "train_acc")
-"""Columns of metrics.csv in order of preference: the first one that a run has is its accuracy."""
-PREFIXES = ("train_", "val_", "derived_val_")
-"""Prefixes of the metrics of an evaluator of the user's that are columns of metrics.csv."""
 DISTANCES = ("distance", "alpha_distance")
 """Columns of metrics.csv for a search that starts from a baseline: operations that differ from it, and change of α."""
 COSTS = ("parameters", "multiply_adds", "activations", "latency")
@@ -76,26 +70,6 @@ def append_epoch(path: Path, epoch: int, rows: list[dict[str, Any]]) -> None:
         before = before[before["epoch"] < epoch].astype({"epoch": int})
         table = pd.concat([before, table]) if len(before) else table
     write_text_whole(path, table.to_csv(index=False))
-
-
-def measures_of(config: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the columns of metrics.csv in order of preference: the first one that a run has is its result.
-
-    Args:
-        config: The settings of the run by section and key.
-    """
-    evaluator = config.get("evaluator")
-    metric = evaluator.get("metric") if isinstance(evaluator, Mapping) else None
-    return MEASURES if metric is None else (f"derived_{metric}", str(metric))
-
-
-def further_metrics(names: Iterable[str]) -> list[str]:
-    """Return those of some names that an evaluator of the user's gives metrics.csv as further columns."""
-    return [
-        name
-        for name in names
-        if name.startswith(PREFIXES) and name not in LOGGED_METRICS and not name.endswith(("_step", "_epoch"))
-    ]
 
 
 def operations_of(alphas: pd.DataFrame) -> list[str]:

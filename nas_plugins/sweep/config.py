@@ -14,12 +14,17 @@ from nni.algorithms.hpo.random_tuner import RandomTuner
 from nni.experiment.config import ExperimentConfig
 from nni.experiment.config.utils import unset_base_path
 
+from nas_plugins.config.reader import read_task
 from nas_plugins.errors import InputError
 from nas_plugins.files import one_line
 from nas_plugins.sweep.trial import merged
+from nas_plugins.tasks import METRICS, Task
 
 _SHELL = set("|&;<>$`~*?()#\n")
 """Characters that only the shell can interpret."""
+
+_WITHOUT_MODE = ("random", "gridsearch", "batch", "batchtuner", "ppo", "ppotuner")
+"""Tuners of NNI that do not read the results of trials, in lower case."""
 
 _SCALES = ("uniform", "loguniform", "normal", "lognormal")
 _TYPES = ("choice", "randint", *_SCALES, *(f"q{scale}" for scale in _SCALES))
@@ -64,7 +69,26 @@ def _check_trial(arguments: list[str], settings: ExperimentConfig) -> None:
     chosen = tuner.generate_parameters()
     if (settings.tuner.name or "").lower().startswith("batch"):  # its only key stands for a set of parameters
         (chosen,) = chosen.values()
-    merged(options.config, overrides, options.genotype, chosen, options.sample)
+    job = merged(options.config, overrides, options.genotype, chosen, options.sample)
+    _check_mode(read_task(options.config, job.overrides), settings)
+
+
+def _check_mode(task: Task, settings: ExperimentConfig) -> None:
+    """Raise a ValueError if the tuner or the assessor looks for the worst trials; of unknown metrics only it knows."""
+    metric = task.metric
+    if metric.key not in METRICS:
+        return
+    right = "maximize" if metric.higher_is_better else "minimize"
+    for key in ("tuner", "assessor"):
+        algorithm = getattr(settings, key)
+        if algorithm is None:
+            continue
+        usual = "maximize" if (algorithm.name or "").lower() not in _WITHOUT_MODE else right
+        mode = (algorithm.class_args or {}).get("optimize_mode", right if algorithm.name is None else usual)
+        if mode != right:
+            raise ValueError(
+                f"{key}.classArgs.optimize_mode: {mode} should be {right}, for trials report {metric.name}"
+            )
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from nas_plugins.errors import InputError, Terminated
 from nas_plugins.files import one_line
 from nas_plugins.sweep.config import read_experiment
 from nas_plugins.sweep.records import read_trials, succeeded, trials_text
+from nas_plugins.tasks import metric_of
 
 _POLL_SECONDS = 1.0
 _MAX_IDLE_POLLS = 15
@@ -175,7 +176,7 @@ def _show(trials: pd.DataFrame, planned: int | None, before: str) -> str:
     failed = counts.get("FAILED", 0)
     line += f", {failed} failed" if failed else ""
     for row in succeeded(trials).head(1).itertuples():
-        line += f"; best {row.value:.2%} ({row.trial})"
+        line += f"; best {metric_of(row.metric).text(row.value)} ({row.trial})"
     if sys.stdout.isatty():
         print(f"\r\x1b[K{line}", end="", flush=True)
     elif line != before:
@@ -191,7 +192,7 @@ def _summarize(experiment: str, folder: Path, port: int) -> None:
     print(trials_text(trials))
     for row in best.itertuples():
         chosen = ", ".join(f"{key} {value}" for key, value in row.parameters.items())
-        print(f"best: trial {row.trial} ({chosen}), {row.value:.2%}: {row.run}")
+        print(f"best: trial {row.trial} ({chosen}), {metric_of(row.metric).text(row.value)}: {row.run}")
     print(f"the portal again: nnictl view {experiment} --port {port}")
 
 

@@ -15,6 +15,7 @@ from nni.tools.nnictl.config_utils import Experiments
 from nas_plugins.errors import InputError
 from nas_plugins.files import one_line
 from nas_plugins.runs.directory import GENOTYPE
+from nas_plugins.tasks import metric_of
 from search_spaces.genotype import Genotype
 
 STATUSES = ("WAITING", "RUNNING", "SUCCEEDED", "FAILED", "USER_CANCELED", "SYS_CANCELED", "EARLY_STOPPED", "UNKNOWN")
@@ -45,8 +46,8 @@ def read_trials(experiment: str | os.PathLike[str]) -> pd.DataFrame:
 
     Returns:
         Columns trial (its ID), status (one of :data:`STATUSES`), value (the final result), run (the run directory,
-        empty where the trial reported none) and parameters (key -> value, as chosen). In a stopped experiment a
-        trial is never RUNNING but WAITING, since a resume starts it again.
+        empty where the trial reported none), parameters (key -> value, as chosen) and metric (key of that of the
+        value). In a stopped experiment a trial is never RUNNING but WAITING, since a resume starts it again.
 
     Raises:
         InputError: There is no such experiment, or its records cannot be read.
@@ -55,24 +56,27 @@ def read_trials(experiment: str | os.PathLike[str]) -> pd.DataFrame:
     file = folder / "db" / "nni.sqlite"
     try:
         with contextlib.closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro", uri=True)) as database:
-            rows, best_is_least = _read_rows(database), _minimizes(database)
+            rows, least = _read_rows(database), _minimizes(database)
     except (sqlite3.Error, ValueError, LookupError, TypeError, AttributeError, OverflowError) as error:
         raise InputError(f"{file}: not the records of NNI's trials: {one_line(error)}") from None
-    table = pd.DataFrame(rows, columns=["trial", "status", "value", "run", "parameters"])
+    table = pd.DataFrame(rows, columns=["trial", "status", "value", "run", "parameters", "metric"])
     if Experiments().get_all_experiments().get(folder.name, {}).get("status") == "STOPPED":
         table["status"] = table["status"].replace("RUNNING", "WAITING")
     table = table.astype({"value": float})
-    return table.sort_values("value", ascending=best_is_least, kind="stable", ignore_index=True)
+    if least is None:
+        least = any(not metric_of(name).higher_is_better for name in table["metric"])
+    return table.sort_values("value", ascending=least, kind="stable", ignore_index=True)
 
 
-def _minimizes(database: sqlite3.Connection) -> bool:
-    """Return whether the tuner of the experiment looks for the least value."""
+def _minimizes(database: sqlite3.Connection) -> bool | None:
+    """Return whether the tuner of the experiment looks for the least value; None if it does not say."""
     try:
         rows = database.execute("SELECT params FROM ExperimentProfile ORDER BY revision DESC LIMIT 1").fetchall()
     except sqlite3.OperationalError:  # no such table: NNI writes it when an experiment starts
-        return False
+        return None
     tuner = json.loads(rows[0][0]).get("tuner") if rows else None
-    return isinstance(tuner, dict) and (tuner.get("classArgs") or {}).get("optimize_mode") == "minimize"
+    mode = (tuner.get("classArgs") or {}).get("optimize_mode") if isinstance(tuner, dict) else None
+    return None if mode is None else mode == "minimize"
 
 
 def _read_rows(database: sqlite3.Connection) -> list[dict[str, Any]]:
@@ -80,7 +84,7 @@ def _read_rows(database: sqlite3.Connection) -> list[dict[str, Any]]:
     trials: dict[str, dict[str, Any]] = {}
     events = "SELECT trialJobId, event, data FROM TrialJobEvent WHERE trialJobId <> '' ORDER BY rowid"
     for trial, event, data in database.execute(events):
-        row = trials.setdefault(trial, {"trial": trial, "value": None, "run": "", "parameters": {}})
+        row = trials.setdefault(trial, {"trial": trial, "value": None, "run": "", "parameters": {}, "metric": "acc"})
         if event in STATUSES:
             row["status"] = event
         if data:
@@ -91,6 +95,7 @@ def _read_rows(database: sqlite3.Connection) -> list[dict[str, Any]]:
         if not isinstance(result, dict):
             result = {"default": result}
         trials[trial] |= {"value": float(result["default"]), "run": os.fspath(result.get("run", ""))}
+        trials[trial]["metric"] = str(result.get("metric", "acc"))
     return list(trials.values())
 
 

@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 from urllib.request import urlopen
@@ -20,20 +21,20 @@ import yaml
 from nni.runtime.trial_command_channel import get_default_trial_command_channel
 
 from nas_plugins.config.reader import read_kind, read_retrain, read_retrain_sample, read_search
-from nas_plugins.config.yaml import read_yaml
 from nas_plugins.errors import InputError
 from nas_plugins.files import PathLike, read_object
 from nas_plugins.runs.costs import read_costs_of
-from nas_plugins.runs.directory import CONFIG, COST, METRICS, NETWORK, is_first
-from nas_plugins.runs.tables import COSTS, measures_of, read_table
+from nas_plugins.runs.directory import CONFIG, COST, METRICS, NETWORK, is_first, read_sections
+from nas_plugins.runs.tables import COSTS, read_table
+from nas_plugins.tasks import task_of
 from nas_plugins.training.networks import space_beside
 from nas_plugins.training.retrain import UntestableError, evaluate, retrain, retrain_sample
 from nas_plugins.training.search import resume, search
 from search_spaces.genotype import Genotype
 
 
-class Task(NamedTuple):
-    """Task of a trial: a retraining of one of two files, or a search without either.
+class Job(NamedTuple):
+    """What a trial has to do: a retraining of one of two files, or a search without either.
 
     Args:
         genotype: Genotype file to retrain.
@@ -55,11 +56,12 @@ def run_trial(
 ) -> Path:
     """Search, or retrain, with the parameters that NNI's tuner chose for this trial.
 
-    The accuracy after every epoch is an intermediate result. The final result has "default", which the tuner uses,
-    "run", the run directory, for a retraining "test_acc", "parameters" and "multiply_adds", and for a search with costs
-    those of the derived network, e.g. "latency". With an evaluator of the user's its metric takes the place of the
-    accuracy. A search reports the validation accuracy of the derived network; a
-    retraining that of its network, and without a validation split the test accuracy.
+    The first metric of the task, such as the accuracy, or the metric of the evaluator is an intermediate result after
+    every epoch. The final result has "default", which the tuner uses, "run", the run directory, for a retraining e.g.
+    "test_acc", "parameters" and "multiply_adds", and for a search with costs those of the derived network, e.g.
+    "latency"; "metric" is the key of the metric, e.g. "acc". Of the mean absolute error lower values are better: the
+    tuner has to minimize. A search reports the metric of the derived network on the validation images; a retraining
+    that of its network, and without a validation split that on the test images.
 
     A trial that NNI starts a second time, e.g. on ``nnictl resume``, continues from its last complete epoch.
 
@@ -93,12 +95,12 @@ def run_trial(
             reporter.report_missed(before)
     else:
         shutil.rmtree(run, ignore_errors=True)  # left by a trial that was killed before its first epoch
-        task = merged(config, overrides, genotype, manager.chosen, sample)
-        given = (config, run, task.overrides, [_Reporter(manager, run)])
-        if task.genotype is not None:
-            retrain(task.genotype, *given)
-        elif task.sample is not None:
-            retrain_sample(task.sample, *given)
+        job = merged(config, overrides, genotype, manager.chosen, sample)
+        given = (config, run, job.overrides, [_Reporter(manager, run)])
+        if job.genotype is not None:
+            retrain(job.genotype, *given)
+        elif job.sample is not None:
+            retrain_sample(job.sample, *given)
         else:
             search(*given)
     manager.report("FINAL", 0, _final_result(run, read_kind(run / CONFIG) == "search"))
@@ -111,8 +113,8 @@ def merged(
     genotype: PathLike | None,
     chosen: Mapping[str, Any],
     sample: PathLike | None = None,
-) -> Task:
-    """Return the checked task of a trial with the chosen parameters.
+) -> Job:
+    """Return the checked job of a trial with the chosen parameters.
 
     Args:
         config: As of :func:`run_trial`.
@@ -132,28 +134,28 @@ def merged(
             raise InputError(f"--{name}: {file}: {config} is the config of a search, which takes none")
     if not searches:
         genotype, sample = chosen.pop("genotype", genotype), chosen.pop("sample", sample)
-    task = Task(genotype, sample, [*overrides])
+    job = Job(genotype, sample, [*overrides])
     for key, value in chosen.items():
         if isinstance(value, Mapping):
             value = {"name" if name == "_name" else name: item for name, item in value.items()}
-        task.overrides.extend([f"--{key}", yaml.safe_dump(value, default_flow_style=True)])
+        job.overrides.extend([f"--{key}", yaml.safe_dump(value, default_flow_style=True)])
     if searches:
-        read_search(config, task.overrides).build("strategy")
+        read_search(config, job.overrides).build("strategy")
     else:
-        _check_retraining(config, task)
-    return task
+        _check_retraining(config, job)
+    return job
 
 
-def _check_retraining(config: PathLike, task: Task) -> None:
+def _check_retraining(config: PathLike, job: Job) -> None:
     """Raise an InputError, or a GenotypeError, if a retraining cannot read its config and the file that it trains."""
-    if task.genotype is not None and task.sample is not None:
-        raise InputError(f"genotype, sample: a retraining takes one of {task.genotype} and {task.sample}")
-    if task.genotype is not None:
-        read_retrain(config, task.overrides)
-        Genotype.load(task.genotype)
-    elif task.sample is not None:
-        read_object(Path(task.sample))
-        read_retrain_sample(config, task.overrides, space_beside(task.sample))
+    if job.genotype is not None and job.sample is not None:
+        raise InputError(f"genotype, sample: a retraining takes one of {job.genotype} and {job.sample}")
+    if job.genotype is not None:
+        read_retrain(config, job.overrides)
+        Genotype.load(job.genotype)
+    elif job.sample is not None:
+        read_object(Path(job.sample))
+        read_retrain_sample(config, job.overrides, space_beside(job.sample))
     else:
         raise InputError(
             f"{config}: a retraining needs --genotype FILE, or a key genotype in the search space; for a space without "
@@ -234,7 +236,8 @@ def _parameters_in(portal: str) -> Any:
 
 
 class _Reporter(pl.Callback):
-    """Callback that reports the accuracy after every epoch: the first of the measures that the run has.
+    """Callback that reports the result after every epoch: the first of the measures that the run has.
+
 
     Args:
         manager: Connection to NNI's manager.
@@ -242,15 +245,18 @@ class _Reporter(pl.Callback):
     """
 
     def __init__(self, manager: _Manager, run: Path) -> None:
-        self.manager = manager
-        self.run = run
+        self.manager, self.run = manager, run
         self.reported: set[int] = set()
+
+    @cached_property
+    def measures(self) -> tuple[str, ...]:
+        return task_of(read_sections(self.run)[1]).measures
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._report(trainer.current_epoch, trainer.callback_metrics)
 
     def _report(self, epoch: int, metrics: Mapping[str, Any]) -> None:
-        measure = next((name for name in _measures(self.run) if name in metrics), None)
+        measure = next((name for name in self.measures if name in metrics), None)
         if measure is not None:
             self.manager.report("PERIODICAL", epoch, round(float(metrics[measure]), 6))
             self.reported.add(epoch)
@@ -260,28 +266,25 @@ class _Reporter(pl.Callback):
 
         A manager that is stopped no longer takes the result of a trial that is in the middle of reporting it.
         """
-        for _, row in read_table(self.run / METRICS, ["epoch"]).iterrows():
+        for _, row in read_table(self.run / METRICS, ["epoch", *self.measures]).iterrows():
             if row["epoch"] not in before | self.reported:
                 self._report(int(row["epoch"]), row.dropna())
 
 
-def _measures(run: Path) -> tuple[str, ...]:
-    return measures_of(read_yaml(run / CONFIG))
-
-
 def _final_result(run: Path, searched: bool) -> dict[str, Any]:
-    last = read_table(run / METRICS, ["epoch"]).iloc[-1].dropna()
-    measure = next(name for name in _measures(run) if name in last)
+    task = task_of(read_sections(run)[1])
+    last = read_table(run / METRICS, ["epoch", *task.measures]).iloc[-1].dropna()
+    measure = next(name for name in task.measures if name in last)
     result: dict[str, Any] = {"default": round(float(last[measure]), 6), "run": str(run)}
+    result["metric"] = task.metric.key
     if searched:
         result |= {cost.metric: cost.derived for cost in read_costs_of(run / COST)}
     else:
         size = read_object(run / NETWORK)
-        validated = _measures(run)[1]
-        tested = validated.replace("val_", "test_", 1)
+        tested = f"test_{task.metric.key}"
         with suppress(UntestableError):  # classes of the user's need no test
             result[tested] = round(evaluate(run)[tested], 6)
         result |= {metric: size[metric] for metric in COSTS if metric in size}
-        if validated not in last:
+        if f"val_{task.metric.key}" not in last:
             result["default"] = result[tested]
     return result

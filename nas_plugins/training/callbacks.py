@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from nas_plugins.errors import InputError
-from nas_plugins.runs.tables import LOGGED_METRICS, further_metrics
+from nas_plugins.tasks import Task
 
 
 class SeededEpochs(Callback):
@@ -67,17 +67,16 @@ class EpochLines(Callback):
     """Progress for logs: one line of text per epoch instead of a progress bar.
 
     Args:
-        further: Whether to print all metrics that the module logs, those of an evaluator of the user's.
+        task: The task, whose metrics are printed.
     """
 
-    def __init__(self, further: bool = False) -> None:
-        self.further = further
+    def __init__(self, task: Task) -> None:
+        self.task = task
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print the metrics of the epoch."""
         logged = trainer.callback_metrics
-        names = [*LOGGED_METRICS, *(further_metrics(logged) if self.further else ())]
-        shown = [f"{name} {float(logged[name]):.4f}" for name in names if name in logged]
+        shown = [f"{name} {float(logged[name]):.4f}" for name in self.task.columns_among(logged) if name in logged]
         if trainer.is_global_zero:
             print(f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}", *shown, sep="  ", flush=True)
 

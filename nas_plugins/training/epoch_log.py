@@ -24,7 +24,7 @@ from nas_plugins.report.style import cell_name
 from nas_plugins.runs.alphas import architecture_weights
 from nas_plugins.runs.directory import LOGS
 from nas_plugins.runs.reader import Run, read_run
-from nas_plugins.runs.tables import ALPHA_KEYS, LOGGED_METRICS, NO_CELL, measures_of, operations_of
+from nas_plugins.runs.tables import ALPHA_KEYS, NO_CELL, operations_of
 from nas_plugins.training.loggers import close_logger, identifier_of, log_image, open_logger
 from search_spaces.files import remove_unfinished, write_text_whole
 from search_spaces.genotype import Genotype
@@ -38,9 +38,6 @@ _IMAGES = 10
 
 _RESOURCES = ("seconds", "seconds_per_iteration", "peak_memory_mb")
 """Columns of metrics.csv that have a group of their own in a log."""
-
-_LOSSES = ("val_loss", "train_loss")
-"""Columns of metrics.csv that are the result of a run without a measure, in order of preference."""
 
 Derived = Callable[[pl.LightningModule], Genotype | None]
 
@@ -120,12 +117,12 @@ class EpochLog(Callback):
         return images
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log the final accuracy beside the hyperparameters, and close the loggers."""
+        """Log the final result beside the hyperparameters, and close the loggers."""
         logger = self._loggers.get("tensorboard")
         if isinstance(logger, TensorBoardLogger):  # the others show the last value of each metric
             metrics = read_run(self.run).metrics.iloc[-1].dropna()
-            names = (*measures_of(self.config.values), *_LOSSES)
-            final = {f"final/{name}": float(metrics[name]) for name in [name for name in names if name in metrics][:1]}
+            preferred = (*self.config.task.measures, "val_loss", "train_loss")
+            final = {f"final/{name}": float(metrics[name]) for name in [n for n in preferred if n in metrics][:1]}
             logger.log_hyperparams(dict(self.config.values), final, step=int(metrics["epoch"]))
         with isolate_rng():
             self._close(finished=True)
@@ -155,7 +152,7 @@ def _metrics(run: Run, epoch: int, logged: Any) -> dict[str, float]:
     """Return the metrics of an epoch: those of metrics.csv, and what else was logged."""
     row = run.metrics[run.metrics["epoch"] == epoch].iloc[-1].drop("epoch").dropna()
     measured = {str(name): float(value) for name, value in row.items()}
-    others = {name: float(value) for name, value in logged.items() if name not in LOGGED_METRICS}
+    others = {name: float(value) for name, value in logged.items() if name not in run.metrics}
     return {_tag(_grouped(name)): value for name, value in {**others, **measured}.items()}
 
 

@@ -65,8 +65,14 @@ class Supernet:
         """Return the settings of a retraining with the size of the supernet.
 
         Raises:
-            InputError: The space has no cells of this project, or the retraining of a sample has another space.
+            InputError: The space has no cells of this project, the task is another one, or the retraining of a sample
+                has another space.
         """
+        task, searched = config.task, self.config.task
+        if task != searched and not (task.further or searched.further):  # an evaluator trains networks of any task
+            raise InputError(
+                f"network.weights: inherited: task is {task.name}, and {searched.name} in the search {self.run}"
+            )
         space = self.config.values["space"]
         if not isinstance(config.derived, NetworkConfig):
             _check_same(config.values["space"], space)

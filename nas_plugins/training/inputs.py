@@ -13,24 +13,22 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from nas_plugins.config.reader import Config
-from nas_plugins.config.schema import Recipe
 from nas_plugins.config.user_classes import UserClass, described
 from nas_plugins.data.module import ImageData
-from nas_plugins.data.sizes import Data, check_loaders, size
+from nas_plugins.data.sizes import Data, check_loaders, targets_of
 from nas_plugins.errors import InputError
-from nas_plugins.training.module import ImageClassification
+from nas_plugins.training.module import TaskModule
 from strategies.cost.search import Example
 from strategies.supernet.shared_input import copied
 from strategies.supernet.trial_pass import first_samples
 
 
-def training_module(config: Config, data: Data, derived: Recipe | None = None) -> LightningModule:
-    """Return the LightningModule of a run: that of the user's, or the classification of images.
+def training_module(config: Config, data: Data) -> LightningModule:
+    """Return the LightningModule of a run, without its model: that of the user's, or that of the task.
 
     Args:
         config: The settings.
         data: The data.
-        derived: Recipe of a derived network; None for a supernet.
 
     Raises:
         InputError: The constructor of the user's fails, or classes are to be told apart and their number is unknown.
@@ -38,7 +36,7 @@ def training_module(config: Config, data: Data, derived: Recipe | None = None) -
     if "evaluator" in config.user:
         module: LightningModule = config.user["evaluator"].build()
         return module
-    return ImageClassification(size(data, "num_classes"), config.training, derived)
+    return TaskModule(targets_of(data), config.training, config.derived)
 
 
 def example_of(config: Config, data: Data, build: Callable[[], nn.Module]) -> Example:

@@ -1,4 +1,4 @@
-"""Lightning module that trains a supernet or a derived network to classify images."""
+"""Lightning module that trains a supernet or a derived network for a task on images."""
 
 from __future__ import annotations
 
@@ -7,31 +7,34 @@ from typing import Any
 import torch
 from nni.nas.evaluator.pytorch import LightningModule
 from torch import Tensor, nn
-from torchmetrics.classification import MulticlassAccuracy
 
 from nas_plugins.config.schema import Recipe, Training
+from nas_plugins.tasks import Targets
 from nas_plugins.training.networks import drop_path_setter
 from search_spaces.network import Network
 
 
-class ImageClassification(LightningModule):
-    """Cross-entropy loss, SGD with momentum and a cosine schedule: the recipe of DARTS and its descendants.
+class TaskModule(LightningModule):
+    """The loss of a task, SGD with momentum and a cosine schedule: the recipe of DARTS and its descendants.
 
-    The model is set by NNI or by :meth:`set_model`. Logs ``train_loss``, ``train_acc``, ``val_loss``, ``val_acc``,
-    ``test_loss`` and ``test_acc``; accuracies are fractions from 0 to 1.
+    The model is set by NNI or by :meth:`set_model`. Logs the loss and the metrics of the task with the prefixes
+    ``train_``, ``val_`` and ``test_``, for example ``train_loss`` and ``train_acc``.
 
     Args:
-        num_classes: Number of classes.
+        targets: Targets of the data set.
         training: Settings of the training.
         derived: Recipe of a derived network; None for a supernet.
     """
 
-    def __init__(self, num_classes: int, training: Training, derived: Recipe | None = None) -> None:
+    def __init__(self, targets: Targets, training: Training, derived: Recipe | None = None) -> None:
         super().__init__()
+        self.targets = targets
         self.training_settings = training
         self.derived = derived
-        self.criterion = nn.CrossEntropyLoss(label_smoothing=training.label_smoothing)
-        self.accuracy = MulticlassAccuracy(num_classes, average="micro")
+        self.criterion = targets.loss(training.label_smoothing)
+        self.train_metrics, self.val_metrics = targets.metrics(), targets.metrics()
+        # A single process tests, also right after a training by several.
+        self.test_metrics = targets.metrics(sync_on_compute=False)
 
     def setup(self, stage: str) -> None:
         """Choose the memory format of a derived network."""
@@ -43,7 +46,7 @@ class ImageClassification(LightningModule):
         """Return the output of the model for images of shape (batch, channels, height, width).
 
         Returns:
-            Logits of shape (batch, classes), or a pair with those of an auxiliary head.
+            The outputs, or a pair with those of an auxiliary head.
         """
         return self.model(x)
 
@@ -56,38 +59,53 @@ class ImageClassification(LightningModule):
             set_drop_path(self.derived.drop_path * self.current_epoch / self.training_settings.epochs)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Return the loss of a batch of images and labels."""
-        images, labels = batch
-        logits = self(images)
+        """Return the loss of a batch of images and targets."""
+        images, targets = batch
+        outputs = self(images)
         auxiliary = None
-        if isinstance(logits, tuple):
-            logits, auxiliary = logits
-        loss = self.criterion(logits, labels)
-        self._log("train", loss, logits, labels)
+        if isinstance(outputs, tuple):
+            outputs, auxiliary = outputs
+        loss = self.criterion(outputs, targets)
+        self._log("train", loss, self.train_metrics, outputs, targets)
         if auxiliary is not None and self.derived is not None:
-            loss = loss + self.derived.auxiliary_weight * self.criterion(auxiliary, labels)
+            loss = loss + self.derived.auxiliary_weight * self.criterion(auxiliary, targets)
         return loss
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
-        """Log the loss and the accuracy of a batch."""
-        self._evaluate("val", batch)
+        """Log the loss and the metrics of a batch."""
+        self._evaluate("val", self.val_metrics, batch)
 
     def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        """Log the loss and the accuracy of a batch, and return its logits."""
-        return self._evaluate("test", batch)
+        """Log the loss and the metrics of a batch, and return its outputs."""
+        return self._evaluate("test", self.test_metrics, batch)
 
-    def _evaluate(self, stage: str, batch: tuple[Tensor, Tensor]) -> Tensor:
-        images, labels = batch
-        logits: Tensor = self(images)
-        self._log(stage, self.criterion(logits, labels), logits, labels)
-        return logits
+    def predict_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        """Return the outputs for images; of dense ones the class of each pixel, -1 if they are not finite."""
+        outputs: Tensor = self(batch)
+        if not self.targets.task.dense:
+            return outputs
+        lost = ~outputs.isfinite().all(dim=1)
+        return outputs.argmax(dim=1).masked_fill(lost, -1).to(torch.int16)
 
-    def _log(self, stage: str, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+    def _evaluate(self, stage: str, metrics: nn.ModuleDict, batch: tuple[Tensor, Tensor]) -> Tensor:
+        images, targets = batch
+        outputs: Tensor = self(images)
+        self._log(stage, self.criterion(outputs, targets), metrics, outputs, targets)
+        return outputs
+
+    def _log(self, stage: str, loss: Tensor, metrics: nn.ModuleDict, outputs: Tensor, targets: Tensor) -> None:
         # The mean over the images of all processes, which may differ in number: a float, because Lightning rounds the
         # mean of integers.
-        options: dict[str, Any] = {"sync_dist": True, "batch_size": float(len(labels))}
-        for name, value in (("loss", loss.detach()), ("acc", self.accuracy(logits, labels))):
-            self.log(f"{stage}_{name}", value, on_step=False, on_epoch=True, prog_bar=True, **options)
+        options: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": float(len(targets))}
+        self.log(f"{stage}_loss", loss.detach(), prog_bar=True, sync_dist=True, **options)
+        predicted = self.targets.predicted(outputs.detach())
+        metric: Any
+        for key, metric in metrics.items():
+            if key == self.targets.task.metric.key:
+                metric(predicted, self.targets.measured(targets))  # also the value of the batch, which ENAS reads
+            else:
+                metric.update(predicted, self.targets.measured(targets))
+            self.log(f"{stage}_{key}", metric, prog_bar=True, **options)
 
     def configure_optimizers(self) -> Any:
         """Return SGD and a learning rate that falls along one cosine, or several with restarts (SGDR, Eq. 5)."""

@@ -58,6 +58,7 @@ def network_of_genotype(genotype: Genotype, config: Config, data: Data) -> Netwo
             auxiliary=derived.auxiliary_weight > 0,
             mlp_width=derived.mlp_width,
             image_size=sizes(data).get("image_size", 32),  # for mlp_width only
+            dense_head=config.task.dense,
         )
         if isinstance(data, ImageData) and not config.user:
             shadow = copy.deepcopy(network).to("meta").train()
@@ -99,11 +100,19 @@ def build_space(config: Config, data: Data, **options: Any) -> ModelSpace:
     """Return the space of a config for the data, with further arguments that its class may take.
 
     Raises:
-        InputError: The class refuses its arguments, or neither the config nor the data has one that it takes.
+        InputError: The class refuses its arguments, has no head for the task, or takes an argument that neither the
+            config nor the data has.
     """
     given, known = config.arguments["space"], sizes(data)
+    taken = argument_names(plugins.find("space", given["name"]))
+    if config.task.dense:
+        if "dense_head" not in taken:
+            raise InputError(
+                f"space.name: {given['name']} has a classifier only; task: {config.task.name} needs a space with the "
+                "argument dense_head, such as DartsSpace and the others of this project"
+            )
+        options["dense_head"] = True
     if "data" in config.user:
-        taken = argument_names(plugins.find("space", given["name"]))
         for name in REQUIRED:
             if name in taken and name not in given and name not in known:
                 where = f"the config, or {config.user['data'].name} an attribute {name}"
@@ -170,11 +179,12 @@ def _check_output(network: nn.Module, data: ImageData, name: str) -> None:
         raise InputError(
             f"space: {name} does not fit images of {'×'.join(map(str, shape))}: {one_line(error)}"
         ) from None
-    right = (2, data.num_classes)
+    right = data.targets.output_shape(2, data.image_size)
     for logits in output if isinstance(output, tuple) else (output,):
         got = tuple(getattr(logits, "shape", ()))
         if got != right:
-            raise InputError(f"space: {name} should give {right} for 2 images of {data.num_classes} classes, not {got}")
+            what = f"{data.num_classes} {data.targets.task.outputs}"
+            raise InputError(f"space: {name} should give {right} for 2 images of {what}, not {got}")
 
 
 def _training_output(network: nn.Module, example: Example) -> Any:

@@ -15,24 +15,36 @@ from nas_plugins.data.sizes import Data
 from nas_plugins.errors import InputError
 from nas_plugins.files import one_line
 from nas_plugins.runs.tables import ALPHA_KEYS
+from nas_plugins.tasks import Task
 from nas_plugins.training.inputs import training_module
 from strategies.base import DifferentiableStrategy, OneShotStrategy
 from strategies.cost.search import Example
+from strategies.darts_pt import Projection
 from strategies.enas import ENAS
 from strategies.relaxation import Step, UnfitSettingError
 from strategies.supernet.shared_input import copied
 from strategies.supernet.trial_pass import check_candidates
 
 
-def check_enas(strategy: OneShotStrategy, name: str, metric: str = "val_acc") -> None:
-    """Raise an InputError if a strategy is NNI's ENAS and cannot run, or its reward is not logged by a search."""
+def check_metric(strategy: OneShotStrategy, name: str, task: Task) -> None:
+    """Raise an InputError if a strategy reads a metric that a search does not log, or is an ENAS that cannot run."""
+    projection = strategy.composition.pruning if isinstance(strategy, DifferentiableStrategy) else None
+    if isinstance(projection, Projection) and not task.further:
+        known = [column for column in task.columns if column.startswith("val_")]
+        if projection.metric not in known:
+            raise InputError(
+                f"strategy.metric: {projection.metric!r} should be one of {', '.join(known)}, for task: {task.name}"
+            )
     if not isinstance(strategy, NniENAS):
         return
     if not isinstance(strategy, ENAS):
         raise InputError(f"strategy.name: {name} does not run on today's Lightning; write strategies.enas.ENAS")
     reward = strategy.reward_metric_name
-    if reward != metric:
-        raise InputError(f"strategy.reward_metric_name: {reward!r} should be {metric}, which the search logs")
+    right, metric = f"val_{task.metric.key}", task.metric
+    if not metric.higher_is_better:
+        raise InputError(f"strategy.name: {name} maximizes its reward, and task: {task.name} has {metric.name}")
+    if reward != right:
+        raise InputError(f"strategy.reward_metric_name: {reward!r} should be {right}, which the search logs")
     if find_spec("tianshou") is None:
         raise InputError("strategy.name: ENAS needs tianshou, which is not installed: pip install 'nas-plugins[rl]'")
 
@@ -55,9 +67,10 @@ def check_space(space: ModelSpace, data: ImageData) -> None:
             f"space: {name} does not fit images of {'×'.join(map(str, shape))}: {one_line(error)}"
         ) from None
     space.train()
-    right, got = (2, data.num_classes), tuple(getattr(output, "shape", ()))
+    right, got = data.targets.output_shape(2, data.image_size), tuple(getattr(output, "shape", ()))
     if got != right:
-        raise InputError(f"space: {name} should give {right} for 2 images of {data.num_classes} classes, not {got}")
+        what = f"{data.num_classes} {data.targets.task.outputs}"
+        raise InputError(f"space: {name} should give {right} for 2 images of {what}, not {got}")
 
 
 def check_epochs(strategy: DifferentiableStrategy, epochs: int) -> None:

@@ -13,17 +13,9 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 
-from nas_plugins.config.reader import Config
 from nas_plugins.runs.directory import ALPHAS, CONTRIBUTIONS, METRICS
-from nas_plugins.runs.tables import (
-    COST_COLUMNS,
-    DISTANCES,
-    EIGENVALUE,
-    LOGGED_METRICS,
-    NO_CELL,
-    append_epoch,
-    further_metrics,
-)
+from nas_plugins.runs.tables import COST_COLUMNS, DISTANCES, EIGENVALUE, NO_CELL, append_epoch
+from nas_plugins.tasks import Task
 from strategies.ablation import CONTRIBUTION
 
 _STATUS = Path("/proc/self/status")
@@ -41,15 +33,14 @@ class Recorder(Callback):
 
     Args:
         run: The run directory.
+        task: The task, whose metrics are written.
         alphas: Function that returns the current α by edge and operation; None to record no α.
-        further: Whether metrics.csv has what the module logs under names that begin with ``train_``, ``val_`` or
-            ``derived_val_``, in place of the metrics of image classification.
     """
 
-    def __init__(self, run: Path, alphas: Alphas | None = None, further: bool = False) -> None:
+    def __init__(self, run: Path, task: Task, alphas: Alphas | None = None) -> None:
         self.run = run
+        self.task = task
         self.alphas = alphas
-        self.further = further
         self._started = time.perf_counter()
         self._per_iteration = math.nan
 
@@ -77,7 +68,7 @@ class Recorder(Callback):
         epoch = trainer.current_epoch
         row = {
             "epoch": epoch,
-            **self._metrics(logged),
+            **{key: logged.get(key) for key in self.task.columns_among(logged)},
             "seconds": round(time.perf_counter() - self._started, 3),
             "peak_memory_mb": round(peak_memory_mb(trainer.strategy.root_device.type == "cuda"), 1),
             "seconds_per_iteration": round(self._per_iteration, 6),
@@ -99,23 +90,6 @@ class Recorder(Callback):
         ]
         if contributions:
             append_epoch(self.run / CONTRIBUTIONS, epoch, contributions)
-
-    def _metrics(self, logged: Mapping[str, float]) -> dict[str, float | None]:
-        """Return the metrics of an epoch by column; those of an evaluator of the user's as far as it logs them."""
-        if self.further:
-            return {key: logged[key] for key in (*LOGGED_METRICS, *further_metrics(logged)) if key in logged}
-        return {key: logged.get(key) for key in LOGGED_METRICS}
-
-
-def recorder_of(config: Config, run: Path, alphas: Alphas | None = None) -> Recorder:
-    """Return the recorder of a run with these settings.
-
-    Args:
-        config: The settings.
-        run: The run directory.
-        alphas: See :class:`Recorder`.
-    """
-    return Recorder(run, alphas, further="evaluator" in config.user)
 
 
 def _cell_and_edge(edge: str) -> tuple[str, str]:

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from nas_plugins.config.reader import Config, read_retrain, read_retrain_sample
 from nas_plugins.config.schema import NetworkConfig
 from nas_plugins.config.user_classes import errors_of
-from nas_plugins.data.sizes import class_names, sizes
+from nas_plugins.data.sizes import class_names, sizes, targets_of
 from nas_plugins.errors import InputError
 from nas_plugins.files import PathLike, read_object
 from nas_plugins.runs import directory as runs
+from nas_plugins.tasks import TASKS, Targets
 from nas_plugins.training.callbacks import SampleCounter
 from nas_plugins.training.checkpoints import load_tensors, load_weights, read_result, rewrite_advice, save_tensors
 from nas_plugins.training.confusion import ConfusionCounter, write_confusion
@@ -36,9 +37,11 @@ from nas_plugins.training.networks import (
     space_beside,
     warn_unused,
 )
-from nas_plugins.training.recorder import recorder_of
+from nas_plugins.training.outputs import OutputMetrics
+from nas_plugins.training.recorder import Recorder
 from nas_plugins.training.trainer import check_compute, make_trainer, prepare_data, quiet, readable_errors
 from search_spaces.complexity import count_multiply_adds_of, count_parameters
+from search_spaces.files import write_text_whole
 from search_spaces.genotype import Genotype
 from search_spaces.network import Network
 from strategies.cost.search import Example
@@ -149,12 +152,14 @@ def _run(
 def evaluate(run: PathLike) -> dict[str, float]:
     """Test a retrained network, using only the files of its run, and write the result into the run.
 
-    The files are ``test.json`` with the returned values, ``confusion.csv`` and ``class_accuracy.csv``; the latter two
-    not for an evaluator of the user's, whose outputs may be other than logits.
+    The files are ``test.json`` with the returned values, for a classification ``confusion.csv`` and
+    ``class_accuracy.csv``, and for another task ``outputs.csv`` with the metrics of each label, value or class. An
+    evaluator of the user's, whose outputs may be anything, has ``test.json`` only.
 
     Returns:
-        ``test_acc`` (a fraction from 0 to 1), ``test_loss`` and ``images``, the number of test images. With an
-        evaluator of the user's what it logs in ``test_step`` instead of the former two.
+        The metrics of the task, for example ``test_acc`` (a fraction from 0 to 1), ``test_loss`` and ``images``, the
+        number of test images. With an evaluator of the user's what it logs in ``test_step``, and with data of the
+        user's ``samples`` in place of ``images``.
 
     Raises:
         InputError: The directory is not a finished retraining, or its weights are damaged.
@@ -162,20 +167,29 @@ def evaluate(run: PathLike) -> dict[str, float]:
     run = Path(run)
     training = load_retraining(run, "evaluate")
     training.check_test()
-    classes = [] if "evaluator" in training.config.user else class_names(training.data)
-    counted = [ConfusionCounter(len(classes))] if classes else []
+    targets = None if "evaluator" in training.config.user else targets_of(training.data)
+    counters = [] if targets is None else [_counter(targets)]
     with readable_errors(run / runs.CHECKPOINT, f"nas-plugins evaluate {run}"):
-        result = training.test(run, counted)
-    for name, value in result.items():
-        if not math.isfinite(value):
+        result = training.test(run, counters)
+    for name in result if targets is None else ["test_loss"]:  # R² may be undefined
+        if not math.isfinite(result[name]):
             raise InputError(
-                f"{run / runs.WEIGHTS}: the {name.replace('_', ' ')} is {value}, for the weights are lost; retrain "
-                "with a lower training.learning_rate"
+                f"{run / runs.WEIGHTS}: the {name.replace('_', ' ')} is {result[name]}, for the weights are lost; "
+                "retrain with a lower training.learning_rate"
             )
-    for counter in counted:
-        write_confusion(run, counter.confusion(), classes)
+    for counter in counters:
+        if isinstance(counter, ConfusionCounter):
+            write_confusion(run, counter.confusion(), class_names(training.data))
+        else:
+            write_text_whole(run / runs.OUTPUTS, counter.table().to_csv())
     runs.write_json(run / runs.TEST, result)
     return result
+
+
+def _counter(targets: Targets) -> ConfusionCounter | OutputMetrics:
+    """Return the callback that measures each output in a test."""
+    classifies = targets.task is TASKS["classification"]
+    return ConfusionCounter(targets.count) if classifies else OutputMetrics(targets)
 
 
 def load_retraining(run: Path, command: str, on_cpu: bool = False) -> Retraining:
@@ -231,7 +245,7 @@ class Retraining:
         else:
             self.network = network_of_sample(architecture, config, self.data)
         self.architecture = architecture
-        self.module = training_module(config, self.data, self.recipe)
+        self.module = training_module(config, self.data)
         self.module.set_model(self.network)
         self.begun = self.recipe.weights == "new"
 
@@ -268,7 +282,7 @@ class Retraining:
         Returns:
             The run directory.
         """
-        recorders = [recorder_of(self.config, run), *epoch_logs(self.config, run)]
+        recorders = [Recorder(run, self.config.task), *epoch_logs(self.config, run)]
         trainer = make_trainer(
             self.config, run, [*recorders, *callbacks], gradient_clip_val=self.recipe.gradient_clip_val
         )

@@ -27,7 +27,7 @@ from nas_plugins.errors import InputError
 from nas_plugins.files import PathLike, one_line
 from nas_plugins.runs import directory as runs
 from nas_plugins.runs.metadata import write_metadata
-from nas_plugins.runs.tables import measures_of
+from nas_plugins.tasks import TASKS
 from nas_plugins.training.checkpoints import read_result
 from nas_plugins.training.costs import costs_of, read_latency, with_counts
 from nas_plugins.training.epoch_log import epoch_logs
@@ -36,13 +36,13 @@ from nas_plugins.training.loggers import check_loggers
 from nas_plugins.training.networks import build_space
 from nas_plugins.training.preflight import (
     check_choices,
-    check_enas,
     check_epochs,
+    check_metric,
     check_plans,
     check_space,
     check_targets,
 )
-from nas_plugins.training.recorder import recorder_of
+from nas_plugins.training.recorder import Recorder
 from nas_plugins.training.retrain import Retraining
 from nas_plugins.training.trainer import check_compute, make_trainer, prepare_data, quiet, readable_errors
 from search_spaces.extensions import HasGenotype
@@ -132,7 +132,7 @@ class _Search:
             check_space(self.space, self.data)
         self.example = example_of(config, self.data, partial(build_space, config, self.data))
         self.strategy = config.build("strategy")
-        check_enas(self.strategy, self.config.values["strategy"]["name"], measures_of(config.values)[1])
+        check_metric(self.strategy, config.values["strategy"]["name"], config.task)
         self._set_finish(self.strategy)
         self.costs, self.latency = costs_of(config, self.strategy, self.space, self.example, latency)
         self._set_costs(self.strategy)
@@ -143,14 +143,18 @@ class _Search:
             strategy.cost = self.costs
 
     def _set_finish(self, strategy: OneShotStrategy) -> None:
-        """Turn the arguments of the space whose networks are ranked into a function that makes it."""
+        """Give the ranking at the end its metric and, of the arguments of its space, a function that makes it."""
         finish = strategy.finish if isinstance(strategy, DifferentiableStrategy) else None
-        if finish is None or not isinstance(finish.space, Mapping):
+        if finish is None:
             return
-        unknown = finish.space.keys() - argument_names(type(self.space))
-        if unknown:
-            raise InputError(f"strategy.finish.space: {', '.join(sorted(unknown))}: no argument of the searched space")
-        strategy.finish = replace(finish, space=partial(build_space, self.config, self.data, **finish.space))
+        finish = replace(finish, metric=finish.metric or f"val_{self.config.task.metric.key}")
+        if isinstance(finish.space, Mapping):
+            unknown = finish.space.keys() - argument_names(type(self.space))
+            if unknown:
+                names = ", ".join(sorted(unknown))
+                raise InputError(f"strategy.finish.space: {names}: no argument of the searched space")
+            finish = replace(finish, space=partial(build_space, self.config, self.data, **finish.space))
+        strategy.finish = finish
 
     def _try_strategy(self) -> None:
         """Raise an InputError if the strategy cannot search the space, using further instances of both."""
@@ -179,7 +183,9 @@ class _Search:
             The run directory.
         """
         with runs.at_work(run), readable_errors(run / runs.CHECKPOINT, f"nas-plugins resume {run}"):
-            write_metadata(run, self.space, self.strategy, sizes(self.data).get("num_classes"))
+            classifies = self.config.task.metric is TASKS["classification"].metric
+            classes = sizes(self.data).get("num_classes") if classifies else None
+            write_metadata(run, self.space, self.strategy, classes)
             if self.latency is not None:
                 runs.write_json(run / runs.LATENCY, self.latency.to_json())
             sample = self._search(run, callbacks)
@@ -218,7 +224,7 @@ class _Search:
         checkpoint = run / runs.CHECKPOINT
         evaluator = Lightning(
             training_module(self.config, self.data),
-            make_trainer(self.config, run, [recorder_of(self.config, run, alphas), *logs, *callbacks]),
+            make_trainer(self.config, run, [Recorder(run, self.config.task, alphas), *logs, *callbacks]),
             datamodule=self.data,
             fit_kwargs={"ckpt_path": str(checkpoint)} if checkpoint.exists() else {},
         )

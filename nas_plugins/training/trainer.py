@@ -57,7 +57,7 @@ def make_trainer(config: Config, run: Path, callbacks: list[Callback], **kwargs:
             SeededEpochs(config.seed),
             FiniteLoss("the learning rate of the evaluator") if theirs else FiniteLoss(),
             *callbacks,
-            TQDMProgressBar() if terminal else EpochLines(further=theirs),
+            TQDMProgressBar() if terminal else EpochLines(config.task),
             checkpoint,
         ],
         enable_progress_bar=terminal,
