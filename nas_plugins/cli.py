@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from nas_plugins.errors import InputError, Terminated
+from nas_plugins.experiment_commands import add_experiments
 from nas_plugins.genotype_commands import add_actions
 from nas_plugins.terminal import printable, show
 
@@ -242,30 +243,6 @@ def _doctor(options: argparse.Namespace) -> None:
         show("\n".join(f"{run.path}: {line}" for line in lines(run)))
 
 
-def _trial(options: argparse.Namespace) -> None:
-    from nas_plugins.runs.directory import say
-    from nas_plugins.sweep.trial import run_trial
-
-    run = run_trial(options.config, options.overrides, options.genotype, options.output, options.sample)
-    say(f"{run}: finished")
-
-
-def _launch(options: argparse.Namespace) -> None:
-    from nas_plugins.sweep.launch import launch
-
-    launch(options.config, options.port)
-
-
-def _trials(options: argparse.Namespace) -> None:
-    from nas_plugins.sweep.records import read_trials, save_genotypes, trials_text
-
-    trials = read_trials(options.experiment)
-    if options.genotypes:
-        print(*save_genotypes(trials, options.best, options.genotypes), sep="\n")
-    else:
-        show(trials_text(trials))
-
-
 class _Parser(argparse.ArgumentParser):
     """Argument parser that reports a usage error in one line; --help shows the full usage."""
 
@@ -279,7 +256,7 @@ def _parser() -> argparse.ArgumentParser:
     _add(commands, "list", _list, "spaces, strategies, datasets and example configs")
     _add_demo(commands)
     _add_runs(commands)
-    _add_experiments(commands)
+    add_experiments(commands, _add)
     _add_genotype(commands)
     return parser
 
@@ -354,25 +331,6 @@ def _add_runs(commands: Any) -> None:
 
     doctor = _add(commands, "doctor", _doctor, "what is wrong with a search, also with one that goes on; a line each")
     doctor.add_argument("run_directories", nargs="+", metavar="RUN")
-
-
-def _add_experiments(commands: Any) -> None:
-    launch = _add(commands, "launch", _launch, "run an NNI experiment, such as of many searches, to its end")
-    launch.add_argument("--config", required=True, metavar="FILE", help="NNI's config, as nnictl create takes it")
-    launch.add_argument("--port", type=int, default=8080, metavar="P", help="of the web portal; default: 8080")
-
-    trials = _add(commands, "trials", _trials, "the trials of an NNI experiment, the best one first")
-    trials.add_argument("experiment", metavar="EXPERIMENT", help="its ID, or its folder")
-    trials.add_argument("--genotypes", metavar="FOLDER", help="copy the best genotypes there: 1.json, 2.json, ...")
-    trials.add_argument("--best", type=int, default=1, metavar="N", help="how many of them; default: 1")
-
-    text = f"one search or retraining, as the trialCommand of an NNI experiment; {_OVERRIDES}"
-    trial = _add(commands, "trial", _trial, text, takes_overrides=True)
-    trial.add_argument("--config", required=True, metavar="FILE", help="config file of a search or a retraining")
-    found = trial.add_mutually_exclusive_group()
-    found.add_argument("--genotype", metavar="FILE", help="what a retraining trains")
-    found.add_argument("--sample", metavar="FILE", help="what a retraining of a space without cells trains")
-    trial.add_argument("--output", metavar="FOLDER", help="for the run directory, EXPERIMENT/TRIAL; default: NNI's")
 
 
 def _add_genotype(commands: Any) -> None:
