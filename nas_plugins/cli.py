@@ -211,7 +211,7 @@ def _export(options: argparse.Namespace) -> None:
 
     exported = export(options.run_directory, options.format, options.output)
     main, *others = exported.files
-    print(f"{main}: the same logits on {exported.images} test images; with it {', '.join(map(str, others))}")
+    print(f"{main}: the same outputs on {exported.images} test samples; with it {', '.join(map(str, others))}")
 
 
 def _report(options: argparse.Namespace) -> None:

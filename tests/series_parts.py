@@ -81,6 +81,20 @@ class Silent(Margin):
         pass
 
 
+class Lossless(Margin):
+    """Forgets to return its loss."""
+
+    def training_step(self, batch, batch_idx):
+        super().training_step(batch, batch_idx)
+
+
+class TwoOptimizers(Margin):
+    """Has two optimizers."""
+
+    def configure_optimizers(self):
+        return [torch.optim.SGD(self.parameters(), lr=0.1) for _ in range(2)]
+
+
 class Untested(Margin):
     """The same, without a test."""
 

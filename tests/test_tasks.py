@@ -176,9 +176,14 @@ class TestData:
             (["image,a", "train/1.png,1", "train/1.png,0"], "line 3: 'train/1.png' has a row already, line 2"),
             (["image,a", "train/1.png,1"], "has no images of test"),
             (["image,a", "1.png,1"], "line 2: '1.png': its first column should be the path"),
-            (["image", "train/1.png"], "its first line should name the column of images and each labels"),
+            (
+                ["image", "train/1.png"],
+                "should name the column of images and, separated by commas, a column for each of the labels; it is 'im",
+            ),
             ([], "its first line should name"),
-            (["image,a", "train/1.png,1", "test/1.png,0"], "cannot be used .*FileNotFoundError"),
+            (["image,a,a", "train/1.png,1,1"], "it has 'a' twice"),
+            (["train/1.png,1", "test/1.png,0"], "its first line should name .* it is 'train/1.png,1'"),
+            (["image,a", "train/1.png,1", "test/1.png,0"], "line 2: there is no image .*train/1.png"),
         ],
     )
     def test_a_wrong_table_is_refused(self, tmp_path, rows, message):
@@ -194,6 +199,11 @@ class TestData:
             (np.full((8, 8), 7, np.uint8), "has the class 7; data.class_names has 0 to 1"),
             (np.zeros((8, 9), np.uint8), "is 9x8; its image is 8x8"),
             (np.zeros((8, 8, 3), np.uint8), "it has colours"),
+            (
+                np.full((8, 8), 255, np.uint8),
+                "have 0 of two or more classes; 1 of 1 have pixels of 255, which data.ign",
+            ),
+            (np.diag([255] * 8).astype(np.uint8), "have 1 of two or more classes; 1 of 1 have pixels of 255"),
         ],
     )
     def test_a_wrong_mask_is_refused(self, tmp_path, mask, message):
@@ -203,6 +213,14 @@ class TestData:
                 Image.fromarray(pixels).save(tmp_path / part / kind / "1.png")
         with pytest.raises(InputError, match=message):
             ImageData(dataset="folder", root=str(tmp_path), task="segmentation", class_names=["a", "b"]).prepare()
+
+    def test_masks_of_numbers_with_gaps_need_names(self, tmp_path):
+        for part in ("train", "test"):
+            for kind, pixels in (("images", np.zeros((8, 8), np.uint8)), ("masks", np.diag([5] * 8).astype(np.uint8))):
+                (tmp_path / part / kind).mkdir(parents=True)
+                Image.fromarray(pixels).save(tmp_path / part / kind / "1.png")
+        with pytest.raises(InputError, match="have the classes 0, 5 and none between them: number them from 0"):
+            ImageData(dataset="folder", root=str(tmp_path), task="segmentation").prepare()
 
     @pytest.mark.parametrize(
         ("settings", "message"),

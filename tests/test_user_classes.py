@@ -196,6 +196,8 @@ class TestTrialErrors:
         [
             (["--evaluator.metric", "val_acc"], "evaluator.metric: Margin does not log val_acc, but val_error"),
             (["--evaluator.class_path", "series_parts.Silent"], "evaluator: Silent logs no metric of validation"),
+            (["--evaluator.class_path", "series_parts.Lossless"], "training_step of Lossless should return the loss"),
+            (["--evaluator.class_path", "series_parts.TwoOptimizers"], "of TwoOptimizers gives several optimizers"),
             (["--data.class_path", "series_parts.Unvalidated"], "data.class_path: Unvalidated has no val_dataloader"),
             (["--data.class_path", "series_parts.Unsized"], "space.num_classes: series_parts.Filters takes it"),
             (["--data.class_path", "series_parts.Broken"], "data: Broken: FileNotFoundError: series.csv ("),

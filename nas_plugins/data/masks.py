@@ -22,9 +22,10 @@ _LAYOUT = "ROOT/train/images/NAME.EXT with ROOT/train/masks/NAME.png, and the sa
 
 
 class _Content(NamedTuple):
-    """Highest class of a mask, -1 if no pixel counts, with the mask."""
+    """Classes of a mask, and whether it has pixels that count for nothing, with the mask."""
 
-    highest: int
+    classes: frozenset[int]
+    ignored: bool
     mask: str
 
 
@@ -44,20 +45,37 @@ def load_masks(root: Path, classes: Sequence[str] | None, ignore_index: int) -> 
     test_name = "val" if (root / "val").is_dir() and not (root / "test").is_dir() else "test"
     train, test = (_pairs(root, name) for name in ("train", test_name))
     found = {part: _contents(store, ignore_index) for part, store in (("train", train), ("test", test))}
-    count = max(content.highest for content in found["train"]) + 1
-    names = [str(number) for number in range(count)] if classes is None else list(classes)
+    present = frozenset[int]().union(*(content.classes for content in found["train"]))
+    names = [str(number) for number in range(max(present, default=-1) + 1)] if classes is None else list(classes)
     for content in (content for part in found.values() for content in part):
-        if content.highest >= len(names):
+        if max(content.classes, default=0) >= len(names):
             known = "the training masks have" if classes is None else "data.class_names has"
             raise InputError(
-                f"data.root: mask {content.mask!r} has the class {content.highest}; {known} 0 to "
+                f"data.root: mask {content.mask!r} has the class {max(content.classes)}; {known} 0 to "
                 f"{len(names) - 1}, and data.ignore_index is {ignore_index}"
             )
-    if len(names) < 2:
-        raise InputError(
-            f"data.root is {str(root)!r}: the training masks have {count} class; there should be two or more"
-        )
+    _check_classes(root, present, named=classes is not None, ignored=_ignored(found["train"], ignore_index))
     return train, test, names
+
+
+def _check_classes(root: Path, present: frozenset[int], named: bool, ignored: str) -> None:
+    """Raise an InputError if the training masks have fewer than two classes, or none for a number between them."""
+    if len(present) < 2:
+        raise InputError(
+            f"data.root is {str(root)!r}: the training masks have {len(present)} of two or more classes{ignored}"
+        )
+    missing = sorted(frozenset(range(max(present))) - present)
+    if missing and not named:
+        raise InputError(
+            f"data.root is {str(root)!r}: the training masks have the classes {', '.join(map(str, sorted(present)))} "
+            "and none between them: number them from 0 without gaps, or name all in data.class_names"
+        )
+
+
+def _ignored(contents: Sequence[_Content], ignore_index: int) -> str:
+    count = sum(content.ignored for content in contents)
+    where = f"; {count} of {len(contents)} have pixels of {ignore_index}"
+    return f"{where}, which data.ignore_index leaves out" if count else ""
 
 
 def _pairs(root: Path, name: str) -> Store:
@@ -84,8 +102,8 @@ def _contents(store: Store, ignore_index: int) -> list[_Content]:
                 f"data.root: mask {mask!r} is {pixels.shape[1]}x{pixels.shape[0]}; its image is "
                 f"{form.width}x{form.height}"
             )
-        counted = pixels[pixels != ignore_index]
-        return _Content(int(counted.max()) if len(counted) else -1, mask)
+        classes = frozenset(pixels.unique().tolist())
+        return _Content(classes - {ignore_index}, ignore_index in classes, mask)
 
     with ThreadPoolExecutor() as pool:  # Pillow releases the GIL while decoding
         return list(pool.map(content, store.images, store.labels.tolist()))

@@ -14,7 +14,8 @@ from nas_plugins.errors import InputError
 from nas_plugins.files import read_text
 from nas_plugins.tasks import Task
 
-_LAYOUT = "its first column should be the path of an image in data.root, as train/1.png or test/1.png"
+_PARTS = ("train", "test", "val")
+_LAYOUT = "its first column should be the path of an image in data.root, as train/1.png, test/1.png or val/1.png"
 
 
 class _Row(NamedTuple):
@@ -41,7 +42,7 @@ def load_table(root: Path, labels: str, task: Task) -> tuple[Store, Store, list[
     """
     file = root / Path(labels).expanduser()
     names, rows = _read(file, task)
-    parts: dict[str, list[_Row]] = {"train": [], "test": [], "val": []}
+    parts: dict[str, list[_Row]] = {part: [] for part in _PARTS}
     for row in rows:
         part, _, name = row.image.partition("/")
         if part not in parts or not name:
@@ -50,6 +51,9 @@ def load_table(root: Path, labels: str, task: Task) -> tuple[Store, Store, list[
     train, test = parts["train"], parts["test"] or parts["val"]
     if not train or not test:
         raise InputError(f"data.labels: {file}: has no images of {'test' if train else 'train'}; {_LAYOUT}")
+    for row in (*train, *test):
+        if not (root / row.image).is_file():
+            raise InputError(f"data.labels: {file}, line {row.line}: there is no image {root / row.image}")
     return _store(root, train), _store(root, test), names
 
 
@@ -66,9 +70,13 @@ def _read(file: Path, task: Task) -> tuple[list[str], list[_Row]]:
         raise InputError(f"data.labels: {file}, line {reader.line_num}: is no CSV: {error}") from None
     heading = lines[0][1] if lines else []
     names = [name.strip() for name in heading[1:]]
-    if not names or not all(names) or len(set(names)) < len(names):
+    twice = sorted({name for name in names if names.count(name) > 1})
+    a_row = bool(heading) and heading[0].startswith(tuple(f"{part}/" for part in _PARTS))
+    if not names or not all(names) or twice or a_row:
+        found = f"it has {twice[0]!r} twice" if twice else f"it is {','.join(heading)[:60]!r}"
         raise InputError(
-            f"data.labels: {file}: its first line should name the column of images and each {task.outputs}"
+            f"data.labels: {file}: its first line should name the column of images and, separated by commas, a column "
+            f"for each of the {task.outputs}; {found}"
         )
     rows: dict[str, _Row] = {}
     for number, line in lines[1:]:

@@ -83,7 +83,7 @@ def compare(model: Model, run: Callable[[Tensor], Tensor], what: str) -> float:
         scale = max(1.0, float(right.abs().max()))
         difference = float((got - right).abs().max()) / scale if got.shape == right.shape else float("nan")
         if not difference <= TOLERANCE:
-            raise InputError(f"--format {what}: its logits differ by {difference:.1g} from those of the run's network")
+            raise InputError(f"--format {what}: its outputs differ by {difference:.1g} from those of the run's network")
         largest = max(largest, difference)
     return largest
 

@@ -62,6 +62,7 @@ def _try_out(config: Config, data: Data, model: nn.Module) -> Example:
     """Train and validate a model on one batch each, and return what it got of the first two samples."""
     module, seen = training_module(config, data), list[Example]()
     module.set_model(model)
+    losses = _losses_of(module)
 
     def look(model: nn.Module, args: Any, kwargs: Any) -> None:
         if not seen:
@@ -81,16 +82,36 @@ def _try_out(config: Config, data: Data, model: nn.Module) -> Example:
     except InputError:
         raise
     except Exception as error:  # code of the user raises any kind
+        if "multiple optimizers" in str(error):  # Lightning advises what a search does not allow
+            raise InputError(
+                f"evaluator: configure_optimizers of {type(module).__name__} gives several optimizers; it should be one"
+            ) from None
         parts = ", ".join(type(part).__name__ for part in (module, data, model))
         where = ", ".join(config.user)
         raise InputError(f"{where}: {parts} fail on a first batch: {described(error)}{_hint(model, seen)}") from error
     finally:
         handle.remove()
+    if losses and losses[0] is None:
+        raise InputError(f"evaluator: training_step of {type(module).__name__} should return the loss")
     if "evaluator" in config.user:
         _check_metric(config.user["evaluator"], trainer.callback_metrics)
     if not seen:
         raise InputError(f"evaluator: {type(module).__name__} should call self.model in training_step")
     return seen[0]
+
+
+def _losses_of(module: LightningModule) -> list[Any]:
+    """Return a list to which each training step of a module will add its loss, None if it returns none."""
+    losses: list[Any] = []
+    step = module.training_step
+
+    def kept(*args: Any, **kwargs: Any) -> Any:
+        result = step(*args, **kwargs)
+        losses.append(result.get("loss") if isinstance(result, Mapping) else result)
+        return result
+
+    module.training_step = kept  # type: ignore[method-assign]
+    return losses
 
 
 def _hint(model: nn.Module, seen: Sequence[Example]) -> str:
