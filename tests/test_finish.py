@@ -201,6 +201,8 @@ def test_a_config_names_what_differs_in_the_space_of_the_networks(tmp_path):
 
     with pytest.raises(InputError, match="strategy.finish.space: depth: no argument of the searched space"):
         search(config(depth=5), tmp_path / "run")
+    with pytest.raises(InputError, match="strategy.finish.space: .*'str' and 'int'"):
+        search(config(layers="many"), tmp_path / "run")
     short = ["--data.train_images", "256", "--training.epochs", "1", "--strategy.sign_flip_epochs", "0"]
     run = search(config(layers=5), tmp_path / "run", short)
     assert len(json.loads((run / "finish.json").read_text())["ranking"]) == 2

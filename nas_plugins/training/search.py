@@ -153,7 +153,13 @@ class _Search:
             if unknown:
                 names = ", ".join(sorted(unknown))
                 raise InputError(f"strategy.finish.space: {names}: no argument of the searched space")
-            finish = replace(finish, space=partial(build_space, self.config, self.data, **finish.space))
+            make = partial(build_space, self.config, self.data, **finish.space)
+            try:
+                with isolate_rng():
+                    make()
+            except InputError as error:  # of the section space
+                raise InputError(f"strategy.finish.{error}") from None
+            finish = replace(finish, space=make)
         strategy.finish = finish
 
     def _try_strategy(self) -> None:
