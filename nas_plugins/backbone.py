@@ -140,6 +140,8 @@ class Backbone(nn.Module):
         frozen_norm: bool = False,
     ) -> None:
         super().__init__()
+        if network.dimensions != 2:
+            raise InputError("the network is one of series; a detector's backbone takes images")
         self.body = Stages(network)
         count = len(self.body.stages)
         levels = count if levels is None else levels

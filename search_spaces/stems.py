@@ -215,6 +215,8 @@ STEMS: dict[Stem, StemKind] = {
     "series": StemKind(SeriesStem, image_size=64, halvings=0, dimensions=1),
 }
 """Stems by name. On images of its size, each gives the cells of a network about the same resolutions."""
+IMAGE_STEMS = tuple(name for name, kind in STEMS.items() if kind.dimensions == 2)
+"""Names of the stems for images."""
 
 
 def mlp_classifier(features: int, width: int, num_classes: int) -> nn.Sequential:

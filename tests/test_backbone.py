@@ -26,7 +26,7 @@ from nas_plugins.training.checkpoints import load_tensors
 from nas_plugins.training.retrain import retrain
 from search_spaces.genotype import Genotype
 from search_spaces.network import Network
-from search_spaces.stems import STEMS
+from search_spaces.stems import IMAGE_STEMS, STEMS
 
 SCRIPT = Path(__file__).parent.parent / "examples" / "d_darts" / "detection.py"
 CELL = (("simple_conv_3x3", 0, 2), ("skip_connect", 1, 2), ("simple_conv_1x1", 2, 3))
@@ -70,7 +70,7 @@ def test_the_channels_of_a_stage_are_those_of_its_last_cell_whatever_its_nodes()
     assert [stage.channels for stage in stages] == [2 * 4, 1 * 8]
 
 
-@given(valid_genotypes(max_layers=4), st.sampled_from(list(STEMS)), st.integers(33, 70), st.integers(33, 70))
+@given(valid_genotypes(max_layers=4), st.sampled_from(IMAGE_STEMS), st.integers(33, 70), st.integers(33, 70))
 @settings(max_examples=30, deadline=None)
 def test_the_features_of_any_network_are_the_outputs_of_its_layers_bit_for_bit(genotype, stem, height, width):
     net = network(genotype, stem=stem, channels=2).eval()
@@ -85,7 +85,12 @@ def test_the_features_of_any_network_are_the_outputs_of_its_layers_bit_for_bit(g
         assert feature.shape[1:] == (stage.channels, -(-height // stage.stride), -(-width // stage.stride))
 
 
-@pytest.mark.parametrize("stem", STEMS)
+def test_a_network_of_series_is_refused():
+    with pytest.raises(InputError, match="the network is one of series; a detector's backbone takes images"):
+        Backbone(network(stem="series"))
+
+
+@pytest.mark.parametrize("stem", IMAGE_STEMS)
 @pytest.mark.parametrize("last_levels, more", [("pool", ["pool"]), ("p6p7", ["p6", "p7"])])
 def test_the_levels_of_the_pyramid_are_the_stages_and_what_follows_them(stem, last_levels, more):
     backbone = Backbone(network(stem=stem), out_channels=6, last_levels=last_levels)

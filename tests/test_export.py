@@ -30,7 +30,7 @@ from search_spaces.baselines import BASELINES
 from search_spaces.genotype import Edge, Fixed, Genotype
 from search_spaces.network import Network
 from search_spaces.operations import FIXED_OPERATIONS, OPERATION_SETS
-from search_spaces.stems import STEMS
+from search_spaces.stems import IMAGE_STEMS
 
 DATA = {"dataset": "digits", "train_images": 60, "test_images": 20, "batch_size": 30}
 COMPUTE = {"accelerator": "cpu", "threads": 1}
@@ -211,7 +211,7 @@ def test_the_source_of_every_operation_computes_the_same():
 
 
 @pytest.mark.parametrize("mlp_width", (None, 8))
-@pytest.mark.parametrize("stem", [name for name in STEMS if STEMS[name].dimensions == 2])
+@pytest.mark.parametrize("stem", IMAGE_STEMS)
 def test_the_source_of_every_stem_and_classifier_computes_the_same(stem, mlp_width):
     assert_same_outputs(GENOTYPE, size=33, channels=4, stem=stem, mlp_width=mlp_width)
 

@@ -32,7 +32,7 @@ from search_spaces.fine_tuned import ATTENTION
 from search_spaces.fixed import parse_fixed
 from search_spaces.network import Network
 from search_spaces.operations import DARTS_OPERATIONS, FIXED_OPERATIONS
-from search_spaces.stems import STEMS
+from search_spaces.stems import IMAGE_STEMS, STEMS
 from strategies.relaxation import softmax
 
 EVERYWHERE = ("squeeze_excitation", "sep_conv_3x3 normal/0->3", "squeeze_excitation reduce/0->2")
@@ -430,7 +430,7 @@ def test_a_file_makes_the_network_with_its_fixed_operations(genotype_file):
     assert len(attentions(Network.from_genotype(genotype.deepen(8), channels=2))) == 10
 
 
-@pytest.mark.parametrize("stem", STEMS)
+@pytest.mark.parametrize("stem", IMAGE_STEMS)
 def test_a_description_follows_the_stem_and_counts_what_is_fixed(genotype_file, stem):
     facts = describe(genotype_file, channels=2, layers=8, num_classes=10, stem=stem)
     assert facts["image_size"] == STEMS[stem].image_size

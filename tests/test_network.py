@@ -16,7 +16,7 @@ from search_spaces.cell import CellShape, DiscreteCell
 from search_spaces.complexity import count_multiply_adds, count_parameters
 from search_spaces.genotype import Genotype
 from search_spaces.network import Network
-from search_spaces.stems import STEMS, AuxiliaryHead, CifarStem, ImageNetStem, Stem
+from search_spaces.stems import IMAGE_STEMS, STEMS, AuxiliaryHead, CifarStem, ImageNetStem, Stem
 
 DARTS_V2 = Genotype.parse(DARTS_V2_TEXT)
 
@@ -199,7 +199,6 @@ def test_the_stem_of_imagenet_gives_a_quarter_and_an_eighth(size, quarter, eight
 
 # Stems
 
-OF_IMAGES = [name for name in STEMS if STEMS[name].dimensions == 2]
 DUAL = [name for name in STEMS if name.startswith("dual_")]
 
 
@@ -208,10 +207,10 @@ def test_every_name_of_a_stem_has_one():
 
 
 def test_every_stem_of_images_comes_single_and_dual():
-    assert sorted(DUAL) == sorted(f"dual_{name}" for name in OF_IMAGES if name not in DUAL)
+    assert sorted(DUAL) == sorted(f"dual_{name}" for name in IMAGE_STEMS if name not in DUAL)
 
 
-@pytest.mark.parametrize("name", OF_IMAGES)
+@pytest.mark.parametrize("name", IMAGE_STEMS)
 @pytest.mark.parametrize("odd", [0, 1, 5])
 def test_a_stem_halves_the_resolution_as_often_as_it_says(name, odd):
     kind = STEMS[name]
@@ -234,7 +233,7 @@ def test_a_dual_stem_gives_two_inputs_of_one_resolution_from_weights_of_their_ow
     assert all(p.grad is None for p in stem.second.parameters())
 
 
-@pytest.mark.parametrize("name", OF_IMAGES)
+@pytest.mark.parametrize("name", IMAGE_STEMS)
 def test_the_images_of_a_stem_fit_the_auxiliary_head(name):
     """Behind two reductions, the pooling leaves 2×2 pixels of the features."""
     network = Network.from_genotype(DARTS_V2, 10, 2, stem=name, auxiliary=True).train()
@@ -245,14 +244,14 @@ def test_the_images_of_a_stem_fit_the_auxiliary_head(name):
     assert pooled == [(2, 2)]
 
 
-@pytest.mark.parametrize("name", OF_IMAGES)
+@pytest.mark.parametrize("name", IMAGE_STEMS)
 @pytest.mark.parametrize("size", [32, 37])
 def test_the_classifier_of_the_course_project_fits_behind_any_stem(name, size):
     network = Network.from_genotype(DARTS_V2, channels=2, stem=name, mlp_width=8, image_size=size)
     assert network(torch.randn(2, 3, size, size)).shape == (2, 10)
 
 
-@pytest.mark.parametrize("name", OF_IMAGES)
+@pytest.mark.parametrize("name", IMAGE_STEMS)
 def test_a_stem_says_the_least_number_of_channels_that_it_can_be_made_with(name):
     least = STEMS[name].least_channels
     assert Network.from_genotype(DARTS_V2, channels=least, stem=name)(torch.randn(2, 3, 16, 16)).isfinite().all()
