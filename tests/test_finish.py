@@ -207,3 +207,18 @@ def test_a_config_names_what_differs_in_the_space_of_the_networks(tmp_path):
     run = search(config(layers=5), tmp_path / "run", short)
     assert len(json.loads((run / "finish.json").read_text())["ranking"]) == 2
     assert len(Genotype.load(run / "genotype.json").layout) == 3
+
+
+class Interrupt(Callback):
+    """Ends a search after an epoch, before its checkpoint."""
+
+    def on_train_epoch_end(self, trainer, module):
+        raise SystemExit
+
+
+def test_a_search_killed_before_its_ranking_resumes_to_the_same_choice(run, tmp_path):
+    with pytest.raises(SystemExit):
+        search(run / "config.yaml", tmp_path / "run", callbacks=[Interrupt()])
+    resume(tmp_path / "run")
+    for name in ("finish.json", "genotype.json", "alphas.csv"):
+        assert (tmp_path / "run" / name).read_bytes() == (run / name).read_bytes()
