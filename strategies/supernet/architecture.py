@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from itertools import repeat
 from typing import Any
 
 import torch
@@ -203,35 +202,49 @@ def _parameter_name(edge: str) -> str:
     return "edge " + edge.replace("%", "%25").replace(".", "%2E")
 
 
-def weighted(choice: PlanEntry, count: int) -> list[tuple[int, Tensor | None]]:
-    """Return the candidates that an edge runs, each with its weight, or None where it has none.
+def active(choice: PlanEntry, count: int) -> Iterator[tuple[int, int]]:
+    """Yield the candidates that an edge runs, each with the position of its weight.
 
     Args:
         choice: The entry of the edge in a plan.
         count: Number of candidates without ``none``, whose index follows theirs.
     """
     if isinstance(choice, Tensor):
-        return list(zip(range(count), choice.unbind(), strict=False))
-    if isinstance(choice, WeightedOps):
-        pairs: Iterable[tuple[int, Tensor | None]] = zip(choice.indices, choice.weights.unbind(), strict=True)
+        indices: Iterable[int] = range(len(choice))
     else:
-        pairs = zip(choice, repeat(None))
-    return [(index, weight) for index, weight in pairs if index < count]
+        indices = choice.indices if isinstance(choice, WeightedOps) else choice
+    return ((position, index) for position, index in enumerate(indices) if index < count)
 
 
-def mix(choice: PlanEntry, count: int, output: Callable[[int, Tensor | None], Any]) -> Any:
+def weights_of(choice: PlanEntry) -> Tensor | None:
+    """Return the weights of an entry of a plan, None if it has none."""
+    return choice if isinstance(choice, Tensor) else choice.weights if isinstance(choice, WeightedOps) else None
+
+
+def weighted(choice: PlanEntry, count: int) -> list[tuple[int, Tensor | None]]:
+    """Return the candidates that an edge runs, each with its weight (scalar), or None where it has none.
+
+    Args:
+        choice: The entry of the edge in a plan.
+        count: Number of candidates without ``none``, whose index follows theirs.
+    """
+    given = weights_of(choice)
+    weights = None if given is None else given.unbind()
+    return [(index, None if weights is None else weights[position]) for position, index in active(choice, count)]
+
+
+def mix(candidates: Iterable[tuple[int, Tensor | None]], output: Callable[[int, Tensor | None], Any]) -> Any:
     """Return the output of an edge, None if no candidate runs.
 
     The weighted sum is accumulated one candidate at a time, because stacking the outputs would hold all of them twice.
 
     Args:
-        choice: The entry of the edge in a plan.
-        count: Number of candidates without ``none``, whose index follows theirs.
+        candidates: The candidates that the edge runs, each with its weight, or None where it has none.
         output: Returns the output of a candidate, given its index and None, or the output times a weight as a new
             tensor, given its index and the weight.
     """
     total = None
-    for index, weight in weighted(choice, count):
+    for index, weight in candidates:
         out = output(index, weight)
         # Only a weighted output is a new tensor, to which others may be added in place.
         total = out if total is None else add(total, out) if weight is None else _accumulate(total, out)

@@ -1,19 +1,59 @@
-"""Faster candidates of an edge: a shared leading ReLU, and a weight that is fused into the last normalization."""
+"""Faster candidates of the edges of a cell: what they begin with is computed once, and their weights all at once."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any, TypeGuard
 
+import torch
 from torch import Tensor, nn
+from torch.nn import functional
+
+from strategies.relaxation import PlanEntry
+from strategies.supernet.architecture import active, weights_of
+
+_BEGINNINGS = (nn.ReLU, nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d)
 
 
-def strip_leading_relu(candidate: nn.Module) -> bool:
-    """Remove the ReLU at the beginning of a candidate, and return whether there was one."""
-    if _is_chain(candidate) and type(candidate[0]) is nn.ReLU:
+@dataclass(frozen=True)
+class Beginning:
+    """The ReLU or the pooling at the beginning of candidates, the same for all that have an equal one.
+
+    Args:
+        kind: Its class.
+        settings: Its settings.
+        module: A module that has these settings.
+    """
+
+    kind: type[nn.Module]
+    settings: str
+    module: nn.Module = field(compare=False)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return the output for an input, which stays as it is."""
+        if self.kind is nn.ReLU:  # the module may write to its input
+            return functional.relu(x)
+        output: Tensor = self.module(x)
+        return output
+
+
+def split_beginning(candidate: nn.Module) -> tuple[Beginning | None, nn.Module]:
+    """Divide a candidate into the ReLU or the pooling at its beginning, None if it has none, and the rest.
+
+    A chain is its own rest, with an identity at its beginning.
+    """
+    first = candidate[0] if _is_chain(candidate) else candidate
+    if type(first) not in _BEGINNINGS:
+        return None, candidate
+    settings = {name: getattr(first, name) for name in type(first).__constants__}  # type: ignore[attr-defined]
+    if _is_chain(candidate):
         candidate[0] = nn.Identity()
-        return True
-    return False
+    else:
+        candidate = nn.Identity()
+    return Beginning(type(first), repr(settings), first), candidate
 
 
 def _is_chain(module: nn.Module) -> TypeGuard[nn.Sequential]:
@@ -21,7 +61,25 @@ def _is_chain(module: nn.Module) -> TypeGuard[nn.Sequential]:
     return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward and len(module) > 0
 
 
-class WeightedNorm(nn.BatchNorm2d):
+class UncountedNorm(nn.BatchNorm2d):
+    """A batch normalization that does not count its batches, which only an average over all of them needs."""
+
+    @classmethod
+    def of(cls, norm: nn.BatchNorm2d) -> UncountedNorm:
+        """Return such a normalization with the parameters, buffers, mode and hooks of another."""
+        made = cls.__new__(cls)
+        made.__dict__ |= norm.__dict__
+        return made
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalize (batch, channels, height, width)."""
+        if self.momentum is None or not (self.training and self.track_running_stats):
+            return super().forward(x)
+        statistics = self.running_mean, self.running_var
+        return functional.batch_norm(x, *statistics, self.weight, self.bias, True, self.momentum, self.eps)
+
+
+class WeightedNorm(UncountedNorm):
     """A batch normalization at the end of a candidate that also multiplies by the weight of the candidate.
 
     The scale of a normalization and its gradient cost no time. A separate product would cost one more pass over memory
@@ -31,34 +89,92 @@ class WeightedNorm(nn.BatchNorm2d):
     weight: Tensor | None  # type: ignore[assignment]  # set by the relaxation, not a parameter
 
     @classmethod
-    def of(cls, norm: nn.BatchNorm2d) -> WeightedNorm:
-        """Return a weighted normalization with the buffers, mode and hooks of another."""
-        weighted = cls.__new__(cls)
-        weighted.__dict__ |= norm.__dict__ | {"_parameters": {"bias": None}, "weight": None}
-        return weighted
+    def of(cls, norm: nn.BatchNorm2d) -> UncountedNorm:
+        """Return a weighted normalization with the buffers, mode and hooks of another, which is not affine."""
+        made = super().of(norm)
+        made.__dict__ |= {"_parameters": {"bias": None}, "weight": None}
+        return made
 
 
-def fuse_weight_into_norm(candidate: nn.Module) -> None:
-    """Replace the normalization at the end of a candidate by a weighted one, unless it is affine."""
+def exchange_norms(candidate: nn.Module) -> None:
+    """Exchange the normalizations of a candidate: the last one for a weighted one, unless it is affine."""
     *_, parent, last = None, *_endings(candidate)
     if parent is not None and type(last) is nn.BatchNorm2d and not last.affine:
         parent[-1] = WeightedNorm.of(last)
+    for module in candidate.modules():
+        for name, child in module.named_children():
+            if type(child) is nn.BatchNorm2d:
+                setattr(module, name, UncountedNorm.of(child))
+
+
+Weights = list[tuple[int, Tensor | None]]
+"""The candidates that an edge runs, each with its weight in the form that it takes, None for none."""
+
+
+def weigh(entries: Mapping[str, PlanEntry], operations: Mapping[str, nn.ModuleList]) -> dict[str, Weights]:
+    """Return the candidates that each edge runs, with their weights.
+
+    The weight of a candidate that ends with a weighted normalization is a vector of equal values (channels,), that of
+    any other a scalar. All of a form are made together, because on an accelerator each call costs time.
+
+    Args:
+        entries: Edge -> its entry in the plan.
+        operations: Edge -> its candidates without ``none``, whose index follows theirs.
+    """
+    running = {edge: list(active(entry, len(operations[edge]))) for edge, entry in entries.items()}
+    given = {edge: weights for edge, entry in entries.items() if (weights := weights_of(entry)) is not None}
+    result: dict[str, Weights] = {edge: [(index, None) for _, index in pairs] for edge, pairs in running.items()}
+    forms: dict[tuple[int, torch.dtype] | None, list[tuple[str, int, int]]] = defaultdict(list)
+    start = 0
+    for edge, weights in given.items():
+        for place, (slot, index) in enumerate(running[edge]):
+            forms[_form(operations[edge][index])].append((edge, place, start + slot))
+        start += len(weights)
+    if forms:
+        together = torch.cat(tuple(given.values()))
+    for form, places in forms.items():
+        chosen = together.index_select(0, _indices(tuple(position for *_, position in places), together.device))
+        if form is not None:
+            channels, dtype = form
+            # PyTorch is slow with an expanded tensor.
+            chosen = chosen.to(dtype).unsqueeze(1).expand(-1, channels).contiguous()
+        for (edge, place, _), weight in zip(places, chosen.unbind(), strict=True):
+            result[edge][place] = (result[edge][place][0], weight)
+    return result
+
+
+def _form(candidate: nn.Module) -> tuple[int, torch.dtype] | None:
+    """Return the channels and the type of the weight of a candidate, None for a scalar."""
+    norm = _weighted_norm(candidate)
+    if norm is None:
+        return None
+    return norm.num_features, torch.float32 if norm.running_mean is None else norm.running_mean.dtype
+
+
+@lru_cache(maxsize=1024)
+def _indices(positions: tuple[int, ...], device: torch.device) -> Tensor:
+    # Kept, because a copy to an accelerator makes Python wait. Autograd cannot use tensors of the inference mode.
+    with torch.inference_mode(False):
+        return torch.tensor(positions, device=device)
 
 
 def forward_weighted(
     candidate: nn.Module, weight: Tensor, x: Tensor, call: Callable[[nn.Module, Tensor], Tensor] = nn.Module.__call__
 ) -> Tensor:
-    """Return the output of a candidate times a weight (scalar); ``call`` returns the output of a module."""
-    *_, norm = _endings(candidate)
-    if not isinstance(norm, WeightedNorm):
+    """Return the output of a candidate times a weight in its form; ``call`` returns the output of a module."""
+    norm = _weighted_norm(candidate)
+    if norm is None:
         return weight * call(candidate, x)
-    if norm.running_mean is not None:
-        weight = weight.to(norm.running_mean.dtype)
-    norm.weight = weight.expand(norm.num_features).contiguous()  # PyTorch is slow with an expanded tensor
+    norm.weight = weight
     try:
         return call(candidate, x)
     finally:
         norm.weight = None
+
+
+def _weighted_norm(candidate: nn.Module) -> WeightedNorm | None:
+    *_, last = _endings(candidate)
+    return last if isinstance(last, WeightedNorm) else None
 
 
 def _endings(module: nn.Module) -> Iterator[Any]:

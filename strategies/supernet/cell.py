@@ -23,7 +23,7 @@ from strategies.bn_statistics import frozen_bn_stats
 from strategies.derivation import darts, derive_cell, has_fixed_inputs
 from strategies.relaxation import PlanEntry
 from strategies.supernet.architecture import Architecture, Mixed, add, mix, weighted
-from strategies.supernet.candidates import forward_weighted, fuse_weight_into_norm, strip_leading_relu
+from strategies.supernet.candidates import Beginning, Weights, exchange_norms, forward_weighted, split_beginning, weigh
 from strategies.supernet.partial_channels import PartialStates, narrow
 from strategies.supernet.parts import NO_PARTS, SupernetParts
 from strategies.supernet.shared_input import SharedInput
@@ -51,7 +51,7 @@ class MixedCell(Mixed):
         # network therefore has more outputs than the frozen one.
         self.nodes = range(first, last)
         self.operations: dict[str, nn.ModuleList] = nn.ModuleDict()  # type: ignore[assignment]
-        self.after_relu: dict[str, tuple[bool, ...]] = {}
+        self.beginnings: dict[str, tuple[Beginning | None, ...]] = {}
         self.companions: dict[str, nn.Module] = nn.ModuleDict()  # type: ignore[assignment]
         for target in self.nodes:
             for source in range(target):
@@ -75,11 +75,11 @@ class MixedCell(Mixed):
         companion = self.parts.beside(candidates, architecture)
         if companion is not None:
             self.companions[key] = companion
-        operations = self.parts.prepare(candidates, architecture).values()
-        self.operations[key] = nn.ModuleList(operations)
-        self.after_relu[key] = tuple(strip_leading_relu(operation) for operation in operations)
+        prepared = self.parts.prepare(candidates, architecture).values()
+        beginnings, operations = zip(*map(split_beginning, prepared), strict=True)
         for operation in operations:
-            fuse_weight_into_norm(operation)
+            exchange_norms(operation)
+        self.beginnings[key], self.operations[key] = beginnings, nn.ModuleList(operations)
 
     def candidate(self, operation: str, source: int, target: int) -> nn.Module:
         """Return a candidate as it runs in the supernet."""
@@ -104,16 +104,20 @@ class MixedCell(Mixed):
     def forward(self, *inputs: Any) -> Any:
         """Follow the plan, with the inputs and the output of the replaced cell."""
         plan = self.architecture.plan
+        pairs = [(source, target) for target in self.nodes for source in range(target)]
+        edges = {f"{source}->{target}": plan[self.edge(source, target)] for source, target in pairs}
+        weights = weigh(edges, self.operations)
         inputs_list = preprocess_cell_inputs(self.num_predecessors, *inputs)
         states = PartialStates(self.preprocessor(inputs_list), self.parts.partial_channels)
         for target in self.nodes:
             factors = self._factors(target)
             total = passed = None
             for source in range(target):
-                choice, key = plan[self.edge(source, target)], f"{source}->{target}"
+                key = f"{source}->{target}"
+                choice = edges[key]
                 if (isinstance(choice, tuple) and not choice) or (factors is not None and source not in factors):
                     continue
-                part, rest = self._edge(key, choice, states, source), None
+                part, rest = self._edge(key, choice, weights[key], states, source), None
                 if states.parts > 1:
                     part = self._zeros(key, states.part(source)) if part is None else part
                     rest = states.rest(source, part.shape)
@@ -146,42 +150,45 @@ class MixedCell(Mixed):
                 factors[source] = add(factors.get(source), weight)
         return factors
 
-    def _edge(self, key: str, choice: PlanEntry, states: PartialStates, source: int) -> Tensor | None:
+    def _edge(self, key: str, choice: PlanEntry, weights: Weights, states: PartialStates, source: int) -> Tensor | None:
         """Return the output of an edge by its entry of the plan, None for zero."""
-        x, activated = states.part(source), states.activated(source) if any(self.after_relu[key]) else None
-        if not isinstance(choice, tuple) and self.architecture.recompute and torch.is_grad_enabled():
-            run = nn.ModuleList(module[key] for module in (self.operations, self.companions) if key in module)
-            output: Tensor | None = checkpoint(
-                partial(self._mix, key),
-                choice,
-                x,
-                activated,
-                use_reentrant=False,
-                context_fn=lambda: (nullcontext(), frozen_bn_stats(run)),
-            )
-            return output
-        return self._mix(key, choice, x, activated)
+        x, beginnings = states.part(source), [self.beginnings[key][index] for index, _ in weights]
+        inputs = [x if beginning is None else states.after(source, beginning) for beginning in beginnings]
+        if isinstance(choice, tuple) or not self.architecture.recompute or not torch.is_grad_enabled():
+            return self._mix(key, choice, weights, x, inputs)
+        run = nn.ModuleList(module[key] for module in (self.operations, self.companions) if key in module)
+        output: Tensor | None = checkpoint(
+            partial(self._mix, key),
+            choice,
+            weights,
+            x,
+            inputs,
+            use_reentrant=False,
+            context_fn=lambda: (nullcontext(), frozen_bn_stats(run)),
+        )
+        return output
 
-    def _mix(self, key: str, choice: PlanEntry, x: Tensor, activated: Tensor | None) -> Tensor | None:
+    def _mix(self, key: str, choice: PlanEntry, weights: Weights, x: Tensor, inputs: list[Tensor]) -> Tensor | None:
+        given = iter(inputs)
+
         def output(index: int, weight: Tensor | None) -> Tensor:
-            operation, after_relu = self.operations[key][index], self.after_relu[key][index]
-            operand = activated if activated is not None and after_relu else x
+            operation = self.operations[key][index]
             if weight is None:
-                return self.shared(operation, operand)
-            return forward_weighted(operation, weight, operand, self.shared)
+                return self.shared(operation, next(given))
+            return forward_weighted(operation, weight, next(given), self.shared)
 
-        total: Tensor | None = mix(choice, len(self.op_names), output)
+        total: Tensor | None = mix(weights, output)
         if key in self.companions and not isinstance(choice, tuple):
             total = add(total, self.shared(self.companions[key], x))
         return total
 
     def _zeros(self, key: str, x: Tensor) -> Tensor:
         """Return zeros of the shape of a candidate's output."""
-        candidate = self.operations[key][0]
+        beginning, candidate = self.beginnings[key][0], self.operations[key][0]
         training = candidate.training
         with torch.no_grad():
             # In evaluation mode, so that running statistics do not change.
-            zeros = torch.zeros_like(self.shared(candidate.eval(), x))
+            zeros = torch.zeros_like(self.shared(candidate.eval(), x if beginning is None else beginning(x)))
         candidate.train(training)
         return zeros
 

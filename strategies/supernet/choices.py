@@ -11,7 +11,7 @@ from nni.nas.oneshot.pytorch.supermodule._expression_utils import weighted_sum
 from torch import Tensor, nn
 
 from search_spaces.edges import NONE
-from strategies.supernet.architecture import Architecture, Mixed, add, mix
+from strategies.supernet.architecture import Architecture, Mixed, add, mix, weighted
 from strategies.supernet.partial_channels import can_narrow, narrow, run_on_part
 from strategies.supernet.parts import NO_PARTS, SupernetParts
 from strategies.supernet.shared_input import SharedInput
@@ -68,7 +68,7 @@ class MixedLayer(Mixed):
             return weight * out if isinstance(out, Tensor) else weighted_sum([out], [weight])
 
         choice = self.architecture.plan[self.label]
-        total = mix(choice, len(self.candidates), output)
+        total = mix(weighted(choice, len(self.candidates)), output)
         if self.companion is not None and not isinstance(choice, tuple):
             return add(total, self.shared(self.companion, *args, **kwargs))
         return total
@@ -121,7 +121,8 @@ class MixedInput(Mixed):
     def forward(self, inputs: Sequence[Any]) -> Any:
         """Follow the plan over the inputs."""
         choice = self.architecture.plan[self.label]
-        total = mix(choice, len(inputs), lambda i, weight: inputs[i] if weight is None else weight * inputs[i])
+        chosen = weighted(choice, len(inputs))
+        total = mix(chosen, lambda index, weight: inputs[index] if weight is None else weight * inputs[index])
         return total / len(choice) if self.mean and isinstance(choice, tuple) else total
 
     def export(self, memo: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from strategies.supernet.candidates import Beginning
+
 
 class NarrowError(ValueError):
     """A candidate cannot run on a part of the channels."""
@@ -90,7 +92,7 @@ class PartialStates:
     def __init__(self, nodes: Iterable[Tensor], parts: int) -> None:
         self.nodes, self.parts = list(nodes), parts
         self._parts: dict[int, Tensor] = {}
-        self._activated: dict[int, Tensor] = {}
+        self._begun: dict[tuple[int, Beginning], Tensor] = {}
         self._pooled: dict[int, Tensor] = {}
 
     def part(self, node: int) -> Tensor:
@@ -105,11 +107,11 @@ class PartialStates:
             self._parts[node] = part.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
         return self._parts[node]
 
-    def activated(self, node: int) -> Tensor:
-        """Return the ReLU of these channels, which all candidates of all edges that leave the node share."""
-        if node not in self._activated:
-            self._activated[node] = functional.relu(self.part(node))
-        return self._activated[node]
+    def after(self, node: int, beginning: Beginning) -> Tensor:
+        """Return what candidates begin with for these channels, which all edges that leave the node share."""
+        if (node, beginning) not in self._begun:
+            self._begun[node, beginning] = beginning(self.part(node))
+        return self._begun[node, beginning]
 
     def rest(self, node: int, shape: Sequence[int]) -> Tensor:
         """Return the other channels of a node, pooled to the resolution of a shape (batch, channels, height, width)."""
