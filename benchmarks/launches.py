@@ -1,9 +1,10 @@
 """How much a search step asks of a device: calls of operators, nodes of autograd graphs, and synchronizations.
 
-    python benchmarks/launches.py [--small] [--cells N] [--strategies NAME ...] [--output CSV]
+    python benchmarks/launches.py [--small] [--cells N] [--one-by-one] [--strategies NAME ...] [--output CSV]
 
-A step is an architecture step and a weight step, through NNI's experiment and Lightning. On an accelerator each call of
-an operator starts a kernel or more, and a synchronization waits until all of them have ended. The table has
+A step is an architecture step and a weight step, through NNI's experiment and Lightning, in the form that it has on an
+accelerator: candidates of one kind are computed together. There each call of an operator starts a kernel or more, and a
+synchronization waits until all of them have ended. The table has
 
     operators   calls of operators of PyTorch, forward and backward, optimizers included
     nodes       nodes of the autograd graphs that backward passes evaluate
@@ -75,10 +76,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--small", action="store_true", help="3 cells, 8 channels, batch 16, 16×16")
     parser.add_argument("--cells", type=int, help="in place of 8")
+    parser.add_argument("--one-by-one", action="store_true", help="candidates are computed one by one, as on a CPU")
     parser.add_argument("--strategies", nargs="+", default=DEFAULT, choices=KNOWN, metavar="NAME")
     parser.add_argument("--output", type=Path, metavar="CSV", help="file for the table")
     options = parser.parse_args()
     size = (SMALL if options.small else {}) | ({"cells": options.cells} if options.cells else {})
+    size |= {"grouped": not options.one_by_one}
     rows = []
     for name in tqdm(options.strategies, desc="counting", unit="strategy"):
         meter = Meter()

@@ -41,6 +41,7 @@ class Setting:
         threads: of PyTorch; None for its own.
         space: one of nas_plugins.
         accelerator, precision: of Lightning's Trainer.
+        grouped: whether candidates of one kind are computed together, as on an accelerator.
     """
 
     what: str
@@ -53,6 +54,7 @@ class Setting:
     space: str = "DartsSpace"
     accelerator: str = "auto"
     precision: str = "32-true"
+    grouped: bool = False
 
 
 def measure_apart(setting: Setting) -> dict[str, Any]:
@@ -189,6 +191,7 @@ def _search(setting: Setting, data: Any, clock: Meter) -> dict[str, list[float]]
     class Timer(Callback):
         def on_train_start(self, trainer: Any, module: Any) -> None:
             if hasattr(module, "architecture"):
+                module.architecture.grouped |= setting.grouped
                 _set_alphas(module.architecture.alphas)
 
         def on_train_batch_start(self, *_: object) -> None:

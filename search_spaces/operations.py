@@ -66,15 +66,15 @@ class FactorizedReduce(nn.Module):
         first = out_channels // 2
         self.relu = nn.ReLU()
         self.conv_1 = PointwiseConv2d(in_channels, first, stride=2)
-        self.conv_2 = PointwiseConv2d(in_channels, out_channels - first, stride=2)
+        self.conv_2 = PointwiseConv2d(in_channels, out_channels - first, stride=2, first=1)
         self.bn = nn.BatchNorm2d(out_channels, affine=affine)
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, in_channels, height, width) -> (batch, out_channels, ⌈height/2⌉, ⌈width/2⌉)."""
         x = self.relu(x)
         height, width = x.shape[-2:]
-        shifted = functional.pad(x, (0, width % 2, 0, height % 2))[:, :, 1:, 1:]
-        return self.bn(torch.cat([self.conv_1(x), self.conv_2(shifted)], dim=1))
+        even = functional.pad(x, (0, width % 2, 0, height % 2)) if height % 2 or width % 2 else x
+        return self.bn(torch.cat([self.conv_1(x), self.conv_2(even)], dim=1))
 
 
 def _separable(channels: int, kernel: int, stride: int, dilation: int, affine: bool) -> list[nn.Module]:

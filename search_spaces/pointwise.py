@@ -15,19 +15,35 @@ class PointwiseConv2d(nn.Conv2d):
         in_channels: Channels of the input.
         out_channels: Channels of the output.
         stride: Distance in pixels between the pixels that are read, in both directions.
+        first: Row and column of the first pixel that is read.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1, first: int = 0) -> None:
         super().__init__(in_channels, out_channels, 1, stride, bias=False)
+        self.first = first
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, in_channels, height, width) -> (batch, out_channels, ⌈height/stride⌉, ⌈width/stride⌉)."""
+        """(batch, in_channels, height, width) -> (batch, out_channels, height', width'), rounded up at first = 0."""
         rows, columns = self.stride
-        return nn.functional.conv2d(x if rows == columns == 1 else subsample(x, rows, columns), self.weight)
+        return nn.functional.conv2d(subsample(x, rows, columns, self.first), self.weight)
 
 
-def subsample(x: Tensor, rows: int, columns: int) -> Tensor:
-    """Return every ``rows``-th row and ``columns``-th column of images (…, height, width), as a view."""
-    view = x[..., ::rows, ::columns]
+def subsample(x: Tensor, rows: int, columns: int, first: int = 0) -> Tensor:
+    """Return every ``rows``-th row and ``columns``-th column of images (…, height, width), as a view.
+
+    Args:
+        x: The images.
+        rows: Distance of the rows.
+        columns: Distance of the columns.
+        first: The first row and column.
+    """
+    if rows == columns == 1 and first == 0:
+        return x
+    if not x.requires_grad:
+        return x[..., first::rows, first::columns]
     # Slicing is two views, and the backward pass would fill a gradient for each; this is the same view as one.
-    return x.as_strided(view.shape, view.stride()) if x.requires_grad else view
+    *shape, height, width = x.shape
+    *strides, down, right = x.stride()
+    shape += [-(-(height - first) // rows), -(-(width - first) // columns)]
+    strides += [down * rows, right * columns]
+    return x.as_strided(shape, strides, x.storage_offset() + first * (down + right))

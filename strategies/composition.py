@@ -188,7 +188,8 @@ def adam(learning_rate: float, weight_decay: float, betas: tuple[float, float]) 
     if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
         raise ValueError(f"betas: {list(betas)} should be two numbers from 0 to below 1")
     first, second = betas
-    return partial(torch.optim.Adam, lr=learning_rate, betas=(float(first), float(second)), weight_decay=weight_decay)
+    optimizer = partial(torch.optim.Adam, foreach=True)  # α are many and small
+    return partial(optimizer, lr=learning_rate, betas=(float(first), float(second)), weight_decay=weight_decay)
 
 
 def cosine(min_learning_rate: float) -> Schedule:

@@ -6,8 +6,10 @@ that shares an edge.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import Literal, Protocol, get_args
 
@@ -125,12 +127,30 @@ def argmax(alphas: Alphas) -> Plan:
 
 def softmax(alphas: Alphas) -> Plan:
     """Return the plan in which every edge mixes its candidates with the softmax of its α (DARTS, Eq. 2)."""
-    return {edge: torch.softmax(alpha, dim=0) for edge, alpha in alphas.items()}
+    return by_size(partial(torch.softmax, dim=1), alphas)
 
 
 def sigmoid(alphas: Alphas) -> Plan:
     """Return the plan in which every edge sums its candidates with the sigmoid of its α (FairDARTS, Eq. 2)."""
-    return {edge: torch.sigmoid(alpha) for edge, alpha in alphas.items()}
+    return by_size(torch.sigmoid, alphas)
+
+
+def by_size(function: Callable[[Tensor], Tensor], alphas: Alphas) -> dict[str, Tensor]:
+    """Return edge -> the values of a function of α, computed together for all edges with as many candidates.
+
+    Args:
+        function: Maps (edges, candidates) to the same shape, each edge by itself.
+        alphas: α.
+    """
+    sizes: dict[int, list[str]] = defaultdict(list)
+    for edge, alpha in alphas.items():
+        sizes[len(alpha)].append(edge)
+    found = {
+        edge: row
+        for edges in sizes.values()
+        for edge, row in zip(edges, function(torch.stack([alphas[edge] for edge in edges])).unbind(), strict=True)
+    }
+    return {edge: found[edge] for edge in alphas}
 
 
 class EveryEdge:

@@ -73,7 +73,9 @@ class SearchModule(Finishing):
         super().setup(stage)
         check_processes(self.trainer)
         # Lightning moves the module to its device later. Only CPUs were measured in this format.
-        if self.trainer.strategy.root_device.type == "cpu" and takes_channels_last(self.model):
+        on_cpu = self.trainer.strategy.root_device.type == "cpu"
+        self.architecture.grouped = not on_cpu
+        if on_cpu and takes_channels_last(self.model):
             self.training_module.to(memory_format=torch.channels_last)
 
     def on_fit_start(self) -> None:

@@ -194,7 +194,7 @@ def test_a_weighted_candidate_is_its_output_times_the_weight(candidate, training
     exchange_norms(weighed)
     x = torch.randn(4, 2, 5, 5, dtype=torch.float64, requires_grad=True)
     weight = torch.tensor(0.3, requires_grad=True)  # α is in single precision, regardless of the network
-    ((_, form),) = weigh({"edge": weight.unsqueeze(0)}, {"edge": nn.ModuleList([weighed])})["edge"]
+    (form,) = weigh([(("edge", 0),)], {"edge": weight.unsqueeze(0)}, {"edge": nn.ModuleList([weighed])})
     expected, found = weight * plain(x), forward_weighted(weighed, form, x)
     assert torch.allclose(found, expected)
     for a, b in zip(

@@ -115,6 +115,7 @@ class TaskModule(LightningModule):
             lr=settings.learning_rate,
             momentum=settings.momentum,
             weight_decay=settings.weight_decay,
+            foreach=True,
         )
         return {"optimizer": optimizer, "lr_scheduler": _cosine_schedule(optimizer, settings)}
 

@@ -29,6 +29,7 @@ class Architecture(nn.Module):
 
     Attributes:
         candidates: Edge -> its candidates, in the order of α: names, indices of inputs, or values.
+        grouped: Whether the cells compute candidates of one kind together, which is for accelerators.
         plan: Edge -> its computation in a forward pass.
         step: The position of the search.
         living: Edge -> indices of the candidates that pruning has left, for edges that were pruned.
@@ -41,6 +42,7 @@ class Architecture(nn.Module):
         self.none = none
         self.scale = scale
         self.recompute = recompute
+        self.grouped = False
         self._parameters_by_edge = nn.ParameterDict()
         self._names: dict[str, str] = {}
         self.candidates: dict[str, tuple[Any, ...]] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, TypeGuard
@@ -107,44 +107,55 @@ def exchange_norms(candidate: nn.Module) -> None:
                 setattr(module, name, UncountedNorm.of(child))
 
 
-Weights = list[tuple[int, Tensor | None]]
-"""The candidates that an edge runs, each with its weight in the form that it takes, None for none."""
+Group = tuple[tuple[str, int], ...]
+"""Candidates that are computed together, or one alone: the edge and the index of each."""
 
 
-def weigh(entries: Mapping[str, PlanEntry], operations: Mapping[str, nn.ModuleList]) -> dict[str, Weights]:
-    """Return the candidates that each edge runs, with their weights.
-
-    The weight of a candidate that ends with a weighted normalization is a vector of equal values (channels,), that of
-    any other a scalar. All of a form are made together, because on an accelerator each call costs time.
+def weigh(
+    groups: Sequence[Group], entries: Mapping[str, PlanEntry], operations: Mapping[str, nn.ModuleList]
+) -> list[Tensor | None]:
+    """Return the weights of candidates, all of a form from a few calls, because on an accelerator each costs time.
 
     Args:
+        groups: The candidates.
         entries: Edge -> its entry in the plan.
         operations: Edge -> its candidates without ``none``, whose index follows theirs.
+
+    Returns:
+        For each group the weights of its candidates, or the weight of a single one, None if they have none. The weight
+        of a candidate that ends with a weighted normalization is a vector of equal values (channels,), that of any
+        other a scalar.
     """
-    running = {edge: list(active(entry, len(operations[edge]))) for edge, entry in entries.items()}
-    given = {edge: weights for edge, entry in entries.items() if (weights := weights_of(entry)) is not None}
-    result: dict[str, Weights] = {edge: [(index, None) for _, index in pairs] for edge, pairs in running.items()}
-    forms: dict[tuple[int, torch.dtype] | None, list[tuple[str, int, int]]] = defaultdict(list)
-    start = 0
-    for edge, weights in given.items():
-        for place, (slot, index) in enumerate(running[edge]):
-            forms[_form(operations[edge][index])].append((edge, place, start + slot))
-        start += len(weights)
-    if forms:
-        together = torch.cat(tuple(given.values()))
-    for form, places in forms.items():
-        chosen = together.index_select(0, _indices(tuple(position for *_, position in places), together.device))
-        if form is not None:
-            channels, dtype = form
-            # PyTorch is slow with an expanded tensor.
-            chosen = chosen.to(dtype).unsqueeze(1).expand(-1, channels).contiguous()
-        for (edge, place, _), weight in zip(places, chosen.unbind(), strict=True):
-            result[edge][place] = (result[edge][place][0], weight)
-    return result
+    given = {edge: of_edge for edge, entry in entries.items() if (of_edge := weights_of(entry)) is not None}
+    positions, start = dict[tuple[str, int], int](), 0
+    for edge, of_edge in given.items():
+        positions |= {(edge, i): start + slot for slot, i in active(entries[edge], len(operations[edge]))}
+        start += len(of_edge)
+    forms: dict[_Form, list[int]] = defaultdict(list)
+    for number in sorted(range(len(groups)), key=lambda number: len(groups[number]) > 1):  # single ones first
+        edge, index = groups[number][0]
+        if edge in given:
+            forms[_form(operations[edge][index])].append(number)
+    weights: list[Tensor | None] = [None] * len(groups)
+    together = torch.cat(tuple(given.values())) if forms else None
+    for form, numbers in forms.items():
+        assert together is not None
+        wanted = tuple(positions[member] for number in numbers for member in groups[number])
+        values = together.index_select(0, _indices(wanted, together.device))
+        if form is not None:  # PyTorch is slow with an expanded tensor
+            values = values.to(form[1]).unsqueeze(1).expand(-1, form[0]).contiguous()
+        sizes = [len(groups[number]) for number in numbers if len(groups[number]) > 1]
+        single, *several = torch.split(values, [len(wanted) - sum(sizes), *sizes]) if sizes else [values]
+        for number, piece in zip(numbers, (*single.unbind(), *several), strict=True):
+            weights[number] = piece
+    return weights
 
 
-def _form(candidate: nn.Module) -> tuple[int, torch.dtype] | None:
-    """Return the channels and the type of the weight of a candidate, None for a scalar."""
+_Form = tuple[int, torch.dtype] | None
+"""The channels and the type of the weight of a candidate, None for a scalar."""
+
+
+def _form(candidate: nn.Module) -> _Form:
     norm = _weighted_norm(candidate)
     if norm is None:
         return None

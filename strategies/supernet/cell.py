@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from contextlib import nullcontext
 from functools import partial
@@ -22,11 +23,22 @@ from search_spaces.genotype_io import sample_of_node
 from strategies.bn_statistics import frozen_bn_stats
 from strategies.derivation import darts, derive_cell, has_fixed_inputs
 from strategies.relaxation import PlanEntry
-from strategies.supernet.architecture import Architecture, Mixed, add, mix, weighted
-from strategies.supernet.candidates import Beginning, Weights, exchange_norms, forward_weighted, split_beginning, weigh
+from strategies.supernet.architecture import Architecture, Mixed, active, add, mix, weighted
+from strategies.supernet.candidates import (
+    Beginning,
+    Group,
+    exchange_norms,
+    forward_weighted,
+    split_beginning,
+    weigh,
+)
+from strategies.supernet.grouped import find_groups, sums_of_groups
 from strategies.supernet.partial_channels import PartialStates, narrow
 from strategies.supernet.parts import NO_PARTS, SupernetParts
 from strategies.supernet.shared_input import SharedInput
+
+Weights = list[tuple[int, Tensor | None]]
+"""The candidates that an edge runs, each with its weight, None for none."""
 
 
 class MixedCell(Mixed):
@@ -103,25 +115,26 @@ class MixedCell(Mixed):
 
     def forward(self, *inputs: Any) -> Any:
         """Follow the plan, with the inputs and the output of the replaced cell."""
-        plan = self.architecture.plan
-        pairs = [(source, target) for target in self.nodes for source in range(target)]
-        edges = {f"{source}->{target}": plan[self.edge(source, target)] for source, target in pairs}
-        weights = weigh(edges, self.operations)
         inputs_list = preprocess_cell_inputs(self.num_predecessors, *inputs)
         states = PartialStates(self.preprocessor(inputs_list), self.parts.partial_channels)
+        factors = {target: self._factors(target) for target in self.nodes}
+        entries = self._running(factors)
+        alone, groups = self._weights(entries)
+        sums: dict[str, Tensor] = {}
         for target in self.nodes:
-            factors = self._factors(target)
             total = passed = None
             for source in range(target):
                 key = f"{source}->{target}"
-                choice = edges[key]
-                if (isinstance(choice, tuple) and not choice) or (factors is not None and source not in factors):
+                if key not in entries:
                     continue
-                part, rest = self._edge(key, choice, weights[key], states, source), None
+                if source in groups:  # all edges that leave the node, at the first of them
+                    begin = partial(self._begin, states)
+                    sums |= sums_of_groups(groups.pop(source), self.operations, begin)
+                part, rest = add(sums.get(key), self._edge(key, entries[key], alone[key], states)), None
                 if states.parts > 1:
                     part = self._zeros(key, states.part(source)) if part is None else part
                     rest = states.rest(source, part.shape)
-                factor = None if factors is None else factors[source]
+                factor = (factors[target] or {}).get(source)
                 if factor is not None:
                     part, rest = (None if x is None else factor * x for x in (part, rest))
                 total, passed = add(total, part), add(passed, rest)
@@ -133,6 +146,47 @@ class MixedCell(Mixed):
             states.append(total, passed)
         out = torch.cat(states.nodes[self.num_predecessors :], self.concat_dim)
         return self.postprocessor(out, inputs_list)
+
+    def _running(self, factors: Mapping[int, Mapping[int, Tensor | None] | None]) -> dict[str, PlanEntry]:
+        """Return the edges that run, each with its entry in the plan.
+
+        Args:
+            factors: Node -> the factor of each of its inputs, None if it has all.
+        """
+        plan = self.architecture.plan
+        return {
+            f"{source}->{target}": entry
+            for target, of_node in factors.items()
+            for source in (range(target) if of_node is None else of_node)
+            if not isinstance(entry := plan[self.edge(source, target)], tuple) or entry
+        }
+
+    def _weights(
+        self, entries: Mapping[str, PlanEntry]
+    ) -> tuple[dict[str, Weights], dict[int, dict[Group, Tensor | None]]]:
+        """Return edge -> the candidates that it runs alone, and node -> the groups that read it, with all weights."""
+        sources = {edge: int(edge.partition("->")[0]) for edge in entries}
+        if self.architecture.grouped and not self.architecture.recompute:
+            groups = find_groups(entries, self.operations, self.beginnings, sources)
+        else:
+            groups = [
+                ((edge, index),)
+                for edge, entry in entries.items()
+                for _, index in active(entry, len(self.operations[edge]))
+            ]
+        alone: dict[str, Weights] = {edge: [] for edge in entries}
+        together: dict[int, dict[Group, Tensor | None]] = defaultdict(dict)
+        for group, weights in zip(groups, weigh(groups, entries, self.operations), strict=True):
+            edge, index = group[0]
+            if len(group) == 1:
+                alone[edge].append((index, weights))
+            else:
+                together[sources[edge]][group] = weights
+        return alone, together
+
+    def _begin(self, states: PartialStates, edge: str, index: int) -> Tensor:
+        """Return the input of a candidate behind what it begins with."""
+        return states.begin(int(edge.partition("->")[0]), self.beginnings[edge][index])
 
     def _factors(self, target: int) -> dict[int, Tensor | None] | None:
         """Return the factor of each input that a node has in the plan, None for 1; None if it has all with 1."""
@@ -150,10 +204,10 @@ class MixedCell(Mixed):
                 factors[source] = add(factors.get(source), weight)
         return factors
 
-    def _edge(self, key: str, choice: PlanEntry, weights: Weights, states: PartialStates, source: int) -> Tensor | None:
+    def _edge(self, key: str, choice: PlanEntry, weights: Weights, states: PartialStates) -> Tensor | None:
         """Return the output of an edge by its entry of the plan, None for zero."""
-        x, beginnings = states.part(source), [self.beginnings[key][index] for index, _ in weights]
-        inputs = [x if beginning is None else states.after(source, beginning) for beginning in beginnings]
+        x = states.part(int(key.partition("->")[0]))
+        inputs = [self._begin(states, key, index) for index, _ in weights]
         if isinstance(choice, tuple) or not self.architecture.recompute or not torch.is_grad_enabled():
             return self._mix(key, choice, weights, x, inputs)
         run = nn.ModuleList(module[key] for module in (self.operations, self.companions) if key in module)

@@ -107,8 +107,10 @@ class PartialStates:
             self._parts[node] = part.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
         return self._parts[node]
 
-    def after(self, node: int, beginning: Beginning) -> Tensor:
-        """Return what candidates begin with for these channels, which all edges that leave the node share."""
+    def begin(self, node: int, beginning: Beginning | None) -> Tensor:
+        """Return these channels behind what candidates begin with, which all edges that leave the node share."""
+        if beginning is None:
+            return self.part(node)
         if (node, beginning) not in self._begun:
             self._begun[node, beginning] = beginning(self.part(node))
         return self._begun[node, beginning]
