@@ -1,6 +1,7 @@
 """What the tests of the strategies share: small real searches."""
 
 import logging
+import math
 from pathlib import Path
 from typing import ClassVar
 
@@ -10,6 +11,7 @@ from nni.nas.evaluator.pytorch import Classification, DataLoader
 from nni.nas.experiment import NasExperiment
 from nni.nas.experiment.config import NasExperimentConfig
 from nni.nas.hub.pytorch import DARTS
+from pytorch_lightning.callbacks import Callback
 from torch.utils.data import TensorDataset
 
 FEW = ("skip_connect", "max_pool_3x3", "sep_conv_3x3")
@@ -20,6 +22,22 @@ class HubDarts(DARTS):
     """Space of NNI's hub with fewer candidates, for the time; test_matrix.py has it with all."""
 
     DARTS_OPS: ClassVar = [*FEW]
+
+
+class CountedBatches(Callback):
+    """Counts the batches in the running statistics of the normalizations of a search.
+
+    Each normalization gets zeros for its input, so that a batch multiplies its running variance by 1 − momentum.
+    """
+
+    def on_fit_start(self, trainer, module):
+        self.norms = [one for one in module.modules() if isinstance(one, torch.nn.BatchNorm2d)]
+        for norm in self.norms:
+            norm.register_forward_pre_hook(lambda _, inputs: 0 * inputs[0])
+
+    def counts(self):
+        """Return the numbers of batches that occur."""
+        return {round(math.log(norm.running_var[0]) / math.log(1 - norm.momentum)) for norm in self.norms}
 
 
 @pytest.fixture(autouse=True)
