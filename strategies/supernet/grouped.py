@@ -118,7 +118,8 @@ def _run(candidates: Sequence[Sequence[Any]], x: Tensor, weights: Tensor | None,
     """Return the outputs of candidates of one kind, each times its weight, concatenated along the channels."""
     if not candidates[0]:
         assert weights is not None
-        return (x.unsqueeze(1) * weights.view(1, -1, *[1] * (x.dim() - 1))).flatten(1, 2)
+        weighted = x.unsqueeze(1) * weights.view(1, -1, *[1] * (x.dim() - 1))
+        return weighted.flatten(1, 2).to(x.dtype)  # as a scalar weight gives it, which has no say in the type
     shared = True
     for depth, layer in enumerate(zip(*candidates, strict=True), start=1):
         if type(layer[0]) is nn.ReLU:
@@ -181,9 +182,8 @@ def _update(statistics: _Statistics) -> None:
         torch._foreach_mul_(variances, [count / max(count - 1, 1) for *_, count in some])  # unbiased
         sizes = [norm.num_features for norm in norms]
         for name, values in (("running_mean", [mean for _, mean, *_ in some]), ("running_var", variances)):
-            torch._foreach_lerp_(
-                [getattr(norm, name) for norm in norms], torch.split(torch.cat(values), sizes), momentum
-            )
+            running = [getattr(norm, name) for norm in norms]
+            torch._foreach_lerp_(running, torch.split(torch.cat(values).to(running[0].dtype), sizes), momentum)
 
 
 def _together(tensors: Sequence[Tensor | None]) -> Tensor | None:
