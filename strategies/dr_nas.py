@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal
 
-import torch
-
+from search_spaces.checks import require
 from search_spaces.deprecation import argument_aliases
 from strategies.base import DifferentiableStrategy
 from strategies.composition import Composition, adam
 from strategies.dirichlet import DirichletEdges, dirichlet_kl
 from strategies.epoch import Epoch, Pruning
+from strategies.noise import chosen_seed
 from strategies.objective import evaluator_loss, total
 from strategies.relaxation import Step, UnfitSettingError
 
@@ -54,9 +54,7 @@ class DrNAS(DifferentiableStrategy):
         reg_scale: Weight of the regularization, at least 0.
         keep: Candidates that every edge keeps after half of the epochs, at least 1. None for all.
         partial_channels: K; candidates run on 1/K of the channels. 1 runs them on all channels.
-        learning_rate: Learning rate of the α optimizer (``arc_learning_rate`` in NNI's strategies), at least 0.
-        betas: Adam betas of the α optimizer, each from 0 to below 1.
-        alpha_scale: Standard deviation of the normal distribution that α is initialized from; 0 for zeros.
+        learning_rate, betas, alpha_scale: See :class:`~strategies.darts.DARTS`.
         warmup_epochs: Epochs in which only weights are trained, at the start and again after ``keep``.
         gradient_clip_val: Maximum norm of the gradient of the weights. None for no limit.
         seed: Seed of the samples. None for PyTorch's seed when the strategy is created.
@@ -81,15 +79,12 @@ class DrNAS(DifferentiableStrategy):
         seed: int | None = None,
         **common: Any,
     ) -> None:
-        if reg_type not in ("l2", "kl"):
-            raise ValueError(f"reg_type: {reg_type!r} should be l2 or kl")
-        if not 0 <= reg_scale < float("inf"):
-            raise ValueError(f"reg_scale: {reg_scale} should be at least 0")
-        if keep is not None and keep < 1:
-            raise ValueError(f"keep: {keep} should be at least 1, or null for all candidates")
+        require("reg_type", repr(reg_type), reg_type in ("l2", "kl"), "l2 or kl")
+        require("reg_scale", reg_scale, 0 <= reg_scale < float("inf"), "at least 0")
+        require("keep", keep, keep is None or keep >= 1, "at least 1, or null for all candidates")
         super().__init__(
             Composition(
-                relaxation=DirichletEdges(torch.initial_seed() if seed is None else seed),
+                relaxation=DirichletEdges(chosen_seed(seed)),
                 optimizer=adam(learning_rate, reg_scale if reg_type == "l2" else 0.0, betas),
                 objective=total(evaluator_loss, dirichlet_kl(reg_scale)) if reg_type == "kl" else evaluator_loss,
                 none=False,
