@@ -91,7 +91,7 @@ class DifferentiableStrategy(OneShotStrategy):
         require("log_eigenvalue_every_n_epoch", every_epoch, every_epoch is None or every_epoch >= 1, LOGS)
         self.log_prob_every_n_step = log_prob_every_n_step
         self.candidates_checked = False
-        self.composition = composition or Composition(**parts)
+        self.composition = composition or _composition(parts)
         self.log_eigenvalue_every_n_epoch = log_eigenvalue_every_n_epoch
         if every_epoch is not None and self.composition.gradient is None:
             raise ValueError(
@@ -243,6 +243,11 @@ class DifferentiableStrategy(OneShotStrategy):
             ValueError: The evaluator has several validation loaders.
         """
         return [_only(val_dataloader_fn(), "validation")] * 2
+
+
+def _composition(parts: Mapping[str, Any]) -> Composition:
+    # A function, so that jsonargparse does not take the parts for arguments of every strategy.
+    return Composition(**parts)
 
 
 class Endless:

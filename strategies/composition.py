@@ -103,6 +103,7 @@ class Composition:
         recompute: Whether to recompute relaxed edges of cells in the backward pass, for less memory and more time.
         partial_channels: K; candidates run on 1/K of the channels, and the others are passed on (PC-DARTS). Candidates
             of layer choices that cannot run on a part run on all of them.
+        wider_partial_channels: K in the second half of the epochs, a smaller one (DrNAS). None for the same.
         topology: Gives the inputs of each node of a cell α of their own. None for none.
         companion: Makes a module beside the candidates of each edge, which derived networks do not have. None for none.
         candidate: Wraps each candidate. None for none.
@@ -133,6 +134,7 @@ class Composition:
     gradient_clip_val: float | None = 5.0
     recompute: bool = False
     partial_channels: int = 1
+    wider_partial_channels: int | None = None
     topology: Topology | None = None
     companion: Companion | None = None
     candidate: Candidate | None = None
@@ -150,12 +152,21 @@ class Composition:
         require("alpha_scale", self.alpha_scale, 0 <= self.alpha_scale < float("inf"), "at least 0")
         require("warmup_epochs", self.warmup_epochs, self.warmup_epochs >= 0, "at least 0")
         require("partial_channels", self.partial_channels, self.partial_channels >= 1, "at least 1")
+        wider, expected = self.wider_partial_channels, f"from 1 to below partial_channels, {self.partial_channels}"
+        require("wider_partial_channels", wider, wider is None or 1 <= wider < self.partial_channels, expected)
         require("weight_steps", self.weight_steps, self.weight_steps >= 1, "at least 1")
 
     @property
     def supernet_parts(self) -> SupernetParts:
         """The parts that the edges of the supernet have."""
-        return SupernetParts(self.derivation, self.partial_channels, self.topology, self.companion, self.candidate)
+        return SupernetParts(
+            self.derivation,
+            self.partial_channels,
+            self.wider_partial_channels,
+            self.topology,
+            self.companion,
+            self.candidate,
+        )
 
     def searches(self, step: Step) -> bool:
         """Return whether α is stepped at a position of the search."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import nn
@@ -35,6 +35,11 @@ def begins_second_stage(epoch: Epoch, start: float) -> bool:
     begins = not epoch.memory.get("second stage")
     epoch.memory["second stage"] = True
     return begins
+
+
+def after_either_warmup(epochs: int) -> Callable[[Step], bool]:
+    """Return whether α is trained in a search of two halves, which it is not in the first epochs of either."""
+    return lambda step: step.epoch >= epochs and not 0 <= 2 * step.epoch - (step.epochs or 0) < 2 * epochs
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from strategies.derivation import darts, derive_cell, has_fixed_inputs
 from strategies.relaxation import PlanEntry
 from strategies.supernet.architecture import Architecture, Mixed, add, mix, weighted
 from strategies.supernet.candidates import forward_weighted, fuse_weight_into_norm, strip_leading_relu
-from strategies.supernet.partial_channels import PartialStates, narrow
+from strategies.supernet.partial_channels import PartialStates
 from strategies.supernet.parts import NO_PARTS, SupernetParts
 from strategies.supernet.shared_input import SharedInput
 
@@ -69,9 +69,7 @@ class MixedCell(Mixed):
         key, architecture = f"{source}->{target}", self.architecture
         self.op_names = tuple(candidates)
         architecture.add_edge(self.edge(source, target), self.op_names, none=architecture.none)
-        if self.parts.partial_channels > 1:
-            for candidate in candidates.values():
-                narrow(candidate, self.parts.partial_channels)
+        candidates = self.parts.narrowed(candidates, architecture)
         companion = self.parts.beside(candidates, architecture)
         if companion is not None:
             self.companions[key] = companion
@@ -105,7 +103,7 @@ class MixedCell(Mixed):
         """Follow the plan, with the inputs and the output of the replaced cell."""
         plan = self.architecture.plan
         inputs_list = preprocess_cell_inputs(self.num_predecessors, *inputs)
-        states = PartialStates(self.preprocessor(inputs_list), self.parts.partial_channels)
+        states = PartialStates(self.preprocessor(inputs_list), self.parts.channels(self.architecture.step))
         for target in self.nodes:
             factors = self._factors(target)
             total = passed = None
