@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
+import pkgutil
 import sys
 from collections import Counter
 from functools import cache
@@ -95,12 +96,31 @@ def import_class(key: str, path: str) -> Any:
 
 
 def _not_imported(key: str, path: str, error: BaseException) -> InputError:
-    """Return the error of a path that cannot be imported, with advice where the module lies in the working folder."""
+    """Return the error of a path that cannot be imported, with the path that may be meant."""
     top = path.partition(".")[0]
-    here = (
-        isinstance(error, ModuleNotFoundError)
-        and error.name == top
-        and (Path(f"{top}.py").is_file() or Path(top).is_dir())
-    )
-    hint = f"; it lies in this folder: PYTHONPATH=. nas-plugins {' '.join(sys.argv[1:2])} …" if here else ""
+    missing = isinstance(error, ModuleNotFoundError) and error.name == top
+    if missing and (Path(f"{top}.py").is_file() or Path(top).is_dir()):
+        hint = f"; it lies in this folder: PYTHONPATH=. nas-plugins {' '.join(sys.argv[1:2])} …"
+    else:
+        meant = _similar(path)
+        hint = f"; did you mean {meant}?" if meant else ""
     return InputError(f"{key}: {path!r} cannot be imported: {type(error).__name__}: {one_line(error)}{hint}")
+
+
+def _similar(path: str) -> str | None:
+    """Return an import path that exists, and differs from another one in the spelling of its first wrong part."""
+    parent, folders, parts = "", None, path.split(".")
+    for place, part in enumerate(parts):
+        known = {module.name for module in pkgutil.iter_modules(folders)}
+        if parent:
+            known.update(name for name in dir(importlib.import_module(parent)) if not name.startswith("_"))
+        if part not in known:
+            close = difflib.get_close_matches(part, known, n=1, cutoff=0.75)
+            return ".".join([*parts[:place], close[0], *parts[place + 1 :]]) if close else None
+        parent = f"{parent}.{part}".lstrip(".")
+        if place + 1 < len(parts):
+            try:
+                folders = getattr(importlib.import_module(parent), "__path__", [])
+            except (Exception, SystemExit):  # the error that is reported
+                return None
+    return None

@@ -78,6 +78,13 @@ class Targets:
         return nn.ModuleDict({metric.key: metric.make(self, each, **settings) for metric in self.task.metrics})
 
 
+def significant(value: float, digits: int) -> str:
+    """Return a number with so many significant digits, and with all those before its point: 1,234,567 and 0.0012346."""
+    if 10 ** (digits - 1) <= abs(value) < 1e15:
+        return f"{value:,.0f}"
+    return f"{value:,.{digits}g}"
+
+
 @dataclass(frozen=True)
 class TaskMetric:
     """Metric of a task.
@@ -110,7 +117,7 @@ class TaskMetric:
         """Return a value, or a mean and a deviation, as text."""
         if self.fraction:
             return " ± ".join(f"{100 * value:.2f}" for value in values) + "%"
-        return " ± ".join(f"{value:.4g}" for value in values)
+        return " ± ".join(significant(value, 4) for value in values)
 
 
 @dataclass(frozen=True)

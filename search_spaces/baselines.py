@@ -12,6 +12,7 @@ import os
 from dataclasses import replace
 from itertools import pairwise
 
+from search_spaces.checks import require
 from search_spaces.edges import Cell, Edge, GenotypeError, fixed_edges
 from search_spaces.genotype import Genotype
 
@@ -77,8 +78,8 @@ def find_baseline(name: str | os.PathLike[str]) -> Genotype:
     Raises:
         ValueError: The name is neither.
     """
-    if not isinstance(name, (str, os.PathLike)):
-        raise ValueError(f"baseline: {name!r} should be one of {', '.join(BASELINES)} or a genotype file")
+    known = f"one of {', '.join(BASELINES)} or a genotype file"
+    require("baseline", repr(name), isinstance(name, (str, os.PathLike)), known)
     if name in BASELINES:
         return BASELINES[str(name)]
     try:

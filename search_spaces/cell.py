@@ -19,7 +19,6 @@ from nni.nas.strategy import Proxyless
 from torch import Tensor, nn
 from torchvision.ops import stochastic_depth
 
-from search_spaces import series
 from search_spaces.edges import INPUTS, Cell, existing_edges
 from search_spaces.operations import FactorizedReduce, derived_operation, relu_conv_bn, searchable
 
@@ -29,13 +28,6 @@ if TYPE_CHECKING:
 
 Make = Callable[[str, int, int], nn.Module]
 """(name, channels, stride) -> an operation."""
-
-
-_PREPROCESSING: dict[int, tuple[Callable[..., nn.Module], Callable[..., nn.Module]]] = {
-    1: (series.FactorizedReduce, series.relu_conv_bn),
-    2: (FactorizedReduce, relu_conv_bn),
-}
-"""Dimensions of the input -> the modules that halve the resolution, and that keep it."""
 
 
 class CellShape(NamedTuple):
@@ -72,12 +64,12 @@ class Preprocess(nn.Module):
 
     def __init__(self, shape: CellShape, affine: bool) -> None:
         super().__init__()
-        reduce, convolve = _PREPROCESSING[shape.dimensions]
+        convolve = partial(relu_conv_bn, affine=affine, dimensions=shape.dimensions)
         if shape.after_reduction:
-            self.before: nn.Module = reduce(shape.before, shape.channels, affine)
+            self.before: nn.Module = FactorizedReduce(shape.before, shape.channels, affine, shape.dimensions)
         else:
-            self.before = convolve(shape.before, shape.channels, affine=affine)
-        self.previous = convolve(shape.previous, shape.channels, affine=affine)
+            self.before = convolve(shape.before, shape.channels)
+        self.previous = convolve(shape.previous, shape.channels)
 
     def forward(self, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Return the older and the newer input, each (batch, channels, height, width)."""

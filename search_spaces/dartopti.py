@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from search_spaces.baselines import find_baseline
+from search_spaces.checks import require
 from search_spaces.edges import INPUTS, Cell, CellAlphas, EdgeName
 from search_spaces.fixed import format_fixed
 from search_spaces.operations import OPERATIONS
@@ -61,8 +62,8 @@ class DartOptiSpace(StackedSpace):
         fixed: Sequence[str] = (),
         dense_head: bool = False,
     ) -> None:
-        if not -math.inf < other_alpha < alpha < math.inf:
-            raise ValueError(f"alpha: {alpha} should be a number above other_alpha, which is {other_alpha}")
+        expected = f"a number above other_alpha, which is {other_alpha}"
+        require("alpha", alpha, -math.inf < other_alpha < alpha < math.inf, expected)
         genotype = find_baseline(baseline)
         labels = [f"cell_{index}" for index in range(len(genotype.cells))]
         nodes = len(genotype.concat)

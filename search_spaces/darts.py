@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from search_spaces.checks import require
 from search_spaces.edges import KINDS, darts_layout, default_reductions
 from search_spaces.genotype import MOST_LAYERS
 from search_spaces.operations import DARTS_OPERATIONS
@@ -67,7 +68,5 @@ class DartsSpace(StackedSpace):
 
 def check_layers(layers: int) -> None:
     """Raise a ValueError for a network too shallow for two reductions or too deep for the memory."""
-    if layers < 3:
-        raise ValueError(f"layers: {layers} should be at least 3, for a normal cell and two reductions")
-    if layers > MOST_LAYERS:
-        raise ValueError(f"layers: {layers} should be at most {MOST_LAYERS}")
+    require("layers", layers, layers >= 3, "at least 3, for a normal cell and two reductions")
+    require("layers", layers, layers <= MOST_LAYERS, f"at most {MOST_LAYERS}")

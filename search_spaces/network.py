@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection
 from torch import Tensor, nn
 
 from search_spaces.cell import CellShape, DiscreteCell
+from search_spaces.checks import require, require_one_of
 from search_spaces.edges import after_cells
 from search_spaces.genotype import Genotype
 from search_spaces.stems import STEMS, AuxiliaryHead, DenseHead, Stem, mlp_classifier
@@ -55,8 +56,7 @@ class Network(nn.Module):
         dense_head: bool = False,
     ) -> None:
         super().__init__()
-        if stem not in STEMS:
-            raise ValueError(f"stem: {stem!r} should be one of {', '.join(STEMS)}")
+        require_one_of("stem", stem, STEMS)
         kind = STEMS[stem]
         _check_minimum("layers", layers, 1)
         _check_minimum("num_classes", num_classes, 1)
@@ -177,5 +177,4 @@ class Network(nn.Module):
 
 
 def _check_minimum(name: str, value: int, minimum: int) -> None:
-    if value < minimum:
-        raise ValueError(f"{name}: {value} should be at least {minimum}")
+    require(name, value, value >= minimum, f"at least {minimum}")

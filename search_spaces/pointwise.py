@@ -28,6 +28,27 @@ class PointwiseConv2d(nn.Conv2d):
         return nn.functional.conv2d(subsample(x, rows, columns, self.first), self.weight)
 
 
+class PointwiseConv1d(nn.Conv1d):
+    """A convolution of one step without bias, which reads every ``stride``-th step.
+
+    Like :class:`PointwiseConv2d` it leaves its stride to a view.
+
+    Args:
+        in_channels: Channels of the input.
+        out_channels: Channels of the output.
+        stride: Distance between the steps that are read.
+        first: The first step that is read.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int = 1, first: int = 0) -> None:
+        super().__init__(in_channels, out_channels, 1, stride, bias=False)
+        self.first = first
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, in_channels, steps) -> (batch, out_channels, steps'), rounded up at first = 0."""
+        return nn.functional.conv1d(x[..., self.first :: self.stride[0]], self.weight)
+
+
 def subsample(x: Tensor, rows: int, columns: int, first: int = 0) -> Tensor:
     """Return every ``rows``-th row and ``columns``-th column of images (…, height, width), as a view.
 

@@ -14,6 +14,7 @@ from nni.nas.space import current_model
 from torch import Tensor, nn
 
 from search_spaces.cell import CellShape, refuse_proxyless, searchable_cell
+from search_spaces.checks import require
 from search_spaces.edges import INPUTS, Fixed, GenotypeError, after_cells, fixed_edges, smallest_set
 from search_spaces.extended_alpha import Alphas, extended_alpha
 from search_spaces.fixed import parse_fixed
@@ -55,8 +56,7 @@ class CellStack:
                 raise ValueError(f"operations: unknown operation {name!r}; known are {', '.join(OPERATIONS)}")
         if len(self.operations) < 2 or len(set(self.operations)) < len(self.operations):
             raise ValueError(f"operations: {list(self.operations)} should be at least two different operations")
-        if self.nodes < 1:
-            raise ValueError(f"nodes: {self.nodes} should be at least 1")
+        require("nodes", self.nodes, self.nodes >= 1, "at least 1")
         parse_fixed(self.fixed, self.nodes, self.labels)
 
     @property

@@ -10,8 +10,6 @@ from typing import Literal
 
 from torch import Tensor, nn
 
-from search_spaces.series import SeriesStem
-
 Stem = Literal["cifar", "imagenet", "tiny_imagenet", "dual_cifar", "dual_imagenet", "dual_tiny_imagenet", "series"]
 """Names of the stems, the keys of :data:`STEMS`."""
 
@@ -67,6 +65,28 @@ class ImageNetStem(nn.Module):
         """(batch, image channels, height, width) -> the inputs s0 and s1 of the first cell."""
         before = self.first(x)
         return before, self.second(before)
+
+
+class SeriesStem(nn.Module):
+    """One convolution of three steps, whose output is both inputs of the first cell.
+
+    Args:
+        in_channels: Channels of the series.
+        channels: Channels of a node of the first cell.
+    """
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__()
+        self.out_channels = 3 * channels
+        self.layers = nn.Sequential(
+            nn.Conv1d(in_channels, self.out_channels, 3, padding=1, bias=False),
+            nn.BatchNorm1d(self.out_channels),
+        )
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(batch, channels of the series, steps) -> the inputs s0 and s1 of the first cell."""
+        x = self.layers(x)
+        return x, x
 
 
 SingleStem = CifarStem | ImageNetStem | SeriesStem

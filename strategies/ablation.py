@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from search_spaces.checks import require, require_one_of
 from search_spaces.network import Network
 from strategies.bn_statistics import batch_stats_only, norms_with_stats
 from strategies.objective import ArchitectureBatch
@@ -68,13 +69,10 @@ class Ablation:
     def __init__(
         self, weight: float, mode: AblationMode = "random", gradient: bool = False, seed: int = 0, interval: int = 1
     ) -> None:
-        if not 0 <= weight < float("inf"):
-            raise ValueError(f"w_abl: {weight} should be at least 0")
-        if mode not in get_args(AblationMode):
-            raise ValueError(f"ablation_mode: {mode!r} should be one of {', '.join(get_args(AblationMode))}")
+        require("w_abl", weight, 0 <= weight < float("inf"), "at least 0")
+        require_one_of("ablation_mode", mode, get_args(AblationMode))
         self.weight, self.mode, self.gradient, self.seed = weight, mode, gradient, seed
-        if interval < 1:
-            raise ValueError(f"contribution_interval: {interval} should be at least 1")
+        require("contribution_interval", interval, interval >= 1, "at least 1")
         self.interval = interval
         self._chain: CellChain | None = None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
+from search_spaces.checks import require
 from search_spaces.deprecation import argument_aliases
 from strategies.base import DifferentiableStrategy
 from strategies.composition import Composition, adam
@@ -19,13 +20,8 @@ class AmendedDARTS(DifferentiableStrategy):
         coefficient: Weight η of the amending term, at least 0; 0 is DARTS with first order.
         epsilon: Step size of both finite differences, above 0; see :func:`~strategies.bilevel.mixed_product`. In bf16
             the compared weights hardly differ, so full precision is needed.
-        learning_rate: Learning rate of the α optimizer (``arc_learning_rate`` in NNI's strategies), at least 0.
-        weight_decay: L2 penalty of the α optimizer, at least 0.
-        betas: Adam betas of the α optimizer, each from 0 to below 1.
-        none: Whether to add the candidate ``none`` to the edges of cells.
-        alpha_scale: Standard deviation of the normal distribution that α is initialized from; 0 for zeros.
-        warmup_epochs: Epochs in which only weights are trained.
-        gradient_clip_val: Maximum norm of the gradient of the weights. None for no limit.
+        learning_rate, weight_decay, betas, none, alpha_scale, warmup_epochs, gradient_clip_val: See
+            :class:`~strategies.darts.DARTS`.
         common: Arguments of all strategies, see :class:`~strategies.base.DifferentiableStrategy`.
 
     Raises:
@@ -46,10 +42,8 @@ class AmendedDARTS(DifferentiableStrategy):
         gradient_clip_val: float | None = 5.0,
         **common: Any,
     ) -> None:
-        if not 0 <= coefficient < float("inf"):
-            raise ValueError(f"coefficient: {coefficient} should be at least 0")
-        if not 0 < epsilon < float("inf"):
-            raise ValueError(f"epsilon: {epsilon} should be above 0")
+        require("coefficient", coefficient, 0 <= coefficient < float("inf"), "at least 0")
+        require("epsilon", epsilon, 0 < epsilon < float("inf"), "above 0")
         inverse = partial(scaled_hessian, coefficient=coefficient, epsilon=epsilon)
         super().__init__(
             Composition(

@@ -16,6 +16,7 @@ from nni.nas.oneshot.pytorch.supermodule.operation import MixedOperation
 from pytorch_lightning.utilities.combined_loader import CombinedLoader
 from torch import nn
 
+from search_spaces.checks import require
 from search_spaces.extensions import HasInitialAlphas
 from search_spaces.space import StackedSpace
 from strategies.composition import Composition, adam, cosine
@@ -37,6 +38,10 @@ from strategies.supernet.mutation import replace_choice
 from strategies.supernet.values import PlanSamplingPolicy
 
 __all__ = ["Composition", "DifferentiableStrategy", "MutationHook", "OneShotStrategy", "adam", "cosine"]
+
+
+LOGS = "at least 1, or null for no such logs"
+"""The distances between two logs that a strategy takes."""
 
 
 class DifferentiableStrategy(OneShotStrategy):
@@ -81,13 +86,17 @@ class DifferentiableStrategy(OneShotStrategy):
         **parts: Any,
     ) -> None:
         super().__init__(mutation_hooks)
-        if log_prob_every_n_step is not None and log_prob_every_n_step < 1:
-            raise ValueError(f"log_prob_every_n_step: {log_prob_every_n_step} should be at least 1, or null for none")
+        every_step, every_epoch = log_prob_every_n_step, log_eigenvalue_every_n_epoch
+        require("log_prob_every_n_step", every_step, every_step is None or every_step >= 1, LOGS)
+        require("log_eigenvalue_every_n_epoch", every_epoch, every_epoch is None or every_epoch >= 1, LOGS)
         self.log_prob_every_n_step = log_prob_every_n_step
         self.candidates_checked = False
         self.composition = composition or _composition(parts)
         self.log_eigenvalue_every_n_epoch = log_eigenvalue_every_n_epoch
-        _check_eigenvalues(log_eigenvalue_every_n_epoch, self.composition)
+        if every_epoch is not None and self.composition.gradient is None:
+            raise ValueError(
+                f"log_eigenvalue_every_n_epoch: {every_epoch} should be null: α is not searched on validation images"
+            )
         self.cost = (cost,) if isinstance(cost, Cost) else tuple(cost)
         self.penalty = expectation_penalty(penalty)
         self.finish = finish if finish is None or isinstance(finish, Finish) else Finish(**finish)
@@ -237,16 +246,8 @@ class DifferentiableStrategy(OneShotStrategy):
 
 
 def _composition(parts: Mapping[str, Any]) -> Composition:
+    # A function, so that jsonargparse does not take the parts for arguments of every strategy.
     return Composition(**parts)
-
-
-def _check_eigenvalues(every: int | None, composition: Composition) -> None:
-    if every is not None and every < 1:
-        raise ValueError(f"log_eigenvalue_every_n_epoch: {every} should be at least 1, or null for no such logs")
-    if every is not None and composition.gradient is None:
-        raise ValueError(
-            f"log_eigenvalue_every_n_epoch: {every} should be null: α is not searched on validation images"
-        )
 
 
 class Endless:

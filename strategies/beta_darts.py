@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from search_spaces.checks import require
 from search_spaces.deprecation import argument_aliases
 from strategies.base import DifferentiableStrategy
 from strategies.composition import Composition, Objective, adam
@@ -28,8 +29,7 @@ def beta_decay(weight: float) -> Objective:
     Raises:
         ValueError: The weight is negative.
     """
-    if not 0 <= weight < float("inf"):
-        raise ValueError(f"weight: {weight} should be at least 0")
+    require("weight", weight, 0 <= weight < float("inf"), "at least 0")
 
     def objective(batch: ArchitectureBatch) -> Tensor:
         alphas = batch.architecture.living_alphas().values()
@@ -47,14 +47,8 @@ class BetaDARTS(DifferentiableStrategy):
 
     Args:
         weight: Weight λ of the β-decay at the end of the search, at least 0. It grows linearly from 0.
-        learning_rate: Learning rate of the α optimizer (``arc_learning_rate`` in NNI's strategies), at least 0.
-        weight_decay: L2 penalty of the α optimizer, at least 0.
-        betas: Adam betas of the α optimizer, each from 0 to below 1.
-        none: Whether to add the candidate ``none`` to the edges of cells.
-        alpha_scale: Standard deviation of the normal distribution that α is initialized from; 0 for zeros.
-        warmup_epochs: Epochs in which only weights are trained.
-        gradient_clip_val: Maximum norm of the gradient of the weights. None for no limit.
-        recompute: Whether to recompute relaxed edges of cells in the backward pass, for less memory and more time.
+        learning_rate, weight_decay, betas, none, alpha_scale, warmup_epochs, gradient_clip_val, recompute: See
+            :class:`~strategies.darts.DARTS`.
         common: Arguments of all strategies, see :class:`~strategies.base.DifferentiableStrategy`.
 
     Raises:

@@ -161,6 +161,7 @@ class BetweenEpochs(Validation):
             val_loss=self._last_val_loss,
             restart=self._restart,
             model=self.model,
+            optimizers=self.trainer.optimizers,
         )
 
     def _restart(self) -> None:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.optim import SGD, Optimizer
 
+from search_spaces.checks import require, require_one_of
 from strategies.rng import isolate_rng
 
 Loss = Callable[[], Tensor]
@@ -94,14 +95,11 @@ def gradient_of(order: Order, xi: float | None = None, epsilon: float = 0.01) ->
     Raises:
         ValueError: The order is unknown, or a number is out of range.
     """
-    if order not in get_args(Order):
-        raise ValueError(f"order: {order!r} should be one of {', '.join(get_args(Order))}")
+    require_one_of("order", order, get_args(Order))
     if xi is not None and order != "second":
         raise ValueError(f"xi: {xi} should be null: order {order!r} has no virtual step")
-    if xi is not None and not 0 <= xi < float("inf"):
-        raise ValueError(f"xi: {xi} should be at least 0, or null for the learning rate of the weights")
-    if not 0 < epsilon < float("inf"):
-        raise ValueError(f"epsilon: {epsilon} should be above 0")
+    require("xi", xi, xi is None or 0 <= xi < float("inf"), "at least 0, or null for the learning rate of the weights")
+    require("epsilon", epsilon, 0 < epsilon < float("inf"), "above 0")
     return {"one-level": None, "first": first_order, "second": partial(second_order, xi=xi, epsilon=epsilon)}[order]
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from search_spaces.checks import require
 from strategies.bilevel import Gradient, first_order
 from strategies.derivation import Derivation, darts
 from strategies.epoch import Pruning, StopRule
@@ -102,6 +103,7 @@ class Composition:
         recompute: Whether to recompute relaxed edges of cells in the backward pass, for less memory and more time.
         partial_channels: K; candidates run on 1/K of the channels, and the others are passed on (PC-DARTS). Candidates
             of layer choices that cannot run on a part run on all of them.
+        wider_partial_channels: K in the second half of the epochs, a smaller one (DrNAS). None for the same.
         topology: Gives the inputs of each node of a cell α of their own. None for none.
         companion: Makes a module beside the candidates of each edge, which derived networks do not have. None for none.
         candidate: Wraps each candidate. None for none.
@@ -132,6 +134,7 @@ class Composition:
     gradient_clip_val: float | None = 5.0
     recompute: bool = False
     partial_channels: int = 1
+    wider_partial_channels: int | None = None
     topology: Topology | None = None
     companion: Companion | None = None
     candidate: Candidate | None = None
@@ -144,21 +147,26 @@ class Composition:
     single_path: bool = False
 
     def __post_init__(self) -> None:
-        if self.gradient_clip_val is not None and not self.gradient_clip_val > 0:
-            raise ValueError(f"gradient_clip_val: {self.gradient_clip_val} should be above 0, or null for no limit")
-        if not 0 <= self.alpha_scale < float("inf"):
-            raise ValueError(f"alpha_scale: {self.alpha_scale} should be at least 0")
-        if self.warmup_epochs < 0:
-            raise ValueError(f"warmup_epochs: {self.warmup_epochs} should be at least 0")
-        if self.partial_channels < 1:
-            raise ValueError(f"partial_channels: {self.partial_channels} should be at least 1")
-        if self.weight_steps < 1:
-            raise ValueError(f"weight_steps: {self.weight_steps} should be at least 1")
+        limit = self.gradient_clip_val
+        require("gradient_clip_val", limit, limit is None or limit > 0, "above 0, or null for no limit")
+        require("alpha_scale", self.alpha_scale, 0 <= self.alpha_scale < float("inf"), "at least 0")
+        require("warmup_epochs", self.warmup_epochs, self.warmup_epochs >= 0, "at least 0")
+        require("partial_channels", self.partial_channels, self.partial_channels >= 1, "at least 1")
+        wider, expected = self.wider_partial_channels, f"from 1 to below partial_channels, {self.partial_channels}"
+        require("wider_partial_channels", wider, wider is None or 1 <= wider < self.partial_channels, expected)
+        require("weight_steps", self.weight_steps, self.weight_steps >= 1, "at least 1")
 
     @property
     def supernet_parts(self) -> SupernetParts:
         """The parts that the edges of the supernet have."""
-        return SupernetParts(self.derivation, self.partial_channels, self.topology, self.companion, self.candidate)
+        return SupernetParts(
+            self.derivation,
+            self.partial_channels,
+            self.wider_partial_channels,
+            self.topology,
+            self.companion,
+            self.candidate,
+        )
 
     def searches(self, step: Step) -> bool:
         """Return whether α is stepped at a position of the search."""
@@ -183,13 +191,29 @@ def adam(learning_rate: float, weight_decay: float, betas: tuple[float, float]) 
         ValueError: A setting is out of range.
     """
     for name, value in (("learning_rate", learning_rate), ("weight_decay", weight_decay)):
-        if not value >= 0:
-            raise ValueError(f"{name}: {value} should be at least 0")
+        require(name, value, value >= 0, "at least 0")
     if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
         raise ValueError(f"betas: {list(betas)} should be two numbers from 0 to below 1")
     first, second = betas
     optimizer = partial(torch.optim.Adam, foreach=True)  # α are many and small
     return partial(optimizer, lr=learning_rate, betas=(float(first), float(second)), weight_decay=weight_decay)
+
+
+def clipped(make: OptimizerFactory, limit: float | None) -> OptimizerFactory:
+    """Return a factory of optimizers that first clip the norm of the gradient of all their α, None for no limit."""
+    if limit is None:
+        return make
+
+    def factory(alphas: Sequence[nn.Parameter]) -> Optimizer:
+        optimizer = make(alphas)
+
+        def clip(*_: object) -> None:
+            nn.utils.clip_grad_norm_(alphas, limit)
+
+        optimizer.register_step_pre_hook(clip)
+        return optimizer
+
+    return factory
 
 
 def cosine(min_learning_rate: float) -> Schedule:
@@ -202,6 +226,5 @@ def cosine(min_learning_rate: float) -> Schedule:
         ValueError: The learning rate is negative.
     """
     low = min_learning_rate
-    if not low >= 0:
-        raise ValueError(f"min_learning_rate: {low} should be at least 0")
+    require("min_learning_rate", low, low >= 0, "at least 0")
     return lambda initial, progress: low + (initial - low) * (1 + math.cos(math.pi * progress)) / 2

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from nni.nas.nn.pytorch import ModelSpace
 
 from search_spaces.deprecation import argument_aliases, renamed_arguments
@@ -12,6 +11,7 @@ from strategies.ablation import Ablation, AblationMode, CellChain
 from strategies.base import DifferentiableStrategy
 from strategies.composition import Composition, adam, cosine
 from strategies.derivation import Method, by_method
+from strategies.noise import chosen_seed
 from strategies.objective import by_cell, evaluator_loss, total, zero_one
 from strategies.relaxation import EveryEdge, sigmoid
 from strategies.stop_rules import small_change
@@ -35,23 +35,16 @@ class DDARTS(DifferentiableStrategy):
         w_01: Weight of the zero-one loss (section 5.2.1), at least 0.
         ablation_mode: Replacement of an ablated cell (Eq. 6). "random": its operations with random weights, as in the
             released code. "skip": the output of the layer before it.
-        ablation_gradient: Whether to differentiate the ablation loss. The released code does not: its contributions
-            are only measured and move no α.
-        derivation: "sparse" or "edge" (section 5.1), or "darts"; see :class:`~strategies.fair_darts.FairDARTS`.
-        threshold: Minimum σ(α) of a kept operation, from 0 to 1; used by "sparse" and "edge".
-        learning_rate: Learning rate of the α optimizer (``arc_learning_rate`` in NNI's strategies) in the first epoch,
-            at least 0.
+        ablation_gradient: Whether to differentiate the ablation loss. The released code only measures contributions.
+        derivation, threshold: See :class:`~strategies.fair_darts.FairDARTS`; section 5.1.
+        learning_rate: Learning rate of the α optimizer in the first epoch, at least 0.
         min_learning_rate: Learning rate at the end of the cosine schedule, at least 0.
-        weight_decay: L2 penalty of the α optimizer, at least 0.
-        betas: Adam betas of the α optimizer, each from 0 to below 1.
-        warmup_epochs: Epochs in which only weights are trained.
-        gradient_clip_val: Maximum norm of the gradient of the weights. None for no limit.
+        weight_decay, betas, warmup_epochs, gradient_clip_val: See :class:`~strategies.darts.DARTS`.
         min_alpha_change: Early stopping: the search ends after an epoch in which the sigmoids of α changed by less
             than this on average, above 0. None disables it.
         seed: Seed of the random weights. None for PyTorch's seed when the strategy is created.
-        contribution_interval: Distance in batches between two measurements of the contributions, at least 1, which
-            cost a pass per cell; the first batch of each epoch is measured. With ``ablation_gradient=True``, every step
-            needs them.
+        contribution_interval: Distance in batches between two measurements of the contributions, at least 1, each a
+            pass per cell; the first is on the first batch of each epoch. ``ablation_gradient=True`` needs every step.
         common: Arguments of all strategies, see :class:`~strategies.base.DifferentiableStrategy`.
 
     Raises:
@@ -79,13 +72,7 @@ class DDARTS(DifferentiableStrategy):
         contribution_interval: int = 50,
         **common: Any,
     ) -> None:
-        ablation = Ablation(
-            w_abl,
-            ablation_mode,
-            ablation_gradient,
-            torch.initial_seed() if seed is None else seed,
-            contribution_interval,
-        )
+        ablation = Ablation(w_abl, ablation_mode, ablation_gradient, chosen_seed(seed), contribution_interval)
         self.w_abl = w_abl
         super().__init__(
             Composition(
@@ -105,11 +92,7 @@ class DDARTS(DifferentiableStrategy):
         )
 
     def mutate_model(self, model: ModelSpace) -> ModelSpace:
-        """Turn the model space into a supernet, in place.
-
-        Raises:
-            ValueError: The space is not a chain of cells, which the ablation loss needs.
-        """
+        """Turn the model space into a supernet, in place; a ValueError if the ablation loss has no chain of cells."""
         model = super().mutate_model(model)
         if self.w_abl > 0:
             CellChain(model)  # raises now instead of at the first architecture step

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from search_spaces.checks import require
 from search_spaces.deprecation import argument_aliases
 from strategies.base import DifferentiableStrategy
 from strategies.composition import Composition, adam
@@ -37,10 +38,8 @@ class AuxiliarySkip(nn.Module):
 
 def auxiliary_skip(beta: float = 1.0, decay: Literal["linear", "cosine"] = "linear") -> Companion:
     """Return the companion that gives an :class:`AuxiliarySkip` to every edge with a candidate ``skip_connect``."""
-    if not 0 <= beta < float("inf"):
-        raise ValueError(f"beta: {beta} should be at least 0")
-    if decay not in ("linear", "cosine"):
-        raise ValueError(f"decay: {decay!r} should be linear or cosine")
+    require("beta", beta, 0 <= beta < float("inf"), "at least 0")
+    require("decay", repr(decay), decay in ("linear", "cosine"), "linear or cosine")
 
     def companion(candidates: Mapping[str, nn.Module], architecture: Architecture) -> nn.Module | None:
         skip = candidates.get("skip_connect")
@@ -58,12 +57,7 @@ class DARTSMinus(DifferentiableStrategy):
     Args:
         beta: Factor β of the auxiliary skip connections at the start of the search, at least 0.
         decay: Decay of β to 0 over the epochs: "linear" or "cosine".
-        learning_rate: Learning rate of the α optimizer (``arc_learning_rate`` in NNI's strategies), at least 0.
-        weight_decay: L2 penalty of the α optimizer, at least 0.
-        betas: Adam betas of the α optimizer, each from 0 to below 1.
-        none: Whether to add the candidate ``none`` to the edges of cells.
-        alpha_scale: Standard deviation of the normal distribution that α is initialized from; 0 for zeros.
-        gradient_clip_val: Maximum norm of the gradient of the weights. None for no limit.
+        learning_rate, weight_decay, betas, none, alpha_scale, gradient_clip_val: See :class:`~strategies.darts.DARTS`.
         common: Arguments of all strategies, see :class:`~strategies.base.DifferentiableStrategy`.
 
     Raises:

@@ -27,14 +27,9 @@ class DARTSPlus(DifferentiableStrategy):
         order: Approximation of the architecture gradient, see :class:`~strategies.darts.DARTS`.
         xi: Step size ξ of the second order, at least 0. None for the current learning rate of the weights.
         epsilon: Step size of the finite difference of the second order, above 0.
-        learning_rate: Learning rate of the α optimizer (``arc_learning_rate`` in NNI's strategies), at least 0.
-        weight_decay: L2 penalty of the α optimizer, at least 0.
-        betas: Adam betas of the α optimizer, each from 0 to below 1.
-        none: Whether to add the candidate ``none`` to the edges of cells.
-        alpha_scale: Standard deviation of the normal distribution that α is initialized from; 0 for zeros.
+        learning_rate, weight_decay, betas, none, alpha_scale: See :class:`~strategies.darts.DARTS`.
         warmup_epochs: Epochs in which only weights are trained; neither criterion counts them.
-        gradient_clip_val: Maximum norm of the gradient of the weights. None for no limit.
-        recompute: Whether to recompute relaxed edges of cells in the backward pass, for less memory and more time.
+        gradient_clip_val, recompute: See :class:`~strategies.darts.DARTS`.
         common: Arguments of all strategies, see :class:`~strategies.base.DifferentiableStrategy`.
 
     Raises:

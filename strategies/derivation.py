@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
+from search_spaces.checks import require
 from search_spaces.edges import NONE, SKIP, CellAlphas, NodeAlphas
 
 
@@ -113,8 +114,7 @@ def derive(cell: CellAlphas, method: Method = "darts", threshold: float = 0.85) 
     Raises:
         ValueError: The method is unknown, or the threshold is out of range.
     """
-    if not 0 <= threshold <= 1:
-        raise ValueError(f"threshold: {threshold} should be from 0 to 1")
+    require("threshold", threshold, 0 <= threshold <= 1, "from 0 to 1")
     if method == "darts":
         return darts(cell)
     if method == "sparse":
@@ -231,6 +231,7 @@ def few_skips(derivation: Derivation, skips: int | None) -> Derivation:
     """
     if skips is None:
         return derivation
+    require("skip_connections", skips, skips >= 0, "at least 0, or null for no limit")
     if isinstance(derivation, ByCell):
         by_cell = {label: few_skips(own, skips) for label, own in derivation.derivations.items()}
         return ByCell(by_cell, few_skips(derivation.others, skips))

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, Literal
 
-import torch
-
+from search_spaces.checks import require
 from search_spaces.deprecation import argument_aliases
 from strategies.base import DifferentiableStrategy
 from strategies.composition import Composition, adam
 from strategies.dirichlet import DirichletEdges, dirichlet_kl
 from strategies.epoch import Epoch, Pruning
+from strategies.noise import chosen_seed
 from strategies.objective import evaluator_loss, total
-from strategies.relaxation import Step, UnfitSettingError
+from strategies.relaxation import UnfitSettingError
+from strategies.stages import after_either_warmup, begins_second_stage
+from strategies.supernet.widening import widen
 
 
-def strongest_halfway(keep: int, warmup_epochs: int = 0) -> Pruning:
-    """Return the pruning that leaves each edge its strongest candidates after half of the epochs.
-
-    Args:
-        keep: Number of candidates.
-        warmup_epochs: Epochs of each half in which only weights are trained.
-    """
+def progress(keep: int | None, wider: int | None, warmup_epochs: int, seed: int) -> Pruning:
+    """Return what changes after half of the epochs: fewer candidates, more channels; arguments as of :class:`DrNAS`."""
 
     def pruning(epoch: Epoch) -> None:
         architecture, epochs = epoch.architecture, epoch.step.epochs
@@ -30,23 +26,23 @@ def strongest_halfway(keep: int, warmup_epochs: int = 0) -> Pruning:
             raise UnfitSettingError(
                 f"warmup_epochs: {warmup_epochs} should be below half of max_epochs, {epochs}: each half has a warm-up"
             )
-        for edge, alphas in architecture.table().items() if epoch.step.progress >= 0.5 else ():
+        if not begins_second_stage(epoch, 0.5):
+            return
+        for edge, alphas in architecture.table().items():
             best = sorted(alphas, key=alphas.__getitem__, reverse=True)[:keep]
             architecture.prune(edge, keep=map(architecture.candidates[edge].index, best))
+        if wider is not None:
+            widen(epoch.model, epoch.optimizers, seed, epoch.step)
 
     return pruning
-
-
-def _outside_second_warmup(warmup_epochs: int) -> Callable[[Step], bool]:
-    """Return a function that returns False in the first epochs of the second half of a search."""
-    return lambda step: not 0 <= 2 * step.epoch - (step.epochs or 0) < 2 * warmup_epochs
 
 
 class DrNAS(DifferentiableStrategy):
     """The DrNAS strategy: the weights of every edge are sampled from a Dirichlet distribution, whose parameters are α.
 
     The defaults are the settings of the released code on NAS-Bench-201. On the space of DARTS it has ``learning_rate:
-    6e-4``, ``partial_channels: 6``, ``keep: 4`` and ``warmup_epochs: 10``, with 36 channels and 20 layers.
+    6e-4``, ``partial_channels: 6``, ``wider_partial_channels: 4``, ``keep: 4`` and ``warmup_epochs: 10``, with 36
+    channels and 20 layers.
 
     Args:
         reg_type: Regularization of α towards the uniform distribution. "l2": an L2 penalty of α. "kl": the divergence
@@ -54,11 +50,10 @@ class DrNAS(DifferentiableStrategy):
         reg_scale: Weight of the regularization, at least 0.
         keep: Candidates that every edge keeps after half of the epochs, at least 1. None for all.
         partial_channels: K; candidates run on 1/K of the channels. 1 runs them on all channels.
-        learning_rate: Learning rate of the α optimizer (``arc_learning_rate`` in NNI's strategies), at least 0.
-        betas: Adam betas of the α optimizer, each from 0 to below 1.
-        alpha_scale: Standard deviation of the normal distribution that α is initialized from; 0 for zeros.
-        warmup_epochs: Epochs in which only weights are trained, at the start and again after ``keep``.
-        gradient_clip_val: Maximum norm of the gradient of the weights. None for no limit.
+        wider_partial_channels: K after half of the epochs, a smaller one. None for the same.
+        learning_rate, betas, alpha_scale: See :class:`~strategies.darts.DARTS`.
+        warmup_epochs: Epochs in which only weights are trained, at the start and, if anything changes then, after half.
+        gradient_clip_val: See :class:`~strategies.darts.DARTS`.
         seed: Seed of the samples. None for PyTorch's seed when the strategy is created.
         common: Arguments of all strategies, see :class:`~strategies.base.DifferentiableStrategy`.
 
@@ -73,6 +68,7 @@ class DrNAS(DifferentiableStrategy):
         reg_scale: float = 1e-3,
         keep: int | None = None,
         partial_channels: int = 1,
+        wider_partial_channels: int | None = None,
         learning_rate: float = 3e-4,
         betas: tuple[float, float] = (0.5, 0.999),
         alpha_scale: float = 1e-3,
@@ -81,15 +77,14 @@ class DrNAS(DifferentiableStrategy):
         seed: int | None = None,
         **common: Any,
     ) -> None:
-        if reg_type not in ("l2", "kl"):
-            raise ValueError(f"reg_type: {reg_type!r} should be l2 or kl")
-        if not 0 <= reg_scale < float("inf"):
-            raise ValueError(f"reg_scale: {reg_scale} should be at least 0")
-        if keep is not None and keep < 1:
-            raise ValueError(f"keep: {keep} should be at least 1, or null for all candidates")
+        require("reg_type", repr(reg_type), reg_type in ("l2", "kl"), "l2 or kl")
+        require("reg_scale", reg_scale, 0 <= reg_scale < float("inf"), "at least 0")
+        require("keep", keep, keep is None or keep >= 1, "at least 1, or null for all candidates")
+        wider, seed = wider_partial_channels, chosen_seed(seed)
+        progressive = keep is not None or wider is not None
         super().__init__(
             Composition(
-                relaxation=DirichletEdges(torch.initial_seed() if seed is None else seed),
+                relaxation=DirichletEdges(seed),
                 optimizer=adam(learning_rate, reg_scale if reg_type == "l2" else 0.0, betas),
                 objective=total(evaluator_loss, dirichlet_kl(reg_scale)) if reg_type == "kl" else evaluator_loss,
                 none=False,
@@ -97,8 +92,9 @@ class DrNAS(DifferentiableStrategy):
                 warmup_epochs=warmup_epochs,
                 gradient_clip_val=gradient_clip_val,
                 partial_channels=partial_channels,
-                pruning=None if keep is None else strongest_halfway(keep, warmup_epochs),
-                trains_alphas=None if keep is None else _outside_second_warmup(warmup_epochs),
+                wider_partial_channels=wider,
+                pruning=progress(keep, wider, warmup_epochs, seed) if progressive else None,
+                trains_alphas=after_either_warmup(warmup_epochs) if progressive else None,
             ),
             **common,
         )

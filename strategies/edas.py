@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
+from search_spaces.checks import require
 from search_spaces.deprecation import argument_aliases, renamed_arguments
 from strategies.base import DifferentiableStrategy
 from strategies.bilevel import Order, gradient_of
 from strategies.composition import Composition, adam
+from strategies.noise import chosen_seed
 from strategies.relaxation import Flip, SampledEdges
 from strategies.sampling import policy
 
@@ -34,9 +34,7 @@ class EDAS(DifferentiableStrategy):
         sampling: Distribution of the relaxed edge: "uniform" (the paper), "cyclic" (each in turn) or "entropy"
             (in proportion to the entropy of the softmax of its α).
         relaxed_edges: Number of edges that an iteration relaxes, at least 1; 1 in the paper.
-        none: Whether to add the candidate ``none`` to the edges of cells.
-        gradient_clip_val: Maximum norm of the gradient of the weights. None for no limit.
-        recompute: Whether to recompute relaxed edges of cells in the backward pass, for less memory and more time.
+        none, gradient_clip_val, recompute: See :class:`~strategies.darts.DARTS`.
         seed: Seed of the sampling. None for PyTorch's seed when the strategy is created.
         order: Approximation of the architecture gradient, see :class:`~strategies.darts.DARTS`; "first" in the paper.
             "one-level" takes 0.6 of the time; whether it finds better networks is open (docs/quality.md).
@@ -68,8 +66,7 @@ class EDAS(DifferentiableStrategy):
         flip: Flip | None = None,
         **common: Any,
     ) -> None:
-        if sign_flip_epochs < 0:
-            raise ValueError(f"sign_flip_epochs: {sign_flip_epochs} should be at least 0")
+        require("sign_flip_epochs", sign_flip_epochs, sign_flip_epochs >= 0, "at least 0")
         if alpha_max and order == "one-level":
             raise ValueError(
                 "alpha_max: true should be false: with order 'one-level' α learns from the pass of the weights, in "
@@ -82,7 +79,7 @@ class EDAS(DifferentiableStrategy):
         super().__init__(
             Composition(
                 relaxation=SampledEdges(
-                    draw=policy(sampling, torch.initial_seed() if seed is None else seed, relaxed_edges),
+                    draw=policy(sampling, chosen_seed(seed), relaxed_edges),
                     sign_flip_epochs=sign_flip_epochs,
                     flip=flip or ("both" if order == "one-level" else "weights"),
                     relax_weights=not alpha_max,

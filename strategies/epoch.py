@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from strategies.relaxation import Plan, Step
 from strategies.supernet.architecture import Architecture
@@ -33,6 +34,7 @@ class Epoch:
         restart: Gives α its initial values and the trained weights new random ones, as far as their modules have a
             ``reset_parameters``, and clears the state of all optimizers. Schedules go on.
         model: The supernet.
+        optimizers: The optimizers of the weights and of α.
     """
 
     architecture: Architecture
@@ -45,6 +47,7 @@ class Epoch:
     val_loss: Callable[[], Tensor]
     restart: Callable[[], None]
     model: nn.Module
+    optimizers: Sequence[Optimizer]
 
 
 class Pruning(Protocol):

@@ -24,12 +24,8 @@ class FairDARTS(DifferentiableStrategy):
             with the best operation of each. "darts" is also the fallback for cells in which no operation reaches the
             threshold, and for cells of third-party spaces.
         threshold: Minimum σ(α) of a kept operation, from 0 to 1; used by "sparse" and "edge".
-        learning_rate: Learning rate of the α optimizer (``arc_learning_rate`` in NNI's strategies), at least 0.
-        weight_decay: L2 penalty of the α optimizer, at least 0.
-        betas: Adam betas of the α optimizer, each from 0 to below 1.
-        alpha_scale: Standard deviation of the normal distribution that α is initialized from; 0 for zeros.
-        warmup_epochs: Epochs in which only weights are trained.
-        gradient_clip_val: Maximum norm of the gradient of the weights. None for no limit.
+        learning_rate, weight_decay, betas, alpha_scale, warmup_epochs, gradient_clip_val: See
+            :class:`~strategies.darts.DARTS`.
         common: Arguments of all strategies, see :class:`~strategies.base.DifferentiableStrategy`.
 
     Raises:

@@ -14,15 +14,16 @@ from nni.nas.nn.pytorch import ModelSpace
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from search_spaces.checks import require
 from search_spaces.edges import NONE
 from strategies.between_epochs import BetweenEpochs
 from strategies.bn_statistics import use_bn_stats
 from strategies.cost.search import CostSearch
 from strategies.distributed import average
 from strategies.memory_format import takes_channels_last
-from strategies.relaxation import Plan, UnfitSettingError
+from strategies.relaxation import Plan
 from strategies.rng import isolate_rng
-from strategies.validation import CALIBRATION_BATCHES, UNLOGGED, lower_is_better, without_warnings
+from strategies.validation import CALIBRATION_BATCHES, UNLOGGED, score, without_warnings
 
 STATE = "nas_plugins_finish"
 """Key of a checkpoint for what a finish has found."""
@@ -61,10 +62,8 @@ class Finish:
     space: Mapping[str, Any] | Callable[[], ModelSpace] | None = None
 
     def __post_init__(self) -> None:
-        if self.architectures < 2:
-            raise ValueError(f"finish.architectures: {self.architectures} should be at least 2")
-        if self.steps < 0:
-            raise ValueError(f"finish.steps: {self.steps} should be at least 0")
+        require("finish.architectures", self.architectures, self.architectures >= 2, "at least 2")
+        require("finish.steps", self.steps, self.steps >= 0, "at least 0")
         if self.space is not None and self.steps == 0:
             raise ValueError("finish.steps: 0 should be at least 1 with a space, whose networks begin with new weights")
 
@@ -73,20 +72,13 @@ class Finish:
         """Return the name of the metric."""
         return self.metric or "val_acc"
 
-    def check(self, metrics: Mapping[str, Any]) -> None:
-        """Check that the metric is among those that an evaluator logs.
+    def score(self, metrics: Mapping[str, float]) -> float:
+        """Return the score of validated metrics; higher is better.
 
         Raises:
-            UnfitSettingError: It is not.
+            UnfitSettingError: The evaluator does not log the metric.
         """
-        if self.measured not in metrics:
-            known = ", ".join(metrics) or "what validation_step logs, which is nothing"
-            raise UnfitSettingError(f"finish.metric: {self.measured!r} should be one of {known}")
-
-    def score(self, metrics: Mapping[str, float]) -> float:
-        """Return the score of validated metrics; higher is better."""
-        self.check(metrics)
-        return -metrics[self.measured] if lower_is_better(self.measured) else metrics[self.measured]
+        return score(metrics, self.measured, "finish.metric")
 
 
 class FinishArguments(TypedDict, total=False):
@@ -168,7 +160,7 @@ class Finishing(CostSearch):
         super().on_train_epoch_start()
         validated = [name for name in self.trainer.callback_metrics if not name.startswith("train_")]
         if self.finish is not None and validated:
-            self.finish.check(dict.fromkeys(validated))
+            self.finish.score(dict.fromkeys(validated, 0.0))  # raises if there is no such metric
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int, *args: Any, **kwargs: Any) -> None:
         """Rank after the last batch of the search, before its validation."""

@@ -11,6 +11,7 @@ from strategies.base import DifferentiableStrategy
 from strategies.bilevel import BilevelProblem, Gradients, first_order
 from strategies.composition import Composition, adam
 from strategies.gumbel import HardGumbelSoftmax
+from strategies.noise import chosen_seed
 
 
 def first_order_of_all(problem: BilevelProblem) -> Gradients:
@@ -30,13 +31,8 @@ class GDAS(DifferentiableStrategy):
     Args:
         tau_max: Temperature τ of the Gumbel-softmax in the first epoch.
         tau_min: τ in the last epoch, above 0; it falls linearly.
-        learning_rate: Learning rate of the α optimizer (``arc_learning_rate`` in NNI's strategies), at least 0.
-        weight_decay: L2 penalty of the α optimizer, at least 0.
-        betas: Adam betas of the α optimizer, each from 0 to below 1.
-        none: Whether to add the candidate ``none`` to the edges of cells.
-        alpha_scale: Standard deviation of the normal distribution that α is initialized from; 0 for zeros.
-        warmup_epochs: Epochs in which only weights are trained.
-        gradient_clip_val: Maximum norm of the gradient of the weights. None for no limit.
+        learning_rate, weight_decay, betas, none, alpha_scale, warmup_epochs, gradient_clip_val: See
+            :class:`~strategies.darts.DARTS`.
         seed: Seed of the samples. None for PyTorch's seed when the strategy is created.
         common: Arguments of all strategies, see :class:`~strategies.base.DifferentiableStrategy`.
 
@@ -61,7 +57,7 @@ class GDAS(DifferentiableStrategy):
     ) -> None:
         super().__init__(
             Composition(
-                relaxation=HardGumbelSoftmax(torch.initial_seed() if seed is None else seed, tau_max, tau_min),
+                relaxation=HardGumbelSoftmax(chosen_seed(seed), tau_max, tau_min),
                 optimizer=adam(learning_rate, weight_decay, betas),
                 gradient=first_order_of_all,
                 none=none,

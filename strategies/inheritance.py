@@ -70,13 +70,11 @@ def inherit(supernet: ModelSpace, sample: Sample) -> nn.Module:
 
 def _refuse_partial_channels(supernet: nn.Module) -> None:
     for module in supernet.modules():
-        if isinstance(module, MixedCell):
-            parts = module.parts.partial_channels
-        else:
-            parts = module.partial_channels if isinstance(module, MixedLayer) else 1
-        if parts > 1:
+        if (isinstance(module, MixedCell) and module.parts.partial_channels > 1) or (
+            isinstance(module, MixedLayer) and module.partial
+        ):
             raise InheritanceError(
-                f"partial channels: the candidates of {module.label!r} have weights for 1/{parts} of the channels, "
+                f"partial channels: the candidates of {module.label!r} have weights for a part of the channels, "
                 "which do not fit a derived network: train it with new weights"
             )
 

@@ -10,6 +10,11 @@ from torch import Tensor
 from strategies.relaxation import Alphas, Step
 
 
+def chosen_seed(seed: int | None) -> int:
+    """Return a seed, PyTorch's where it is None."""
+    return torch.initial_seed() if seed is None else seed
+
+
 def generator(seed: int, step: Step, name: str = "") -> torch.Generator:
     """Return a generator on the CPU that the seed, the iteration and the name determine.
 

@@ -9,6 +9,7 @@ from typing import Protocol, TypeVar
 import torch
 from torch import Tensor, nn
 
+from search_spaces.checks import require
 from strategies.relaxation import Step
 from strategies.supernet.architecture import Architecture
 
@@ -114,8 +115,7 @@ def zero_one(weight: float, grouping: Grouping = one_group) -> Objective:
     Raises:
         ValueError: The weight is negative.
     """
-    if not 0 <= weight < float("inf"):
-        raise ValueError(f"w_01: {weight} should be at least 0")
+    require("w_01", weight, 0 <= weight < float("inf"), "at least 0")
 
     def objective(batch: ArchitectureBatch) -> Tensor:
         groups = grouping(batch.architecture.living_alphas())

@@ -3,26 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from typing import Any
-
-import torch
 
 from search_spaces.deprecation import argument_aliases
 from strategies.base import DifferentiableStrategy
-from strategies.bilevel import BilevelProblem, Gradients, first_order
-from strategies.composition import Composition, adam
+from strategies.composition import Composition, adam, clipped
 from strategies.derivation import ByCell, darts, few_skips
 from strategies.relaxation import EveryEdge, softmax
 from strategies.stages import Stages
-
-
-def clipped(problem: BilevelProblem, limit: float | None) -> Gradients:
-    """Return the first-order gradient of α, scaled down to a norm of at most ``limit``."""
-    gradients = first_order(problem)
-    norm = torch.nn.utils.get_total_norm([gradient for gradient in gradients if gradient is not None])
-    scale = 1.0 if limit is None else torch.clamp(limit / (norm + 1e-6), max=1.0)
-    return [None if gradient is None else gradient * scale for gradient in gradients]
 
 
 class PDARTS(DifferentiableStrategy):
@@ -41,7 +29,7 @@ class PDARTS(DifferentiableStrategy):
         skip_connections: Maximum number of skip connections in the derived cell ``normal``. None for no limit.
         learning_rate, weight_decay, betas, none, alpha_scale: See :class:`~strategies.darts.DARTS`.
         gradient_clip_val: Maximum norm of the gradient of the weights, and of that of α. None for no limit.
-        mutation_hooks, log_prob_every_n_step: See :class:`~strategies.darts.DARTS`.
+        common: Arguments of all strategies, see :class:`~strategies.base.DifferentiableStrategy`.
 
     Raises:
         ValueError: A setting is out of range.
@@ -62,14 +50,11 @@ class PDARTS(DifferentiableStrategy):
         gradient_clip_val: float | None = 5.0,
         **common: Any,
     ) -> None:
-        if skip_connections is not None and skip_connections < 0:
-            raise ValueError(f"skip_connections: {skip_connections} should be at least 0, or null for no limit")
         stages = Stages(keep, dropout, warmup)
         super().__init__(
             Composition(
                 relaxation=EveryEdge(softmax),
-                optimizer=adam(learning_rate, weight_decay, betas),
-                gradient=partial(clipped, limit=gradient_clip_val),
+                optimizer=clipped(adam(learning_rate, weight_decay, betas), gradient_clip_val),
                 derivation=ByCell({"normal": few_skips(darts, skip_connections)}, darts),
                 none=none,
                 alpha_scale=alpha_scale,

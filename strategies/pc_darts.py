@@ -45,14 +45,9 @@ class PCDARTS(DifferentiableStrategy):
         partial_channels: K; candidates run on 1/K of the channels of a node. K divides the channels of the space, and
             each part has at least two for the strided ``skip_connect``. 1 runs them on all channels.
         edge_normalization: Whether the inputs of each node have weights β.
-        learning_rate: Learning rate of the α optimizer (``arc_learning_rate`` in NNI's strategies), at least 0.
-        weight_decay: L2 penalty of the α optimizer, at least 0.
-        betas: Adam betas of the α optimizer, each from 0 to below 1.
-        none: Whether to add the candidate ``none`` to the edges of cells.
+        learning_rate, weight_decay, betas, none: See :class:`~strategies.darts.DARTS`.
         alpha_scale: Standard deviation of the normal distribution that α and β are initialized from; 0 for zeros.
-        warmup_epochs: Epochs in which only weights are trained.
-        gradient_clip_val: Maximum norm of the gradient of the weights. None for no limit.
-        recompute: Whether to recompute relaxed edges of cells in the backward pass, for less memory and more time.
+        warmup_epochs, gradient_clip_val, recompute: See :class:`~strategies.darts.DARTS`.
         common: Arguments of all strategies, see :class:`~strategies.base.DifferentiableStrategy`.
 
     Raises:

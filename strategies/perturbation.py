@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from search_spaces.checks import require, require_one_of
 from strategies.composition import Perturbation
 from strategies.noise import uniform
 from strategies.relaxation import Plan, Step
@@ -34,12 +35,10 @@ def perturbed(kind: Kind, epsilon: float, min_epsilon: float, attack_steps: int,
     Raises:
         ValueError: A setting is out of range.
     """
-    if kind not in get_args(Kind):
-        raise ValueError(f"perturbation: {kind!r} should be one of {', '.join(get_args(Kind))}")
-    if not 0 <= min_epsilon <= epsilon < float("inf"):
-        raise ValueError(f"epsilon: {epsilon} should be at least min_epsilon, {min_epsilon}, which is at least 0")
-    if attack_steps < 1:
-        raise ValueError(f"attack_steps: {attack_steps} should be at least 1")
+    require_one_of("perturbation", kind, get_args(Kind))
+    expected = f"at least min_epsilon, {min_epsilon}, which is at least 0"
+    require("epsilon", epsilon, 0 <= min_epsilon <= epsilon < float("inf"), expected)
+    require("attack_steps", attack_steps, attack_steps >= 1, "at least 1")
 
     def perturb(plan: Plan, loss: Callable[[Plan], Tensor], step: Step) -> Plan:
         weights = {edge: entry for edge, entry in plan.items() if isinstance(entry, Tensor)}

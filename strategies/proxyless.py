@@ -13,6 +13,7 @@ from search_spaces.deprecation import argument_aliases
 from strategies.base import DifferentiableStrategy
 from strategies.composition import Composition, OptimizerFactory, adam
 from strategies.gumbel import BinaryGates
+from strategies.noise import chosen_seed
 
 
 def rescaled(make: OptimizerFactory) -> OptimizerFactory:
@@ -53,13 +54,8 @@ class Proxyless(DifferentiableStrategy):
 
     Args:
         weight_steps: Number of weight steps for each architecture step, at least 1.
-        learning_rate: Learning rate of the α optimizer (``arc_learning_rate`` in NNI's strategies), at least 0.
-        weight_decay: L2 penalty of the α optimizer, at least 0.
-        betas: Adam betas of the α optimizer, each from 0 to below 1.
-        none: Whether to add the candidate ``none`` to the edges of cells.
-        alpha_scale: Standard deviation of the normal distribution that α is initialized from; 0 for zeros.
-        warmup_epochs: Epochs in which only weights are trained.
-        gradient_clip_val: Maximum norm of the gradient of the weights. None for no limit.
+        learning_rate, weight_decay, betas, none, alpha_scale, warmup_epochs, gradient_clip_val: See
+            :class:`~strategies.darts.DARTS`.
         seed: Seed of the samples. None for PyTorch's seed when the strategy is created.
         common: Arguments of all strategies, see :class:`~strategies.base.DifferentiableStrategy`.
 
@@ -83,7 +79,7 @@ class Proxyless(DifferentiableStrategy):
     ) -> None:
         super().__init__(
             Composition(
-                relaxation=BinaryGates(torch.initial_seed() if seed is None else seed),
+                relaxation=BinaryGates(chosen_seed(seed)),
                 optimizer=rescaled(adam(learning_rate, weight_decay, betas)),
                 none=none,
                 alpha_scale=alpha_scale,

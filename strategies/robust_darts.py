@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
-from torchvision.ops import stochastic_depth
+from torch import nn
 
+from search_spaces.checks import require
 from search_spaces.deprecation import argument_aliases
 from strategies.base import DifferentiableStrategy
 from strategies.bilevel import Order, gradient_of
 from strategies.composition import Composition, adam
+from strategies.dropout import ScheduledDropout, drop_paths, linear_rate
 from strategies.relaxation import EveryEdge, softmax
 from strategies.stop_rules import dominant_eigenvalue
 from strategies.supernet.architecture import Architecture
@@ -33,12 +34,7 @@ class RobustDARTS(DifferentiableStrategy):
         order: Approximation of the architecture gradient, see :class:`~strategies.darts.DARTS`.
         xi: Step size ξ of the second order, at least 0. None for the current learning rate of the weights.
         epsilon: Step size of the finite difference of the second order, above 0.
-        learning_rate: Learning rate of the α optimizer (``arc_learning_rate`` in NNI's strategies), at least 0.
-        weight_decay: L2 penalty of the α optimizer, at least 0.
-        betas: Adam betas of the α optimizer, each from 0 to below 1.
-        none: Whether to add the candidate ``none`` to the edges of cells.
-        alpha_scale: Standard deviation of the normal distribution that α is initialized from; 0 for zeros.
-        gradient_clip_val: Maximum norm of the gradient of the weights. None for no limit.
+        learning_rate, weight_decay, betas, none, alpha_scale, gradient_clip_val: See :class:`~strategies.darts.DARTS`.
         common: Arguments of all strategies, see :class:`~strategies.base.DifferentiableStrategy`.
 
     Raises:
@@ -65,14 +61,13 @@ class RobustDARTS(DifferentiableStrategy):
         gradient_clip_val: float | None = 5.0,
         **common: Any,
     ) -> None:
-        if not 0 <= drop_path < 1:
-            raise ValueError(f"drop_path: {drop_path} should be from 0 to below 1")
+        require("drop_path", drop_path, 0 <= drop_path < 1, "from 0 to below 1")
         if stop_factor is not None and order == "one-level":
             raise ValueError("order: 'one-level' should be 'first' or 'second': the stop needs validation batches")
         stop = None if stop_factor is None else dominant_eigenvalue(stop_factor, every, window, distance, start)
 
         def dropped(name: str, module: nn.Module, architecture: Architecture) -> nn.Module:
-            return nn.Sequential(module, DropPath(drop_path, architecture))
+            return nn.Sequential(module, ScheduledDropout(drop_paths, linear_rate(drop_path), architecture))
 
         super().__init__(
             Composition(
@@ -87,23 +82,3 @@ class RobustDARTS(DifferentiableStrategy):
             ),
             **common,
         )
-
-
-class DropPath(nn.Module):
-    """Replaces the output of a candidate by zeros for random images of a training batch, and scales the others up.
-
-    Args:
-        probability: Probability in the last epoch of the search; it grows linearly from 0 in the first.
-        architecture: The architecture, whose step is the position of the search.
-    """
-
-    def __init__(self, probability: float, architecture: Architecture) -> None:
-        super().__init__()
-        self.probability = probability
-        self._architecture = (architecture,)  # in a tuple, so that α is not among the parameters of the network
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return a tensor of the same shape (batch, …)."""
-        step = self._architecture[0].step
-        last = max((step.epochs or 1) - 1, 1)
-        return stochastic_depth(x, self.probability * min(step.epoch / last, 1), "row", self.training)

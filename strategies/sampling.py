@@ -11,6 +11,7 @@ import random
 from collections.abc import Callable
 from functools import partial
 
+from search_spaces.checks import require, require_one_of
 from strategies.relaxation import Alphas, rows
 
 Draw = Callable[[Alphas, int], list[str]]
@@ -72,10 +73,8 @@ def policy(name: str, seed: int, count: int = 1) -> Draw:
     Raises:
         ValueError: The policy is unknown, or the count is below 1. When called: there are fewer edges than the count.
     """
-    if name not in SAMPLING:
-        raise ValueError(f"sampling: {name!r} should be one of {', '.join(SAMPLING)}")
-    if count < 1:
-        raise ValueError(f"relaxed_edges: {count} should be at least 1")
+    require_one_of("sampling", name, SAMPLING)
+    require("relaxed_edges", count, count >= 1, "at least 1")
     draw = partial(SAMPLING[name], seed=seed, count=count)
 
     def checked(alphas: Alphas, iteration: int) -> list[str]:

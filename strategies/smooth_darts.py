@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-
 from search_spaces.deprecation import argument_aliases
 from strategies.base import DifferentiableStrategy
 from strategies.composition import Composition, adam
+from strategies.noise import chosen_seed
 from strategies.perturbation import Kind, perturbed
 from strategies.relaxation import EveryEdge, softmax
 
@@ -24,13 +23,8 @@ class SmoothDARTS(DifferentiableStrategy):
         epsilon: Largest change of a softmax weight at the end of the search, at least 0.
         min_epsilon: The same at its start, at least 0. In between it grows linearly over the epochs.
         attack_steps: Gradient steps of an adversarial perturbation, at least 1.
-        learning_rate: Learning rate of the α optimizer (``arc_learning_rate`` in NNI's strategies), at least 0.
-        weight_decay: L2 penalty of the α optimizer, at least 0.
-        betas: Adam betas of the α optimizer, each from 0 to below 1.
-        none: Whether to add the candidate ``none`` to the edges of cells.
-        alpha_scale: Standard deviation of the normal distribution that α is initialized from; 0 for zeros.
-        warmup_epochs: Epochs in which only weights are trained.
-        gradient_clip_val: Maximum norm of the gradient of the weights. None for no limit.
+        learning_rate, weight_decay, betas, none, alpha_scale, warmup_epochs, gradient_clip_val: See
+            :class:`~strategies.darts.DARTS`.
         seed: Seed of the noise. None for PyTorch's seed when the strategy is created.
         common: Arguments of all strategies, see :class:`~strategies.base.DifferentiableStrategy`.
 
@@ -55,12 +49,11 @@ class SmoothDARTS(DifferentiableStrategy):
         seed: int | None = None,
         **common: Any,
     ) -> None:
-        seed = torch.initial_seed() if seed is None else seed
         super().__init__(
             Composition(
                 relaxation=EveryEdge(softmax),
                 optimizer=adam(learning_rate, weight_decay, betas),
-                perturbation=perturbed(perturbation, epsilon, min_epsilon, attack_steps, seed),
+                perturbation=perturbed(perturbation, epsilon, min_epsilon, attack_steps, chosen_seed(seed)),
                 none=none,
                 alpha_scale=alpha_scale,
                 warmup_epochs=warmup_epochs,

@@ -2,36 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
-from torch.optim import Optimizer
 
+from search_spaces.checks import require
 from search_spaces.deprecation import argument_aliases
 from strategies.base import DifferentiableStrategy
-from strategies.composition import Composition, OptimizerFactory, adam
-from strategies.gumbel import ConcreteEdges
+from strategies.composition import Composition, adam, clipped
+from strategies.gumbel import SampledPath
+from strategies.noise import chosen_seed
+from strategies.relaxation import Alphas, Plan, Step
 
 
-def clipped(make: OptimizerFactory, limit: float | None) -> OptimizerFactory:
-    """Return a factory of optimizers that first clip the norm of the gradient of all their α."""
-    if limit is None:
-        return make
-    if not limit > 0:
-        raise ValueError(f"alpha_clip_val: {limit} should be above 0, or null for no limit")
+class ConcreteEdges(SampledPath):
+    """Every edge mixes its candidates with a sample of the concrete distribution of its α (SNAS, section 2.2)::
 
-    def factory(alphas: Sequence[nn.Parameter]) -> Optimizer:
-        optimizer = make(alphas)
+        softmax((α + noise) / temperature)
 
-        def clip(*_: object) -> None:
-            nn.utils.clip_grad_norm_(alphas, limit)
+    Args: See :class:`SNAS`.
+    """
 
-        optimizer.register_step_pre_hook(clip)
-        return optimizer
+    def __init__(self, seed: int, initial_temperature: float = 1.0, final_temperature: float = 0.03) -> None:
+        super().__init__(seed)
+        first, last = initial_temperature, final_temperature
+        expected = f"above 0 and at most initial_temperature, {first}"
+        require("final_temperature", last, 0 < last <= first < float("inf"), expected)
+        self.initial, self.final = first, last
 
-    return factory
+    def temperature(self, step: Step) -> float:
+        """Return the temperature of an epoch."""
+        return self.initial - (self.initial - self.final) * step.progress
+
+    def architecture(self, alphas: Alphas, step: Step) -> Plan:
+        """Return the plan of a step; gradients reach all α."""
+        temperature = self.temperature(step)
+        return {edge: torch.softmax(noisy / temperature, dim=0) for edge, noisy in self.noisy(alphas, step).items()}
+
+    weights = architecture
 
 
 class SNAS(DifferentiableStrategy):
@@ -45,15 +53,9 @@ class SNAS(DifferentiableStrategy):
     Args:
         initial_temperature: Temperature of the concrete distribution in the first epoch.
         final_temperature: Temperature at the end of the search, above 0; it falls linearly.
-        learning_rate: Learning rate of the α optimizer (``arc_learning_rate`` in NNI's strategies), at least 0.
-        weight_decay: L2 penalty of the α optimizer, at least 0.
-        betas: Adam betas of the α optimizer, each from 0 to below 1.
-        none: Whether to add the candidate ``none`` to the edges of cells.
-        alpha_scale: Standard deviation of the normal distribution that α is initialized from; 0 for zeros.
+        learning_rate, weight_decay, betas, none, alpha_scale: See :class:`~strategies.darts.DARTS`.
         alpha_clip_val: Maximum norm of the gradient of α. None for no limit.
-        warmup_epochs: Epochs in which only weights are trained.
-        gradient_clip_val: Maximum norm of the gradient of the weights. None for no limit.
-        recompute: Whether to recompute relaxed edges of cells in the backward pass, for less memory and more time.
+        warmup_epochs, gradient_clip_val, recompute: See :class:`~strategies.darts.DARTS`.
         seed: Seed of the samples. None for PyTorch's seed when the strategy is created.
         common: Arguments of all strategies, see :class:`~strategies.base.DifferentiableStrategy`.
 
@@ -78,12 +80,12 @@ class SNAS(DifferentiableStrategy):
         seed: int | None = None,
         **common: Any,
     ) -> None:
+        limit = alpha_clip_val
+        require("alpha_clip_val", limit, limit is None or limit > 0, "above 0, or null for no limit")
         super().__init__(
             Composition(
-                relaxation=ConcreteEdges(
-                    torch.initial_seed() if seed is None else seed, initial_temperature, final_temperature
-                ),
-                optimizer=clipped(adam(learning_rate, weight_decay, betas), alpha_clip_val),
+                relaxation=ConcreteEdges(chosen_seed(seed), initial_temperature, final_temperature),
+                optimizer=clipped(adam(learning_rate, weight_decay, betas), limit),
                 gradient=None,
                 none=none,
                 alpha_scale=alpha_scale,

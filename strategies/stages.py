@@ -3,20 +3,43 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional
 
-from search_spaces.edges import NONE
+from search_spaces.checks import require
+from search_spaces.edges import NONE, SKIP
 from search_spaces.extensions import HasStages
+from strategies.dropout import ScheduledDropout
 from strategies.epoch import Epoch
 from strategies.relaxation import Step
 from strategies.supernet.architecture import Architecture
 
 DECAY = 0.2
 """Rate per epoch at which the dropout decays while α is trained, as in the released code."""
+
+
+def begins_second_stage(epoch: Epoch, start: float) -> bool:
+    """Return whether a search of two stages enters its second, once in a search; the space enters it too.
+
+    Args:
+        epoch: The epoch that begins.
+        start: Share of the epochs after which the second stage begins.
+    """
+    if epoch.step.progress < start:
+        return False
+    if isinstance(epoch.model, HasStages):
+        epoch.model.enter_stage(1)  # in every epoch, as a resumed search needs it
+    begins = not epoch.memory.get("second stage")
+    epoch.memory["second stage"] = True
+    return begins
+
+
+def after_either_warmup(epochs: int) -> Callable[[Step], bool]:
+    """Return whether α is trained in a search of two halves, which it is not in the first epochs of either."""
+    return lambda step: step.epoch >= epochs and not 0 <= 2 * step.epoch - (step.epochs or 0) < 2 * epochs
 
 
 @dataclass(frozen=True)
@@ -42,8 +65,7 @@ class Stages:
         if len(self.dropout) != len(self.keep) + 1 or not all(0 <= rate < 1 for rate in self.dropout):
             stages = len(self.keep) + 1
             raise ValueError(f"dropout: {list(self.dropout)} should be {stages} rates from 0 to below 1, one a stage")
-        if not 0 <= self.warmup < 1:
-            raise ValueError(f"warmup: {self.warmup} should be from 0 to below 1")
+        require("warmup", self.warmup, 0 <= self.warmup < 1, "from 0 to below 1")
 
     def place(self, step: Step) -> tuple[int, int, int]:
         """Return the index of the stage, the completed epochs of the stage, and all its epochs."""
@@ -83,16 +105,6 @@ class Stages:
 
     def with_dropout(self, name: str, module: nn.Module, architecture: Architecture) -> nn.Module:
         """Return a candidate with dropout behind it if it is an identity (section 3.2.2): a wrapper of candidates."""
-        if name != "skip_connect" or not isinstance(module, nn.Identity):
+        if name != SKIP or not isinstance(module, nn.Identity):
             return module
-        return nn.Sequential(module, _StagedDropout(self, architecture))
-
-
-class _StagedDropout(nn.Module):
-    def __init__(self, stages: Stages, architecture: Architecture) -> None:
-        super().__init__()
-        self.stages = stages
-        self._architecture = (architecture,)  # in a tuple, so that it is no submodule
-
-    def forward(self, x: Tensor) -> Tensor:
-        return functional.dropout(x, self.stages.dropout_rate(self._architecture[0].step)) if self.training else x
+        return nn.Sequential(module, ScheduledDropout(functional.dropout, self.dropout_rate, architecture))

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
+from search_spaces.checks import require
 from search_spaces.edges import SKIP
 from strategies.bn_statistics import by_batch_statistics
 from strategies.epoch import AlphaTable, Epoch, StopRule
@@ -37,8 +38,7 @@ def small_change(minimum: float) -> StopRule:
     Raises:
         ValueError: The minimum is out of range.
     """
-    if not minimum > 0:
-        raise ValueError(f"min_alpha_change: {minimum} should be above 0, or null for a search of all epochs")
+    require("min_alpha_change", minimum, minimum > 0, "above 0, or null for a search of all epochs")
 
     def rule(epoch: Epoch) -> bool:
         changes = [
@@ -62,8 +62,7 @@ def skip_count(limit: int = 2) -> StopRule:
     Raises:
         ValueError: The limit is out of range.
     """
-    if limit < 1:
-        raise ValueError(f"skip_limit: {limit} should be at least 1, or null for no such rule")
+    require("skip_limit", limit, limit >= 1, "at least 1, or null for no such rule")
 
     def rule(epoch: Epoch) -> bool:
         cells = Counter(label.rpartition("/")[0] for label, choice in epoch.sample.items() if choice == SKIP)
@@ -84,8 +83,7 @@ def stable_ranks(epochs: int = 10, start: int = 0) -> StopRule:
     Raises:
         ValueError: The number of epochs is out of range.
     """
-    if epochs < 2:
-        raise ValueError(f"stable_epochs: {epochs} should be at least 2, or null for no such rule")
+    require("stable_epochs", epochs, epochs >= 2, "at least 2, or null for no such rule")
 
     def rule(epoch: Epoch) -> bool:
         last = epoch.history[start:][-epochs:]
@@ -127,11 +125,9 @@ def dominant_eigenvalue(
     Raises:
         ValueError: A setting is out of range.
     """
-    if not factor > 0:
-        raise ValueError(f"stop_factor: {factor} should be above 0, or null for a search of all epochs")
+    require("stop_factor", factor, factor > 0, "above 0, or null for a search of all epochs")
     for name, value, least in (("every", every, 1), ("distance", distance, 1), ("start", start, 0)):
-        if value < least:
-            raise ValueError(f"{name}: {value} should be at least {least}")
+        require(name, value, value >= least, f"at least {least}")
     if window < 1 or window % 2 == 0:
         raise ValueError(f"window: {window} should be odd and at least 1")
 

@@ -19,7 +19,7 @@ from strategies.bn_statistics import Statistics, measure_bn_stats, use_bn_stats
 from strategies.composition import Composition
 from strategies.distributed import average
 from strategies.evaluator_hooks import EvaluatorHooks
-from strategies.relaxation import Plan
+from strategies.relaxation import Plan, UnfitSettingError
 from strategies.supernet.architecture import Architecture
 from strategies.supernet.cell import MixedCell
 from strategies.supernet.shared_input import SharedInput
@@ -38,6 +38,23 @@ _LOWER_IS_BETTER = ("loss", "error", "mae", "mse")
 def lower_is_better(metric: str) -> bool:
     """Return whether lower values of a metric are better, as its name tells: its end is loss, error, mae or mse."""
     return metric.endswith(_LOWER_IS_BETTER)
+
+
+def score(metrics: Mapping[str, float], metric: str, setting: str = "metric") -> float:
+    """Return how good a network is by one of its metrics; higher is better.
+
+    Args:
+        metrics: The metrics that the evaluator logs, by name.
+        metric: Name of the metric.
+        setting: The setting that names it.
+
+    Raises:
+        UnfitSettingError: The evaluator logs no such metric.
+    """
+    if metric not in metrics:
+        known = ", ".join(metrics) or "what validation_step logs, which is nothing"
+        raise UnfitSettingError(f"{setting}: {metric!r} should be one of {known}")
+    return -metrics[metric] if lower_is_better(metric) else metrics[metric]
 
 
 @contextmanager

@@ -10,7 +10,8 @@ from pytorch_lightning import Callback
 from released_steps import Filled, one_batch, small_space
 
 from nas_plugins import Genotype
-from strategies.darts_pt import DARTSPT, Projection
+from strategies.darts_pt import DARTSPT
+from strategies.projection import Projection
 from strategies.relaxation import Step
 
 ORDER = {

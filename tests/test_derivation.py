@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from strategies.decoupling import by_stage
 from strategies.derivation import ByCell, by_method, darts, derive, derive_cell, few_skips
-from strategies.dots import by_stage
 from strategies.pc_darts import normalized_edges
 
 OPERATIONS = ("max_pool_3x3", "skip_connect", "sep_conv_3x3", "none")

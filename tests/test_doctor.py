@@ -19,6 +19,7 @@ from nas_plugins import DARTS
 from nas_plugins.cli import main
 from nas_plugins.doctor import diagnose, measures
 from nas_plugins.doctor.measures import entropy, rank_correlation
+from nas_plugins.doctor.words import lines
 from nas_plugins.report.page import write_report
 from nas_plugins.runs.reader import read_run
 from nas_plugins.training.search import search
@@ -211,12 +212,12 @@ def test_a_missing_candidate_is_a_fault_unless_the_strategy_prunes(tmp_path):
 @pytest.mark.parametrize(
     ("supernet", "derived", "classes", "rule"),
     [
-        (0.9, 0.12, 10, "The derived network is at chance on the weights of the supernet: 12.0%, the supernet 90.0%"),
-        (0.9, 0.4, 10, "The derived network is far behind on the weights of the supernet: 40.0%, the supernet 90.0%"),
+        (0.9, 0.12, 10, "at chance on the weights of the supernet: accuracy 12.00%, the supernet 90.00%"),
+        (0.9, 0.4, 10, "far behind on the weights of the supernet: accuracy 40.00%, the supernet 90.00%"),
         (0.9, 0.6, 10, None),
         (0.9, 0.55, 2, "far behind"),
         (0.9, 0.52, 2, "at chance"),
-        (0.11, 0.1, 10, "The supernet is at chance: 11.0% of the validation images, of 10 classes"),
+        (0.11, 0.1, 10, "accuracy 11.00% on the validation images, where naming one of 10 classes gives 10.00%"),
         (0.11, 0.1, None, None),
     ],
 )
@@ -226,6 +227,29 @@ def test_supernet_at_chance_and_derived_gap(tmp_path, supernet, derived, classes
     write_metric(run, "derived_val_acc", derived)
     texts = list(found(run).values())
     assert len(texts) == (rule is not None) and (rule or "") in "".join(texts)
+
+
+@pytest.mark.parametrize(
+    ("task", "key", "bad", "good", "text"),
+    [
+        ("segmentation", "miou", 0.11, 0.4, "mean IoU 11.00% on the validation images, where naming one of 10 classes"),
+        ("multilabel", "f1", 0.03, 0.4, "F1 3.00% on the validation images, where naming no label gives 0.00%"),
+        ("regression", "r2", -0.2, 0.4, "R² -0.2 on the validation images, where the mean of each value gives 0"),
+    ],
+)
+def test_other_tasks_have_bases_of_their_own(tmp_path, task, key, bad, good, text):
+    for value in (bad, good):
+        run = searched(tmp_path / f"{value}", table(HEALTHY), task=task)
+        write_metric(run, f"val_{key}", value)
+        write_metric(run, f"derived_val_{key}", value)
+        assert [text in each for each in found(run).values()] == ([True] if value == bad else [])
+
+
+def test_one_epoch_is_not_judged(tmp_path):
+    run = searched(tmp_path / "run", table([["skip_connect"] * 8]), finished=False)
+    write_metric(run, "val_acc", 0.1)
+    assert found(run) == {}
+    assert "only one epoch has ended, which is too early to judge; 50% skip connections" in lines(read_run(run))[0]
 
 
 def test_curvature(tmp_path):

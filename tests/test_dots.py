@@ -9,7 +9,9 @@ from pytorch_lightning.callbacks import Callback
 from torch.utils.data import TensorDataset
 
 from search_spaces.darts import DartsSpace
-from strategies.dots import DOTS, by_stage, groups
+from strategies.decoupling import by_stage
+from strategies.dots import DOTS
+from strategies.groups import groups
 from strategies.relaxation import Step
 
 FREE = ("none", "max_pool_3x3", "avg_pool_3x3", "skip_connect")

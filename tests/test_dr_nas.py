@@ -10,11 +10,12 @@ from released_steps import CELL, OPERATIONS, Filled, one_batch, small_space, wav
 from torch.distributions import Dirichlet
 from torch.nn.functional import elu
 
-from nas_plugins import Genotype
+from nas_plugins import DartsSpace, Genotype
 from strategies.dirichlet import DirichletEdges
 from strategies.dr_nas import DrNAS
 from strategies.noise import generator
 from strategies.relaxation import Step
+from strategies.supernet.widening import Widening, widen
 
 
 @pytest.fixture
@@ -131,6 +132,10 @@ def test_it_has_the_settings_of_the_released_code():
         ({"reg_type": "l1"}, "reg_type: 'l1' should be l2 or kl"),
         ({"reg_scale": -1.0}, "reg_scale: -1.0 should be at least 0"),
         ({"keep": 0}, "keep: 0 should be at least 1, or null for all candidates"),
+        (
+            {"partial_channels": 4, "wider_partial_channels": 4},
+            "wider_partial_channels: 4 should be from 1 to below partial_channels, 4",
+        ),
     ],
     ids=str,
 )
@@ -205,3 +210,78 @@ def test_each_edge_keeps_its_strongest_candidates_in_the_second_half(run_search)
     assert [not torch.equal(*pair) for pair in pairwise(alphas)] == [False, True, True, False, True]
     (sample,) = experiment.export_top_models(formatter="dict")
     assert small_space().freeze(sample)(torch.randn(2, 3, 8, 8)).shape == (2, 10)
+
+
+# More channels
+
+WIDER = {
+    "gradients": [
+        [
+            [-0.077214894616, 0.058712290732, -0.011170731584],
+            [-0.031843384232, 0.032038376070, 0.007865281545],
+            [0.001461129810, 0.026805865484, -0.014951231367],
+            [-0.010362336779, 0.002674811176, 0.004709383069],
+            [-0.007320995926, 0.042638088860, -0.037167443178],
+            [-0.010022765692, 0.008366939181, 0.005771334105],
+            [-0.025382709381, -0.008977024745, 0.029053383489],
+            [-0.021021883212, 0.045976069608, -0.022961465315],
+            [0.025403833221, -0.012581877140, -0.037666256986],
+            [0.165208143540, 0.032447560148, -0.098079818334],
+        ],
+        [
+            [0.050841414022, -0.051343754059, -0.016531114391],
+            [0.055363892737, -0.089257971941, 0.047879805447],
+            [-0.007565482175, -0.001195603240, 0.010900282457],
+            [0.060099584823, -0.049627928400, -0.055846204324],
+            [0.076538687785, -0.000797219441, -0.040259871131],
+            [-0.078323422594, 0.103858511420, -0.044359168489],
+            [0.044971476223, -0.061402519686, -0.028663525360],
+            [-0.030553098827, -0.139083895418, 0.098773573651],
+            [0.022724835726, -0.036098230637, 0.016701324469],
+            [-0.004917774232, -0.043850315942, 0.065623048928],
+        ],
+    ],
+    "last_edge": [-7.624151900884e-01, -1.657597460297e-01, 5.089198360718e-01],
+    "checksum": 956.0721788796826,
+}
+"""Of the same commit: the gradients of two steps, the model widened from K = 4 to 2 between them."""
+
+
+class FilledStages(Filled):
+    """The weights of the first half of the search, in the order of the released code."""
+
+    def on_train_start(self, trainer, searching):
+        super().on_train_start(trainer, searching)
+        named = dict(searching.model.named_parameters())
+        self.weights = [weight for name, weight in named.items() if "stages.1" not in name]
+        self.later = [named[name.replace("stages.0", "stages.1")] for name in named if "stages.1" not in name]
+        with torch.no_grad():
+            for index, weight in enumerate(self.weights):
+                weight.copy_(0.3 * wave(weight.shape, index) + (index == 1))
+
+
+def test_a_step_with_more_channels_is_that_of_the_released_code(run_search, samples_by_formula, monkeypatch):
+    monkeypatch.setattr(torch, "randint", lambda high, size, generator: (3 * torch.arange(*size) + 1) % high)
+    filled, space = FilledStages(), DartsSpace(channels=8, layers=3, nodes=2, operations=OPERATIONS)
+    strategy = DrNAS(partial_channels=4, wider_partial_channels=2, seed=0)
+    run_search(space, strategy, epochs=2, batch_size=4, precision="64-true", callbacks=[filled])
+    assert max(filled.differences(WIDER["gradients"])) < 1e-10
+    assert filled.architecture.alphas["reduce/2->3"].tolist() == pytest.approx(WIDER["last_edge"], abs=1e-10)
+    checksum = sum((weight * wave(weight.shape, index)).sum().item() for index, weight in enumerate(filled.later))
+    assert checksum == pytest.approx(WIDER["checksum"], abs=1e-9)
+
+
+def test_the_momentum_of_a_weight_is_repeated_with_it():
+    strategy = DrNAS(partial_channels=2, wider_partial_channels=1, seed=0)
+    model = strategy.mutate_model(small_space())
+    first, second = (next(m for m in model.modules() if isinstance(m, Widening) and [*m.parameters()])).stages
+    optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9)
+    for weight in first.parameters():
+        weight.grad = weight.detach().clone()
+    optimizer.step()  # the momentum of a weight is its old value
+    momentum = {weight: optimizer.state[weight]["momentum_buffer"] for weight in first.parameters()}
+    assert all(torch.allclose(weight, 0.9 * momentum[weight]) for weight in momentum)
+    widen(model, [optimizer], 0, Step())
+    for weight, before in zip(second.parameters(), momentum, strict=True):
+        assert torch.equal(weight[tuple(map(slice, before.shape))], before)
+        assert torch.allclose(weight, 0.9 * optimizer.state[weight]["momentum_buffer"])

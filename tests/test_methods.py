@@ -43,7 +43,7 @@ METHODS = {
     "DARTSPT": lambda epochs: DARTSPT(projection_epochs=max(1, epochs // 2)),
     "DARTSPlus": lambda epochs: DARTSPlus(skip_limit=None, stable_epochs=4),
     "DOTS": lambda epochs: DOTS(stages=(0.25, 0.5, 0.75) if epochs == 4 else (0.0, 0.0, 0.0)),
-    "DrNAS": lambda epochs: DrNAS(keep=2, partial_channels=2),
+    "DrNAS": lambda epochs: DrNAS(keep=2, partial_channels=2, wider_partial_channels=1),
     "GDAS": lambda epochs: GDAS(),
     "IDARTS": lambda epochs: IDARTS(weight_steps=1),
     "OLES": lambda epochs: OLES(threshold=1.0, window=1),

@@ -8,7 +8,8 @@ from pytorch_lightning import Callback
 from released_steps import Filled, small_space, wave
 from torch.utils.data import TensorDataset
 
-from strategies.oles import OLES, STOPPED
+from strategies.oles import OLES
+from strategies.operation_stopping import STOPPED
 
 # Of their commit d90455c: m.avg / 3 of every sep_conv_3x3 after three calls of check_grads_cosine, layer by layer.
 ACCUMULATED = [

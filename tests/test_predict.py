@@ -124,6 +124,11 @@ class TestCommand:
         predictions = pd.DataFrame([[0.25, 0.75]], ["a.png"], ["cat", "dog"])
         assert predictions_text(predictions, 5).splitlines()[2].split() == ["a.png", "dog", "75.00%", "cat", "25.00%"]
 
+    def test_large_values_are_written_without_an_exponent(self):
+        predictions = pd.DataFrame([[1234567.8, 0.0001234567]], ["house.png"], ["price", "rate"])
+        text = predictions_text(predictions, task="regression")
+        assert text.splitlines()[2].split() == ["house.png", "1,234,568", "0.00012346"]
+
     def test_a_csv_file_has_every_class(self, run, pictures, predictions, tmp_path, capsys):
         file = tmp_path / "new" / "predictions.csv"
         assert main(["predict", str(run), str(pictures), "--output", str(file)]) == 0

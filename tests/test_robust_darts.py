@@ -11,8 +11,9 @@ from released_steps import Filled, one_batch, small_space
 from torch import nn
 
 from strategies import stop_rules
+from strategies.dropout import ScheduledDropout
 from strategies.relaxation import Step
-from strategies.robust_darts import DropPath, RobustDARTS
+from strategies.robust_darts import RobustDARTS
 from strategies.stop_rules import EIGENVALUES, dominant_eigenvalue
 from strategies.supernet.architecture import Architecture
 
@@ -118,7 +119,7 @@ def test_it_has_the_settings_of_the_released_code():
 def test_paths_are_dropped_more_often_from_epoch_to_epoch():
     strategy = RobustDARTS(drop_path=0.6)
     model = strategy.mutate_model(small_space())
-    dropping = [module for module in model.modules() if isinstance(module, DropPath)]
+    dropping = [module for module in model.modules() if isinstance(module, ScheduledDropout)]
     assert len(dropping) == 3 * 5 * 3  # layers, edges, candidates
     x = torch.ones(2000, 1, 1, 1)
     for number in (0, 25, 49):

@@ -7,9 +7,8 @@ import torch
 from sampled_steps import four_images, iterate
 
 from nas_plugins import DartsSpace
-from strategies.gumbel import ConcreteEdges
 from strategies.relaxation import Step
-from strategies.snas import SNAS
+from strategies.snas import SNAS, ConcreteEdges
 
 
 @pytest.fixture

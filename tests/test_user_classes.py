@@ -162,8 +162,9 @@ class TestConfigErrors:
     @pytest.mark.parametrize(
         ("overrides", "message"),
         [
-            (["--evaluator.class_path", "series_part.Margin"], "'series_part.Margin' cannot be imported: Module"),
-            (["--evaluator.class_path", "series_parts.Magin"], "evaluator.class_path: 'series_parts.Magin' cannot be"),
+            (["--evaluator.class_path", "series_part.Margin"], "; did you mean series_parts.Margin?"),
+            (["--evaluator.class_path", "series_parts.Magin"], "; did you mean series_parts.Margin?"),
+            (["--data.class_path", "nni.nas.evaluatr.pytorch.X"], "; did you mean nni.nas.evaluator.pytorch.X?"),
             (["--evaluator.class_path", "os.system"], "evaluator.class_path: os.system is no nni.nas.evaluator"),
             (["--evaluator.class_path", "series_parts.PlainModule"], "call self.model, which the search sets"),
             (["--evaluator.class_path", "series_parts.DigitSeries"], "DigitSeries is no nni.nas.evaluator.pytorch."),

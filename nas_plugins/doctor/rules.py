@@ -12,6 +12,7 @@ import pandas as pd
 from nas_plugins.doctor.measures import Examination, examine
 from nas_plugins.runs.reader import Run, get
 from nas_plugins.runs.tables import EIGENVALUE, operations_of
+from nas_plugins.tasks import TaskMetric
 from strategies.relaxation import Step
 from strategies.stop_rules import rise
 
@@ -22,7 +23,9 @@ BY_CHANCE = 1 / 8
 UNDECIDED = 0.97
 """Entropy from which on α has not decided: the best of 8 operations has about twice the weight of the others."""
 KEPT = 1 / 2
-"""Share of the accuracy of the supernet above chance that its derived network should keep."""
+"""Share of the metric of the supernet above its base that its derived network should keep."""
+LEAST_EPOCHS = 2
+"""Epochs before which a search is not judged, for one says little about it."""
 GROWTH, WINDOW, DISTANCE = 1.3, 5, 4
 """Growth of the local average of the eigenvalue that RobustDARTS ends a search at, and its two averages."""
 
@@ -59,6 +62,8 @@ def diagnose(run: Run) -> list[Finding]:
 def findings(search: Examination) -> list[Finding]:
     """Return the findings about a search that has been measured."""
     broken = not_finite(search)
+    if len(search.run.metrics) < LEAST_EPOCHS:
+        return [broken] if broken else []
     found = [broken] if broken else [rule(search) for rule in ALPHA_RULES if len(search.epochs)]
     return [one for one in (*found, *(rule(search) for rule in METRIC_RULES)) if one is not None]
 
@@ -153,24 +158,63 @@ def still_changing(search: Examination) -> Finding | None:
 # Metrics
 
 
+class Base(NamedTuple):
+    """What a network that has learned nothing reaches in a metric of which higher is better.
+
+    Args:
+        metric: The metric.
+        value: What it reaches at most.
+        of: How it does so, in words.
+    """
+
+    metric: TaskMetric
+    value: float
+    of: str
+
+    def reached(self, value: float) -> bool:
+        """Return whether a value is at most half above the base, or 0.05 above 0, and at most 5% of the way to 1."""
+        return value <= self.value + min(self.value / 2 or 0.05, 0.05 * (1 - self.value))
+
+
+def base_of(search: Examination) -> Base | None:
+    """Return the base of the first metric of the task that has one; None if the run does not know its classes.
+
+    A network that names the same class for all images, or all pixels, has an accuracy and a mean IoU of about one in
+    the number of classes; one that names no label an F1 of 0; and one that gives the mean of each value an R² of 0,
+    where the mean absolute error has no base that a run knows.
+    """
+    for metric in search.run.task.metrics:
+        if metric.key in ("f1", "r2"):
+            return Base(metric, 0.0, "naming no label" if metric.key == "f1" else "the mean of each value")
+        if metric.key in ("acc", "miou") and search.classes is not None:
+            return Base(metric, 1 / search.classes, f"naming one of {search.classes} classes")
+    return None
+
+
 def supernet_at_chance(search: Examination) -> Finding | None:
     """Report a supernet that has learned nothing."""
-    accuracy = _last(search, "val_acc")
-    if not _at_chance(accuracy, search.classes):
+    base = base_of(search)
+    value = None if base is None else _last(search, f"val_{base.metric.key}")
+    if base is None or value is None or not base.reached(value):
         return None
-    text = f"The supernet is at chance: {accuracy:.1%} of the validation images, of {search.classes} classes"
+    text = f"The supernet is at chance: {base.metric.name} {base.metric.text(value)} on the validation images"
+    text += f", where {base.of} gives {base.metric.text(base.value)}"
     return Finding("supernet-at-chance", text, "check the data and training.learning_rate: α learns nothing from it")
 
 
 def derived_gap(search: Examination) -> Finding | None:
     """Report a derived network that is far behind the supernet, on the weights of the supernet."""
-    supernet, derived = (_last(search, name) for name in ("val_acc", "derived_val_acc"))
-    if supernet is None or derived is None or search.classes is None or _at_chance(supernet, search.classes):
+    base = base_of(search)
+    if base is None:
         return None
-    on = f"on the weights of the supernet: {derived:.1%}, the supernet {supernet:.1%}"
-    if _at_chance(derived, search.classes):
+    supernet, derived = (_last(search, f"{stage}_{base.metric.key}") for stage in ("val", "derived_val"))
+    if supernet is None or derived is None or base.reached(supernet):
+        return None
+    values = f"{base.metric.text(derived)}, the supernet {base.metric.text(supernet)}"
+    on = f"on the weights of the supernet: {base.metric.name} {values}"
+    if base.reached(derived):
         text = f"The derived network is at chance {on}"
-    elif derived - 1 / search.classes < KEPT * (supernet - 1 / search.classes):
+    elif derived - base.value < KEPT * (supernet - base.value):
         text = f"The derived network is far behind {on}"
     else:
         return None
@@ -248,14 +292,6 @@ def _other_methods(search: Examination, *names: str) -> str:
 def _tail(count: int, of: int, chance: float) -> float:
     """Return the probability of at least so many successes, each with the same chance."""
     return sum(math.comb(of, k) * chance**k * (1 - chance) ** (of - k) for k in range(count, of + 1))
-
-
-def _at_chance(accuracy: float | None, classes: int | None) -> bool:
-    """Return whether an accuracy is at most half above that of guessing, and at most 5% of the way to 1."""
-    if accuracy is None or classes is None:
-        return False
-    chance = 1 / classes
-    return accuracy <= min(1.5 * chance, chance + 0.05 * (1 - chance))
 
 
 def _edges(alphas: pd.DataFrame) -> int:

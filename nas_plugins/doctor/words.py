@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from nas_plugins.doctor.measures import Examination, examine
-from nas_plugins.doctor.rules import findings
+from nas_plugins.doctor.rules import LEAST_EPOCHS, findings
 from nas_plugins.runs.reader import Run
 
 
@@ -21,7 +21,9 @@ def lines(run: Run) -> list[str]:
     search = examine(run)
     if len(run.metrics) == 0 and run.alphas is None:
         return ["no epoch has ended yet"]
-    return [str(finding) for finding in findings(search)] or [f"nothing found; {state(search)}"]
+    early = len(run.metrics) < LEAST_EPOCHS
+    nothing = f"only one epoch has ended, which is too early to judge; {state(search)}" if early else None
+    return [str(finding) for finding in findings(search)] or [nothing or f"nothing found; {state(search)}"]
 
 
 def state(search: Examination) -> str:

@@ -56,7 +56,7 @@ class CellClass:
     def call(self, layer: int) -> str:
         """Return the expression that makes the cell of a layer."""
         cell = self.layers[layer]
-        previous = cast(nn.Conv2d, cast(nn.Sequential, cell.align.previous)[1])
+        previous = cast(nn.Conv2d, cell.align.previous[1])
         halved = cell.align.before
         before = halved.conv_1 if isinstance(halved, FactorizedReduce) else cast(nn.Sequential, halved)[1]
         channels = [cast(nn.Conv2d, before).in_channels, previous.in_channels]

@@ -1,4 +1,4 @@
-"""Metrics of each output of a network on the test images: labels, values, or classes of pixels."""
+"""Metrics of each output of a network on the test images: classes, labels, values, or classes of pixels."""
 
 from __future__ import annotations
 
@@ -8,12 +8,17 @@ import pandas as pd
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.classification import MulticlassConfusionMatrix
 
-from nas_plugins.tasks import Targets
+from nas_plugins.tasks import TASKS, Targets
+
+MATRIX = "confusion"
+"""Key of the confusion matrix, which a classification has in place of metrics for each class."""
 
 
 class OutputMetrics(Callback):
-    """Measure the metrics of the task for each output on its own.
+    """Measure each output on its own: the confusion matrix of a classification, else the metrics of the task.
 
     Args:
         targets: Targets of the data set.
@@ -22,13 +27,16 @@ class OutputMetrics(Callback):
     def __init__(self, targets: Targets) -> None:
         self.targets = targets
         # A single process evaluates, also right after a training by several.
-        self.metrics = targets.metrics(each=True, sync_on_compute=False)
+        self.metrics: dict[str, Metric] = (
+            {MATRIX: MulticlassConfusionMatrix(targets.count, sync_on_compute=False)}
+            if targets.task is TASKS["classification"]
+            else dict(targets.metrics(each=True, sync_on_compute=False).items())  # type: ignore[arg-type]
+        )
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Start at zero, on the device of the test."""
-        self.metrics.to(pl_module.device)
         for metric in self.metrics.values():
-            metric.reset()  # type: ignore[operator]
+            metric.to(pl_module.device).reset()
 
     def on_test_batch_end(
         self,
@@ -41,12 +49,13 @@ class OutputMetrics(Callback):
     ) -> None:
         """Measure a batch, whose outputs are those of the test step."""
         for metric in self.metrics.values():
-            metric.update(self.targets.predicted(outputs), self.targets.measured(batch[1]))  # type: ignore[operator]
+            metric.update(self.targets.predicted(outputs), self.targets.measured(batch[1]))
+
+    def computed(self) -> dict[str, Tensor]:
+        """Return the metrics by key, each (outputs,), or the confusion matrix (classes, predicted classes)."""
+        return {key: metric.compute().cpu() for key, metric in self.metrics.items()}
 
     def table(self) -> pd.DataFrame:
         """Return a row for each output and a column for each metric, by its key."""
-        columns = {
-            key: metric.compute().reshape(-1).tolist()  # type: ignore[operator]
-            for key, metric in self.metrics.items()
-        }
+        columns = {key: values.reshape(-1).tolist() for key, values in self.computed().items()}
         return pd.DataFrame(columns, pd.Index(self.targets.names, name="output"))

@@ -19,7 +19,7 @@ from nas_plugins.errors import InputError
 from nas_plugins.files import PathLike, check_output_file
 from nas_plugins.report.text_table import text_table
 from nas_plugins.runs import directory as runs
-from nas_plugins.tasks import Targets
+from nas_plugins.tasks import Targets, significant
 from nas_plugins.terminal import printable
 from nas_plugins.training.retrain import load_retraining
 from nas_plugins.training.trainer import make_trainer, quiet, readable_errors
@@ -165,7 +165,7 @@ def predictions_text(predictions: pd.DataFrame, top: int = 3, task: str = "class
     ranked = np.argsort(-values, axis=1, kind="stable")[:, :top]
     columns = {"image": [printable(str(image)) for image in predictions.index]}
     if task == "regression":
-        written = {printable(str(name)): [f"{value:.5g}" for value in predictions[name]] for name in predictions}
+        written = {printable(str(name)): [significant(value, 5) for value in predictions[name]] for name in predictions}
         return text_table({**columns, **written})
     for rank in range(ranked.shape[1]):
         chosen = ranked[:, rank]

@@ -19,8 +19,8 @@ from nas_plugins.tasks import Task
 from nas_plugins.training.inputs import training_module
 from strategies.base import DifferentiableStrategy, OneShotStrategy
 from strategies.cost.search import Example
-from strategies.darts_pt import Projection
 from strategies.enas import ENAS
+from strategies.projection import Projection
 from strategies.relaxation import Step, UnfitSettingError
 from strategies.supernet.shared_input import copied
 from strategies.supernet.trial_pass import check_candidates

@@ -22,10 +22,9 @@ from nas_plugins.data.sizes import class_names, sizes, targets_of
 from nas_plugins.errors import InputError
 from nas_plugins.files import PathLike, read_object
 from nas_plugins.runs import directory as runs
-from nas_plugins.tasks import TASKS, Targets
 from nas_plugins.training.callbacks import SampleCounter
 from nas_plugins.training.checkpoints import load_tensors, load_weights, read_result, rewrite_advice, save_tensors
-from nas_plugins.training.confusion import ConfusionCounter, write_confusion
+from nas_plugins.training.confusion import write_confusion
 from nas_plugins.training.epoch_log import epoch_logs
 from nas_plugins.training.inheritance import Supernet
 from nas_plugins.training.inputs import example_of, training_module
@@ -37,7 +36,7 @@ from nas_plugins.training.networks import (
     space_beside,
     warn_unused,
 )
-from nas_plugins.training.outputs import OutputMetrics
+from nas_plugins.training.outputs import MATRIX, OutputMetrics
 from nas_plugins.training.recorder import Recorder
 from nas_plugins.training.trainer import check_compute, make_trainer, prepare_data, quiet, readable_errors
 from search_spaces.complexity import count_multiply_adds_of, count_parameters
@@ -168,28 +167,22 @@ def evaluate(run: PathLike) -> dict[str, float]:
     training = load_retraining(run, "evaluate")
     training.check_test()
     targets = None if "evaluator" in training.config.user else targets_of(training.data)
-    counters = [] if targets is None else [_counter(targets)]
+    measured = [] if targets is None else [OutputMetrics(targets)]
     with readable_errors(run / runs.CHECKPOINT, f"nas-plugins evaluate {run}"):
-        result = training.test(run, counters)
+        result = training.test(run, measured)
     for name in result if targets is None else ["test_loss"]:  # R² may be undefined
         if not math.isfinite(result[name]):
             raise InputError(
                 f"{run / runs.WEIGHTS}: the {name.replace('_', ' ')} is {result[name]}, for the weights are lost; "
                 "retrain with a lower training.learning_rate"
             )
-    for counter in counters:
-        if isinstance(counter, ConfusionCounter):
-            write_confusion(run, counter.confusion(), class_names(training.data))
+    for outputs in measured:
+        if MATRIX in outputs.metrics:
+            write_confusion(run, outputs.computed()[MATRIX].numpy(), class_names(training.data))
         else:
-            write_text_whole(run / runs.OUTPUTS, counter.table().to_csv())
+            write_text_whole(run / runs.OUTPUTS, outputs.table().to_csv())
     runs.write_json(run / runs.TEST, result)
     return result
-
-
-def _counter(targets: Targets) -> ConfusionCounter | OutputMetrics:
-    """Return the callback that measures each output in a test."""
-    classifies = targets.task is TASKS["classification"]
-    return ConfusionCounter(targets.count) if classifies else OutputMetrics(targets)
 
 
 def load_retraining(run: Path, command: str, on_cpu: bool = False) -> Retraining:

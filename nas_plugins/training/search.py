@@ -27,7 +27,6 @@ from nas_plugins.errors import InputError
 from nas_plugins.files import PathLike, one_line
 from nas_plugins.runs import directory as runs
 from nas_plugins.runs.metadata import write_metadata
-from nas_plugins.tasks import TASKS
 from nas_plugins.training.checkpoints import read_result
 from nas_plugins.training.costs import costs_of, read_latency, with_counts
 from nas_plugins.training.epoch_log import epoch_logs
@@ -189,7 +188,7 @@ class _Search:
             The run directory.
         """
         with runs.at_work(run), readable_errors(run / runs.CHECKPOINT, f"nas-plugins resume {run}"):
-            classifies = self.config.task.metric is TASKS["classification"].metric
+            classifies = self.config.task.metric.key in ("acc", "miou")
             classes = sizes(self.data).get("num_classes") if classifies else None
             write_metadata(run, self.space, self.strategy, classes)
             if self.latency is not None:

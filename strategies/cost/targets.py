@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from search_spaces.checks import require, require_one_of
 from strategies.cost.table import CostTable, Probabilities
 from strategies.relaxation import Step, UnfitSettingError
 
@@ -56,12 +57,11 @@ class Cost:
     table: CostTable | None = None
 
     def __post_init__(self) -> None:
-        if self.metric not in get_args(Metric):
-            raise ValueError(f"cost.metric: {self.metric!r} should be one of {', '.join(get_args(Metric))}")
-        if not 0 < self.target < math.inf:
-            raise ValueError(f"cost.target: {self.target} should be above 0")
-        if self.weight is not None and not 0 < self.weight < math.inf:
-            raise ValueError(f"cost.weight: {self.weight} should be above 0, or null to adapt it to the target")
+        require_one_of("cost.metric", self.metric, get_args(Metric))
+        require("cost.target", self.target, 0 < self.target < math.inf, "above 0")
+        weight = self.weight
+        expected = "above 0, or null to adapt it to the target"
+        require("cost.weight", weight, weight is None or 0 < weight < math.inf, expected)
 
 
 class SearchCosts:

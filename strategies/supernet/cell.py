@@ -33,7 +33,7 @@ from strategies.supernet.candidates import (
     weigh,
 )
 from strategies.supernet.grouped import find_groups, sums_of_groups
-from strategies.supernet.partial_channels import PartialStates, narrow
+from strategies.supernet.partial_channels import PartialStates
 from strategies.supernet.parts import NO_PARTS, SupernetParts
 from strategies.supernet.shared_input import SharedInput
 
@@ -81,9 +81,7 @@ class MixedCell(Mixed):
         key, architecture = f"{source}->{target}", self.architecture
         self.op_names = tuple(candidates)
         architecture.add_edge(self.edge(source, target), self.op_names, none=architecture.none)
-        if self.parts.partial_channels > 1:
-            for candidate in candidates.values():
-                narrow(candidate, self.parts.partial_channels)
+        candidates = self.parts.narrowed(candidates, architecture)
         companion = self.parts.beside(candidates, architecture)
         if companion is not None:
             self.companions[key] = companion
@@ -116,7 +114,7 @@ class MixedCell(Mixed):
     def forward(self, *inputs: Any) -> Any:
         """Follow the plan, with the inputs and the output of the replaced cell."""
         inputs_list = preprocess_cell_inputs(self.num_predecessors, *inputs)
-        states = PartialStates(self.preprocessor(inputs_list), self.parts.partial_channels)
+        states = PartialStates(self.preprocessor(inputs_list), self.parts.channels(self.architecture.step))
         factors = {target: self._factors(target) for target in self.nodes}
         entries = self._running(factors)
         alone, groups = self._weights(entries)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from search_spaces.edges import NONE
 from strategies.supernet.architecture import Architecture, Mixed, add, mix, weighted
-from strategies.supernet.partial_channels import can_narrow, narrow, run_on_part
+from strategies.supernet.partial_channels import can_narrow, run_on_part
 from strategies.supernet.parts import NO_PARTS, SupernetParts
 from strategies.supernet.shared_input import SharedInput
 from strategies.supernet.values import Value
@@ -36,12 +36,10 @@ class MixedLayer(Mixed):
         architecture.add_edge(self.label, names)
         self.shared = SharedInput()
         candidates = {name: choice[name] for name in names}
-        self.partial_channels = parts.partial_channels
-        if self.partial_channels > 1 and not can_narrow(candidates.values(), self.partial_channels):
-            self.partial_channels = 1
-        if self.partial_channels > 1:
-            for candidate in candidates.values():
-                narrow(candidate, self.partial_channels)
+        self.parts = parts
+        self.partial = parts.partial_channels > 1 and can_narrow(candidates.values(), parts.partial_channels)
+        if self.partial:
+            candidates = parts.narrowed(candidates, architecture)
         # In a tuple, since they are submodules of the prepared candidates.
         self.originals = tuple(candidates.values())
         self.companion = parts.beside(candidates, architecture)
@@ -55,9 +53,9 @@ class MixedLayer(Mixed):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Follow the plan, with the arguments of the candidates."""
-        if self.partial_channels > 1:
+        if self.partial:
             (x,) = (*args, *kwargs.values())
-            return run_on_part(self._mix, x, self.partial_channels)
+            return run_on_part(self._mix, x, self.parts.channels(self.architecture.step))
         return self._mix(*args, **kwargs)
 
     def _mix(self, *args: Any, **kwargs: Any) -> Any:

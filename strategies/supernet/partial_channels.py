@@ -16,7 +16,8 @@ class NarrowError(ValueError):
     """A candidate cannot run on a part of the channels."""
 
 
-_CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 _POOLING = {
     1: (functional.max_pool1d, functional.adaptive_max_pool1d),
@@ -38,9 +39,9 @@ def narrow(candidate: nn.Module, parts: int) -> None:
     for module in candidate.modules():
         if getattr(module, "mutables", ()):
             raise NarrowError(f"{type(module).__name__} has choices of its own")
-        if isinstance(module, _CONVOLUTIONS):
+        if isinstance(module, CONVOLUTIONS):
             _narrow_convolution(module, parts)
-        elif isinstance(module, (nn.BatchNorm1d, nn.BatchNorm2d)):
+        elif isinstance(module, NORMS):
             _narrow_norm(module, parts)
         elif next(module.parameters(recurse=False), None) is not None:
             raise NarrowError(f"{type(module).__name__} cannot run on 1/{parts} of its channels")
@@ -49,10 +50,10 @@ def narrow(candidate: nn.Module, parts: int) -> None:
 def can_narrow(candidates: Iterable[nn.Module], parts: int) -> bool:
     """Return whether all candidates keep the number of channels and can run on 1/K of them, and some has weights."""
     candidates = list(candidates)
-    if not any(isinstance(module, _CONVOLUTIONS) for candidate in candidates for module in candidate.modules()):
+    if not any(isinstance(module, CONVOLUTIONS) for candidate in candidates for module in candidate.modules()):
         return False
     for candidate in candidates:
-        convolutions = [module for module in candidate.modules() if isinstance(module, _CONVOLUTIONS)]
+        convolutions = [module for module in candidate.modules() if isinstance(module, CONVOLUTIONS)]
         if convolutions and convolutions[0].in_channels != convolutions[-1].out_channels:
             return False
         try:

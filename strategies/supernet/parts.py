@@ -9,7 +9,10 @@ from typing import Protocol
 from torch import nn
 
 from strategies.derivation import Derivation, darts
+from strategies.relaxation import Step
 from strategies.supernet.architecture import Architecture
+from strategies.supernet.partial_channels import narrow
+from strategies.supernet.widening import Widening, in_second_half
 from strategies.topology import Topology
 
 
@@ -49,6 +52,7 @@ class SupernetParts:
     Args:
         derivation: Turns the α of a cell into its discrete operations.
         partial_channels: K; candidates run on 1/K of the channels.
+        wider_partial_channels: K in the second half of the epochs, a smaller one. None for the same.
         topology: Names the candidates of the inputs of each node of a cell. None for none.
         companion: Makes the module beside the candidates of an edge. None for none.
         candidate: Wraps each candidate. None for none.
@@ -56,9 +60,25 @@ class SupernetParts:
 
     derivation: Derivation = darts
     partial_channels: int = 1
+    wider_partial_channels: int | None = None
     topology: Topology | None = None
     companion: Companion | None = None
     candidate: Candidate | None = None
+
+    def channels(self, step: Step) -> int:
+        """Return K at a position of the search."""
+        wider = self.wider_partial_channels
+        return self.partial_channels if wider is None or not in_second_half(step) else wider
+
+    def narrowed(self, candidates: Mapping[str, nn.Module], architecture: Architecture) -> dict[str, nn.Module]:
+        """Return the candidates of an edge on a part of their channels, with new weights."""
+        parts, wider = self.partial_channels, self.wider_partial_channels
+        if wider is not None:
+            return {name: Widening(module, parts, wider, architecture) for name, module in candidates.items()}
+        if parts > 1:
+            for candidate in candidates.values():
+                narrow(candidate, parts)
+        return dict(candidates)
 
     def prepare(self, candidates: Mapping[str, nn.Module], architecture: Architecture) -> dict[str, nn.Module]:
         """Return the candidates of an edge as they run in the supernet, with all their channels."""
