@@ -171,7 +171,7 @@ class TestLoaders:
 
     @pytest.mark.parametrize("workers", [0, 2])
     def test_the_global_seed_decides_what_is_learned_from(self, workers):
-        data = ImageData(cutout=4, crop_padding=1, flip=True, train_images=200, workers=workers)
+        data = ImageData(cutout=4, crop_padding=1, flip=True, train_images=200, workers=workers, cache=False)
 
         def batches(seed: int) -> torch.Tensor:
             torch.manual_seed(seed)
@@ -586,7 +586,9 @@ class TestBrokenImages:
 
     @pytest.mark.parametrize("workers", [0, 1])
     def test_an_image_that_breaks_during_training_is_named_in_one_line(self, tmp_path, workers):
-        data = folder_data(make_folder(tmp_path), workers=workers, val_fraction=0)
+        data = folder_data(
+            make_folder(tmp_path), workers=workers, val_fraction=0, cache="auto" if workers == 0 else False
+        )
         data.prepare()
         broken = tmp_path / "train" / "cat" / "1.jpg"
         cut_in_the_middle(broken)

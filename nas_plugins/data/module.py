@@ -1,33 +1,33 @@
 """Lightning data module with the splits for search and retraining.
 
 A data set is a pair of image stores (training, test), each a sequence of tensors (C, H, W): one tensor for the small
-sets, files read on demand for a folder. Transforms with random draws per image (crop, flip) run image by image, on
-uint8 where the images have 8 bits, all others on the whole batch, which is about twice as fast as doing all per image.
+sets, files for a folder. Each image is read and resized by itself, on demand or once into the memory of the device
+that trains. Augmentation and normalization are done on the whole batch, where its images are.
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
 from jsonargparse.typing import ClosedUnitInterval, NonNegativeInt, PositiveInt, restricted_number_type
 from pytorch_lightning.overrides.distributed import UnrepeatedDistributedSampler
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from nas_plugins.data import vehicles
-from nas_plugins.data.augmentation import Cutout, RandomErasing
+from nas_plugins.data.augmentation import BatchTransform, Cutout, Normalize, RandomCrop, RandomErasing, RandomFlip
+from nas_plugins.data.cache import AUTO_LIMIT, hold
 from nas_plugins.data.conventions import CONVENTIONS, DatasetName
-from nas_plugins.data.image_files import Form, channel_statistics, check_images
+from nas_plugins.data.image_files import channel_statistics, check_images
 from nas_plugins.data.masks import load_masks
-from nas_plugins.data.samples import Samples, batch_of_a_share, collate
-from nas_plugins.data.sources import Store, check, load, stratified_order
+from nas_plugins.data.samples import HeldSamples, Samples, batch_of_a_share, collate
+from nas_plugins.data.sources import Store, check, common_shape, load, stratified_order
 from nas_plugins.data.tables import load_table
 from nas_plugins.errors import InputError
 from nas_plugins.tasks import TASKS, Targets, TaskName
@@ -76,7 +76,9 @@ class ImageData(pl.LightningDataModule):
         cutout: Side in pixels of the square cut out of every training image, from 0 (none) to the image size.
         random_erasing: Probability that a rectangle of a training image, 2% to 40% of its area, is replaced
             by noise, from 0 to 1 (Zhong et al., 2017, with random values).
-        workers: Number of processes that load images; 0 loads in the main process.
+        cache: Whether to read and resize the images once, and to hold them in the memory of each device that trains;
+            ``"auto"`` if they take at most 2 GiB. Not possible with resized_crop.
+        workers: Number of processes that load images which are not held in memory; 0 loads in the main process.
         seed: Seed of the split and of the subsets only.
         task: Name of the task, the key task of a config.
     """
@@ -111,6 +113,7 @@ class ImageData(pl.LightningDataModule):
         flip: bool | None = None,
         cutout: NonNegativeInt = 0,
         random_erasing: ClosedUnitInterval = 0.0,
+        cache: Literal["auto"] | bool = "auto",
         workers: NonNegativeInt = 0,
         seed: Seed = 0,
         task: TaskName = "classification",
@@ -131,12 +134,14 @@ class ImageData(pl.LightningDataModule):
         self.flip = conventions.flip and task != "regression" if flip is None else flip
         self.cutout = cutout
         self.random_erasing = random_erasing
+        self.cache = cache
         self.workers = workers
         self.seed = seed
         self.mean, self.std = conventions.mean, conventions.std
         self._subset = {"train": train_images, "test": test_images}
         self.resize_to = image_size
         self.eight_bit = True
+        self._held: dict[tuple[str, torch.device], HeldSamples] = {}
         self._prepared = False
 
     def prepare(self) -> None:
@@ -147,6 +152,8 @@ class ImageData(pl.LightningDataModule):
         """
         if self._prepared:
             return
+        right = "false or auto with resized_crop, which reads another area of an image each time"
+        check("cache", self.cache, self.cache is not True or not self.resized_crop, right)
         self._train, self._test, self.classes = self._load()
         self.num_classes = len(self.classes)
         if self.task is TASKS["classification"]:
@@ -200,7 +207,7 @@ class ImageData(pl.LightningDataModule):
         """Check the image files, and measure the channels of others than photographs, on the training images."""
         files = {part: self._files(part) for part in self.parts}
         forms = check_images([*itertools.chain(*files.values())])
-        self.image_channels, self.image_size = _common_shape(forms, any_size=self.resize_to is not None)
+        self.image_channels, self.image_size = common_shape(forms, any_size=self.resize_to is not None)
         self.eight_bit = all(form.eight_bit for form in forms)
         if not self.eight_bit or self.image_channels != len(self.mean):
             self.mean, self.std = channel_statistics(files["train"])
@@ -237,7 +244,7 @@ class ImageData(pl.LightningDataModule):
 
     def test_transform(self) -> v2.Transform:
         """Return the transform of a test image: from pixels of shape (C, H, W) to what the network sees."""
-        return v2.Compose([self._per_image(learn=False), self._per_batch(learn=False)])
+        return v2.Compose([self._per_image(learn=False), Normalize(self.mean, self.std)])
 
     def _split(self) -> dict[str, np.ndarray]:
         """Return the image indices of each part."""
@@ -264,18 +271,17 @@ class ImageData(pl.LightningDataModule):
 
     def _loader(self, part: str, learn: bool) -> DataLoader:
         self.prepare()
-        store = self._test if part == "test" else self._train
-        indices = self.parts[part]
-        images = Samples(store, indices, self._per_image(learn), self.task)
         trainer = self.trainer
+        device = torch.device("cpu") if trainer is None else trainer.strategy.root_device
+        images, on_device = self._samples(part, learn, device)
         kind: dict[str, Any] = {
-            "num_workers": self.workers,
-            "collate_fn": partial(collate, self._per_batch(learn)),
+            "num_workers": 0 if isinstance(images, HeldSamples) else self.workers,
+            "collate_fn": partial(collate, self._per_batch(learn).to(on_device)),
             # Pinned memory is copied to a GPU while it computes.
-            "pin_memory": trainer is not None and trainer.strategy.root_device.type == "cuda",
+            "pin_memory": device.type == "cuda" and on_device.type == "cpu",
         }
         if learn:
-            drop_last = len(indices) >= self.batch_size
+            drop_last = len(images) >= self.batch_size
             return DataLoader(images, self.batch_size, shuffle=True, drop_last=drop_last, **kind)
         # Ask the trainer, not torch.distributed: after a fit on several devices, the main process tests alone.
         if trainer is None or not 1 < trainer.world_size <= len(images):
@@ -284,6 +290,23 @@ class ImageData(pl.LightningDataModule):
         sampler = UnrepeatedDistributedSampler(images, trainer.world_size, trainer.global_rank, shuffle=False)
         batch = batch_of_a_share(self.batch_size, len(images), trainer.world_size)
         return DataLoader(images, batch, sampler=sampler, **kind)
+
+    def _samples(self, part: str, learn: bool, device: torch.device) -> tuple[Samples | HeldSamples, torch.device]:
+        """Return the samples of a part, held in the memory of a device or read on demand, and where batches begin."""
+        store = self._test if part == "test" else self._train
+        samples = Samples(store, self.parts[part], self._per_image(learn), self.task)
+        if not self._is_held():
+            return samples, torch.device("cpu")
+        if (part, device) not in self._held:
+            self._held[part, device] = hold(samples, device)
+        return self._held[part, device], device
+
+    def _is_held(self) -> bool:
+        if self.cache != "auto":
+            return self.cache
+        values = self.image_channels * (1 if self.eight_bit else 4) + (8 if self.task.dense else 0)
+        size = sum(self.lengths.values()) * self.image_size**2 * values
+        return not self.resized_crop and size <= AUTO_LIMIT
 
     def _per_image(self, learn: bool) -> v2.Transform:
         steps: list[Any] = [] if self.eight_bit else [v2.ToDtype(torch.float32, scale=True)]
@@ -294,40 +317,17 @@ class ImageData(pl.LightningDataModule):
             steps += [v2.Resize(round(self.image_size * 256 / 224)), v2.CenterCrop(size)]
         elif self.resize_to:
             steps.append(v2.Resize(size))
-        if learn and self.crop_padding:
-            beyond: Any = {tv_tensors.Mask: self.ignore_index, "others": 0}
-            steps.append(v2.RandomCrop(self.image_size, padding=self.crop_padding, fill=beyond))
-        if learn and self.flip:
-            steps.append(v2.RandomHorizontalFlip())
         return v2.Compose(steps or [v2.Identity()])
 
-    def _per_batch(self, learn: bool) -> v2.Transform:
-        steps: list[Any] = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(self.mean, self.std)]
+    def _per_batch(self, learn: bool) -> BatchTransform:
+        moves: list[nn.Module] = []
+        values: list[nn.Module] = [Normalize(self.mean, self.std)]
+        if learn and self.crop_padding:
+            moves.append(RandomCrop(self.crop_padding, self.ignore_index))
+        if learn and self.flip:
+            moves.append(RandomFlip())
         if learn and self.cutout:
-            steps.append(Cutout(self.cutout))
+            values.append(Cutout(self.cutout))
         if learn and self.random_erasing:
-            steps.append(RandomErasing(self.random_erasing))
-        return v2.Compose(steps)
-
-
-def _common_shape(forms: Mapping[Form, str], any_size: bool) -> tuple[int, int]:
-    """Return the channels and the pixels per side that all image files have.
-
-    Args:
-        forms: The forms of the files, each with a file that has it.
-        any_size: Whether the size may differ.
-
-    Raises:
-        InputError: The files differ, or are not square.
-    """
-    (first, example), *_ = forms.items()
-    side = min(first.height, first.width)
-    for form, file in forms.items():
-        if form.channels != first.channels:
-            raise InputError(
-                f"data.root: {file!r} has {form.channels} channels, {example!r} {first.channels}; all images should "
-                "have the same number, where colours are three and transparency is one more"
-            )
-        size = f"{file!r} is {form.width}x{form.height}, not {side}x{side}"
-        check("image_size", None, any_size or form[1:3] == (side, side), f"set, for example to {side}: {size}")
-    return first.channels, side
+            values.append(RandomErasing(self.random_erasing))
+        return BatchTransform(moves, values, self.task.dense)

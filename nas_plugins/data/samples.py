@@ -1,4 +1,4 @@
-"""Samples of a data set: pairs of an image and its target, and batches of them."""
+"""Samples of a data set: pairs of an image and its target, read one by one or held in memory, and batches of them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch.utils.data import Dataset, default_collate
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from nas_plugins.data.augmentation import BatchTransform
 from nas_plugins.data.image_files import read_image
 from nas_plugins.data.masks import read_mask
 from nas_plugins.data.sources import Store
@@ -44,18 +45,44 @@ class Samples(Dataset):
         if self.dense:
             pixels, mask = self.transform(pixels, tv_tensors.Mask(read_mask(label)))
             return pixels, mask.as_subclass(Tensor)
-        return self.transform(pixels), torch.tensor(label) if isinstance(label, list) else label
+        return self.transform(pixels), torch.tensor(label)
 
 
-def collate(transform: v2.Transform, samples: list[tuple[Tensor, Any]]) -> tuple[Tensor, Tensor]:
+class HeldSamples(Dataset):
+    """Samples in the memory of a device, of which a batch is a single selection.
+
+    Args:
+        images: Images (N, C, H, W).
+        targets: Targets (N, …) on the same device.
+    """
+
+    def __init__(self, images: Tensor, targets: Tensor) -> None:
+        self.images, self.targets = images, targets
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.images[index], self.targets[index]
+
+    def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
+        """Return a batch, for which PyTorch's loader asks at once."""
+        chosen = torch.tensor(indices).to(self.images.device, non_blocking=True)
+        return self.images[chosen], self.targets[chosen]
+
+
+def collate(
+    transform: BatchTransform, samples: list[tuple[Tensor, Any]] | tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
     """Return the images and the targets of a batch.
 
     Args:
-        transform: Transform of the images.
-        samples: Pairs of an image and its target.
+        transform: Transform of a batch.
+        samples: Pairs of an image and its target, or a batch.
     """
-    images, targets = default_collate(samples)
-    return transform(images), targets
+    images, targets = samples if isinstance(samples, tuple) else default_collate(samples)
+    batch: tuple[Tensor, Tensor] = transform(images, targets)
+    return batch
 
 
 def batch_of_a_share(size: int, images: int, processes: int) -> int:

@@ -1,6 +1,7 @@
 """Sources of images: arrays in memory, or files that are read on demand."""
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor
 from torchvision.datasets import DatasetFolder
 
-from nas_plugins.data.image_files import EXTENSIONS, read_image
+from nas_plugins.data.image_files import EXTENSIONS, Form, read_image
 from nas_plugins.errors import InputError
 from nas_plugins.files import one_line
 
@@ -134,3 +135,26 @@ def check(key: str, value: object, fits: bool, right: str) -> None:
     """
     if not fits:
         raise InputError(f"data.{key} is {value!r}: it should be {right}")
+
+
+def common_shape(forms: Mapping[Form, str], any_size: bool) -> tuple[int, int]:
+    """Return the channels and the pixels per side that all image files have.
+
+    Args:
+        forms: The forms of the files, each with a file that has it.
+        any_size: Whether the size may differ.
+
+    Raises:
+        InputError: The files differ, or are not square.
+    """
+    (first, example), *_ = forms.items()
+    side = min(first.height, first.width)
+    for form, file in forms.items():
+        if form.channels != first.channels:
+            raise InputError(
+                f"data.root: {file!r} has {form.channels} channels, {example!r} {first.channels}; all images should "
+                "have the same number, where colours are three and transparency is one more"
+            )
+        size = f"{file!r} is {form.width}x{form.height}, not {side}x{side}"
+        check("image_size", None, any_size or form[1:3] == (side, side), f"set, for example to {side}: {size}")
+    return first.channels, side
