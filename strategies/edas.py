@@ -11,7 +11,7 @@ from strategies.base import DifferentiableStrategy
 from strategies.bilevel import Order, gradient_of
 from strategies.composition import Composition, adam
 from strategies.relaxation import Flip, SampledEdges
-from strategies.sampling import policy
+from strategies.sampling import path_policy, policy
 
 
 class EDAS(DifferentiableStrategy):
@@ -43,6 +43,9 @@ class EDAS(DifferentiableStrategy):
         flip: Steps that use −α during the warm-up: "weights" for weight steps, or "both" for architecture steps too,
             whose gradient it turns around. None for "weights", or for "both" with the order "one-level", in which α and
             the weights share a pass.
+        path: Candidates that unrelaxed edges run: "strongest" (the paper), or "sampled" by the softmax of α, which
+            keeps a search from settling on what it began with.
+        weights_first_epochs: Epochs at the start in which only weights are trained; 0 in the paper.
         common: Arguments of all strategies, see :class:`~strategies.base.DifferentiableStrategy`.
 
     Raises:
@@ -66,10 +69,13 @@ class EDAS(DifferentiableStrategy):
         seed: int | None = None,
         order: Order = "first",
         flip: Flip | None = None,
+        path: str = "strongest",
+        weights_first_epochs: int = 0,
         **common: Any,
     ) -> None:
-        if sign_flip_epochs < 0:
-            raise ValueError(f"sign_flip_epochs: {sign_flip_epochs} should be at least 0")
+        for name, epochs in (("sign_flip_epochs", sign_flip_epochs), ("weights_first_epochs", weights_first_epochs)):
+            if epochs < 0:
+                raise ValueError(f"{name}: {epochs} should be at least 0")
         if alpha_max and order == "one-level":
             raise ValueError(
                 "alpha_max: true should be false: with order 'one-level' α learns from the pass of the weights, in "
@@ -79,17 +85,21 @@ class EDAS(DifferentiableStrategy):
             raise ValueError("flip: 'weights' should be 'both': with order 'one-level' α and the weights share a pass")
         if weight_decay is None:
             weight_decay = 1e-3 if sign_flip_epochs > 0 else 0.0
+        if seed is None:
+            seed = torch.initial_seed()
         super().__init__(
             Composition(
                 relaxation=SampledEdges(
-                    draw=policy(sampling, torch.initial_seed() if seed is None else seed, relaxed_edges),
+                    draw=policy(sampling, seed, relaxed_edges),
                     sign_flip_epochs=sign_flip_epochs,
                     flip=flip or ("both" if order == "one-level" else "weights"),
                     relax_weights=not alpha_max,
+                    path=path_policy(path, seed),
                 ),
                 optimizer=adam(learning_rate, weight_decay, betas),
                 gradient=gradient_of(order),
                 none=none,
+                warmup_epochs=weights_first_epochs,
                 gradient_clip_val=gradient_clip_val,
                 single_path=True,
                 recompute=recompute,
