@@ -11,7 +11,7 @@ from strategies.bilevel import Order, gradient_of
 from strategies.composition import Composition, adam
 from strategies.noise import chosen_seed
 from strategies.relaxation import Flip, SampledEdges
-from strategies.sampling import policy
+from strategies.sampling import path_policy, policy
 
 
 class EDAS(DifferentiableStrategy):
@@ -41,6 +41,9 @@ class EDAS(DifferentiableStrategy):
         flip: Steps that use −α during the warm-up: "weights" for weight steps, or "both" for architecture steps too,
             whose gradient it turns around. None for "weights", or for "both" with the order "one-level", in which α and
             the weights share a pass.
+        path: Candidates that unrelaxed edges run: "strongest" (the paper), or "sampled" by the softmax of α, which
+            keeps a search from settling on what it began with.
+        weights_first_epochs: Epochs at the start in which only weights are trained; 0 in the paper.
         common: Arguments of all strategies, see :class:`~strategies.base.DifferentiableStrategy`.
 
     Raises:
@@ -64,9 +67,12 @@ class EDAS(DifferentiableStrategy):
         seed: int | None = None,
         order: Order = "first",
         flip: Flip | None = None,
+        path: str = "strongest",
+        weights_first_epochs: int = 0,
         **common: Any,
     ) -> None:
         require("sign_flip_epochs", sign_flip_epochs, sign_flip_epochs >= 0, "at least 0")
+        require("weights_first_epochs", weights_first_epochs, weights_first_epochs >= 0, "at least 0")
         if alpha_max and order == "one-level":
             raise ValueError(
                 "alpha_max: true should be false: with order 'one-level' α learns from the pass of the weights, in "
@@ -76,17 +82,20 @@ class EDAS(DifferentiableStrategy):
             raise ValueError("flip: 'weights' should be 'both': with order 'one-level' α and the weights share a pass")
         if weight_decay is None:
             weight_decay = 1e-3 if sign_flip_epochs > 0 else 0.0
+        seed = chosen_seed(seed)
         super().__init__(
             Composition(
                 relaxation=SampledEdges(
-                    draw=policy(sampling, chosen_seed(seed), relaxed_edges),
+                    draw=policy(sampling, seed, relaxed_edges),
                     sign_flip_epochs=sign_flip_epochs,
                     flip=flip or ("both" if order == "one-level" else "weights"),
                     relax_weights=not alpha_max,
+                    path=path_policy(path, seed),
                 ),
                 optimizer=adam(learning_rate, weight_decay, betas),
                 gradient=gradient_of(order),
                 none=none,
+                warmup_epochs=weights_first_epochs,
                 gradient_clip_val=gradient_clip_val,
                 single_path=True,
                 recompute=recompute,

@@ -29,6 +29,7 @@ def small_space():
         {"order": "one-level"},
         {"order": "second"},
         {"flip": "both"},
+        {"path": "sampled", "order": "one-level"},
     ],
     ids=str,
 )
@@ -199,6 +200,16 @@ def test_only_the_relaxed_edge_changes_and_every_other_edge_runs_one_operation(r
         assert all(calls == (3 * passes if edge == relaxed else passes) for (_, edge), calls in ran.items())
         assert len(ran) == 3 * 5
     assert len({edges[0] for edges in watch.changed}) > 5
+
+
+def test_epochs_for_the_weights_leave_alpha_alone(run_search):
+    watch = Watch()
+    run_search(small_space(), EDAS(weights_first_epochs=1, order="one-level"), epochs=2, callbacks=[watch])
+    half = len(watch.changed) // 2
+    assert not any(watch.changed[:half])
+    assert all(watch.changed[half:])
+    with pytest.raises(ValueError, match="weights_first_epochs: -1 should be at least 0"):
+        EDAS(weights_first_epochs=-1)
 
 
 def test_with_none_an_edge_runs_one_operation_or_nothing(run_search):
