@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from nni.nas.hub.pytorch import DARTS as HubDarts
+from torch import nn
 from torch.nn import functional
 
 from benchmarks.dispatches import Launches
@@ -12,6 +13,7 @@ from nas_plugins import DARTS, DOTS, EDAS, GDAS, PCDARTS, DartsSpace, FairDARTS
 from search_spaces.depthwise import DepthwiseConv2d
 from strategies.bn_statistics import batch_stats_only, norms_with_stats
 from strategies.relaxation import Step
+from strategies.supernet.cell import MixedCell
 
 IMAGES = torch.rand(4, 3, 8, 8, dtype=torch.float64)
 
@@ -78,12 +80,14 @@ def test_so_they_do_by_the_statistics_of_the_batch_alone():
         assert_same(*both(strategy, model))
 
 
-def test_a_candidate_with_a_hook_is_computed_alone():
+@pytest.mark.parametrize("kind", [DepthwiseConv2d, nn.Sequential])
+def test_a_candidate_with_a_hook_is_computed_alone(kind):
     strategy = DARTS()
     model, _ = supernet(strategy)
     calls = []
-    convolution = next(module for module in model.modules() if isinstance(module, DepthwiseConv2d))
-    convolution.register_forward_hook(lambda *_: calls.append(1))
+    cell = next(module for module in model.modules() if isinstance(module, MixedCell))
+    hooked = next(module for module in cell.operations.modules() if isinstance(module, kind))
+    hooked.register_forward_hook(lambda *_: calls.append(1))
     both(strategy, model)
     assert len(calls) == 2
 

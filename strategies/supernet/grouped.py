@@ -86,7 +86,8 @@ def sums_of_groups(
 
 def _leaves(candidate: nn.Module) -> list[Any]:
     """Return the modules of a chain in their order, those of chains inside it included, without identities."""
-    if isinstance(candidate, nn.Sequential) and type(candidate).forward is nn.Sequential.forward:
+    is_chain = isinstance(candidate, nn.Sequential) and type(candidate).forward is nn.Sequential.forward
+    if is_chain and not _hooks(candidate):
         return [leaf for module in candidate for leaf in _leaves(module)]
     return [] if type(candidate) is nn.Identity else [candidate]
 
@@ -101,7 +102,7 @@ def _kind(candidate: nn.Module, weighted: bool) -> _Kind | None:
 
 
 def _kind_of_leaf(leaf: Any) -> _Kind | None:
-    if leaf._forward_hooks or leaf._forward_pre_hooks or leaf._backward_hooks or leaf._backward_pre_hooks:
+    if _hooks(leaf):
         return None
     if type(leaf) is nn.ReLU:
         return ("relu",)
