@@ -115,6 +115,11 @@ def _kind_of_leaf(leaf: Any) -> _Kind | None:
     return None
 
 
+def _hooks(module: nn.Module) -> bool:
+    hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
+    return any(hooks)
+
+
 def _run(candidates: Sequence[Sequence[Any]], x: Tensor, weights: Tensor | None, statistics: _Statistics) -> Tensor:
     """Return the outputs of candidates of one kind, each times its weight, concatenated along the channels."""
     if not candidates[0]:
