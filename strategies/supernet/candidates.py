@@ -45,18 +45,19 @@ def split_beginning(candidate: nn.Module) -> tuple[Beginning | None, nn.Module]:
 
     A chain is its own rest, with an identity at its beginning.
     """
-    first = candidate[0] if _is_chain(candidate) else candidate
+    first = candidate[0] if is_chain(candidate) else candidate
     if type(first) not in _BEGINNINGS:
         return None, candidate
     settings = {name: getattr(first, name) for name in type(first).__constants__}  # type: ignore[attr-defined]
-    if _is_chain(candidate):
+    if is_chain(candidate):
         candidate[0] = nn.Identity()
     else:
         candidate = nn.Identity()
     return Beginning(type(first), repr(settings), first), candidate
 
 
-def _is_chain(module: nn.Module) -> TypeGuard[nn.Sequential]:
+def is_chain(module: nn.Module) -> TypeGuard[nn.Sequential]:
+    """Return whether a module runs its submodules one after another, and can be asked for them."""
     # Subclasses of Sequential may override forward.
     return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward and len(module) > 0
 
@@ -191,6 +192,6 @@ def _weighted_norm(candidate: nn.Module) -> WeightedNorm | None:
 def _endings(module: nn.Module) -> Iterator[Any]:
     """Yield a module, its last submodule, the last submodule of that, and so on through nested chains."""
     yield module
-    while _is_chain(module):
+    while is_chain(module):
         module = module[-1]
         yield module

@@ -19,7 +19,7 @@ from search_spaces.depthwise import DepthwiseConv2d
 from search_spaces.pointwise import PointwiseConv2d, subsample
 from strategies.relaxation import PlanEntry
 from strategies.supernet.architecture import active
-from strategies.supernet.candidates import Beginning, Group, UncountedNorm, WeightedNorm
+from strategies.supernet.candidates import Beginning, Group, UncountedNorm, WeightedNorm, is_chain
 
 _CONVOLUTIONS = (nn.Conv2d, DepthwiseConv2d, PointwiseConv2d)
 _NORMS = (UncountedNorm, WeightedNorm)
@@ -86,8 +86,7 @@ def sums_of_groups(
 
 def _leaves(candidate: nn.Module) -> list[Any]:
     """Return the modules of a chain in their order, those of chains inside it included, without identities."""
-    is_chain = isinstance(candidate, nn.Sequential) and type(candidate).forward is nn.Sequential.forward
-    if is_chain and not _hooks(candidate):
+    if is_chain(candidate) and not _hooks(candidate):
         return [leaf for module in candidate for leaf in _leaves(module)]
     return [] if type(candidate) is nn.Identity else [candidate]
 
