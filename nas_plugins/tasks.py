@@ -196,10 +196,6 @@ class ImageTask(Task):
 # Losses
 
 
-def _cross_entropy(targets: Targets, label_smoothing: float) -> Callable[[Tensor, Tensor], Tensor]:
-    return nn.CrossEntropyLoss(label_smoothing=label_smoothing)
-
-
 def _pixel_cross_entropy(targets: Targets, label_smoothing: float) -> Callable[[Tensor, Tensor], Tensor]:
     """Return the mean over the pixels that count; 0 for a batch without any."""
     criterion = nn.CrossEntropyLoss(ignore_index=targets.ignore_index, label_smoothing=label_smoothing, reduction="sum")
@@ -209,10 +205,6 @@ def _pixel_cross_entropy(targets: Targets, label_smoothing: float) -> Callable[[
         return criterion(logits, masks) / pixels
 
     return loss
-
-
-def _binary_cross_entropy(targets: Targets, label_smoothing: float) -> Callable[[Tensor, Tensor], Tensor]:
-    return nn.BCEWithLogitsLoss()
 
 
 def _squared_error(targets: Targets, label_smoothing: float) -> Callable[[Tensor, Tensor], Tensor]:
@@ -226,14 +218,6 @@ def _squared_error(targets: Targets, label_smoothing: float) -> Callable[[Tensor
 
 
 # Predictions
-
-
-def _same(targets: Targets, outputs: Tensor) -> Tensor:
-    return outputs
-
-
-def _probabilities(targets: Targets, outputs: Tensor) -> Tensor:
-    return outputs.sigmoid()
 
 
 def _in_units(targets: Targets, outputs: Tensor) -> Tensor:
@@ -284,8 +268,8 @@ TASKS: Mapping[str, ImageTask] = {
             outputs="classes",
             network="classifier",
             raw="logits",
-            loss=_cross_entropy,
-            predicted=_same,
+            loss=lambda targets, smoothing: nn.CrossEntropyLoss(label_smoothing=smoothing),
+            predicted=lambda targets, outputs: outputs,
         ),
         ImageTask(
             "multilabel",
@@ -298,8 +282,8 @@ TASKS: Mapping[str, ImageTask] = {
             outputs="labels",
             network="multi-label classifier",
             raw="logits",
-            loss=_binary_cross_entropy,
-            predicted=_probabilities,
+            loss=lambda targets, smoothing: nn.BCEWithLogitsLoss(),
+            predicted=lambda targets, outputs: outputs.sigmoid(),
             smooths=False,
         ),
         ImageTask(
@@ -325,7 +309,7 @@ TASKS: Mapping[str, ImageTask] = {
             network="segmentation network",
             raw="logits",
             loss=_pixel_cross_entropy,
-            predicted=_same,
+            predicted=lambda targets, outputs: outputs,
             dense=True,
         ),
     )

@@ -12,15 +12,13 @@ class Cell1dSpace(DartsSpace):
     """Networks of one normal and one reduction cell for inputs (batch, channels, steps).
 
     The cells are those of :class:`~search_spaces.darts.DartsSpace` with the operations of
-    :mod:`search_spaces.series`. A reduction cell halves the number of steps.
+    :mod:`search_spaces.operations` for one dimension. A reduction cell halves the number of steps.
 
     Args:
         num_classes: Number of outputs: classes, or values that a regression predicts.
-        channels: Channels of a node before the first reduction. They double at each reduction.
-        layers: Number of cells, at least 3. Those at a third and two thirds of the depth are reduction cells.
         image_channels: Channels of the series.
-        nodes: Intermediate nodes of a cell, each with two inputs.
         operations: Candidates of every edge, of those that have a form for series.
+        channels, layers, nodes: See :class:`~search_spaces.darts.DartsSpace`.
 
     Raises:
         ValueError: An argument is out of range, or an operation is unknown or has no form for series.

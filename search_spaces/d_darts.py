@@ -20,16 +20,9 @@ class DDartsSpace(StackedSpace):
     ``cell_3/op_2_2`` and so on for further ones. ``none`` is no candidate.
 
     Args:
-        num_classes: Number of classes.
-        channels: Channels of a node before the first reduction. They double at each reduction.
-        layers: Number of cells, at least 3. Those at a third and two thirds of the depth are reduction cells.
-        image_channels: 1 for grey images, 3 for colour.
-        stem: A key of :data:`~search_spaces.stems.STEMS`.
         nodes: Intermediate nodes of a cell.
-        operations: Candidates of every edge.
-        fixed: Operations of the supernet and of every derived network that are not searched: see
-            :func:`~search_spaces.fixed.parse_fixed`.
-        dense_head: Whether there are outputs for each pixel, see :class:`~search_spaces.network.Network`.
+        num_classes, channels, layers, image_channels, stem, operations, fixed, dense_head: See
+            :class:`~search_spaces.darts.DartsSpace`.
 
     Raises:
         ValueError: An argument is out of range, or an operation is unknown.

@@ -30,16 +30,12 @@ class DartOptiSpace(StackedSpace):
     Args:
         baseline: A key of :data:`~search_spaces.baselines.BASELINES`, for instance "resnet18", "resnet50" or
             "xception", or the path of a genotype file.
-        num_classes: Number of classes.
-        channels: Channels of a node before the first reduction. They double at each reduction.
-        image_channels: 1 for grey images, 3 for colour.
-        stem: A key of :data:`~search_spaces.stems.STEMS`.
         operations: Candidates of every edge, including all operations of the baseline.
         alpha: α of the operations of the baseline.
         other_alpha: α of all other operations, below ``alpha``.
         fixed: Operations that are not searched, in addition to those of the baseline: see
             :func:`~search_spaces.fixed.parse_fixed`.
-        dense_head: Whether there are outputs for each pixel, see :class:`~search_spaces.network.Network`.
+        num_classes, channels, image_channels, stem, dense_head: See :class:`~search_spaces.darts.DartsSpace`.
 
     Attributes:
         baseline: Genotype of the baseline with distinct cells.

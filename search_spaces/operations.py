@@ -105,18 +105,6 @@ class FactorizedReduce(nn.Module):
         return self.bn(torch.cat([self.conv_1(x), self.conv_2(even)], dim=1))
 
 
-def _max_pool(channels: int, stride: int, affine: bool, dimensions: int = 2) -> nn.Module:
-    return LAYERS[dimensions].max_pool(3, stride, 1)
-
-
-def _avg_pool(channels: int, stride: int, affine: bool, dimensions: int = 2) -> nn.Module:
-    return LAYERS[dimensions].avg_pool(3, stride, 1, count_include_pad=False)
-
-
-def _skip_connect(channels: int, stride: int, affine: bool, dimensions: int = 2) -> nn.Module:
-    return nn.Identity() if stride == 1 else FactorizedReduce(channels, channels, affine, dimensions)
-
-
 def _separable(
     channels: int, kernel: int, stride: int, dilation: int, affine: bool, dimensions: int
 ) -> list[nn.Module]:
@@ -194,9 +182,13 @@ def _squeeze_excitation(channels: int, stride: int, affine: bool) -> nn.Module:
 
 
 OPERATIONS: dict[str, OperationFactory] = {
-    "max_pool_3x3": _max_pool,
-    "avg_pool_3x3": _avg_pool,
-    "skip_connect": _skip_connect,
+    "max_pool_3x3": lambda channels, stride, affine, dimensions=2: LAYERS[dimensions].max_pool(3, stride, 1),
+    "avg_pool_3x3": lambda channels, stride, affine, dimensions=2: LAYERS[dimensions].avg_pool(
+        3, stride, 1, count_include_pad=False
+    ),
+    "skip_connect": lambda channels, stride, affine, dimensions=2: (
+        nn.Identity() if stride == 1 else FactorizedReduce(channels, channels, affine, dimensions)
+    ),
     "sep_conv_3x3": _sep_conv(3),
     "sep_conv_5x5": _sep_conv(5),
     "dil_conv_3x3": _dil_conv(3),

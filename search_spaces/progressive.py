@@ -25,16 +25,9 @@ class ProgressiveSpace(StackedSpace):
     deepest. Strategies without stages search in the shallowest network.
 
     Args:
-        num_classes: Number of classes.
-        channels: Channels of a node before the first reduction. They double at each reduction.
         layers: Number of cells in the network of each stage, ascending, each at least 3.
-        image_channels: 1 for grey images, 3 for colour.
-        stem: A key of :data:`~search_spaces.stems.STEMS`.
-        nodes: Intermediate nodes of a cell, each with two inputs.
-        operations: Candidates of every edge.
-        fixed: Operations of the supernet and of every derived network that are not searched: see
-            :func:`~search_spaces.fixed.parse_fixed`.
-        dense_head: Whether there are outputs for each pixel, see :class:`~search_spaces.network.Network`.
+        num_classes, channels, image_channels, stem, nodes, operations, fixed, dense_head: See
+            :class:`~search_spaces.darts.DartsSpace`.
 
     Raises:
         ValueError: An argument is out of range, or an operation is unknown.

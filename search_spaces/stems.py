@@ -10,6 +10,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from search_spaces.operations import LAYERS
+
 Stem = Literal["cifar", "imagenet", "tiny_imagenet", "dual_cifar", "dual_imagenet", "dual_tiny_imagenet", "series"]
 """Names of the stems, the keys of :data:`STEMS`."""
 
@@ -21,18 +23,19 @@ class CifarStem(nn.Module):
         image_channels: Channels of the images.
         channels: Channels of a node of the first cell.
         stride: Stride of the convolution; 1 keeps the resolution.
+        dimensions: 1 for series, 2 for images.
     """
 
-    def __init__(self, image_channels: int, channels: int, stride: int = 1) -> None:
+    def __init__(self, image_channels: int, channels: int, stride: int = 1, dimensions: int = 2) -> None:
         super().__init__()
-        self.out_channels = 3 * channels
+        layers, self.out_channels = LAYERS[dimensions], 3 * channels
         self.layers = nn.Sequential(
-            nn.Conv2d(image_channels, self.out_channels, 3, stride, padding=1, bias=False),
-            nn.BatchNorm2d(self.out_channels),
+            layers.conv(image_channels, self.out_channels, 3, stride, padding=1, bias=False),
+            layers.norm(self.out_channels),
         )
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(batch, image channels, height, width) -> the inputs s0 and s1 of the first cell."""
+        """(batch, image channels, height, width), or series -> the inputs s0 and s1 of the first cell."""
         x = self.layers(x)
         return x, x
 
@@ -67,29 +70,7 @@ class ImageNetStem(nn.Module):
         return before, self.second(before)
 
 
-class SeriesStem(nn.Module):
-    """One convolution of three steps, whose output is both inputs of the first cell.
-
-    Args:
-        in_channels: Channels of the series.
-        channels: Channels of a node of the first cell.
-    """
-
-    def __init__(self, in_channels: int, channels: int) -> None:
-        super().__init__()
-        self.out_channels = 3 * channels
-        self.layers = nn.Sequential(
-            nn.Conv1d(in_channels, self.out_channels, 3, padding=1, bias=False),
-            nn.BatchNorm1d(self.out_channels),
-        )
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(batch, channels of the series, steps) -> the inputs s0 and s1 of the first cell."""
-        x = self.layers(x)
-        return x, x
-
-
-SingleStem = CifarStem | ImageNetStem | SeriesStem
+SingleStem = CifarStem | ImageNetStem
 
 
 class DualStem(nn.Module):
@@ -232,7 +213,7 @@ STEMS: dict[Stem, StemKind] = {
     "dual_cifar": replace(_CIFAR, dual=True),
     "dual_imagenet": replace(_IMAGENET, dual=True),
     "dual_tiny_imagenet": replace(_TINY_IMAGENET, dual=True),
-    "series": StemKind(SeriesStem, image_size=64, halvings=0, dimensions=1),
+    "series": StemKind(partial(CifarStem, dimensions=1), image_size=64, halvings=0, dimensions=1),
 }
 """Stems by name. On images of its size, each gives the cells of a network about the same resolutions."""
 IMAGE_STEMS = tuple(name for name, kind in STEMS.items() if kind.dimensions == 2)

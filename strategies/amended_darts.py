@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any
 
 from search_spaces.checks import require
-from search_spaces.deprecation import argument_aliases
 from strategies.base import DifferentiableStrategy
 from strategies.composition import Composition, adam
 from strategies.hypergradients import implicit, scaled_hessian
@@ -28,7 +27,6 @@ class AmendedDARTS(DifferentiableStrategy):
         ValueError: A setting is out of range.
     """
 
-    @argument_aliases(arc_learning_rate="learning_rate")
     def __init__(
         self,
         coefficient: float = 0.1,

@@ -17,6 +17,7 @@ from pytorch_lightning.utilities.combined_loader import CombinedLoader
 from torch import nn
 
 from search_spaces.checks import require
+from search_spaces.deprecation import argument_aliases
 from search_spaces.extensions import HasInitialAlphas
 from search_spaces.space import StackedSpace
 from strategies.composition import Composition, adam, cosine
@@ -103,6 +104,13 @@ class DifferentiableStrategy(OneShotStrategy):
         self._profile: Callable[[Example], list[CostTable]] | None = None
         self.architecture = self._new_architecture()
         self._architecture_loader: Callable[[], Any] | None = None
+
+    def __init_subclass__(cls, **settings: Any) -> None:
+        """Let a strategy take its ``learning_rate`` under the name that NNI's strategies have for it."""
+        super().__init_subclass__(**settings)
+        if "__init__" in vars(cls):
+            accepting = argument_aliases(arc_learning_rate="learning_rate")
+            cls.__init__ = accepting(cls.__init__)  # type: ignore[method-assign]
 
     def _new_architecture(self) -> Architecture:
         composition = self.composition

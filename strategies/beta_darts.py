@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 
 from search_spaces.checks import require
-from search_spaces.deprecation import argument_aliases
 from strategies.base import DifferentiableStrategy
 from strategies.composition import Composition, Objective, adam
 from strategies.objective import ArchitectureBatch, evaluator_loss, total
@@ -55,7 +54,6 @@ class BetaDARTS(DifferentiableStrategy):
         ValueError: A setting is out of range.
     """
 
-    @argument_aliases(arc_learning_rate="learning_rate")
     def __init__(
         self,
         weight: float = 50.0,

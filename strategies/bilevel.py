@@ -63,7 +63,7 @@ class BilevelProblem:
         """
         if not loss.requires_grad:  # for example when no path leads through the relaxed edge
             return self.average([None] * len(parameters))
-        scaled = torch.autograd.grad(loss * self.scale, _trained(parameters), allow_unused=True)
+        scaled = torch.autograd.grad(loss * self.scale, trained(parameters), allow_unused=True)
         gradients = iter(unscaled(scaled, self.scale))
         return self.average([next(gradients) if parameter.requires_grad else None for parameter in parameters])
 
@@ -144,7 +144,7 @@ def second_order(problem: BilevelProblem, xi: float | None = None, epsilon: floa
         xi: Step size ξ. None for the current learning rate of each weight.
         epsilon: Step size of the finite difference, see :func:`mixed_product`.
     """
-    count, weights = len(problem.alphas), _trained(problem.weights)
+    count, weights = len(problem.alphas), trained(problem.weights)
     with preserving([*weights, *problem.buffers]):
         with frozen(problem.alphas), isolate_rng():
             gradients = problem.differentiate(problem.train_loss(), weights)
@@ -181,7 +181,7 @@ def hessian_product(
         parameters: p.
         epsilon: Norm of εd.
     """
-    weights = _trained(problem.weights)
+    weights = trained(problem.weights)
     differentiated = set(parameters)
     constant = [tensor for tensor in (*weights, *problem.alphas) if tensor not in differentiated]
     moved = [(weight, d) for weight, d in zip(weights, direction, strict=True) if d is not None]
@@ -250,7 +250,8 @@ def _difference(a: Tensor | None, b: Tensor | None) -> Tensor | None:
     return a if b is None else -b if a is None else a - b
 
 
-def _trained(weights: Iterable[Tensor]) -> list[Tensor]:
+def trained(weights: Iterable[Tensor]) -> list[Tensor]:
+    """Return the weights that require a gradient."""
     return [weight for weight in weights if weight.requires_grad]
 
 
@@ -262,13 +263,13 @@ def unscaled(gradients: Iterable[Tensor | None], scale: float) -> Gradients:
 @contextmanager
 def frozen(tensors: Iterable[Tensor]) -> Iterator[None]:
     """Exclude tensors from differentiation in this context."""
-    trained = _trained(tensors)
-    for tensor in trained:
+    unfrozen = trained(tensors)
+    for tensor in unfrozen:
         tensor.requires_grad_(False)
     try:
         yield
     finally:
-        for tensor in trained:
+        for tensor in unfrozen:
             tensor.requires_grad_(True)
 
 

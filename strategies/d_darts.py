@@ -6,7 +6,7 @@ from typing import Any
 
 from nni.nas.nn.pytorch import ModelSpace
 
-from search_spaces.deprecation import argument_aliases, renamed_arguments
+from search_spaces.deprecation import renamed_arguments
 from strategies.ablation import Ablation, AblationMode, CellChain
 from strategies.base import DifferentiableStrategy
 from strategies.composition import Composition, adam, cosine
@@ -51,7 +51,6 @@ class DDARTS(DifferentiableStrategy):
         ValueError: A setting is out of range.
     """
 
-    @argument_aliases(arc_learning_rate="learning_rate")
     @renamed_arguments(absent="ablation_mode", still="min_alpha_change")
     def __init__(
         self,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from search_spaces.deprecation import argument_aliases
 from strategies.base import DifferentiableStrategy
 from strategies.bilevel import Order, gradient_of
 from strategies.composition import Composition, adam
@@ -37,7 +36,6 @@ class DARTS(DifferentiableStrategy):
         ValueError: A setting is out of range.
     """
 
-    @argument_aliases(arc_learning_rate="learning_rate")
     def __init__(
         self,
         order: Order = "first",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from search_spaces.deprecation import argument_aliases
 from strategies.base import DifferentiableStrategy
 from strategies.bilevel import Order, gradient_of
 from strategies.composition import Composition, adam
@@ -36,7 +35,6 @@ class DARTSPlus(DifferentiableStrategy):
         ValueError: A setting is out of range.
     """
 
-    @argument_aliases(arc_learning_rate="learning_rate")
     def __init__(
         self,
         skip_limit: int | None = 2,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from search_spaces.deprecation import argument_aliases
 from strategies.base import DifferentiableStrategy
 from strategies.composition import Composition, adam
 from strategies.noise import chosen_seed
@@ -37,7 +36,6 @@ class DARTSPT(DifferentiableStrategy):
         ValueError: A setting is out of range.
     """
 
-    @argument_aliases(arc_learning_rate="learning_rate")
     def __init__(
         self,
         projection_epochs: int = 81,

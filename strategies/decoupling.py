@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 
 from search_spaces.edges import CellAlphas, NodeAlphas
+from search_spaces.extensions import HasStages
 from strategies.derivation import DerivedEdge, keeps_inputs, softmax, strongest
 from strategies.epoch import Epoch
 from strategies.groups import are_operations, groups, keep_strongest, softmax_by_group, weights_by_group
@@ -72,6 +73,8 @@ def begin_second_stage(epoch: Epoch, start: float) -> None:
         epoch: The epoch that begins.
         start: Share of the epochs after which the second stage begins.
     """
+    if isinstance(epoch.model, HasStages) and epoch.step.progress >= start:
+        epoch.model.enter_stage(1)  # in every epoch, as a resumed search needs it
     if begins_second_stage(epoch, start):
         keep_strongest(epoch.architecture)
         epoch.restart()

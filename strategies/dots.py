@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from search_spaces.checks import require
-from search_spaces.deprecation import argument_aliases
 from strategies.base import DifferentiableStrategy
 from strategies.composition import Composition, adam
 from strategies.decoupling import Stages, TwoStages, begin_second_stage, by_stage
@@ -35,7 +34,6 @@ class DOTS(DifferentiableStrategy):
         ValueError: A setting is out of range.
     """
 
-    @argument_aliases(arc_learning_rate="learning_rate")
     def __init__(
         self,
         stages: Stages = (15 / 70, 30 / 70, 50 / 70),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from search_spaces.checks import require
-from search_spaces.deprecation import argument_aliases
 from strategies.base import DifferentiableStrategy
 from strategies.composition import Composition, adam
 from strategies.dirichlet import DirichletEdges, dirichlet_kl
@@ -61,7 +60,6 @@ class DrNAS(DifferentiableStrategy):
         ValueError: A setting is out of range.
     """
 
-    @argument_aliases(arc_learning_rate="learning_rate")
     def __init__(
         self,
         reg_type: Literal["l2", "kl"] = "l2",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from search_spaces.checks import require
-from search_spaces.deprecation import argument_aliases, renamed_arguments
+from search_spaces.deprecation import renamed_arguments
 from strategies.base import DifferentiableStrategy
 from strategies.bilevel import Order, gradient_of
 from strategies.composition import Composition, adam
@@ -50,7 +50,6 @@ class EDAS(DifferentiableStrategy):
         ValueError: A setting is out of range.
     """
 
-    @argument_aliases(arc_learning_rate="learning_rate")
     @renamed_arguments(warmup_epochs="sign_flip_epochs")
     def __init__(
         self,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from search_spaces.deprecation import argument_aliases
 from strategies.base import DifferentiableStrategy
 from strategies.composition import Composition, adam
 from strategies.derivation import Method, by_method
@@ -32,7 +31,6 @@ class FairDARTS(DifferentiableStrategy):
         ValueError: A setting is out of range.
     """
 
-    @argument_aliases(arc_learning_rate="learning_rate")
     def __init__(
         self,
         w_01: float = 10.0,

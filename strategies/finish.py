@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import Any, TypedDict
@@ -17,6 +16,7 @@ from torch.optim import Optimizer
 from search_spaces.checks import require
 from search_spaces.edges import NONE
 from strategies.between_epochs import BetweenEpochs
+from strategies.bilevel import preserving
 from strategies.bn_statistics import use_bn_stats
 from strategies.cost.search import CostSearch
 from strategies.distributed import average
@@ -232,7 +232,7 @@ class Finishing(CostSearch):
         """Return the metrics of an architecture, leaving the supernet and its weights as they were."""
         supernet, before = self.training_module.model, self.architecture.plan
         try:
-            with self._weights_kept(), isolate_rng():
+            with preserving([*self._own_weights, *self._own_buffers]), isolate_rng():
                 if finish.space is not None:
                     self.training_module.set_model(self._alone(finish, shift))
                 self.architecture.plan = plan
@@ -255,19 +255,6 @@ class Finishing(CostSearch):
         on_cpu = self.device.type == "cpu" and takes_channels_last(space)
         return network.to(memory_format=torch.channels_last) if on_cpu else network
 
-    @contextmanager
-    def _weights_kept(self) -> Iterator[None]:
-        """Restore the weights and the buffers of the supernet after this context."""
-        tensors = (*self._own_weights, *self._own_buffers)
-        kept = [tensor.detach().clone() for tensor in tensors]
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                for tensor, value in zip(tensors, kept, strict=True):
-                    tensor.copy_(value)
-                    tensor.grad = None
-
     def _train(self, steps: int) -> None:
         """Train the model of the evaluator on the last training batches of the search."""
         optimizer = _only_optimizer(self.training_module.configure_optimizers())
@@ -283,6 +270,7 @@ class Finishing(CostSearch):
             nn.utils.clip_grad_norm_(weights, self.composition.gradient_clip_val or float("inf"))
             optimizer.step()
             schedule.step()
+        optimizer.zero_grad()
         self._reset_copies(UNLOGGED)
 
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 
-from search_spaces.deprecation import argument_aliases
 from strategies.base import DifferentiableStrategy
 from strategies.bilevel import BilevelProblem, Gradients, first_order
 from strategies.composition import Composition, adam
@@ -40,7 +39,6 @@ class GDAS(DifferentiableStrategy):
         ValueError: A setting is out of range.
     """
 
-    @argument_aliases(arc_learning_rate="learning_rate")
     def __init__(
         self,
         tau_max: float = 10.0,

@@ -15,7 +15,16 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from strategies.bilevel import BilevelProblem, Gradients, frozen, hessian_product, mixed_product, preserving, unscaled
+from strategies.bilevel import (
+    BilevelProblem,
+    Gradients,
+    frozen,
+    hessian_product,
+    mixed_product,
+    preserving,
+    trained,
+    unscaled,
+)
 from strategies.rng import isolate_rng
 
 
@@ -42,7 +51,7 @@ def implicit(problem: BilevelProblem, inverse: InverseHessian, epsilon: float = 
         inverse: Stands for H⁻¹.
         epsilon: Step size of the finite difference, see :func:`~strategies.bilevel.mixed_product`.
     """
-    count, weights = len(problem.alphas), _trained(problem)
+    count, weights = len(problem.alphas), trained(problem.weights)
     with preserving(problem.buffers), isolate_rng():
         gradients = problem.differentiate(problem.val_loss(), [*problem.alphas, *weights])
     direction = inverse(problem, _dense(gradients[count:], weights))
@@ -64,7 +73,7 @@ def neumann_series(problem: BilevelProblem, vector: Sequence[Tensor], terms: int
         terms: K, the number of products with H.
     """
     rates = {weight: float(group["lr"]) for group in problem.optimizer.param_groups for weight in group["params"]}
-    weights = _trained(problem)
+    weights = trained(problem.weights)
     term = [rates.get(weight, 0.0) * v for weight, v in zip(weights, vector, strict=True)]
     total = list(term)
     with preserving(problem.buffers), frozen(problem.alphas), isolate_rng():
@@ -92,13 +101,9 @@ def scaled_hessian(
         coefficient: η.
         epsilon: Norm of εv.
     """
-    weights = _trained(problem)
+    weights = trained(problem.weights)
     products = hessian_product(problem, [*vector], weights, epsilon)
     return [coefficient * product for product in _dense(products, weights)]
-
-
-def _trained(problem: BilevelProblem) -> list[Tensor]:
-    return [weight for weight in problem.weights if weight.requires_grad]
 
 
 def _dense(gradients: Gradients, weights: Sequence[Tensor]) -> list[Tensor]:

@@ -6,7 +6,6 @@ from functools import partial
 from typing import Any
 
 from search_spaces.checks import require
-from search_spaces.deprecation import argument_aliases
 from strategies.base import DifferentiableStrategy
 from strategies.composition import Composition, adam
 from strategies.hypergradients import implicit, neumann_series
@@ -33,7 +32,6 @@ class IDARTS(DifferentiableStrategy):
         ValueError: A setting is out of range.
     """
 
-    @argument_aliases(arc_learning_rate="learning_rate")
     def __init__(
         self,
         terms: int = 2,

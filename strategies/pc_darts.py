@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from search_spaces.deprecation import argument_aliases
 from search_spaces.edges import CellAlphas, NodeAlphas
 from strategies.base import DifferentiableStrategy
 from strategies.composition import Composition, adam
@@ -54,7 +53,6 @@ class PCDARTS(DifferentiableStrategy):
         ValueError: A setting is out of range.
     """
 
-    @argument_aliases(arc_learning_rate="learning_rate")
     def __init__(
         self,
         partial_channels: int = 4,

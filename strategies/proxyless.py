@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from search_spaces.deprecation import argument_aliases
 from strategies.base import DifferentiableStrategy
 from strategies.composition import Composition, OptimizerFactory, adam
 from strategies.gumbel import BinaryGates
@@ -63,7 +62,6 @@ class Proxyless(DifferentiableStrategy):
         ValueError: A setting is out of range.
     """
 
-    @argument_aliases(arc_learning_rate="learning_rate")
     def __init__(
         self,
         weight_steps: int = 5,

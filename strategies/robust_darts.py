@@ -7,7 +7,6 @@ from typing import Any
 from torch import nn
 
 from search_spaces.checks import require
-from search_spaces.deprecation import argument_aliases
 from strategies.base import DifferentiableStrategy
 from strategies.bilevel import Order, gradient_of
 from strategies.composition import Composition, adam
@@ -41,7 +40,6 @@ class RobustDARTS(DifferentiableStrategy):
         ValueError: A setting is out of range.
     """
 
-    @argument_aliases(arc_learning_rate="learning_rate")
     def __init__(
         self,
         stop_factor: float | None = 1.3,

@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 from search_spaces.checks import require
-from search_spaces.deprecation import argument_aliases
 from strategies.base import DifferentiableStrategy
 from strategies.composition import Composition, adam, clipped
 from strategies.gumbel import SampledPath
@@ -63,7 +62,6 @@ class SNAS(DifferentiableStrategy):
         ValueError: A setting is out of range.
     """
 
-    @argument_aliases(arc_learning_rate="learning_rate")
     def __init__(
         self,
         initial_temperature: float = 1.0,

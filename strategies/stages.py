@@ -22,18 +22,15 @@ DECAY = 0.2
 
 
 def begins_second_stage(epoch: Epoch, start: float) -> bool:
-    """Return whether a search of two stages enters its second, once in a search; the space enters it too.
+    """Return whether a search of two stages enters its second, once in a search.
 
     Args:
         epoch: The epoch that begins.
         start: Share of the epochs after which the second stage begins.
     """
-    if epoch.step.progress < start:
-        return False
-    if isinstance(epoch.model, HasStages):
-        epoch.model.enter_stage(1)  # in every epoch, as a resumed search needs it
-    begins = not epoch.memory.get("second stage")
-    epoch.memory["second stage"] = True
+    begins = epoch.step.progress >= start and not epoch.memory.get("second stage")
+    if begins:
+        epoch.memory["second stage"] = True
     return begins
 
 

@@ -50,7 +50,6 @@ def export(run: PathLike, format: FormatName, output: PathLike) -> Export:
         OSError: A file cannot be written.
     """
     output = Path(output)
-    _check_format(format)
     _check_output(format, output)
     _check_packages(format)
     model = read_model(run)
@@ -79,11 +78,6 @@ def _write_whole(path: Path, content: bytes) -> None:
 
 def _card(output: Path) -> Path:
     return output.with_name(f"{output.name}.md")
-
-
-def _check_format(format: str) -> None:
-    if format not in FORMATS:
-        raise InputError(f"--format: {format!r} should be one of {', '.join(FORMATS)}")
 
 
 def _check_output(format: FormatName, output: Path) -> None:

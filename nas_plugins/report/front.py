@@ -17,7 +17,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from nas_plugins.report.labels import TARGETS, method_labels
 from nas_plugins.report.style import INK, MUTED, SPARE_COLOURS, STYLE, save
-from nas_plugins.report.summary import cost_of
+from nas_plugins.report.summary import cost_of, last
 from nas_plugins.runs.costs import COST_NAMES, amount
 from nas_plugins.runs.reader import Run
 from nas_plugins.tasks import Task
@@ -114,8 +114,7 @@ def _value(run: Run) -> float | None:
     key = run.task.metric.key
     if run.kind == "retrain":
         return run.test.get(f"test_{key}")
-    known = run.metrics[f"derived_val_{key}"].dropna()
-    return float(known.iloc[-1]) if len(known) else None
+    return last(run.metrics[f"derived_val_{key}"])
 
 
 def _origin(run: Run, searches: Sequence[Run]) -> Run | None:

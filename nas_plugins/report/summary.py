@@ -62,7 +62,7 @@ def _row(run: Run) -> dict[str, Any]:
         "dataset": run.dataset,
         "seed": run.config.get("seed"),
         "epochs": len(run.metrics),
-        **{column: _last(run.metrics[column]) for column in run.task.measures},
+        **{column: last(run.metrics[column]) for column in run.task.measures},
         **{f"test_{metric.key}": run.test.get(f"test_{metric.key}") for metric in run.task.metrics},
         **{metric: cost_of(run, metric) for metric in COSTS},
         "target": ", ".join(f"≤ {amount(metric, target)}" for metric, target in run.targets.items()) or None,
@@ -84,10 +84,11 @@ def cost_of(run: Run, metric: str) -> float | None:
     if run.kind == "retrain":
         return run.network.get(metric)
     derived = {cost.metric: cost.derived for cost in run.costs}
-    return derived[metric] if metric in derived else _last(run.metrics[f"derived_{metric}"])
+    return derived[metric] if metric in derived else last(run.metrics[f"derived_{metric}"])
 
 
-def _last(values: pd.Series) -> float | None:
+def last(values: pd.Series) -> float | None:
+    """Return the last value that is known, None if there is none."""
     known = values.dropna()
     return float(known.iloc[-1]) if len(known) else None
 
