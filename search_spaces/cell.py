@@ -227,15 +227,46 @@ class DiscreteCell(nn.Module):
             derived_operation(edge.operation, shape.channels, shape.stride(edge.source), shape.dimensions)
             for edge in self.edges
         )
+        self.after_relu = [_strip_relu(operation) for operation in self.operations]
+        self.ends = set(outputs).difference(edge.source for edge in self.edges)
         channels = shape.channels * len(outputs)
         self.after = nn.Sequential(*(derived_operation(name, channels, 1, shape.dimensions) for name in after))
 
     def forward(self, before: Tensor, previous: Tensor) -> Tensor:
         """(batch, before, …), (batch, previous, …) -> (batch, channels × outputs, …)."""
         nodes: dict[int, Tensor] = dict(enumerate(self.align([before, previous])))
-        for edge, operation in zip(self.edges, self.operations, strict=True):
-            out = operation(nodes[edge.source])
+        rectified: dict[int, Tensor] = {}
+        pooled: dict[tuple[str, int], Tensor] = {}
+        for edge, operation, after_relu in zip(self.edges, self.operations, self.after_relu, strict=True):
+            x, pool = nodes[edge.source], (edge.operation, edge.source)
+            if after_relu:
+                x = rectified[edge.source] = rectified[edge.source] if edge.source in rectified else x.relu()
+            out = pooled[pool] if pool in pooled else operation(x)
+            if isinstance(operation, _WITHOUT_WEIGHTS):
+                pooled[pool] = out
             if self.training and self.drop_path > 0 and not isinstance(operation, nn.Identity):
                 out = stochastic_depth(out, self.drop_path, mode="row")
             nodes[edge.target] = nodes[edge.target] + out if edge.target in nodes else out
+        for node in self.ends:
+            if nodes[node].requires_grad:
+                # The gradient is a slice of that of the concatenation, with which normalizations are slow.
+                nodes[node].register_hook(torch.clone)
         return self.after(torch.cat([nodes[node] for node in self.outputs], dim=1))
+
+
+_WITHOUT_WEIGHTS = (nn.MaxPool2d, nn.AvgPool2d, nn.MaxPool1d, nn.AvgPool1d)
+"""Operations of which several on one node give the same."""
+
+
+def _strip_relu(operation: nn.Module) -> bool:
+    """Remove the ReLU at the beginning of an operation, and return whether there was one: a cell has one per node.
+
+    The names of the weights stay.
+    """
+    if isinstance(operation, nn.Sequential) and isinstance(operation[0], nn.ReLU):
+        operation[0] = nn.Identity()
+        return True
+    if isinstance(operation, (FactorizedReduce, series.FactorizedReduce)):
+        operation.relu = nn.Identity()  # type: ignore[assignment]
+        return True
+    return False

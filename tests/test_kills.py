@@ -41,7 +41,11 @@ CONFIGS = {
         "space": {"name": "DDartsSpace", **SPACE},
         "strategy": {"name": "DDARTS"},
     },
-    "retraining": {**BASE, "data": {**BASE["data"], "cutout": 3}, "network": {"channels": 4, "drop_path": 0.4}},
+    "retraining": {
+        **BASE,
+        "data": {**BASE["data"], "cutout": 3, "crop_padding": 1, "flip": True},
+        "network": {"channels": 4, "drop_path": 0.4},
+    },
 }
 for kind, config in CONFIGS.items():
     config["training"] = {"epochs": KILLS[kind] + 2}  # a killed process gets one done at most, and some are left

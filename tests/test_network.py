@@ -2,6 +2,8 @@
 
 import copy
 import re
+from collections import Counter
+from functools import partial
 from typing import get_args
 
 import pytest
@@ -10,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_genotype import DARTS_V2_TEXT, valid_genotypes
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.ops import SqueezeExcitation
 
 from search_spaces.cell import CellShape, DiscreteCell
@@ -325,6 +328,54 @@ def test_after_a_reduction_the_older_input_is_halved():
 def test_a_derived_network_learns_its_normalizations():
     network = Network.from_genotype(DARTS_V2, channels=4)
     assert all(part.affine for part in network.modules() if isinstance(part, nn.BatchNorm2d))
+
+
+# What operations share
+
+
+def plain_output(cell: DiscreteCell, before: torch.Tensor, previous: torch.Tensor) -> torch.Tensor:
+    """Return the output of a cell by its definition: every operation has its own ReLU and its own pooling."""
+    nodes = dict(enumerate(cell.align([before, previous])))
+    for edge, operation, after_relu in zip(cell.edges, cell.operations, cell.after_relu, strict=True):
+        out = operation(nodes[edge.source].relu() if after_relu else nodes[edge.source])
+        nodes[edge.target] = nodes[edge.target] + out if edge.target in nodes else out
+    return cell.after(torch.cat([nodes[node] for node in cell.outputs], dim=1))
+
+
+@pytest.mark.parametrize("reduction", [False, True])
+def test_shared_relus_and_poolings_change_no_output_and_no_gradient(reduction):
+    edges = [
+        *[("max_pool_3x3", 0, 2), ("sep_conv_3x3", 0, 2), ("max_pool_3x3", 0, 3), ("dil_conv_5x5", 0, 3)],
+        *[("skip_connect", 1, 3), ("skip_connect", 1, 4), ("avg_pool_3x3", 2, 4), ("simple_conv_1x1", 2, 4)],
+    ]
+    cell = fixed_cell(*edges, concat=(2, 3, 4), reduction=reduction).double().train()
+    inputs = [torch.randn(3, 4, 8, 8, dtype=torch.float64, requires_grad=True) for _ in range(2)]
+    outputs = [output(*inputs) for output in (cell, partial(plain_output, cell))]
+    assert torch.allclose(*outputs, rtol=0, atol=1e-12)
+    weights = [*inputs, *cell.parameters()]
+    gradients = [torch.autograd.grad(output.pow(3).sum(), weights) for output in outputs]
+    for one, other in zip(*gradients, strict=True):
+        assert torch.allclose(one, other, rtol=1e-10, atol=1e-12)
+
+
+def test_a_cell_has_one_relu_for_all_operations_on_a_node():
+    cell = fixed_cell(("sep_conv_3x3", 0, 2), ("dil_conv_3x3", 0, 2), ("simple_conv_1x1", 0, 2))
+    calls = Calls()
+    with calls:
+        cell(*torch.randn(2, 1, 4, 8, 8))
+    assert calls.counts["relu"] == 2 + 1 + 1  # of the inputs, of node 0, inside the separable convolution
+
+
+class Calls(TorchDispatchMode):
+    """Counts the calls of operators by name."""
+
+    def __init__(self):
+        super().__init__()
+        self.counts = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.counts[func._schema.name.removeprefix("aten::")] += 1
+        return func(*args, **(kwargs or {}))
 
 
 # Auxiliary head

@@ -89,6 +89,8 @@ class Compute:
         nodes: Number of machines.
         precision: Precision of Lightning's Trainer.
         threads: CPU threads of PyTorch; null for its default.
+        compile: Whether to compile the training steps by ``torch.compile``, on one device. The first step takes a
+            minute or more, later ones less (docs/performance.md).
     """
 
     accelerator: str = "auto"
@@ -96,6 +98,7 @@ class Compute:
     nodes: PositiveInt = 1
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
     threads: PositiveInt | None = None
+    compile: bool = False
 
 
 def check_task(task: ImageTask, training: Training, recipe: Recipe | None) -> None:

@@ -28,6 +28,7 @@ from nas_plugins.files import one_line
 from nas_plugins.runs.directory import CHECKPOINT, is_first
 from nas_plugins.training.callbacks import EpochLines, FiniteLoss, SeededEpochs
 from nas_plugins.training.checkpoints import BEGIN_AGAIN, LastCheckpoint, WholeCheckpoints
+from nas_plugins.training.compilation import Compilation
 from strategies.relaxation import UnfitSettingError
 
 
@@ -57,6 +58,7 @@ def make_trainer(config: Config, run: Path, callbacks: list[Callback], **kwargs:
             SeededEpochs(config.seed),
             FiniteLoss("the learning rate of the evaluator") if theirs else FiniteLoss(),
             *callbacks,
+            *([Compilation()] if config.compute.compile else []),
             TQDMProgressBar() if terminal else EpochLines(config.task),
             checkpoint,
         ],

@@ -1,0 +1,135 @@
+"""``torch.compile`` of the training steps of a run, with a line that says what it did, or why it did nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from nas_plugins.files import one_line
+from nas_plugins.training.module import TaskModule
+from search_spaces.space import StackedSpace
+from strategies.relaxation import Step
+from strategies.rng import isolate_rng
+from strategies.search import SearchModule
+from strategies.supernet.cell import MixedCell
+
+BACKEND = "inductor"
+"""Backend of ``torch.compile``."""
+
+GRAPHS = 256
+"""Number of graphs of one function, where PyTorch would stop at 8: cells differ in channels, strides and plans."""
+
+
+class Compilation(Callback):
+    """Compile the training steps of a run: a derived network as a whole, a supernet cell by cell.
+
+    Validation is not compiled, for it would need graphs of its own. The random numbers are those of a run that is not
+    compiled, and so are the names of the weights.
+    """
+
+    def __init__(self) -> None:
+        self._regions: Sequence[nn.Module] = ()
+        self._settings = ExitStack()
+        self._started: float | None = None
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Mark what is to be compiled, or say why nothing can be; the first step compiles it."""
+        device = trainer.strategy.root_device
+        reason = "several devices train" if trainer.world_size > 1 else _missing(device)
+        what, regions = ("", ()) if reason else regions_of(pl_module)
+        if not regions:
+            _tell(trainer, f"not used: {reason or what}")
+            return
+        self._what, self._regions = what, regions
+        self._settings.enter_context(torch._dynamo.config.patch(cache_size_limit=GRAPHS, suppress_errors=True))
+        for region in regions:
+            region.compile(**_arguments(device, graphs=isinstance(pl_module, TaskModule)))
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Begin a step, the first one by the clock."""
+        if self._regions:
+            torch.compiler.cudagraph_mark_step_begin()
+            self._started = time.monotonic() if self._started is None else self._started
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Say how long the first step took."""
+        if self._regions and self._started:
+            _tell(trainer, f"{self._what}; the first step took {time.monotonic() - self._started:.0f} s")
+            self._started = 0.0
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Leave the validation as it is."""
+        if self._regions:
+            torch.compiler.set_stance("force_eager")
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Go on with what is compiled."""
+        if self._regions:
+            torch.compiler.set_stance("default")
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Leave modules and settings as they were."""
+        if self._regions:
+            torch.compiler.set_stance("default")
+        for region in self._regions:
+            region._compiled_call_impl = None
+        self._regions = ()
+        self._settings.close()
+
+
+def regions_of(module: pl.LightningModule) -> tuple[str, Sequence[nn.Module]]:
+    """Return what is compiled by itself in a run, in words and as modules; no modules, and why, where nothing can be.
+
+    Args:
+        module: The module of a retraining or of a search.
+    """
+    if isinstance(module, TaskModule):
+        return "the network is compiled", [module.model]
+    if not isinstance(module, SearchModule):
+        return f"{type(module).__name__} is a module of another project", ()
+    if not isinstance(module.model, StackedSpace):
+        return f"{type(module.model).__name__} may have operations that write to their input", ()
+    cells = [part for part in module.model.modules() if isinstance(part, MixedCell)]
+    if _has_fixed_plan(module):
+        return f"{len(cells)} cells are compiled", cells
+    operations = [part for cell in cells for edge in cell.operations.values() for part in edge if [*part.parameters()]]
+    return f"the plan changes from step to step, so that {len(operations)} operations are compiled", operations
+
+
+def _has_fixed_plan(module: SearchModule) -> bool:
+    """Return whether every edge runs all of its candidates in each step."""
+    relaxation, alphas = module.composition.relaxation, module.architecture.living_alphas()
+    with isolate_rng(), torch.no_grad():
+        plans: list[Mapping[str, Any]] = [relaxation.architecture(alphas, Step()), relaxation.weights(alphas, Step())]
+    return all(isinstance(entry, Tensor) for plan in plans for entry in plan.values())
+
+
+def _arguments(device: torch.device, graphs: bool) -> dict[str, Any]:
+    """Return the arguments of ``torch.compile``; with CUDA graphs, whole steps start as one."""
+    if BACKEND != "inductor":
+        return {"backend": BACKEND}
+    return {"options": {"fallback_random": True, "triton.cudagraphs": graphs and device.type == "cuda"}}
+
+
+def _missing(device: torch.device) -> str | None:
+    """Return what this machine lacks to compile, in words; None if a small function can be compiled."""
+    if not hasattr(torch.compiler, "set_stance"):
+        return "it needs PyTorch 2.6"
+    try:
+        torch.compile(lambda x: x.sin() + 1, **_arguments(device, graphs=False))(torch.ones(8, device=device))
+    except Exception as error:  # the kind depends on the version, and on what is missing
+        return one_line(error)[:200]
+    return None
+
+
+def _tell(trainer: pl.Trainer, text: str) -> None:
+    if trainer.is_global_zero:
+        tqdm.write(f"compute.compile: {text}")

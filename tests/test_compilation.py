@@ -1,0 +1,101 @@
+"""compute.compile: the same results but for rounding, the same files, and a line where nothing can be compiled."""
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+from pytorch_lightning.callbacks import Callback
+
+from nas_plugins.experiment import resume, search
+from nas_plugins.training import compilation
+from nas_plugins.training.checkpoints import load_tensors
+from nas_plugins.training.retrain import evaluate, retrain
+from search_spaces.genotype import Genotype
+
+CELL = (("sep_conv_3x3", 0, 2), ("skip_connect", 1, 2))
+GENOTYPE = Genotype(cells=(CELL, CELL), layout=(0, 1), reductions=(1,), concat=(2,))
+BASE = {
+    "data": {"dataset": "digits", "train_images": 64, "test_images": 16, "batch_size": 16},
+    "training": {"epochs": 2},
+    "compute": {"accelerator": "cpu", "threads": 1},
+}
+SPACE = {"name": "DartsSpace", "channels": 2, "layers": 3, "nodes": 1, "operations": ["skip_connect", "sep_conv_3x3"]}
+COMPILED = ["--compute.compile", "true"]
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    """Graphs are traced and differentiated as ever, and run without a C++ compiler."""
+    monkeypatch.setattr(compilation, "BACKEND", "aot_eager")
+    yield
+    torch.compiler.reset()
+
+
+def retrained(folder, options=(), **kwargs):
+    GENOTYPE.save(folder / "g.json")
+    (folder / "c.yaml").write_text(yaml.safe_dump({**BASE, "network": {"channels": 4, "drop_path": 0.3}}))
+    return retrain(folder / "g.json", folder / "c.yaml", folder / "run", options, **kwargs)
+
+
+def weights_of(run):
+    return load_tensors(run / "weights.pt")
+
+
+def assert_close(some, others):
+    assert list(some) == list(others)
+    assert all(torch.allclose(some[name], others[name], atol=1e-4) for name in some)
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory):
+    return weights_of(retrained(tmp_path_factory.mktemp("plain")))
+
+
+def test_a_compiled_retraining_learns_the_same_weights_under_the_same_names(traced, plain, tmp_path, capsys):
+    run = retrained(tmp_path, COMPILED)
+    assert_close(weights_of(run), plain)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("compute.compile")]
+    assert len(lines) == 1 and "the network is compiled; the first step took" in lines[0]
+    assert evaluate(run)["images"] == 16
+
+
+def test_a_compiled_retraining_is_resumed_to_the_same_weights(traced, tmp_path):
+    class Interrupt(Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            raise SystemExit
+
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    whole.mkdir(), cut.mkdir()
+    right = weights_of(retrained(whole, COMPILED))
+    with pytest.raises(SystemExit):
+        retrained(cut, COMPILED, callbacks=[Interrupt()])
+    torch.compiler.reset()
+    resumed = weights_of(resume(cut / "run"))
+    assert all(torch.equal(resumed[name], right[name]) for name in right)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "words"), [("DARTS", "3 cells are compiled"), ("EDAS", "operations are compiled")]
+)
+def test_a_compiled_search_finds_the_same_alpha(traced, tmp_path, capsys, strategy, words):
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump({**BASE, "space": SPACE, "strategy": {"name": strategy}}))
+    tables = []
+    for name, options in (("plain", []), ("compiled", COMPILED)):
+        run = search(tmp_path / "s.yaml", tmp_path / name, ["--training.epochs", "1", *options])
+        tables.append(pd.read_csv(run / "alphas.csv"))
+    pd.testing.assert_frame_equal(*tables, atol=1e-4)
+    assert words in capsys.readouterr().out
+
+
+def test_a_machine_without_a_compiler_trains_as_ever_and_says_so(plain, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (None, "no-such-compiler"))
+    assert_close(weights_of(retrained(tmp_path, COMPILED)), plain)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("compute.compile")]
+    assert len(lines) == 1 and "not used" in lines[0] and "compiler" in lines[0]
+    torch.compiler.reset()
+
+
+@pytest.mark.slow
+def test_the_compiler_of_this_machine_gives_the_same_weights(plain, tmp_path):
+    assert_close(weights_of(retrained(tmp_path, COMPILED)), plain)
+    torch.compiler.reset()
