@@ -20,6 +20,9 @@ TEST = $(BIN)/python -m pytest -n $(JOBS) --dist worksteal --max-worker-restart 
 
 # Figures are drawn into files: no display is needed.
 export MPLBACKEND := Agg
+# Python keeps what it compiles, also where this is switched off, as in many a container: a hundred processes of the
+# tests would each compile all anew.
+export PYTHONDONTWRITEBYTECODE :=
 # The documentation's theme would print an announcement at every build.
 export NO_MKDOCS_2_WARNING := 1
 

@@ -8,7 +8,7 @@ import pkgutil
 import sys
 from collections import Counter
 from functools import cache
-from importlib.metadata import EntryPoint, EntryPoints, entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import Any, Literal
 
@@ -30,19 +30,19 @@ def registered(kind: Kind) -> dict[str, EntryPoint]:
     A name that several packages give to different classes refers to the class of nas-plugins, if it has one. The other
     classes are listed under their importable names.
     """
-    points = set(_entry_points(kind, tuple(sys.path)))
+    return dict(_registered(kind, tuple(sys.path)))
+
+
+@cache
+def _registered(kind: Kind, _path: tuple[str, ...]) -> dict[str, EntryPoint]:
+    """Return what :func:`registered` does; cached per ``sys.path``, because reading all packages is slow."""
+    points = set(entry_points(group=GROUPS[kind]))
     times = Counter(point.name for point in points)
     named = {}
     for point in points:
         ours = point.dist is not None and point.dist.name == "nas-plugins"
         named[point.name if ours or times[point.name] == 1 else f"{point.module}.{point.attr}"] = point
     return dict(sorted(named.items()))
-
-
-@cache
-def _entry_points(kind: Kind, _path: tuple[str, ...]) -> EntryPoints:
-    """Return the entry points of all installed packages; cached per ``sys.path``, because scanning it is slow."""
-    return entry_points(group=GROUPS[kind])
 
 
 def find(kind: Kind, name: str) -> type[Any]:

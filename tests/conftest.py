@@ -37,4 +37,5 @@ def pytest_collection_finish():
     """What is imported by now stays to the end: looking through it again and again for garbage takes its time."""
     gc.collect()
     gc.freeze()
+    gc.set_threshold(20_000)  # supernets are made of thousands of objects, none of them garbage
     atexit.register(gc.unfreeze)  # at the end all is thrown away: libraries complain of what is not

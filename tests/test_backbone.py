@@ -3,8 +3,6 @@
 import copy
 import importlib
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +12,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from forked import Command, run_script
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
@@ -486,7 +485,8 @@ def test_the_example_goes_on_where_it_stopped(example, tmp_path, capsys):
     assert "bbox AP" in script("--output", tmp_path / "whole")
     script("--output", tmp_path / "cut", "--training.epochs", "1")
     resumed = ["--output", tmp_path / "cut", "--resume", "--training.epochs", "2"]
-    subprocess.run([sys.executable, SCRIPT, *small, *resumed], check=True, capture_output=True)  # as its user would
+    ended = Command([SCRIPT, *small, *resumed], tmp_path, does=run_script).end()  # in another process
+    assert ended.status == 0, ended.err
     whole, cut = (pd.read_csv(tmp_path / name / "metrics.csv") for name in ("whole", "cut"))
     pd.testing.assert_frame_equal(whole, cut)
     assert whole["train_loss"].is_monotonic_decreasing

@@ -22,8 +22,9 @@ from nas_plugins.cli import main
 from search_spaces.genotype import Genotype
 
 DATA = {"dataset": "digits", "train_images": 120, "test_images": 40, "batch_size": 32}
+SPACE = {"channels": 4, "layers": 3, "nodes": 2, "operations": ["skip_connect", "sep_conv_3x3"]}
 SEARCH = {
-    "space": {"name": "DartsSpace", "channels": 4, "layers": 3, "nodes": 2},
+    "space": {"name": "DartsSpace", **SPACE},
     "strategy": {"name": "EDAS"},
     "data": DATA,
     "training": {"epochs": 2},

@@ -18,7 +18,7 @@ from search_spaces.network import Network
 SETTINGS = {
     "space": {"channels": 4, "layers": 3, "nodes": 2, "operations": ["skip_connect", "sep_conv_3x3", "max_pool_3x3"]},
     "strategy": {"name": "DARTS", "learning_rate": 0.01},
-    "data": {"dataset": "digits", "batch_size": 64},
+    "data": {"dataset": "digits", "batch_size": 64, "train_images": 256, "test_images": 40},
     "training": {"epochs": 2},
     "compute": {"accelerator": "cpu", "threads": 1},
 }

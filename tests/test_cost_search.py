@@ -22,7 +22,7 @@ from strategies.cost import Cost, CostTable
 from strategies.cost.targets import DAMPING, GROWTH, SearchCosts
 from strategies.relaxation import EveryEdge, Step, UnfitSettingError, softmax
 from tests.small_searches import FEW
-from tests.test_cost_tables import EveryChoice, derived, supernet_of, tables
+from tests.test_cost_tables import EveryChoice, deriver, randomize, supernet_of, tables
 
 
 class TwoKernels(nas.ModelSpace):
@@ -50,7 +50,7 @@ def test_every_strategy_derives_within_a_target(run_search, name):
     target = 1.15 * LEAST
     strategy = OURS[name]()
     strategy.cost = (Cost("multiply_adds", target),)
-    (sample,) = run_search(TINY(), strategy, epochs=2).export_top_models(formatter="dict")
+    (sample,) = run_search(TINY(), strategy, epochs=2, batch_size=32).export_top_models(formatter="dict")
     assert LEAST <= count_multiply_adds(TINY().freeze(sample), 3, 8) <= target
 
 
@@ -163,24 +163,24 @@ def test_an_edge_that_a_step_leaves_alone_gets_no_gradient_of_the_cost(one_edge)
 
 @pytest.fixture(scope="module")
 def deeper():
-    """A space, and the table of its multiply-adds."""
-    make_space = partial(DartsSpace, channels=4, layers=5, nodes=3)
-    return make_space, tables(make_space(), size=8)["multiply_adds"]
+    """A strategy, what derives the plan of its supernet, and the table of the multiply-adds."""
+    make_space, strategy = partial(DartsSpace, channels=4, layers=5, nodes=3), DARTS()
+    derive = deriver(strategy, supernet_of(make_space(), strategy))
+    return strategy, lambda: derive()[1], tables(make_space(), size=8)["multiply_adds"]
 
 
 @pytest.mark.parametrize("share", [0.3, 0.5, 0.7, 0.9])
 @pytest.mark.parametrize("seed", range(3))
 def test_derivation_is_within_a_target_and_close_to_it(deeper, share, seed):
-    make_space, table = deeper
+    strategy, plan, table = deeper
     torch.manual_seed(seed)
-    strategy = DARTS()
-    supernet = supernet_of(make_space(), strategy)
-    full = table.of_plan(derived(strategy, supernet)[1])
+    randomize(strategy)
+    full = table.of_plan(plan())
     target = float(table.fixed) + share * (full - float(table.fixed))
 
     def derive(shift):
         with strategy.architecture.shifted(shift):
-            return derived(strategy, supernet)[1]
+            return plan()
 
     def expected():
         return {edge: alpha.softmax(0) for edge, alpha in strategy.architecture.alphas.items()}

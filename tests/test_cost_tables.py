@@ -53,33 +53,46 @@ def tables(space, strategy=None, size=16):
 def supernet_of(space, strategy):
     """A supernet with random α."""
     supernet = strategy.mutate_model(space)
+    randomize(strategy)
+    return supernet
+
+
+def randomize(strategy):
+    """Draw all α of a strategy."""
     for alpha in strategy.architecture.alphas.values():
         nn.init.normal_(alpha)
-    return supernet
 
 
 def derived(strategy, supernet):
     """The sample of a supernet, and the plan that runs it."""
-    sample, cells = {}, []
-    for module in supernet.modules():
-        if hasattr(module, "export"):
-            sample |= module.export(sample)
-        if isinstance(module, MixedCell):
-            cells.append(module)
-    plan = strategy.architecture.path(sample)
-    for cell in cells:
-        plan |= cell.derived_plan(sample)
-    return sample, plan
+    return deriver(strategy, supernet)()
+
+
+def deriver(strategy, supernet):
+    """What derives from a supernet again and again: see :func:`derived`."""
+    choices = [module for module in supernet.modules() if hasattr(module, "export")]
+
+    def derive():
+        sample = {}
+        for choice in choices:
+            sample |= choice.export(sample)
+        plan = strategy.architecture.path(sample)
+        for cell in (choice for choice in choices if isinstance(choice, MixedCell)):
+            plan |= cell.derived_plan(sample)
+        return sample, plan
+
+    return derive
 
 
 @pytest.mark.parametrize("name", SPACES)
 def test_the_counts_of_a_derived_network_are_exact(name):
     space, images = _space(name), (3, 16)
-    counted = tables(space())
+    unsearched, strategy = space(), DARTS()
+    counted, supernet = tables(unsearched), supernet_of(space(), strategy)
     for _ in range(3):
-        strategy = DARTS()
-        sample, plan = derived(strategy, supernet_of(space(), strategy))
-        network = space().freeze(sample)
+        randomize(strategy)
+        sample, plan = derived(strategy, supernet)
+        network = unsearched.freeze(sample)
         assert counted["parameters"].of_plan(plan) == count_parameters(network)
         assert counted["multiply_adds"].of_plan(plan) == count_multiply_adds(network, *images)
 

@@ -125,8 +125,12 @@ def test_any_cell_becomes_alphas_and_comes_back(given):
 
 
 @pytest.mark.parametrize("name", BASELINES)
-def test_the_search_of_a_baseline_begins_at_it(name):
+def test_the_sample_of_a_baseline_freezes_its_space_to_it_and_its_search_begins_at_it(name):
     space = DartOptiSpace(name, channels=2)
+    sample = space.sample(space.baseline)
+    assert space.contains(sample)
+    assert space.genotype(sample).distance(space.baseline) == 0
+
     strategy = DDARTS(derivation="edge")
     supernet = strategy.mutate_model(space)
     table = strategy.alphas()
@@ -139,14 +143,6 @@ def test_the_search_of_a_baseline_begins_at_it(name):
     assert replace(space.baseline, cells=tuple(derived)).distance(space.baseline) == 0
     assert len(strategy.composition.grouping(strategy.architecture.alphas)) == len(space.baseline.cells)
     assert supernet is space
-
-
-@pytest.mark.parametrize("name", BASELINES)
-def test_the_sample_of_a_baseline_freezes_its_space_to_it(name):
-    space = DartOptiSpace(name, channels=2)
-    sample = space.sample(space.baseline)
-    assert space.contains(sample)
-    assert space.genotype(sample).distance(space.baseline) == 0
 
 
 def test_a_genotype_of_another_layout_has_no_sample_in_the_space():

@@ -2,6 +2,7 @@
 
 import copy
 import re
+from functools import cache
 
 import nni
 import pytest
@@ -25,10 +26,10 @@ from strategies.relaxation import argmax
 
 
 def space(**arguments) -> DartsSpace:
-    return DartsSpace(**{"channels": 4, "layers": 5, **arguments})
+    return DartsSpace(**{"channels": 4, "layers": 3, **arguments})
 
 
-def hub(width: int = 4, num_cells: int = 5, **arguments) -> HubDarts:
+def hub(width: int = 4, num_cells: int = 3, **arguments) -> HubDarts:
     return HubDarts(width=width, num_cells=num_cells, **arguments)
 
 
@@ -39,6 +40,12 @@ def sample_of(model_space: ModelSpace, seed: int) -> dict:
     for mutable in model_space.simplify().values():
         mutable.random(sample, randomness)
     return sample
+
+
+@cache
+def random_sample() -> dict:
+    """Return a random sample of the space with its usual arguments, to be read only."""
+    return sample_of(space(), 0)
 
 
 def searched_sample(model_space: ModelSpace) -> dict:
@@ -93,7 +100,7 @@ def test_a_sample_of_it_freezes_the_hub_to_as_many_parameters(seed):
 
 @pytest.mark.parametrize("layers", [4, 11])
 def test_at_any_depth_it_has_as_many_parameters_as_the_hub(layers):
-    sample = sample_of(space(), 0)
+    sample = random_sample()
     with model_context(sample):
         sizes = [count_parameters(model) for model in (hub(2, layers), DartsSpace(10, 2, layers))]
     assert sizes[0] == sizes[1]
@@ -132,7 +139,7 @@ def test_a_genotype_makes_the_network_that_freezing_makes():
 
 
 def test_freezing_gives_a_network_that_answers():
-    frozen = space().freeze(sample_of(space(), 0))
+    frozen = space().freeze(random_sample())
     assert isinstance(frozen, Network) and frozen(images()).shape == (2, 10)
 
 
@@ -143,7 +150,7 @@ def test_freezing_leaves_the_space_as_it_was():
 
 
 def test_a_frozen_network_has_weights_of_its_own():
-    searched, sample = space(), sample_of(space(), 0)
+    searched, sample = space(), random_sample()
     first, second = searched.freeze(sample), searched.freeze(sample)
     assert not torch.equal(first.classifier.weight, second.classifier.weight)
 
@@ -180,7 +187,7 @@ def test_nnis_random_gives_a_network():
 
 @pytest.mark.parametrize("strategy", [NniDarts, RandomOneShot])
 def test_a_space_that_a_strategy_has_mutated_can_be_frozen(strategy):
-    sample = sample_of(space(), 0)
+    sample = random_sample()
     frozen = strategy().mutate_model(space()).freeze(sample)
     assert count_parameters(frozen) == count_parameters(space().freeze(sample))
 
@@ -196,7 +203,7 @@ def test_what_nnis_darts_derives_on_the_hub_freezes_it():
 
 
 def test_a_copy_can_be_frozen():
-    sample = sample_of(space(), 0)
+    sample = random_sample()
     assert str(copy.deepcopy(space()).freeze(sample)) == str(space().freeze(sample))
 
 
@@ -206,7 +213,7 @@ def test_nni_can_write_and_read_the_space():
 
 
 def test_a_sample_without_a_node_is_refused():
-    sample = sample_of(space(), 0)
+    sample = random_sample()
     cut = {label: value for label, value in sample.items() if "_4_" not in label}
     with pytest.raises(ValueError):
         space().freeze(cut)
@@ -218,7 +225,7 @@ def test_a_sample_of_a_larger_cell_is_refused():
 
 
 def test_a_sample_with_an_operation_that_is_no_candidate_is_refused():
-    sample = {**sample_of(space(), 0), "normal/op_2_0": "sep_conv_5x5"}
+    sample = {**random_sample(), "normal/op_2_0": "sep_conv_5x5"}
     with pytest.raises(ValueError, match="sep_conv_5x5"):
         space(operations=("skip_connect", "max_pool_3x3")).freeze(sample)
 
@@ -284,7 +291,7 @@ def test_an_argument_out_of_range_is_refused(arguments, message):
 
 @pytest.mark.parametrize("arguments", [{"layers": 2}, {"channels": 0}, {"nodes": 0}], ids=str)
 def test_an_argument_out_of_range_is_refused_in_freezing_too(arguments):
-    with model_context(sample_of(space(), 0)), pytest.raises(ValueError, match=next(iter(arguments))):
+    with model_context(random_sample()), pytest.raises(ValueError, match=next(iter(arguments))):
         space(**arguments)
 
 
@@ -296,7 +303,8 @@ def test_the_smallest_arguments_make_a_space(arguments):
 
 @pytest.mark.parametrize("layers", range(3, 15))
 def test_with_the_classifier_of_the_course_project_it_runs_before_and_after_it_is_made_a_supernet(layers):
-    space = DartsSpace(channels=1, layers=layers, nodes=3, mlp_width=4, image_size=8)
+    operations = ("skip_connect", "max_pool_3x3")
+    space = DartsSpace(channels=1, layers=layers, nodes=3, operations=operations, mlp_width=4, image_size=8)
     images = torch.randn(2, 3, 8, 8)
     assert space(images).shape == (2, 10)
     strategy = EDAS()

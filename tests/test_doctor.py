@@ -275,7 +275,7 @@ def small(folder: Path, **strategy: object) -> Path:
     config = {
         "space": {"channels": 2, "layers": 3, "nodes": 2, "operations": list(OPERATIONS[1:])},
         "strategy": {"name": "DARTS", **strategy},
-        "data": {"dataset": "digits", "batch_size": 32, "train_images": 128},
+        "data": {"dataset": "digits", "batch_size": 32, "train_images": 64},
         "training": {"epochs": 3},
         "compute": {"accelerator": "cpu", "threads": 1},
     }

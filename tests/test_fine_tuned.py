@@ -46,7 +46,7 @@ STRATEGIES = {"DARTS": lambda: DARTS("second"), "EDAS": EDAS, **{f"NNI's {kind._
 
 
 def small_space(**arguments) -> FineTunedDartsSpace:
-    return FineTunedDartsSpace(**{"channels": 2, "layers": 3, **arguments})
+    return FineTunedDartsSpace(**{"channels": 2, "layers": 3, "operations": FEW, **arguments})
 
 
 def sample_of(space: DartsSpace) -> dict:
@@ -108,14 +108,13 @@ def test_the_space_of_the_paper_has_attention_behind_each_cell():
 
 
 def test_it_is_the_space_of_darts_but_for_that():
-    space, plain = small_space(), DartsSpace(channels=2, layers=3)
+    space, plain = small_space(), DartsSpace(channels=2, layers=3, operations=FEW)
     added = sum(count_parameters(part) for part in attentions(space))
     assert count_parameters(space) == count_parameters(plain) + added
     assert list(space.simplify()) == list(plain.simplify())
     assert str(small_space(fixed=())) == str(plain).replace("DartsSpace", "FineTunedDartsSpace")
-    assert str(space) == str(DartsSpace(channels=2, layers=3, fixed=ATTENTION)).replace(
-        "DartsSpace", "FineTunedDartsSpace"
-    )
+    attentive = DartsSpace(channels=2, layers=3, operations=FEW, fixed=ATTENTION)
+    assert str(space) == str(attentive).replace("DartsSpace", "FineTunedDartsSpace")
 
 
 @pytest.mark.parametrize("arguments", [{}, {"fixed": EVERYWHERE}, {"fixed": ()}, {"stem": "dual_cifar"}], ids=str)
@@ -169,15 +168,15 @@ def test_one_text_in_place_of_a_list_is_refused():
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("fixed", [ATTENTION, EVERYWHERE], ids=["behind", "everywhere"])
 def test_every_strategy_searches_and_trains_what_is_fixed(run_search, strategy, fixed):
-    space = small_space(fixed=fixed, operations=FEW)
+    space = small_space(fixed=fixed, nodes=2)
     operations = fixed_operations(space)
     before = copy.deepcopy(operations)
     (sample,) = run_search(space, STRATEGIES[strategy](), batch_size=16).export_top_models(formatter="dict")
     # The supernet holds the same modules as the space did, and each has learned.
     assert set(fixed_operations(space)) == set(operations)
     assert all(map(learned, operations, before))
-    genotype = small_space(fixed=fixed, operations=FEW).genotype(sample)
-    assert genotype.fixed == parse_fixed(fixed, nodes=4)
+    genotype = small_space(fixed=fixed, nodes=2).genotype(sample)
+    assert genotype.fixed == parse_fixed(fixed, nodes=2)
     network = Network.from_genotype(genotype, channels=2)
     assert len(attentions(network)) == len(attentions(space))
     assert network(torch.randn(2, 3, 8, 8)).shape == (2, 10)
@@ -223,7 +222,7 @@ def test_with_a_fixed_operation_that_computes_nothing_a_cell_is_nnis_own(strateg
     """One NNI cell per node has the α and the candidates of one cell of all nodes."""
     sample, x = sample_of(small_space()), torch.randn(2, 3, 8, 8)
     plain, fixed = (
-        searched(DartsSpace(channels=2, layers=3, fixed=texts), strategy(), sample)
+        searched(DartsSpace(channels=2, layers=3, operations=FEW, fixed=texts), strategy(), sample)
         for texts in ((), ("simple_conv_1x1 normal/0->2", "simple_conv_1x1 reduce/1->4"))
     )
     silent = weights_of(fixed_operations(fixed))
@@ -263,7 +262,7 @@ class Alphas(Callback):
 @pytest.mark.parametrize("strategy", [DARTS("second"), EDAS()], ids=["DARTS", "EDAS"])
 def test_a_search_moves_alpha_and_leaves_alpha_f_at_1_bit_for_bit(run_search, strategy):
     """By Eq. 5, a node is its searched part + 1·op(x), and the output of a cell is attention(its nodes)."""
-    space = small_space(fixed=("squeeze_excitation", "sep_conv_3x3 normal/0->3"), operations=FEW)
+    space = small_space(fixed=("squeeze_excitation", "sep_conv_3x3 normal/0->3"))
     alphas = Alphas(strategy)
     run_search(space, strategy, callbacks=[alphas])
     before, after = alphas.noted
@@ -285,7 +284,7 @@ def test_a_search_moves_alpha_and_leaves_alpha_f_at_1_bit_for_bit(run_search, st
 
 def alphas_of_darts(none: bool = True) -> dict[str, dict[str, float]]:
     strategy = DARTS(none=none)
-    strategy.mutate_model(small_space())
+    strategy.mutate_model(small_space(operations=DARTS_OPERATIONS))
     return strategy.alphas()
 
 
@@ -407,13 +406,13 @@ def test_a_run_directory_has_all_that_the_table_needs(tmp_path):
 
 @pytest.mark.parametrize("stem", ["dual_cifar", "dual_tiny_imagenet", "dual_imagenet"])
 def test_it_is_searched_with_two_stems(run_search, stem):
-    space = small_space(stem=stem, operations=FEW)
+    space = small_space(stem=stem, nodes=2)
     starts = [weight.detach().clone() for weight in space.network.stem.parameters()]
     (sample,) = run_search(space, DARTS(), batch_size=16).export_top_models(formatter="dict")
     assert not any(
         torch.equal(weight, start) for weight, start in zip(space.network.stem.parameters(), starts, strict=True)
     )
-    assert small_space(stem=stem, operations=FEW).freeze(sample)(torch.randn(2, 3, 16, 16)).shape == (2, 10)
+    assert small_space(stem=stem, nodes=2).freeze(sample)(torch.randn(2, 3, 16, 16)).shape == (2, 10)
 
 
 @pytest.fixture

@@ -34,7 +34,8 @@ BASE = {
     "training": {"epochs": 1},
     "compute": {"accelerator": "cpu", "threads": 1},
 }
-SEARCH = {**BASE, "space": {"name": "DartsSpace", "channels": 2, "layers": 3, "nodes": 2}, "strategy": {"name": "EDAS"}}
+SPACE = {"channels": 2, "layers": 3, "nodes": 2, "operations": ["skip_connect", "sep_conv_3x3"]}
+SEARCH = {**BASE, "space": {"name": "DartsSpace", **SPACE}, "strategy": {"name": "EDAS"}}
 RETRAIN = {**BASE, "network": {"channels": 4}}
 CELL = (("sep_conv_3x3", 0, 2), ("skip_connect", 1, 2))
 GENOTYPE = Genotype(cells=(CELL, CELL), layout=(0, 1, 1), reductions=(1, 2), concat=(2,))

@@ -8,6 +8,7 @@ import shutil
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle
 from pathlib import Path
 from threading import Barrier
 
@@ -23,7 +24,7 @@ from nas_plugins.runs import directory as runs
 from nas_plugins.training.checkpoints import load_tensors
 from search_spaces.genotype import Genotype
 
-KILLS = {"EDAS": 20, "DDARTS": 8, "retraining": 20}
+KILLS = {"EDAS": 16, "DDARTS": 8, "retraining": 12}
 BASE = {
     "seed": 3,
     "data": {"dataset": "digits", "train_images": 120, "test_images": 40, "batch_size": 32},
@@ -113,7 +114,8 @@ def assert_same(run: Path, other: Path) -> None:
 @pytest.mark.parametrize("kind", CONFIGS)
 def test_a_run_that_is_killed_again_and_again_ends_as_one_never_killed(whole, tmp_path, kind):
     """Half of the kills come when a file is about to be made or moved to its place, in the first epoch or in the
-    second one, by turns; half at any moment before that."""
+    second one, by turns, and each time for another file until all have had theirs; half at any moment before the end
+    of the second epoch."""
     undisturbed, first_epoch = whole(kind)
     run, chance = tmp_path / "run", random.Random(kind)
 
@@ -123,14 +125,16 @@ def test_a_run_that_is_killed_again_and_again_ends_as_one_never_killed(whole, tm
         shutil.rmtree(run, ignore_errors=True)  # killed before it was a run
         return command(kind, run)
 
-    epochs, places = [], 2 * FILES[kind]
+    first, last = 2 * FILES[kind], 4 * FILES[kind] - 2  # the last places of the first epoch and of the second one
+    places = [
+        cycle(chance.sample(range(*epoch), len(range(*epoch)))) for epoch in ((1, first + 1), (first + 1, last + 1))
+    ]
+    epochs = []
     for number in range(KILLS[kind]):
-        moment = chance.uniform(0, 1.5 * first_epoch)
-        first, last = (1, places) if number % 4 < 2 else (places + 1, 2 * places - 2)
-        place = chance.randint(first, last)
-        process = Command(next_command(), tmp_path, die_at=place)
-        if number % 2 == 0:
-            process.kill_after(moment)
+        at_a_file = number % 2 == 1
+        process = Command(next_command(), tmp_path, die_at=next(places[number // 2 % 2]) if at_a_file else last)
+        if not at_a_file:
+            process.kill_after(chance.uniform(0, 1.5 * first_epoch))
         assert process.end().status == -signal.SIGKILL
         epochs.append(load_tensors(run / runs.CHECKPOINT)["epoch"] if (run / runs.CHECKPOINT).exists() else -1)
     assert epochs == sorted(epochs) and epochs[-1] > 0, "no epoch is lost, and some came between the kills"

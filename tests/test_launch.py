@@ -414,10 +414,7 @@ def test_launch_stops_with_all_that_it_started(tmp_path, home, name, command, co
 
 @pytest.mark.slow
 def test_launch_says_why_no_trial_succeeded(tmp_path, home):
-    file = experiment_file(tmp_path / "code", ONE)
-    experiment = yaml.safe_load(file.read_text())
-    experiment["trialCommand"] += " --output $PWD/digits.yaml"  # which the shell alone knows
-    file.write_text(yaml.safe_dump(experiment))
+    file = experiment_file(tmp_path / "code", ONE, "echo digits.yaml is not a folder >&2; exit 2")
     done = Command(launching(file), tmp_path, {"HOME": str(home)}).end()
     assert done.status == 2
     assert "no trial succeeded; trial " in done.err and "digits.yaml is not a folder" in done.err

@@ -68,7 +68,13 @@ NNIS = {
     "DARTS": lambda: HubDarts(width=4, num_cells=3, dataset="cifar"),
     "NasBench201": lambda: NasBench201(stem_out_channels=4, num_modules_per_stack=1),
 }
-"""Spaces of NNI's hub."""
+"""Spaces of NNI's hub: of cells, and of layers to choose."""
+ON_THE_HUB = [
+    *((name, "NasBench201") for name in METHODS),
+    *((name, "DARTS") for name in ("DOTS", "DrNAS", "PCDARTS", "PDARTS")),
+    pytest.param("DARTSPT", "DARTS", marks=pytest.mark.slow),
+]
+"""Methods that do to cells what they do to layers search our cells below, which become the same supernet."""
 RESUMED = {name: (1, 2) if name in ("DARTSPT", "DOTS", "DrNAS", "PDARTS") else (1,) for name in METHODS}
 """Method -> the epochs after which it is resumed: where it prunes, before that and after it."""
 
@@ -79,10 +85,7 @@ def images():
     return TensorDataset(torch.randn(8, 3, 8, 8), torch.randint(0, 10, (8,)))
 
 
-@pytest.mark.parametrize("space", NNIS)
-@pytest.mark.parametrize(
-    "method", [pytest.param(name, marks=pytest.mark.slow) if name == "DARTSPT" else name for name in METHODS]
-)
+@pytest.mark.parametrize(("method", "space"), ON_THE_HUB)
 @pytest.mark.filterwarnings("ignore:.*it is derived as 'darts'")
 def test_it_searches_the_spaces_of_nnis_hub_and_its_sample_freezes_them(run_search, method, space):
     (sample,) = run_search(NNIS[space](), METHODS[method](1)).export_top_models(formatter="dict")

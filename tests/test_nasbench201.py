@@ -2,6 +2,7 @@
 
 import json
 import sys
+import tempfile
 from pathlib import Path
 
 import pandas as pd
@@ -80,7 +81,21 @@ def test_paced_is_the_papers_learning_rate_in_a_search_of_the_papers_length_and_
     assert nasbench201_search.paced(proxy) == pytest.approx(3e-4 * (50 * 391) / (15 * 79))
 
 
+@pytest.fixture
+def forked(benchmark, monkeypatch, tmp_path):
+    """Searches and trainings are processes that start at once."""
+
+    def apart(script, arguments):
+        log = Path(tempfile.mkdtemp(dir=tmp_path.parent))
+        done = Command([script, json.dumps(arguments, default=str)], log, does=run_script).end()
+        assert done.status == 0, done.err
+
+    for module in ("nasbench201", "nasbench201_proxy"):
+        monkeypatch.setattr(f"{module}.apart", apart)
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 def test_searches_are_judged_by_the_table_and_none_runs_twice(benchmark, table, images, tmp_path, capsys):
     call = [str(tmp_path), "--images", str(images), "--table", str(table), *TINY, "--seeds", "0"]
     names = ["EDAS", "NNI DARTS"]
@@ -112,12 +127,8 @@ def test_searches_are_judged_by_the_table_and_none_runs_twice(benchmark, table, 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked")
 def test_random_architectures_trained_alone_are_ranked(benchmark, table, images, tmp_path, capsys, monkeypatch):
-    def apart(script, arguments):  # forked, which is faster; the searches above have the real one
-        done = Command([script, json.dumps(arguments, default=str)], tmp_path, does=run_script).end()
-        assert done.status == 0, done.err
-
-    monkeypatch.setattr("nasbench201_proxy.apart", apart)
     call = [str(tmp_path), "--images", str(images), "--table", str(table), *TINY, "--rank-epochs", "1"]
     benchmark.main([*call, "--rank", "2"])
     first = pd.read_csv(tmp_path / "ranks.csv")
@@ -125,7 +136,8 @@ def test_random_architectures_trained_alone_are_ranked(benchmark, table, images,
     assert first["alone"].between(0, 100).all()
     assert "2 architectures: Kendall's τ" in capsys.readouterr().out
     written = {path: path.stat().st_mtime_ns for path in (tmp_path / "alone").iterdir()}
-    benchmark.main([*call, "--rank", "3"])  # one more
+    monkeypatch.undo()
+    benchmark.main([*call, "--rank", "3"])  # one more, in a real process
     assert {path: time for path, time in written.items() if path.stat().st_mtime_ns == time} == written
     assert len(pd.read_csv(tmp_path / "ranks.csv")) == 3
 

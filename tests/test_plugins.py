@@ -224,7 +224,7 @@ class TestNotFound:
 
 IMPORT_FIRST = """
 import importlib, os, sys
-import pytorch_lightning, scipy.stats  # what takes long to import, and is not NNI's
+import pandas, pytorch_lightning, sklearn.datasets, tianshou.data, torchvision  # take long to import, and are not NNI's
 for first in sys.argv[1:]:
     if not os.fork():
         importlib.import_module(first)

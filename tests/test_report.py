@@ -399,8 +399,8 @@ def test_methods_without_a_retraining_stand_in_the_results_too(tmp_path):
 def test_no_results_without_both_search_and_retraining(tmp_path, make, capsys):
     run = make(tmp_path / "run")
     assert results([run]).empty and results_text(results([run])) == ""
-    assert "<h3>Results</h3>" not in write_report([run]).read_text(encoding="utf-8")
     assert main(["report", str(run)]) == 0
+    assert "<h3>Results</h3>" not in (run / "report.html").read_text(encoding="utf-8")
     assert "retrained on" not in capsys.readouterr().out
 
 
@@ -467,15 +467,12 @@ def test_an_unknown_table_is_named_before_anything_is_written(tmp_path):
 # The page
 
 
-def test_report_of_one_run_goes_into_the_run(tmp_path):
+def test_report_of_one_run_goes_into_the_run_and_needs_no_other_file(tmp_path):
     run = make_search(tmp_path / "run")
     assert write_report([run]) == run / "report.html"
     for name in ("cells.svg", "cells.png", "alphas.png", "alphas_heatmap.png", "progress.png"):
         assert (run / name).stat().st_size > 1000, name
-
-
-def test_page_needs_no_other_file(tmp_path):
-    page = write_report([make_search(tmp_path / "run")], tmp_path / "out").read_text(encoding="utf-8")
+    page = (run / "report.html").read_text(encoding="utf-8")
     assert "<svg" in page and page.count("data:image/png;base64,") == 4
     for link in re.findall(r'(?:src|href)="([^"]*)"', page):
         assert link.startswith(("data:", "#")), link

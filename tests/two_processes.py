@@ -20,7 +20,6 @@ from nas_plugins.runs.directory import is_first
 from nas_plugins.training.retrain import evaluate, retrain
 
 STRATEGIES = {
-    "DARTS": DARTS,
     "one level": partial(DARTS, order="one-level"),
     "second order": partial(DARTS, order="second"),
     "EDAS": EDAS,
