@@ -43,6 +43,9 @@ class EDAS(DifferentiableStrategy):
         flip: Steps that use −α during the warm-up: "weights" for weight steps, or "both" for architecture steps too,
             whose gradient it turns around. None for "weights", or for "both" with the order "one-level", in which α and
             the weights share a pass.
+        weights_first_epochs: Epochs at the start in which only weights are trained, with every edge relaxed; 0 in the
+            paper. They take the time and the memory of DARTS, and keep a search from settling on the candidates that it
+            began with.
         common: Arguments of all strategies, see :class:`~strategies.base.DifferentiableStrategy`.
 
     Raises:
@@ -66,10 +69,12 @@ class EDAS(DifferentiableStrategy):
         seed: int | None = None,
         order: Order = "first",
         flip: Flip | None = None,
+        weights_first_epochs: int = 0,
         **common: Any,
     ) -> None:
-        if sign_flip_epochs < 0:
-            raise ValueError(f"sign_flip_epochs: {sign_flip_epochs} should be at least 0")
+        for name, epochs in (("sign_flip_epochs", sign_flip_epochs), ("weights_first_epochs", weights_first_epochs)):
+            if epochs < 0:
+                raise ValueError(f"{name}: {epochs} should be at least 0")
         if alpha_max and order == "one-level":
             raise ValueError(
                 "alpha_max: true should be false: with order 'one-level' α learns from the pass of the weights, in "
@@ -86,10 +91,12 @@ class EDAS(DifferentiableStrategy):
                     sign_flip_epochs=sign_flip_epochs,
                     flip=flip or ("both" if order == "one-level" else "weights"),
                     relax_weights=not alpha_max,
+                    weights_first_epochs=weights_first_epochs,
                 ),
                 optimizer=adam(learning_rate, weight_decay, betas),
                 gradient=gradient_of(order),
                 none=none,
+                warmup_epochs=weights_first_epochs,
                 gradient_clip_val=gradient_clip_val,
                 single_path=True,
                 recompute=recompute,

@@ -175,6 +175,7 @@ class SampledEdges:
         flip: Steps that use −α: "weights" for weight steps, "both" for architecture steps too.
         relax_weights: Whether to relax the edges in the weight step as well. False is the ablation "α-max" of section
             5.3, which trains the operations of the derived path only.
+        weights_first_epochs: Number of epochs at the start whose weight steps relax every edge.
     """
 
     activation: Literal["softmax", "sigmoid"] = "softmax"
@@ -185,10 +186,12 @@ class SampledEdges:
         sign_flip_epochs: int = 0,
         flip: Flip = "weights",
         relax_weights: bool = True,
+        weights_first_epochs: int = 0,
     ) -> None:
         if flip not in get_args(Flip):
             raise ValueError(f"flip: {flip!r} should be one of {', '.join(get_args(Flip))}")
         self.draw, self.sign_flip_epochs, self.flip, self.relax_weights = draw, sign_flip_epochs, flip, relax_weights
+        self.weights_first_epochs = weights_first_epochs
         self._drawn: tuple[object, list[str]] = (None, [])
 
     def edges(self, alphas: Alphas, iteration: int) -> list[str]:
@@ -205,6 +208,8 @@ class SampledEdges:
 
     def weights(self, alphas: Alphas, step: Step) -> Plan:
         """Return the plan of a weight step."""
+        if step.epoch < self.weights_first_epochs:
+            return softmax(alphas)
         signed = self._signed(alphas, step)
         return _partly_relaxed(signed, self.edges(alphas, step.iteration) if self.relax_weights else [])
 

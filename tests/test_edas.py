@@ -201,6 +201,16 @@ def test_only_the_relaxed_edge_changes_and_every_other_edge_runs_one_operation(r
     assert len({edges[0] for edges in watch.changed}) > 5
 
 
+def test_alpha_rests_while_the_weights_train_first(run_search):
+    watch = Watch()
+    run_search(small_space(), EDAS(weights_first_epochs=1, order="one-level"), epochs=2, callbacks=[watch])
+    half = len(watch.changed) // 2
+    assert not any(watch.changed[:half])
+    assert all(watch.changed[half:])
+    with pytest.raises(ValueError, match="weights_first_epochs: -1 should be at least 0"):
+        EDAS(weights_first_epochs=-1)
+
+
 def test_with_none_an_edge_runs_one_operation_or_nothing(run_search):
     watch = Watch()
     strategy = EDAS(seed=11)

@@ -176,6 +176,13 @@ def test_alpha_max_relaxes_no_edge_for_the_weights():
     assert any(isinstance(c, torch.Tensor) for c in relaxation.architecture(ALPHAS, Step(5)).values())
 
 
+def test_weights_that_train_first_see_every_edge_relaxed():
+    relaxation = sampled(weights_first_epochs=2)
+    first, then = (relaxation.weights(ALPHAS, Step(5, epoch=epoch)) for epoch in (1, 2))
+    assert sorted(relaxed_in(first)) == sorted(ALPHAS)
+    assert len(relaxed_in(then)) == 1
+
+
 def test_the_path_network_is_validated_without_the_sign_of_the_warm_up():
     assert sampled(sign_flip_epochs=10).evaluation(ALPHAS) == argmax(ALPHAS)
 
