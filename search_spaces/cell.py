@@ -250,7 +250,7 @@ class DiscreteCell(nn.Module):
         for node in self.ends:
             if nodes[node].requires_grad:
                 # The gradient is a slice of that of the concatenation, with which normalizations are slow.
-                nodes[node].register_hook(torch.clone)
+                nodes[node].register_hook(torch.clone)  # type: ignore[no-untyped-call]
         return self.after(torch.cat([nodes[node] for node in self.outputs], dim=1))
 
 
@@ -266,7 +266,7 @@ def _strip_relu(operation: nn.Module) -> bool:
     if isinstance(operation, nn.Sequential) and isinstance(operation[0], nn.ReLU):
         operation[0] = nn.Identity()
         return True
-    if isinstance(operation, (FactorizedReduce, series.FactorizedReduce)):
+    if isinstance(operation, FactorizedReduce):
         operation.relu = nn.Identity()  # type: ignore[assignment]
         return True
     return False

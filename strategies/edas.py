@@ -11,7 +11,7 @@ from strategies.bilevel import Order, gradient_of
 from strategies.composition import Composition, adam
 from strategies.noise import chosen_seed
 from strategies.relaxation import Flip, SampledEdges
-from strategies.sampling import path_policy, policy
+from strategies.sampling import policy
 
 
 class EDAS(DifferentiableStrategy):
@@ -41,9 +41,9 @@ class EDAS(DifferentiableStrategy):
         flip: Steps that use −α during the warm-up: "weights" for weight steps, or "both" for architecture steps too,
             whose gradient it turns around. None for "weights", or for "both" with the order "one-level", in which α and
             the weights share a pass.
-        path: Candidates that unrelaxed edges run: "strongest" (the paper), or "sampled" by the softmax of α, which
-            keeps a search from settling on what it began with.
-        weights_first_epochs: Epochs at the start in which only weights are trained; 0 in the paper.
+        weights_first_epochs: Epochs at the start in which only weights are trained, with every edge relaxed; 0 in the
+            paper. They take the time and the memory of DARTS, and keep a search from settling on the candidates that it
+            began with.
         common: Arguments of all strategies, see :class:`~strategies.base.DifferentiableStrategy`.
 
     Raises:
@@ -66,7 +66,6 @@ class EDAS(DifferentiableStrategy):
         seed: int | None = None,
         order: Order = "first",
         flip: Flip | None = None,
-        path: str = "strongest",
         weights_first_epochs: int = 0,
         **common: Any,
     ) -> None:
@@ -81,15 +80,14 @@ class EDAS(DifferentiableStrategy):
             raise ValueError("flip: 'weights' should be 'both': with order 'one-level' α and the weights share a pass")
         if weight_decay is None:
             weight_decay = 1e-3 if sign_flip_epochs > 0 else 0.0
-        seed = chosen_seed(seed)
         super().__init__(
             Composition(
                 relaxation=SampledEdges(
-                    draw=policy(sampling, seed, relaxed_edges),
+                    draw=policy(sampling, chosen_seed(seed), relaxed_edges),
                     sign_flip_epochs=sign_flip_epochs,
                     flip=flip or ("both" if order == "one-level" else "weights"),
                     relax_weights=not alpha_max,
-                    path=path_policy(path, seed),
+                    weights_first_epochs=weights_first_epochs,
                 ),
                 optimizer=adam(learning_rate, weight_decay, betas),
                 gradient=gradient_of(order),

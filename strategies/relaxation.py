@@ -183,7 +183,7 @@ Flip = Literal["weights", "both"]
 
 
 class SampledEdges:
-    """The relaxation of a few sampled edges; all others run one candidate (EDAS, Eq. 2, for one edge).
+    """The relaxation of a few sampled edges; all others run their strongest candidate (EDAS, Eq. 2, for one edge).
 
     The edges are sampled once per iteration, for both its steps. During the warm-up every second iteration uses −α
     instead of α on all edges (Eq. 3). In an architecture step this turns the gradient of α around: what favours a
@@ -195,8 +195,7 @@ class SampledEdges:
         flip: Steps that use −α: "weights" for weight steps, "both" for architecture steps too.
         relax_weights: Whether to relax the edges in the weight step as well. False is the ablation "α-max" of section
             5.3, which trains the operations of the derived path only.
-        path: Returns the candidate that each other edge runs; see :func:`strategies.sampling.path_policy`. None for the
-            strongest one.
+        weights_first_epochs: Number of epochs at the start whose weight steps relax every edge.
     """
 
     activation: Literal["softmax", "sigmoid"] = "softmax"
@@ -207,12 +206,12 @@ class SampledEdges:
         sign_flip_epochs: int = 0,
         flip: Flip = "weights",
         relax_weights: bool = True,
-        path: Callable[[Alphas, Step], Plan] | None = None,
+        weights_first_epochs: int = 0,
     ) -> None:
         if flip not in get_args(Flip):
             raise ValueError(f"flip: {flip!r} should be one of {', '.join(get_args(Flip))}")
         self.draw, self.sign_flip_epochs, self.flip, self.relax_weights = draw, sign_flip_epochs, flip, relax_weights
-        self.path = path or (lambda alphas, step: argmax(alphas))
+        self.weights_first_epochs = weights_first_epochs
         self._drawn: tuple[object, list[str]] = (None, [])
 
     def edges(self, alphas: Alphas, iteration: int) -> list[str]:
@@ -225,12 +224,14 @@ class SampledEdges:
     def architecture(self, alphas: Alphas, step: Step) -> Plan:
         """Return the plan of an architecture step; gradients reach the α of the relaxed edges only."""
         signed = self._signed(alphas, step) if self.flip == "both" else alphas
-        return self._partly_relaxed(signed, self.edges(alphas, step.iteration), step)
+        return _partly_relaxed(signed, self.edges(alphas, step.iteration))
 
     def weights(self, alphas: Alphas, step: Step) -> Plan:
         """Return the plan of a weight step."""
+        if step.epoch < self.weights_first_epochs:
+            return softmax(alphas)
         signed = self._signed(alphas, step)
-        return self._partly_relaxed(signed, self.edges(alphas, step.iteration) if self.relax_weights else [], step)
+        return _partly_relaxed(signed, self.edges(alphas, step.iteration) if self.relax_weights else [])
 
     def evaluation(self, alphas: Alphas) -> Plan:
         """Return the plan in which every edge runs its strongest candidate."""
@@ -241,5 +242,7 @@ class SampledEdges:
             return {edge: -alpha for edge, alpha in alphas.items()}
         return alphas
 
-    def _partly_relaxed(self, alphas: Alphas, edges: Iterable[str], step: Step) -> Plan:
-        return {**self.path(alphas, step), **softmax({edge: alphas[edge] for edge in edges})}
+
+def _partly_relaxed(alphas: Alphas, edges: Iterable[str]) -> Plan:
+    """Return the plan that relaxes some edges, while all others run their strongest candidate."""
+    return {**argmax(alphas), **softmax({edge: alphas[edge] for edge in edges})}

@@ -29,7 +29,6 @@ def small_space():
         {"order": "one-level"},
         {"order": "second"},
         {"flip": "both"},
-        {"path": "sampled", "order": "one-level"},
     ],
     ids=str,
 )
@@ -202,7 +201,7 @@ def test_only_the_relaxed_edge_changes_and_every_other_edge_runs_one_operation(r
     assert len({edges[0] for edges in watch.changed}) > 5
 
 
-def test_epochs_for_the_weights_leave_alpha_alone(run_search):
+def test_alpha_rests_while_the_weights_train_first(run_search):
     watch = Watch()
     run_search(small_space(), EDAS(weights_first_epochs=1, order="one-level"), epochs=2, callbacks=[watch])
     half = len(watch.changed) // 2
