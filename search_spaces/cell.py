@@ -17,7 +17,6 @@ import torch
 # Not from nni.nas.oneshot: imported before nni.nas.strategy, it would leave NNI's strategies without their classes.
 from nni.nas.strategy import Proxyless
 from torch import Tensor, nn
-from torchvision.ops import stochastic_depth
 
 from search_spaces.edges import INPUTS, Cell, existing_edges
 from search_spaces.operations import FactorizedReduce, derived_operation, relu_conv_bn, searchable
@@ -216,10 +215,13 @@ class DiscreteCell(nn.Module):
             drawn for each image (FractalNet; DARTS, section 3.2).
     """
 
-    drop_path: float = 0.0
+    _kept: Tensor
 
     def __init__(self, shape: CellShape, cell: Cell, outputs: Sequence[int], after: Sequence[str] = ()) -> None:
         super().__init__()
+        # A tensor, because a compiled cell is compiled again for every other number.
+        self.register_buffer("_kept", torch.ones(()), persistent=False)
+        self.drop_path = 0.0
         self.align = Preprocess(shape, affine=True)
         self.edges = existing_edges(cell)
         self.outputs = tuple(outputs)
@@ -231,6 +233,21 @@ class DiscreteCell(nn.Module):
         self.ends = set(outputs).difference(edge.source for edge in self.edges)
         channels = shape.channels * len(outputs)
         self.after = nn.Sequential(*(derived_operation(name, channels, 1, shape.dimensions) for name in after))
+
+    @property
+    def drop_path(self) -> float:
+        """Return the probability of drop-path."""
+        return self._drop_path
+
+    @drop_path.setter
+    def drop_path(self, probability: float) -> None:
+        self._drop_path, self._drops = probability, probability > 0
+        self._kept.fill_(1 - probability)
+
+    def _skipped(self, out: Tensor) -> Tensor:
+        """Return the output of an operation, zero for random images and larger for the others."""
+        kept = torch.empty(len(out), *[1] * (out.dim() - 1), dtype=out.dtype, device=out.device).bernoulli_(self._kept)
+        return out * kept.div_(self._kept)
 
     def forward(self, before: Tensor, previous: Tensor) -> Tensor:
         """(batch, before, …), (batch, previous, …) -> (batch, channels × outputs, …)."""
@@ -244,8 +261,8 @@ class DiscreteCell(nn.Module):
             out = pooled[pool] if pool in pooled else operation(x)
             if isinstance(operation, _WITHOUT_WEIGHTS):
                 pooled[pool] = out
-            if self.training and self.drop_path > 0 and not isinstance(operation, nn.Identity):
-                out = stochastic_depth(out, self.drop_path, mode="row")
+            if self.training and self._drops and not isinstance(operation, nn.Identity):
+                out = self._skipped(out)
             nodes[edge.target] = nodes[edge.target] + out if edge.target in nodes else out
         for node in self.ends:
             if nodes[node].requires_grad:
