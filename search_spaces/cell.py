@@ -18,6 +18,7 @@ import torch
 from nni.nas.strategy import Proxyless
 from torch import Tensor, nn
 
+from search_spaces.beginnings import Beginning, split_beginning
 from search_spaces.edges import INPUTS, Cell, existing_edges
 from search_spaces.operations import FactorizedReduce, derived_operation, relu_conv_bn, searchable
 
@@ -225,11 +226,14 @@ class DiscreteCell(nn.Module):
         self.align = Preprocess(shape, affine=True)
         self.edges = existing_edges(cell)
         self.outputs = tuple(outputs)
-        self.operations = nn.ModuleList(
-            derived_operation(edge.operation, shape.channels, shape.stride(edge.source), shape.dimensions)
+        parts = [
+            split_beginning(
+                derived_operation(edge.operation, shape.channels, shape.stride(edge.source), shape.dimensions)
+            )
             for edge in self.edges
-        )
-        self.after_relu = [_strip_relu(operation) for operation in self.operations]
+        ]
+        self.beginnings = [beginning for beginning, _ in parts]
+        self.operations = nn.ModuleList(rest for _, rest in parts)
         self.ends = set(outputs).difference(edge.source for edge in self.edges)
         channels = shape.channels * len(outputs)
         self.after = nn.Sequential(*(derived_operation(name, channels, 1, shape.dimensions) for name in after))
@@ -252,16 +256,15 @@ class DiscreteCell(nn.Module):
     def forward(self, before: Tensor, previous: Tensor) -> Tensor:
         """(batch, before, …), (batch, previous, …) -> (batch, channels × outputs, …)."""
         nodes: dict[int, Tensor] = dict(enumerate(self.align([before, previous])))
-        rectified: dict[int, Tensor] = {}
-        pooled: dict[tuple[str, int], Tensor] = {}
-        for edge, operation, after_relu in zip(self.edges, self.operations, self.after_relu, strict=True):
-            x, pool = nodes[edge.source], (edge.operation, edge.source)
-            if after_relu:
-                x = rectified[edge.source] = rectified[edge.source] if edge.source in rectified else x.relu()
-            out = pooled[pool] if pool in pooled else operation(x)
-            if isinstance(operation, _WITHOUT_WEIGHTS):
-                pooled[pool] = out
-            if self.training and self._drops and not isinstance(operation, nn.Identity):
+        begun: dict[tuple[int, Beginning], Tensor] = {}
+        for edge, beginning, operation in zip(self.edges, self.beginnings, self.operations, strict=True):
+            x = nodes[edge.source]
+            if beginning is not None:
+                key = edge.source, beginning
+                begun[key] = x = begun[key] if key in begun else beginning(x)
+            out = operation(x)
+            is_identity = beginning is None and isinstance(operation, nn.Identity)
+            if self.training and self._drops and not is_identity:
                 out = self._skipped(out)
             nodes[edge.target] = nodes[edge.target] + out if edge.target in nodes else out
         for node in self.ends:
@@ -269,21 +272,3 @@ class DiscreteCell(nn.Module):
                 # The gradient is a slice of that of the concatenation, with which normalizations are slow.
                 nodes[node].register_hook(torch.clone)  # type: ignore[no-untyped-call]
         return self.after(torch.cat([nodes[node] for node in self.outputs], dim=1))
-
-
-_WITHOUT_WEIGHTS = (nn.MaxPool2d, nn.AvgPool2d, nn.MaxPool1d, nn.AvgPool1d)
-"""Operations of which several on one node give the same."""
-
-
-def _strip_relu(operation: nn.Module) -> bool:
-    """Remove the ReLU at the beginning of an operation, and return whether there was one: a cell has one per node.
-
-    The names of the weights stay.
-    """
-    if isinstance(operation, nn.Sequential) and isinstance(operation[0], nn.ReLU):
-        operation[0] = nn.Identity()
-        return True
-    if isinstance(operation, FactorizedReduce):
-        operation.relu = nn.Identity()  # type: ignore[assignment]
-        return True
-    return False

@@ -317,7 +317,7 @@ def test_in_a_reduction_cell_the_operations_on_the_inputs_alone_have_stride_2():
     cell = fixed_cell(
         ("max_pool_3x3", 0, 2), ("avg_pool_3x3", 1, 2), ("max_pool_3x3", 2, 3), concat=(2, 3), reduction=True
     )
-    assert [operation.stride for operation in cell.operations] == [2, 2, 1]
+    assert [beginning.module.stride for beginning in cell.beginnings] == [2, 2, 1]
 
 
 def test_after_a_reduction_the_older_input_is_halved():
@@ -336,8 +336,8 @@ def test_a_derived_network_learns_its_normalizations():
 def plain_output(cell: DiscreteCell, before: torch.Tensor, previous: torch.Tensor) -> torch.Tensor:
     """Return the output of a cell by its definition: every operation has its own ReLU and its own pooling."""
     nodes = dict(enumerate(cell.align([before, previous])))
-    for edge, operation, after_relu in zip(cell.edges, cell.operations, cell.after_relu, strict=True):
-        out = operation(nodes[edge.source].relu() if after_relu else nodes[edge.source])
+    for edge, operation, beginning in zip(cell.edges, cell.operations, cell.beginnings, strict=True):
+        out = operation(nodes[edge.source] if beginning is None else beginning(nodes[edge.source]))
         nodes[edge.target] = nodes[edge.target] + out if edge.target in nodes else out
     return cell.after(torch.cat([nodes[node] for node in cell.outputs], dim=1))
 

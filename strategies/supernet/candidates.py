@@ -1,65 +1,19 @@
-"""Faster candidates of the edges of a cell: what they begin with is computed once, and their weights all at once."""
+"""Faster candidates of the edges of a cell: their weights are made all at once, and go into the last normalization."""
 
 from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any, TypeGuard
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from search_spaces.beginnings import is_chain
 from strategies.relaxation import PlanEntry
 from strategies.supernet.architecture import active, weights_of
-
-_BEGINNINGS = (nn.ReLU, nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d)
-
-
-@dataclass(frozen=True)
-class Beginning:
-    """The ReLU or the pooling at the beginning of candidates, the same for all that have an equal one.
-
-    Args:
-        kind: Its class.
-        settings: Its settings.
-        module: A module that has these settings.
-    """
-
-    kind: type[nn.Module]
-    settings: str
-    module: nn.Module = field(compare=False)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Return the output for an input, which stays as it is."""
-        if self.kind is nn.ReLU:  # the module may write to its input
-            return functional.relu(x)
-        output: Tensor = self.module(x)
-        return output
-
-
-def split_beginning(candidate: nn.Module) -> tuple[Beginning | None, nn.Module]:
-    """Divide a candidate into the ReLU or the pooling at its beginning, None if it has none, and the rest.
-
-    A chain is its own rest, with an identity at its beginning.
-    """
-    first = candidate[0] if is_chain(candidate) else candidate
-    if type(first) not in _BEGINNINGS:
-        return None, candidate
-    settings = {name: getattr(first, name) for name in type(first).__constants__}  # type: ignore[attr-defined]
-    if is_chain(candidate):
-        candidate[0] = nn.Identity()
-    else:
-        candidate = nn.Identity()
-    return Beginning(type(first), repr(settings), first), candidate
-
-
-def is_chain(module: nn.Module) -> TypeGuard[nn.Sequential]:
-    """Return whether a module runs its submodules one after another, and can be asked for them."""
-    # Subclasses of Sequential may override forward.
-    return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward and len(module) > 0
 
 
 class UncountedNorm(nn.BatchNorm2d):

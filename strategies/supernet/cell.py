@@ -18,20 +18,14 @@ from nni.nas.nn.pytorch.cell import create_cell_op_candidates, preprocess_cell_i
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from search_spaces.beginnings import Beginning, split_beginning
 from search_spaces.edges import NONE, CellAlphas, EdgeName, NodeAlphas, NodeName, existing_edges
 from search_spaces.genotype_io import sample_of_node
 from strategies.bn_statistics import frozen_bn_stats
 from strategies.derivation import darts, derive_cell, has_fixed_inputs
 from strategies.relaxation import PlanEntry
 from strategies.supernet.architecture import Architecture, Mixed, active, add, mix, weighted
-from strategies.supernet.candidates import (
-    Beginning,
-    Group,
-    exchange_norms,
-    forward_weighted,
-    split_beginning,
-    weigh,
-)
+from strategies.supernet.candidates import Group, exchange_norms, forward_weighted, weigh
 from strategies.supernet.grouped import find_groups, sums_of_groups
 from strategies.supernet.partial_channels import PartialStates
 from strategies.supernet.parts import NO_PARTS, SupernetParts

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from search_spaces.beginnings import Beginning, is_chain
 from search_spaces.depthwise import DepthwiseConv2d
 from search_spaces.pointwise import PointwiseConv2d, subsample
 from strategies.relaxation import PlanEntry
 from strategies.supernet.architecture import active
-from strategies.supernet.candidates import Beginning, Group, UncountedNorm, WeightedNorm, is_chain
+from strategies.supernet.candidates import Group, UncountedNorm, WeightedNorm
 
 _CONVOLUTIONS = (nn.Conv2d, DepthwiseConv2d, PointwiseConv2d)
 _NORMS = (UncountedNorm, WeightedNorm)

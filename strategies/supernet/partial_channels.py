@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from strategies.supernet.candidates import Beginning
+from search_spaces.beginnings import Beginning
 
 
 class NarrowError(ValueError):

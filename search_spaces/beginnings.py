@@ -1,0 +1,58 @@
+"""What operations begin with: a ReLU or a pooling, which those that read the same node share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TypeGuard
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from search_spaces.operations import FactorizedReduce
+
+_BEGINNINGS = (nn.ReLU, nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d)
+
+
+@dataclass(frozen=True)
+class Beginning:
+    """The ReLU or the pooling at the beginning of operations, the same for all that have an equal one.
+
+    Args:
+        kind: Its class.
+        settings: Its settings.
+        module: A module that has these settings.
+    """
+
+    kind: type[nn.Module]
+    settings: str
+    module: nn.Module = field(compare=False)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Return the output for an input, which stays as it is."""
+        if self.kind is nn.ReLU:  # the module may write to its input
+            return functional.relu(x)
+        output: Tensor = self.module(x)
+        return output
+
+
+def split_beginning(operation: nn.Module) -> tuple[Beginning | None, nn.Module]:
+    """Divide an operation into the ReLU or the pooling at its beginning, None if it has none, and the rest.
+
+    A chain is its own rest, with an identity at its beginning: the names of its weights stay.
+    """
+    place = "0" if is_chain(operation) else "relu" if isinstance(operation, FactorizedReduce) else None
+    first = operation if place is None else operation.get_submodule(place)
+    if type(first) not in _BEGINNINGS:
+        return None, operation
+    settings = {name: getattr(first, name) for name in type(first).__constants__}  # type: ignore[attr-defined]
+    if place is None:
+        operation = nn.Identity()
+    else:
+        setattr(operation, place, nn.Identity())
+    return Beginning(type(first), repr(settings), first), operation
+
+
+def is_chain(module: nn.Module) -> TypeGuard[nn.Sequential]:
+    """Return whether a module runs its submodules one after another, and can be asked for them."""
+    # Subclasses of Sequential may override forward.
+    return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward and len(module) > 0
