@@ -182,7 +182,12 @@ def _space(name: str) -> Callable[[], Any]:
 
     small = {"channels": 4, "layers": 3, "nodes": 2}
     cells = {"width": 4, "num_cells": 3, "dataset": "cifar"}
-    widths = (16, 8, 8, 8, 16, 16, 16, 16, 16)
+    shallow = {
+        "base_widths": (16, 8, 8, 16, 16, 16),
+        "squeeze_excite": ("none", "optional", "none"),
+        "stride": (2, 1, 2, 1, 2, 1),
+        "activation": ("hswish", "relu", "relu", "hswish", "hswish", "hswish"),
+    }
     few = ("max_pool_3x3", "skip_connect", "sep_conv_3x3", "simple_conv_3x3", "bottleneck_1x3x1")
     return {
         "DartsSpace": partial(nas_plugins.DartsSpace, **small),
@@ -200,8 +205,8 @@ def _space(name: str) -> Callable[[], Any]:
             hub.ProxylessNAS, num_labels=10, base_widths=(8, 8, 8, 8, 8, 8, 8, 8, 16), width_mult=1.0
         ),
         "hub MobileNetV3": partial(
-            hub.MobileNetV3Space, num_labels=10, base_widths=widths, width_multipliers=(1.0, 2.0),
-            expand_ratios=(1.0, 2.0), depth_range=(1, 2),
+            hub.MobileNetV3Space, num_labels=10, width_multipliers=(1.0, 2.0), expand_ratios=(1.0, 2.0),
+            depth_range=(1, 2), **shallow,
         ),
         "hub ShuffleNet": partial(hub.ShuffleNetSpace, num_labels=10),
         "hub AutoFormer": partial(

@@ -21,8 +21,8 @@ from strategies.cost.expectation import Expectation
 from strategies.supernet.cell import MixedCell
 
 SPACES = (
-    "DartsSpace", "FineTunedDartsSpace", "DDartsSpace", "DartOptiSpace", "hub DARTS", "hub PNAS", "hub NasBench201",
-    "hub ProxylessNAS", "hub MobileNetV3", "hub ShuffleNet", "hub AutoFormer",
+    "DartsSpace", "FineTunedDartsSpace", "DDartsSpace", "DartOptiSpace", "hub PNAS", "hub NasBench201",
+    "hub ProxylessNAS", "hub MobileNetV3", "hub AutoFormer",
 )  # fmt: skip
 
 

@@ -411,13 +411,11 @@ class TestDerive:
         assert len(sparse.cells[0]) == 4
         assert len(edges.cells[0]) == 10
 
-    @pytest.mark.parametrize("method", ("sparse", "edge"))
-    @pytest.mark.parametrize("threshold", (0.5, 0.85))
+    @pytest.mark.parametrize(("method", "threshold"), [("sparse", 0.5), ("edge", 0.85)])
     def test_with_no_option_it_is_what_the_search_derived(self, tmp_path, method, threshold):
         """At 0.85 so short a search keeps nothing, and falls back on darts."""
         strategy = {"name": "FairDARTS", "derivation": method, "threshold": threshold}
-        space = {"name": "DartsSpace", "channels": 2, "layers": 3, "nodes": 2}
-        config = {**SEARCH, "space": space, "strategy": strategy, "training": {"epochs": 1}}
+        config = {**SEARCH, "strategy": strategy, "training": {"epochs": 1}}
         (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
         run = search(tmp_path / "c.yaml", tmp_path / "run")
         found = Genotype.load(run / "genotype.json")

@@ -58,6 +58,8 @@ METHODS = {
     "SmoothDARTS, random": lambda epochs: SmoothDARTS(),
 }
 """Method -> its strategy, with settings by which its parts act in a search of so many epochs of one step."""
+STAGED = ("DARTSPT", "DARTSPlus", "DOTS", "DrNAS", "PCDARTS", "PDARTS", "Proxyless", "RobustDARTS")
+"""Methods that do something else in later epochs."""
 
 
 def ours():

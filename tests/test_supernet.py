@@ -79,8 +79,8 @@ def test_the_first_order_gradient_agrees_with_finite_differences(batch):
         return functional.cross_entropy(model(images), labels)
 
     gradients = dict(zip(alphas, gradients_of(loss, alphas, model), strict=True))
-    for edge in ("normal/0->2", "normal/4->5", "reduce/1->3"):
-        for index in range(8):
+    for edge, indices in (("normal/0->2", range(8)), ("normal/4->5", (1, 6)), ("reduce/1->3", (1, 6))):
+        for index in indices:
             difference = []
             for shift in (1e-5, -2e-5):
                 alphas[edge].data[index] += shift

@@ -97,11 +97,12 @@ def run(make, epochs: int = 2, batch_size: int = 3, plain: bool = False, other_s
 
 def compare_methods(names: list[str]) -> None:
     """Search with methods of test_methods.py, as :func:`search_and_compare`."""
-    from test_methods import METHODS
+    from test_methods import METHODS, STAGED
 
     warnings.filterwarnings("ignore")
     space = {"channels": 4, "operations": ("skip_connect", "sep_conv_3x3")}
-    seen = {name: run(partial(METHODS[name], 4), epochs=4, batch_size=6, **space) for name in names}
+    epochs = {name: 4 if name in STAGED else 2 for name in names}
+    seen = {name: run(partial(METHODS[name], epochs[name]), epochs[name], batch_size=6, **space) for name in names}
     if torch.distributed.get_rank() == 0:
         print(json.dumps(seen), flush=True)
     torch.distributed.destroy_process_group()
