@@ -43,7 +43,7 @@ def extended_alpha(alphas: Alphas, fixed: Sequence[str], cell: str = "normal") -
     found = dict.fromkeys(name.cell for edge, name in names.items() if name and isinstance(edge, str))
     labels = [*found] or [*KINDS]
     searched = {name: alphas[edge] for edge, name in names.items() if name and name.cell == cell}
-    require("cell", repr(cell), cell in labels or not searched, f"one of {', '.join(labels)}")
+    require("cell", repr(cell), cell in labels and bool(searched), f"one of {', '.join(labels)}")
     rows = [("searched", edge.nodes, candidates) for edge, candidates in searched.items()]
     nodes = max(edge.target for edge in searched) + 1 - INPUTS
     numbers = count(1)

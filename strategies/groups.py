@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from search_spaces.edges import NONE
+from strategies.derivation import softmax
 from strategies.supernet.architecture import Architecture
 from strategies.topology import is_node
 
@@ -30,8 +31,10 @@ def softmax_by_group(alpha: Tensor, names: Iterable[Any]) -> Tensor:
 
 def weights_by_group(alphas: Mapping[str, float]) -> dict[str, float]:
     """Return candidate -> softmax of its α within its group."""
-    weights = softmax_by_group(torch.tensor(list(alphas.values()), dtype=torch.float64), alphas)
-    return dict(zip(alphas, weights.tolist(), strict=True))
+    names, weights = list(alphas), dict[str, float]()
+    for part in groups(names):
+        weights |= softmax({names[index]: alphas[names[index]] for index in part})
+    return weights
 
 
 def are_operations(edge: str, names: Iterable[Any]) -> bool:
