@@ -275,7 +275,7 @@ class DiscreteCell(nn.Module):
         for node in self.ends:
             if nodes[node].requires_grad:
                 # The gradient is a slice of that of the concatenation, with which normalizations are slow.
-                nodes[node].register_hook(torch.clone)
+                nodes[node].register_hook(torch.clone)  # type: ignore[no-untyped-call]
         return self.after(torch.cat([nodes[node] for node in self.outputs], dim=1))
 
 
