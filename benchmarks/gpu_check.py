@@ -7,8 +7,8 @@ scikit-learn. --dry does everything on the CPU, on small networks, to try the sc
 
     correct.csv    the largest difference of α from the CPU after 5 steps in double precision, and whether a search that
                    was interrupted resumed to the same α
-    steps.csv      seconds and peak memory of a step, of 8 cells and, for EDAS, of 20, in 32 bits and in bf16; of some
-                   strategies also compiled, with the seconds of the first step, which compiles
+    steps.csv      seconds and peak memory of a step, of 8 cells and, for EDAS, of 20, in 32 bits and in bf16; last, as
+                   far as the time goes, compiled, where the first step has the time of the compilation
     launches.csv   what a step asks of the device, see launches.py
     search/        a search by EDAS with 20 cells, of as many of its 25 epochs as fit
 """
@@ -149,35 +149,26 @@ def steps(machine: Machine) -> Iterator[dict[str, Any]]:
     settings = [Setting(name, **size, precision=p) for p, name in product(("32-true", "bf16-mixed"), STRATEGIES)]
     if not machine.dry:
         settings[1:1] = [Setting("EDAS", cells=20, precision=precision) for precision in ("32-true", "bf16-mixed")]
+    settings += [Setting(name, **size, compiled=True) for name in ("DARTS", "EDAS")]
     first: dict[str, float] = {}
     for index, setting in enumerate(settings):
         if index > 1 and machine.done() > SHARES["correct"] + SHARES["steps"]:
             return
-        seconds, memory, _ = _step(machine, setting)
+        clock = Clock()
+        reset_peak_memory()
+        run_steps(on(machine, setting), clock)
+        seconds = statistics.median(clock.seconds[1:])
         first.setdefault(setting.precision, seconds)
-        compiled, _, until = _step(machine, replace(setting, compiled=True)) if _is_ours(setting) else (None,) * 3
         yield {
             "strategy": setting.what,
             "cells": setting.cells,
             "precision": setting.precision,
+            "compiled": "yes" if setting.compiled else "no",
+            "first step, s": round(clock.seconds[0], 1),
             "seconds": round(seconds, 4),
             "to NNI DARTS": round(seconds / first[setting.precision], 3),
-            "peak MB": round(memory),
-            "seconds compiled": compiled and round(compiled, 4),
-            "first compiled step": until and round(until, 1),
+            "peak MB": round(peak_memory_mb(not machine.dry)),
         }
-
-
-def _step(machine: Machine, setting: Setting) -> tuple[float, float, float]:
-    """Return the seconds of a step, the peak of memory in MB, and the seconds of the first step."""
-    clock = Clock()
-    reset_peak_memory()
-    run_steps(on(machine, setting), clock)
-    return statistics.median(clock.seconds[1:]), peak_memory_mb(not machine.dry), clock.seconds[0]
-
-
-def _is_ours(setting: Setting) -> bool:
-    return setting.what in ("DARTS", "FairDARTS", "EDAS") and setting.precision == "32-true"
 
 
 def launches(machine: Machine) -> Iterator[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """What a search step costs: NNI's DARTS, our DARTS of each order, our EDAS and others, on one space, in one run.
 
-    python benchmarks/step_cost.py [--small] [--rounds N] [--strategies NAME ...] [--spaces NAME ...] [--output F]
+    python benchmarks/step_cost.py [--small] [--rounds N] [--strategies NAME ...] [--spaces NAME ...] [--compiled]
+        [--output F]
 
 A step is an architecture step and a weight step, through NNI's experiment and Lightning; "EDAS, bare
 loop" is EDAS without the two. The strategies alternate, so that a machine that slows down slows all of
@@ -38,22 +39,25 @@ def main() -> None:
         "--strategies", nargs="+", default=STRATEGIES, choices=KNOWN, metavar="NAME", help=", ".join(KNOWN)
     )
     parser.add_argument("--spaces", nargs="+", default=["DartsSpace"], metavar="NAME", help="spaces of nas_plugins")
+    parser.add_argument("--compiled", action="store_true", help="also with compute.compile")
     parser.add_argument("--output", type=Path, help="CSV file with every measurement")
     options = parser.parse_args()
     size = SMALL if options.small else {}
     size |= {"cells": options.cells} if options.cells else {}
 
     rows = []
-    jobs = list(product(range(options.rounds), options.spaces, options.strategies))
-    for number, space, name in tqdm(jobs, desc="measuring", unit="process"):
+    ways = (False, True) if options.compiled else (False,)
+    jobs = list(product(range(options.rounds), options.spaces, options.strategies, ways))
+    for number, space, name, compiled in tqdm(jobs, desc="measuring", unit="process"):
         cycle = UNEVEN.get(name, 1)
         steps = -(-options.steps // cycle) * cycle
-        setting = Setting(name, steps=steps, threads=options.threads, space=space, **size)
+        setting = Setting(name, steps=steps, threads=options.threads, space=space, compiled=compiled, **size)
         found = measure_apart(setting)
         average = statistics.median if cycle == 1 else statistics.mean
         middle = {key: average(found[key]) for key in ("seconds", "cpu_seconds")}
-        shown = name if len(options.spaces) == 1 else f"{name} on {space}"
-        rows.append({"round": number, "strategy": shown, **middle, "memory_mb": found["memory_mb"]})
+        shown = (name if len(options.spaces) == 1 else f"{name} on {space}") + (", compiled" if compiled else "")
+        others = {key: found[key] for key in ("first_seconds", "memory_mb")}
+        rows.append({"round": number, "strategy": shown, **middle, **others})
     table = pd.DataFrame(rows)
     if options.output:
         options.output.parent.mkdir(parents=True, exist_ok=True)
@@ -73,6 +77,7 @@ def summary(table: pd.DataFrame) -> pd.DataFrame:
         for key, unit, shown in (
             ("seconds", "s/step", ".3f"),
             ("cpu_seconds", "CPU s", ".3f"),
+            ("first_seconds", "first step, s", ".1f"),
             ("memory_mb", "MB", ".0f"),
         ):
             ratio = mine[key] / base[key]

@@ -36,7 +36,7 @@ class Compilation(Callback):
     """
 
     def __init__(self) -> None:
-        self._regions: Sequence[nn.Module] = ()
+        self._what, self._regions = "", tuple[nn.Module, ...]()
         self._settings = ExitStack()
         self._started: float | None = None
 
@@ -48,7 +48,7 @@ class Compilation(Callback):
         if not regions:
             _tell(trainer, f"not used: {reason or what}")
             return
-        self._what, self._regions = what, regions
+        self._what, self._regions = what, tuple(regions)
         self._settings.enter_context(torch._dynamo.config.patch(cache_size_limit=GRAPHS, suppress_errors=True))
         for region in regions:
             region.compile(**_arguments(device, graphs=isinstance(pl_module, TaskModule)))
