@@ -132,11 +132,11 @@ def weights_first(protocol: Protocol, **common: Any) -> DARTS:
     return DARTS(order="one-level", warmup_epochs=rest, learning_rate=paced(protocol, rest), **common)
 
 
-def edas_weights_first(protocol: Protocol) -> EDAS:
+def edas_weights_first(protocol: Protocol, path: str = "strongest") -> EDAS:
     """One-level EDAS with two relaxed edges, after a third of the epochs for the weights of all candidates."""
     return EDAS(
         order="one-level", relaxed_edges=2, sign_flip_epochs=0, weight_decay=1e-3,
-        weights_first_epochs=protocol.epochs // 3,
+        weights_first_epochs=protocol.epochs // 3, path=path,
     )  # fmt: skip
 
 
@@ -151,6 +151,7 @@ STRATEGIES: dict[str, Callable[[Protocol], OneShotStrategy]] = {
     "EDAS, no warm-up": lambda protocol: EDAS(sign_flip_epochs=0),
     "EDAS, one-level": lambda protocol: EDAS(sign_flip_epochs=warmup(protocol), order="one-level"),
     "EDAS, one-level, weights first": edas_weights_first,
+    "EDAS, one-level, weights first, sampled paths": partial(edas_weights_first, path="sampled"),
     "EDAS, flip both": lambda protocol: EDAS(sign_flip_epochs=warmup(protocol), flip="both"),
     "EDAS, one-level, no warm-up": lambda protocol: EDAS(sign_flip_epochs=0, order="one-level"),
     "EDAS, cyclic": lambda protocol: EDAS(sign_flip_epochs=warmup(protocol), sampling="cyclic"),

@@ -11,7 +11,7 @@ from strategies.bilevel import Order, gradient_of
 from strategies.composition import Composition, adam
 from strategies.noise import chosen_seed
 from strategies.relaxation import Flip, SampledEdges
-from strategies.sampling import policy
+from strategies.sampling import path_policy, policy
 
 
 class EDAS(DifferentiableStrategy):
@@ -42,8 +42,10 @@ class EDAS(DifferentiableStrategy):
             whose gradient it turns around. None for "weights", or for "both" with the order "one-level", in which α and
             the weights share a pass.
         weights_first_epochs: Epochs at the start in which only weights are trained, with every edge relaxed; 0 in the
-            paper. They take the time and the memory of DARTS, and keep a search from settling on the candidates that it
-            began with.
+            paper. They take the time and the memory of DARTS.
+        path: Candidates that unrelaxed edges run: "strongest" (the paper), or "sampled" by the softmax of α, so that a
+            search does not settle on those that it began with; without ``weights_first_epochs`` it then favours
+            operations without weights. Whether it finds better networks is open (docs/quality.md).
         common: Arguments of all strategies, see :class:`~strategies.base.DifferentiableStrategy`.
 
     Raises:
@@ -67,6 +69,7 @@ class EDAS(DifferentiableStrategy):
         order: Order = "first",
         flip: Flip | None = None,
         weights_first_epochs: int = 0,
+        path: str = "strongest",
         **common: Any,
     ) -> None:
         require("sign_flip_epochs", sign_flip_epochs, sign_flip_epochs >= 0, "at least 0")
@@ -80,14 +83,16 @@ class EDAS(DifferentiableStrategy):
             raise ValueError("flip: 'weights' should be 'both': with order 'one-level' α and the weights share a pass")
         if weight_decay is None:
             weight_decay = 1e-3 if sign_flip_epochs > 0 else 0.0
+        seed = chosen_seed(seed)
         super().__init__(
             Composition(
                 relaxation=SampledEdges(
-                    draw=policy(sampling, chosen_seed(seed), relaxed_edges),
+                    draw=policy(sampling, seed, relaxed_edges),
                     sign_flip_epochs=sign_flip_epochs,
                     flip=flip or ("both" if order == "one-level" else "weights"),
                     relax_weights=not alpha_max,
                     weights_first_epochs=weights_first_epochs,
+                    path=path_policy(path, seed),
                 ),
                 optimizer=adam(learning_rate, weight_decay, betas),
                 gradient=gradient_of(order),

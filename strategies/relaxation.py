@@ -183,7 +183,7 @@ Flip = Literal["weights", "both"]
 
 
 class SampledEdges:
-    """The relaxation of a few sampled edges; all others run their strongest candidate (EDAS, Eq. 2, for one edge).
+    """The relaxation of a few sampled edges; all others run one candidate (EDAS, Eq. 2, for one edge).
 
     The edges are sampled once per iteration, for both its steps. During the warm-up every second iteration uses −α
     instead of α on all edges (Eq. 3). In an architecture step this turns the gradient of α around: what favours a
@@ -196,6 +196,8 @@ class SampledEdges:
         relax_weights: Whether to relax the edges in the weight step as well. False is the ablation "α-max" of section
             5.3, which trains the operations of the derived path only.
         weights_first_epochs: Number of epochs at the start whose weight steps relax every edge.
+        path: Returns the candidates that the other edges run; see :func:`strategies.sampling.path_policy`. None for the
+            strongest ones.
     """
 
     activation: Literal["softmax", "sigmoid"] = "softmax"
@@ -207,11 +209,13 @@ class SampledEdges:
         flip: Flip = "weights",
         relax_weights: bool = True,
         weights_first_epochs: int = 0,
+        path: Callable[[Alphas, Step], Plan] | None = None,
     ) -> None:
         if flip not in get_args(Flip):
             raise ValueError(f"flip: {flip!r} should be one of {', '.join(get_args(Flip))}")
         self.draw, self.sign_flip_epochs, self.flip, self.relax_weights = draw, sign_flip_epochs, flip, relax_weights
         self.weights_first_epochs = weights_first_epochs
+        self.path = path or (lambda alphas, step: argmax(alphas))
         self._drawn: tuple[object, list[str]] = (None, [])
 
     def edges(self, alphas: Alphas, iteration: int) -> list[str]:
@@ -224,14 +228,14 @@ class SampledEdges:
     def architecture(self, alphas: Alphas, step: Step) -> Plan:
         """Return the plan of an architecture step; gradients reach the α of the relaxed edges only."""
         signed = self._signed(alphas, step) if self.flip == "both" else alphas
-        return _partly_relaxed(signed, self.edges(alphas, step.iteration))
+        return self._partly_relaxed(signed, self.edges(alphas, step.iteration), step)
 
     def weights(self, alphas: Alphas, step: Step) -> Plan:
         """Return the plan of a weight step."""
         if step.epoch < self.weights_first_epochs:
             return softmax(alphas)
         signed = self._signed(alphas, step)
-        return _partly_relaxed(signed, self.edges(alphas, step.iteration) if self.relax_weights else [])
+        return self._partly_relaxed(signed, self.edges(alphas, step.iteration) if self.relax_weights else [], step)
 
     def evaluation(self, alphas: Alphas) -> Plan:
         """Return the plan in which every edge runs its strongest candidate."""
@@ -242,7 +246,5 @@ class SampledEdges:
             return {edge: -alpha for edge, alpha in alphas.items()}
         return alphas
 
-
-def _partly_relaxed(alphas: Alphas, edges: Iterable[str]) -> Plan:
-    """Return the plan that relaxes some edges, while all others run their strongest candidate."""
-    return {**argmax(alphas), **softmax({edge: alphas[edge] for edge in edges})}
+    def _partly_relaxed(self, alphas: Alphas, edges: Iterable[str], step: Step) -> Plan:
+        return {**self.path(alphas, step), **softmax({edge: alphas[edge] for edge in edges})}

@@ -1,4 +1,4 @@
-"""Sampling of the edges that an iteration of EDAS relaxes.
+"""Sampling of the edges that an iteration of EDAS relaxes, and of the candidates that its other edges run.
 
 A sample depends only on the seed, the iteration and α, so a resumed search and all processes of a distributed search
 relax the same edges.
@@ -12,7 +12,8 @@ from collections.abc import Callable
 from functools import partial
 
 from search_spaces.checks import require, require_one_of
-from strategies.relaxation import Alphas, rows
+from strategies.noise import gumbel
+from strategies.relaxation import Alphas, Plan, Step, argmax, rows
 
 Draw = Callable[[Alphas, int], list[str]]
 """Returns the relaxed edges, each once, given α and the iteration."""
@@ -83,3 +84,31 @@ def policy(name: str, seed: int, count: int = 1) -> Draw:
         return draw(alphas, iteration)
 
     return checked
+
+
+def strongest_path(alphas: Alphas, step: Step, *, seed: int) -> Plan:
+    """Return the plan in which every edge runs its strongest candidate (EDAS, Eq. 2)."""
+    return argmax(alphas)
+
+
+def sampled_path(alphas: Alphas, step: Step, *, seed: int) -> Plan:
+    """Return the plan in which every edge runs a candidate that is sampled by the softmax of its α."""
+    noise = gumbel(alphas, seed, step, "path")
+    return argmax({edge: alpha.detach() + noise[edge] for edge, alpha in alphas.items()})
+
+
+PATHS = {"strongest": strongest_path, "sampled": sampled_path}
+
+
+def path_policy(name: str, seed: int) -> Callable[[Alphas, Step], Plan]:
+    """Return a policy for the candidates that unrelaxed edges run.
+
+    Args:
+        name: "strongest" for :func:`strongest_path`, "sampled" for :func:`sampled_path`.
+        seed: Seed of the sampling.
+
+    Raises:
+        ValueError: The policy is unknown.
+    """
+    require_one_of("path", name, PATHS)
+    return partial(PATHS[name], seed=seed)

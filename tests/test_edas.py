@@ -29,6 +29,7 @@ def small_space():
         {"order": "one-level"},
         {"order": "second"},
         {"flip": "both"},
+        {"path": "sampled", "order": "one-level"},
     ],
     ids=str,
 )

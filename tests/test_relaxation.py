@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from strategies.relaxation import EveryEdge, SampledEdges, Step, argmax, sigmoid, softmax
-from strategies.sampling import SAMPLING, policy
+from strategies.sampling import SAMPLING, path_policy, policy
 
 ALPHAS = {"a": torch.tensor([0.1, 0.9, 0.4]), "b": torch.tensor([2.0, -1.0, 0.0, 0.5]), "c": torch.tensor([0.0, 0.0])}
 
@@ -181,6 +181,28 @@ def test_weights_that_train_first_see_every_edge_relaxed():
     first, then = (relaxation.weights(ALPHAS, Step(5, epoch=epoch)) for epoch in (1, 2))
     assert sorted(relaxed_in(first)) == sorted(ALPHAS)
     assert len(relaxed_in(then)) == 1
+
+
+def test_a_sampled_path_runs_each_candidate_as_often_as_its_softmax_says_and_depends_on_the_iteration_alone():
+    path = path_policy("sampled", seed=0)
+    plans = [path(ALPHAS, Step(iteration)) for iteration in range(2000)]
+    for edge, alpha in ALPHAS.items():
+        shares = torch.bincount(torch.tensor([plan[edge][0] for plan in plans]), minlength=len(alpha)) / len(plans)
+        assert torch.allclose(shares, alpha.softmax(0), atol=0.04)
+    assert path(ALPHAS, Step(7, epoch=3)) == plans[7]
+
+
+def test_a_path_is_sampled_on_edges_that_are_not_relaxed():
+    relaxation = sampled(path=path_policy("sampled", seed=0))
+    plans = [relaxation.weights(ALPHAS, Step(iteration)) for iteration in range(50)]
+    assert all(len(relaxed_in(plan)) == 1 for plan in plans)
+    assert {plan["b"] for plan in plans if isinstance(plan["b"], tuple)} > {(0,)}
+    assert relaxation.evaluation(ALPHAS) == argmax(ALPHAS)
+
+
+def test_an_unknown_path_is_refused():
+    with pytest.raises(ValueError, match="path: 'best' should be one of strongest, sampled"):
+        path_policy("best", seed=0)
 
 
 def test_the_path_network_is_validated_without_the_sign_of_the_warm_up():
