@@ -256,6 +256,8 @@ def _parser() -> argparse.ArgumentParser:
     _add(commands, "list", _list, "spaces, strategies, datasets and example configs")
     _add_demo(commands)
     _add_runs(commands)
+    _add_networks(commands)
+    _add_reports(commands)
     add_experiments(commands, _add)
     _add_genotype(commands)
     return parser
@@ -297,6 +299,8 @@ def _add_runs(commands: Any) -> None:
     derive.add_argument("--max-skips", type=int, metavar="N", help="keep the N strongest skip connections of each cell")
     derive.add_argument("--output", required=True, metavar="FILE", help="genotype file to write")
 
+
+def _add_networks(commands: Any) -> None:
     retrain = _add(commands, "retrain", _retrain, f"train a derived network; {_OVERRIDES}", takes_overrides=True)
     found = retrain.add_mutually_exclusive_group(required=True)
     found.add_argument("--genotype", metavar="FILE", help="genotype file")
@@ -323,6 +327,8 @@ def _add_runs(commands: Any) -> None:
     export.add_argument("--format", required=True, choices=formats, help="one file of PyTorch, ONNX, .pt2, or weights")
     export.add_argument("--output", required=True, metavar="FILE", help="file to write")
 
+
+def _add_reports(commands: Any) -> None:
     report = _add(commands, "report", _report, "tables and pictures of runs")
     report.add_argument("run_directories", nargs="+", metavar="RUN")
     report.add_argument("--output", metavar="DIR", help="folder of the report; with one run, the run itself")

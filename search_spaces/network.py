@@ -10,7 +10,7 @@ from search_spaces.cell import CellShape, DiscreteCell
 from search_spaces.checks import require, require_one_of
 from search_spaces.edges import after_cells
 from search_spaces.genotype import Genotype
-from search_spaces.stems import STEMS, AuxiliaryHead, DenseHead, Stem, mlp_classifier
+from search_spaces.stems import STEMS, AuxiliaryHead, DenseHead, Stem, StemKind, mlp_classifier
 
 CellFactory = Callable[[int, CellShape], tuple[nn.Module, int]]
 """(layer, shape) -> the cell of the layer and the number of channels of its output."""
@@ -64,45 +64,55 @@ class Network(nn.Module):
         _check_minimum("image_channels", image_channels, 1)
         _check_minimum("mlp_width", 1 if mlp_width is None else mlp_width, 1)
         _check_minimum("image_size", image_size, 1)
-        if dense_head and (auxiliary or mlp_width is not None):
-            key = "auxiliary" if auxiliary else "mlp_width"
-            raise ValueError(f"{key}: is for a classifier, and this network has a head for each pixel")
+        _check_heads(stem, auxiliary, mlp_width, dense_head)
         for layer in reductions:
             if not 0 <= layer < layers:
                 raise ValueError(f"reductions: there is no layer {layer}; layers are 0 to {layers - 1}")
         self.stem = kind.make(image_channels, channels)
-        before = previous = self.stem.out_channels
-        self.auxiliary: AuxiliaryHead | None = None
+        self.dimensions = kind.dimensions
         self.auxiliary_layer = 2 * layers // 3
         # The last layer with the resolution of the stem; -1 is the stem itself.
         self.early_layer = min(reductions, default=layers) - 1
-        early = previous
-        after_reduction = kind.after_reduction
-        self.dimensions = kind.dimensions
-        if auxiliary and self.dimensions == 1:
-            raise ValueError(f"stem: {stem} is for series, and the auxiliary head for images: leave it out")
-        if dense_head and self.dimensions == 1:
-            raise ValueError(f"stem: {stem} is for series, and the head for each pixel for images")
+        self.auxiliary: AuxiliaryHead | None = None
+        auxiliary_classes = num_classes if auxiliary else None
+        outputs = self._add_cells(make_cell, layers, reductions, channels, kind, auxiliary_classes)
+        self.pooled = mlp_width is None
+        self.classifier: nn.Module
+        if dense_head:
+            self.classifier = DenseHead(outputs[self.early_layer], outputs[layers - 1], num_classes)
+        elif mlp_width is None:
+            self.classifier = nn.Linear(outputs[layers - 1], num_classes)
+        else:
+            side = -(-image_size // 2 ** (len(set(reductions)) + kind.halvings))  # every halving rounds up
+            self.classifier = mlp_classifier(outputs[layers - 1] * side**self.dimensions, mlp_width, num_classes)
+
+    def _add_cells(
+        self,
+        make_cell: CellFactory,
+        layers: int,
+        reductions: Collection[int],
+        channels: int,
+        kind: StemKind,
+        auxiliary_classes: int | None,
+    ) -> dict[int, int]:
+        """Make the cells, and the auxiliary head if it has a number of classes.
+
+        Returns:
+            Layer -> its number of output channels; the stem is the layer −1.
+        """
+        outputs = {-1: self.stem.out_channels}
+        before, after_reduction = outputs[-1], kind.after_reduction
         self.cells = nn.ModuleList()
         for layer in range(layers):
             reduction = layer in reductions
             channels = 2 * channels if reduction else channels
-            shape = CellShape(before, previous, channels, reduction, after_reduction, self.dimensions)
-            cell, out_channels = make_cell(layer, shape)
+            shape = CellShape(before, outputs[layer - 1], channels, reduction, after_reduction, self.dimensions)
+            cell, outputs[layer] = make_cell(layer, shape)
             self.cells.append(cell)
-            before, previous, after_reduction = previous, out_channels, reduction
-            early = previous if layer == self.early_layer else early
-            if auxiliary and layer == self.auxiliary_layer:
-                self.auxiliary = AuxiliaryHead(previous, num_classes, kind.auxiliary_stride)
-        self.pooled = mlp_width is None
-        self.classifier: nn.Module
-        if dense_head:
-            self.classifier = DenseHead(early, previous, num_classes)
-        elif mlp_width is None:
-            self.classifier = nn.Linear(previous, num_classes)
-        else:
-            side = -(-image_size // 2 ** (len(set(reductions)) + kind.halvings))  # every halving rounds up
-            self.classifier = mlp_classifier(previous * side**self.dimensions, mlp_width, num_classes)
+            before, after_reduction = outputs[layer - 1], reduction
+            if auxiliary_classes is not None and layer == self.auxiliary_layer:
+                self.auxiliary = AuxiliaryHead(outputs[layer], auxiliary_classes, kind.auxiliary_stride)
+        return outputs
 
     @classmethod
     def from_genotype(
@@ -178,3 +188,12 @@ class Network(nn.Module):
 
 def _check_minimum(name: str, value: int, minimum: int) -> None:
     require(name, value, value >= minimum, f"at least {minimum}")
+
+
+def _check_heads(stem: Stem, auxiliary: bool, mlp_width: int | None, dense_head: bool) -> None:
+    if dense_head and (auxiliary or mlp_width is not None):
+        key = "auxiliary" if auxiliary else "mlp_width"
+        raise ValueError(f"{key}: is for a classifier, and this network has a head for each pixel")
+    if STEMS[stem].dimensions == 1 and (auxiliary or dense_head):
+        head = "auxiliary head" if auxiliary else "head for each pixel"
+        raise ValueError(f"stem: {stem} is for series, and the {head} for images: leave it out")

@@ -74,13 +74,13 @@ class EDAS(DifferentiableStrategy):
     ) -> None:
         require("sign_flip_epochs", sign_flip_epochs, sign_flip_epochs >= 0, "at least 0")
         require("weights_first_epochs", weights_first_epochs, weights_first_epochs >= 0, "at least 0")
-        if alpha_max and order == "one-level":
-            raise ValueError(
-                "alpha_max: true should be false: with order 'one-level' α learns from the pass of the weights, in "
-                "which alpha_max relaxes no edge"
-            )
-        if flip == "weights" and order == "one-level":
-            raise ValueError("flip: 'weights' should be 'both': with order 'one-level' α and the weights share a pass")
+        joint = order == "one-level"
+        alpha_max_right = (
+            "false: with order 'one-level' α learns from the pass of the weights, in which it relaxes no edge"
+        )
+        require("alpha_max", "true", not (alpha_max and joint), alpha_max_right)
+        flip_right = "'both': with order 'one-level' α and the weights share a pass"
+        require("flip", "'weights'", not (flip == "weights" and joint), flip_right)
         if weight_decay is None:
             weight_decay = 1e-3 if sign_flip_epochs > 0 else 0.0
         seed = chosen_seed(seed)
@@ -89,7 +89,7 @@ class EDAS(DifferentiableStrategy):
                 relaxation=SampledEdges(
                     draw=policy(sampling, seed, relaxed_edges),
                     sign_flip_epochs=sign_flip_epochs,
-                    flip=flip or ("both" if order == "one-level" else "weights"),
+                    flip=flip or ("both" if joint else "weights"),
                     relax_weights=not alpha_max,
                     weights_first_epochs=weights_first_epochs,
                     path=path_policy(path, seed),
