@@ -285,11 +285,17 @@ def test_methods_do_not_name_what_is_a_column_or_changes_no_result(tmp_path):
         tmp_path / "b",
         seed=8,
         strategy={"seed": 4},
-        data={"dataset": "cifar100", "root": "elsewhere", "seed": 3},
+        data={"dataset": "cifar100", "root": "elsewhere", "seed": 3, "cache": False},
         training={"epochs": 9},
         compute={"threads": 2},
     )
     assert list(summary([plain, other])["method"]) == ["DARTS", "DARTS"]
+
+
+def test_a_target_has_a_column_and_no_place_in_the_name(tmp_path):
+    free = make_search(tmp_path / "a")
+    held = make_search(tmp_path / "b", cost={"metric": "multiply_adds", "target": 60_000})
+    assert list(summary([free, held])["method"]) == ["DARTS", "DARTS"]
 
 
 def test_different_methods_are_not_compared(tmp_path):

@@ -51,6 +51,9 @@ def _differs(key: str, own: Mapping[str, str], other: Mapping[str, str]) -> bool
 _EARLIER = {"data.labels": None, "data.class_names": None, "data.ignore_index": 255}
 """Settings of images that runs of earlier versions lack, with the values that these had."""
 
+_WITHOUT_EFFECT = ("data.root", "data.cache", "data.workers")
+"""Settings of the data that change no result."""
+
 
 def _settings(run: Run) -> dict[str, str]:
     """Return config key -> text of each setting, except seeds, loggers, the folder of the images and the hardware."""
@@ -64,11 +67,14 @@ def _settings(run: Run) -> dict[str, str]:
     flat.pop("cost", None)
     for cost in read_costs(run.config.get("cost")):
         flat[f"cost.{cost.metric}"] = amount(cost.metric, cost.target)
-        flat[f"cost.{cost.metric}.weight"] = cost.weight
+        if cost.weight is not None:
+            flat[f"cost.{cost.metric}.weight"] = cost.weight
     return {
         key: as_text(value)
         for key, value in flat.items()
-        if key.rpartition(".")[2] not in ("seed", "logger") and key != "data.root" and not key.startswith("compute.")
+        if key.rpartition(".")[2] not in ("seed", "logger")
+        and key not in _WITHOUT_EFFECT
+        and not key.startswith("compute.")
     }
 
 
