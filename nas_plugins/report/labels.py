@@ -58,13 +58,13 @@ _WITHOUT_EFFECT = ("data.root", "data.cache", "data.workers")
 def _settings(run: Run) -> dict[str, str]:
     """Return config key -> text of each setting, except seeds, loggers, the folder of the images and the hardware."""
     flat: dict[str, Any] = {}
-    for section, values in run.config.items():
+    sections = {section: values for section, values in run.config.items() if section != "cost"}
+    for section, values in sections.items():
         if isinstance(values, dict):
             flat |= {f"{section}.{key}": value for key, value in values.items()}
         else:
             flat[section] = values
     flat = ({} if "data.class_path" in flat else _EARLIER) | flat | {"task": run.task.name}
-    flat.pop("cost", None)
     for cost in read_costs(run.config.get("cost")):
         flat[f"cost.{cost.metric}"] = amount(cost.metric, cost.target)
         if cost.weight is not None:
