@@ -38,11 +38,12 @@ class Beginning:
 def split_beginning(operation: nn.Module) -> tuple[Beginning | None, nn.Module]:
     """Divide an operation into the ReLU or the pooling at its beginning, None if it has none, and the rest.
 
-    A chain is its own rest, with an identity at its beginning: the names of its weights stay.
+    A chain is its own rest, with an identity at its beginning: the names of its weights stay. An operation with hooks
+    is not divided, for they would not be called, or with another input.
     """
-    place = "0" if is_chain(operation) else "relu" if isinstance(operation, FactorizedReduce) else None
+    place = "0" if is_chain(operation) else "relu" if type(operation) is FactorizedReduce else None
     first = operation if place is None else operation.get_submodule(place)
-    if type(first) not in _BEGINNINGS:
+    if type(first) not in _BEGINNINGS or has_hooks(operation) or has_hooks(first):
         return None, operation
     settings = {name: getattr(first, name) for name in type(first).__constants__}  # type: ignore[attr-defined]
     if place is None:
@@ -56,3 +57,8 @@ def is_chain(module: nn.Module) -> TypeGuard[nn.Sequential]:
     """Return whether a module runs its submodules one after another, and can be asked for them."""
     # Subclasses of Sequential may override forward.
     return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward and len(module) > 0
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Return whether a call of a module also calls hooks."""
+    return any((module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks))

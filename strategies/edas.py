@@ -80,6 +80,8 @@ class EDAS(DifferentiableStrategy):
         )
         require("alpha_max", "true", not (alpha_max and joint), alpha_max_right)
         flip_right = "'both': with order 'one-level' α and the weights share a pass"
+        all_first = "false: weights_first_epochs relaxes every edge in weight steps"
+        require("alpha_max", "true", not (alpha_max and weights_first_epochs), all_first)
         require("flip", "'weights'", not (flip == "weights" and joint), flip_right)
         if weight_decay is None:
             weight_decay = 1e-3 if sign_flip_epochs > 0 else 0.0

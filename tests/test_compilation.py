@@ -6,11 +6,14 @@ import torch
 import yaml
 from pytorch_lightning.callbacks import Callback
 
+from nas_plugins import DARTS, DartsSpace
 from nas_plugins.experiment import resume, search
 from nas_plugins.training import compilation
 from nas_plugins.training.checkpoints import load_tensors
 from nas_plugins.training.retrain import evaluate, retrain
 from search_spaces.genotype import Genotype
+from strategies.relaxation import softmax
+from strategies.supernet.cell import MixedCell
 
 CELL = (("sep_conv_3x3", 0, 2), ("skip_connect", 1, 2))
 GENOTYPE = Genotype(cells=(CELL, CELL), layout=(0, 1), reductions=(1,), concat=(2,))
@@ -87,6 +90,19 @@ def test_a_compiled_search_finds_the_same_alpha(traced, tmp_path, capsys, strate
         tables.append(pd.read_csv(run / "alphas.csv"))
     pd.testing.assert_frame_equal(*tables, atol=1e-4)
     assert words in capsys.readouterr().out
+
+
+def test_a_cell_that_runs_all_candidates_is_one_graph():
+    strategy = DARTS()
+    model = strategy.mutate_model(DartsSpace(channels=2, layers=3, nodes=2))
+    strategy.architecture.follow(softmax(strategy.architecture.alphas))
+    cell = next(module for module in model.modules() if isinstance(module, MixedCell))
+    inputs = []
+    with cell.register_forward_pre_hook(lambda _, given: inputs.append(given)):
+        model(torch.rand(2, 3, 8, 8))
+    expected = cell(*inputs[0])
+    assert torch.allclose(torch.compile(cell, backend="eager", fullgraph=True)(*inputs[0]), expected, atol=1e-6)
+    torch.compiler.reset()
 
 
 def test_a_machine_without_a_compiler_trains_as_ever_and_says_so(plain, tmp_path, capsys, monkeypatch):

@@ -210,6 +210,8 @@ def test_alpha_rests_while_the_weights_train_first(run_search):
     assert all(watch.changed[half:])
     with pytest.raises(ValueError, match="weights_first_epochs: -1 should be at least 0"):
         EDAS(weights_first_epochs=-1)
+    with pytest.raises(ValueError, match="alpha_max: true should be false: weights_first_epochs relaxes every edge"):
+        EDAS(weights_first_epochs=1, alpha_max=True)
 
 
 def test_with_none_an_edge_runs_one_operation_or_nothing(run_search):

@@ -11,7 +11,7 @@ from torch.nn import functional
 from benchmarks.dispatches import Launches
 from nas_plugins import DARTS, DOTS, EDAS, GDAS, PCDARTS, DartsSpace, FairDARTS
 from search_spaces.depthwise import DepthwiseConv2d
-from strategies.bn_statistics import batch_stats_only, norms_with_stats
+from strategies.bn_statistics import batch_stats_only, by_batch_statistics, norms_with_stats
 from strategies.relaxation import Step
 from strategies.supernet.cell import MixedCell
 
@@ -78,6 +78,17 @@ def test_so_they_do_by_the_statistics_of_the_batch_alone():
     model, _ = supernet(strategy)
     with batch_stats_only(norms_with_stats(model)):
         assert_same(*both(strategy, model))
+
+
+def test_so_they_do_without_running_statistics():
+    strategy = DARTS()
+    model, architecture = supernet(strategy)
+    outputs = []
+    for architecture.grouped in (False, True):
+        architecture.follow(strategy.composition.relaxation.evaluation(architecture.living_alphas()))
+        with by_batch_statistics(model):
+            outputs.append(model(IMAGES))
+    assert torch.allclose(*outputs)
 
 
 @pytest.mark.parametrize("kind", [DepthwiseConv2d, nn.Sequential])

@@ -13,6 +13,8 @@ from torch import nn
 from torch.nn import functional
 
 from nas_plugins import DARTS, DartsSpace
+from search_spaces.beginnings import split_beginning
+from search_spaces.operations import FactorizedReduce
 from strategies.bilevel import BilevelProblem, first_order, frozen
 from strategies.relaxation import argmax, softmax
 from strategies.supernet.architecture import Mixed
@@ -153,6 +155,30 @@ def test_an_edge_adds_its_candidates_weighted_by_the_softmax_and_none_adds_nothi
     cell.preprocessor = nn.Identity()
     node_2 = cell([x, x])[:, :2]
     assert torch.allclose(node_2, expected)
+
+
+class LeakyReduction(FactorizedReduce):
+    """A candidate of another project, which does more than its parent."""
+
+    def forward(self, x):
+        return super().forward(x) + self.conv_1.weight.sum() * x.amin()
+
+
+def test_a_subclass_of_an_operation_reads_what_it_would_read_alone(batch):
+    images, _ = batch
+    alone = LeakyReduction(3, 3).double()
+    beginning, rest = split_beginning(copy.deepcopy(alone))
+    assert beginning is None
+    assert torch.equal(rest(images), alone(images))
+
+
+def test_a_hook_on_what_a_candidate_begins_with_is_called(batch):
+    images, _ = batch
+    chain, calls = nn.Sequential(nn.ReLU(), nn.Conv2d(3, 3, 1)).double(), []
+    chain[0].register_forward_hook(lambda *_: calls.append(1))
+    beginning, rest = split_beginning(chain)
+    rest(images)
+    assert beginning is None and calls == [1]
 
 
 def test_an_edge_is_weighted_also_when_its_normalizations_were_exchanged_for_synchronized_ones(batch):

@@ -81,8 +81,10 @@ def weigh(
         of a candidate that ends with a weighted normalization is a vector of equal values (channels,), that of any
         other a scalar.
     """
-    given = {edge: of_edge for edge, entry in entries.items() if (of_edge := weights_of(entry)) is not None}
-    positions, start = dict[tuple[str, int], int](), 0
+    all_weights = {edge: weights_of(entry) for edge, entry in entries.items()}
+    given = {edge: of_edge for edge, of_edge in all_weights.items() if of_edge is not None}
+    positions: dict[tuple[str, int], int] = {}
+    start = 0
     for edge, of_edge in given.items():
         positions |= {(edge, i): start + slot for slot, i in active(entries[edge], len(operations[edge]))}
         start += len(of_edge)
@@ -98,7 +100,8 @@ def weigh(
         wanted = tuple(positions[member] for number in numbers for member in groups[number])
         values = together.index_select(0, _indices(wanted, together.device))
         if form is not None:  # PyTorch is slow with an expanded tensor
-            values = values.to(form[1]).unsqueeze(1).expand(-1, form[0]).contiguous()
+            channels, dtype = form
+            values = values.to(dtype or values.dtype).unsqueeze(1).expand(-1, channels).contiguous()
         sizes = [len(groups[number]) for number in numbers if len(groups[number]) > 1]
         single, *several = torch.split(values, [len(wanted) - sum(sizes), *sizes]) if sizes else [values]
         for number, piece in zip(numbers, (*single.unbind(), *several), strict=True):
@@ -106,15 +109,15 @@ def weigh(
     return weights
 
 
-_Form = tuple[int, torch.dtype] | None
-"""The channels and the type of the weight of a candidate, None for a scalar."""
+_Form = tuple[int, torch.dtype | None] | None
+"""The channels and the type of the weight of a candidate, None for that of α; None for a scalar."""
 
 
 def _form(candidate: nn.Module) -> _Form:
     norm = _weighted_norm(candidate)
     if norm is None:
         return None
-    return norm.num_features, torch.float32 if norm.running_mean is None else norm.running_mean.dtype
+    return norm.num_features, None if norm.running_mean is None else norm.running_mean.dtype
 
 
 @lru_cache(maxsize=1024)

@@ -146,12 +146,13 @@ class MixedCell(Mixed):
             factors: Node -> the factor of each of its inputs, None if it has all.
         """
         plan = self.architecture.plan
-        return {
-            f"{source}->{target}": entry
-            for target, of_node in factors.items()
-            for source in (range(target) if of_node is None else of_node)
-            if not isinstance(entry := plan[self.edge(source, target)], tuple) or entry
-        }
+        entries: dict[str, PlanEntry] = {}
+        for target, of_node in factors.items():
+            for source in range(target) if of_node is None else of_node:
+                entry = plan[self.edge(source, target)]
+                if not isinstance(entry, tuple) or entry:
+                    entries[f"{source}->{target}"] = entry
+        return entries
 
     def _weights(
         self, entries: Mapping[str, PlanEntry]
@@ -190,7 +191,8 @@ class MixedCell(Mixed):
             return None
         if isinstance(entry, Tensor):
             return dict(enumerate(entry.unbind()))
-        names, factors = self.architecture.candidates[node], dict[int, Tensor | None]()
+        names = self.architecture.candidates[node]
+        factors: dict[int, Tensor | None] = {}
         for index, weight in weighted(entry, len(names)):  # candidates of the node: inputs, or pairs of them
             for source in map(int, str(names[index]).split("+")):
                 factors[source] = add(factors.get(source), weight)

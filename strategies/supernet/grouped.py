@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from search_spaces.beginnings import Beginning, is_chain
+from search_spaces.beginnings import Beginning, has_hooks, is_chain
 from search_spaces.depthwise import DepthwiseConv2d
 from search_spaces.pointwise import PointwiseConv2d, subsample
 from strategies.relaxation import PlanEntry
@@ -87,7 +87,7 @@ def sums_of_groups(
 
 def _leaves(candidate: nn.Module) -> list[Any]:
     """Return the modules of a chain in their order, those of chains inside it included, without identities."""
-    if is_chain(candidate) and not _hooks(candidate):
+    if is_chain(candidate) and not has_hooks(candidate):
         return [leaf for module in candidate for leaf in _leaves(module)]
     return [] if type(candidate) is nn.Identity else [candidate]
 
@@ -102,7 +102,7 @@ def _kind(candidate: nn.Module, weighted: bool) -> _Kind | None:
 
 
 def _kind_of_leaf(leaf: Any) -> _Kind | None:
-    if _hooks(leaf):
+    if has_hooks(leaf):
         return None
     if type(leaf) is nn.ReLU:
         return ("relu",)
@@ -113,11 +113,6 @@ def _kind_of_leaf(leaf: Any) -> _Kind | None:
         statistics = leaf.training, leaf.track_running_stats, leaf.running_mean is None, leaf.affine
         return (type(leaf), leaf.num_features, leaf.eps, leaf.momentum, *statistics)
     return None
-
-
-def _hooks(module: nn.Module) -> bool:
-    hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
-    return any(hooks)
 
 
 def _run(candidates: Sequence[Sequence[Any]], x: Tensor, weights: Tensor | None, statistics: _Statistics) -> Tensor:
@@ -166,7 +161,7 @@ def _normalize(layer: Sequence[nn.BatchNorm2d], x: Tensor, weights: Tensor | Non
         )
         return functional.batch_norm(x, mean, variance, scale, shift, eps=first.eps)
     out, mean, inverse = torch.native_batch_norm(x, scale, shift, None, None, True, 0.0, first.eps)
-    if first.training and first.track_running_stats:
+    if first.training and first.track_running_stats and first.running_mean is not None:
         statistics.append((layer, mean, inverse, x.numel() // x.shape[1]))
     return out
 
