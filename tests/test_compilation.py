@@ -105,9 +105,9 @@ def test_a_cell_that_runs_all_candidates_is_one_graph():
     torch.compiler.reset()
 
 
-def test_a_machine_without_a_compiler_trains_as_ever_and_says_so(plain, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(torch._inductor.config.cpp, "cxx", (None, "no-such-compiler"))
-    assert_close(weights_of(retrained(tmp_path, COMPILED)), plain)
+def test_a_machine_without_a_compiler_trains_as_ever_and_says_so(plain, tmp_path, capsys):
+    with torch._inductor.config.patch({"cpp.cxx": (None, "no-such-compiler")}):
+        assert_close(weights_of(retrained(tmp_path, COMPILED)), plain)
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("compute.compile")]
     assert len(lines) == 1 and "not used" in lines[0] and "compiler" in lines[0]
     torch.compiler.reset()

@@ -34,7 +34,7 @@ def images(tmp_path) -> Path:
 
 def command(kind: str, images: Path, workers: int = 0) -> list[object]:
     """What begins a run on the images, but for its output."""
-    data = {"dataset": "folder", "root": str(images), "batch_size": 6, "workers": workers}
+    data = {"dataset": "folder", "root": str(images), "batch_size": 6, "workers": workers, "cache": False}
     config = {**CONFIGS[kind], "data": data, "training": EPOCHS}
     (images.parent / "c.yaml").write_text(yaml.safe_dump(config))
     GENOTYPE.save(images.parent / "g.json")

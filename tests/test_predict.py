@@ -17,6 +17,7 @@ from nas_plugins.cli import main
 from nas_plugins.config.reader import read_retrain
 from nas_plugins.data.module import ImageData
 from nas_plugins.data.new_images import NewImages, find_images
+from nas_plugins.data.samples import Samples
 from nas_plugins.errors import InputError
 from nas_plugins.training import evaluate, predict, retrain
 from nas_plugins.training.predict import predictions_text
@@ -47,7 +48,7 @@ def run(tmp_path_factory) -> Path:
 def pictures(run, tmp_path_factory) -> Path:
     """Folder of the test images of the run as PNG files, in their order."""
     folder = tmp_path_factory.mktemp("pictures")
-    tested = read_retrain(run / "config.yaml").data().test_dataloader().dataset
+    tested = tested_images(run)
     for number, index in enumerate(tested.indices):
         Image.fromarray(tested.images[index][0].numpy()).save(folder / f"{number:03}.png")
     return folder
@@ -75,8 +76,14 @@ def refused(capsys):
     return refuse
 
 
+def tested_images(run: Path) -> Samples:
+    """Return the test images of a run, read one by one."""
+    config = read_retrain(run / "config.yaml", ["--data.cache", "false"])
+    return config.data().test_dataloader().dataset
+
+
 def labels(run: Path) -> np.ndarray:
-    return np.array(read_retrain(run / "config.yaml").data().test_dataloader().dataset.labels)
+    return np.array(tested_images(run).labels)
 
 
 class TestPredict:

@@ -124,7 +124,9 @@ def _missing(device: torch.device) -> str | None:
     if not hasattr(torch.compiler, "set_stance"):
         return "it needs PyTorch 2.6"
     try:
-        torch.compile(lambda x: x.sin() + 1, **_arguments(device, graphs=False))(torch.ones(8, device=device))
+        # Without caches, which may hold the function although the compiler is gone.
+        with torch._inductor.config.patch(force_disable_caches=True):
+            torch.compile(lambda x: x.sin() + 1, **_arguments(device, graphs=False))(torch.ones(8, device=device))
     except Exception as error:  # the kind depends on the version, and on what is missing
         return one_line(error)[:200]
     return None
