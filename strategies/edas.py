@@ -44,8 +44,8 @@ class EDAS(DifferentiableStrategy):
         weights_first_epochs: Epochs at the start in which only weights are trained, with every edge relaxed; 0 in the
             paper. They take the time and the memory of DARTS.
         path: Candidates that unrelaxed edges run: "strongest" (the paper), or "sampled" by the softmax of α, so that a
-            search does not settle on those that it began with; without ``weights_first_epochs`` it then favours
-            operations without weights. Whether it finds better networks is open (docs/quality.md).
+            short search does not settle on those that it began with (docs/quality.md); without ``weights_first_epochs``
+            it then favours operations without weights.
         common: Arguments of all strategies, see :class:`~strategies.base.DifferentiableStrategy`.
 
     Raises:
