@@ -24,20 +24,18 @@ class EDAS(DifferentiableStrategy):
     plain variant.
 
     Args:
-        learning_rate: Learning rate of the α optimizer (``arc_learning_rate`` in NNI's strategies), at least 0.
         weight_decay: L2 penalty of the α optimizer, at least 0; it applies to relaxed edges only. None for the
             paper's: 1e-3 with warm-up, 0 without.
-        betas: Adam betas of the α optimizer, each from 0 to below 1.
         sign_flip_epochs: Epochs in which every second iteration uses −α instead of α (see ``flip``), the warm-up of
             Eq. 3.
         alpha_max: Whether to relax no edge in weight steps, the ablation of section 5.3.
         sampling: Distribution of the relaxed edge: "uniform" (the paper), "cyclic" (each in turn) or "entropy"
             (in proportion to the entropy of the softmax of its α).
         relaxed_edges: Number of edges that an iteration relaxes, at least 1; 1 in the paper.
-        none, gradient_clip_val, recompute: See :class:`~strategies.darts.DARTS`.
+        learning_rate, betas, none, gradient_clip_val, recompute: See :class:`~strategies.darts.DARTS`.
         seed: Seed of the sampling. None for PyTorch's seed when the strategy is created.
         order: Approximation of the architecture gradient, see :class:`~strategies.darts.DARTS`; "first" in the paper.
-            "one-level" takes 0.6 of the time; whether it finds better networks is open (docs/quality.md).
+            "one-level" takes 0.6 of the time.
         flip: Steps that use −α during the warm-up: "weights" for weight steps, or "both" for architecture steps too,
             whose gradient it turns around. None for "weights", or for "both" with the order "one-level", in which α and
             the weights share a pass.
@@ -75,14 +73,12 @@ class EDAS(DifferentiableStrategy):
         require("sign_flip_epochs", sign_flip_epochs, sign_flip_epochs >= 0, "at least 0")
         require("weights_first_epochs", weights_first_epochs, weights_first_epochs >= 0, "at least 0")
         joint = order == "one-level"
-        alpha_max_right = (
-            "false: with order 'one-level' α learns from the pass of the weights, in which it relaxes no edge"
-        )
-        require("alpha_max", "true", not (alpha_max and joint), alpha_max_right)
-        flip_right = "'both': with order 'one-level' α and the weights share a pass"
-        all_first = "false: weights_first_epochs relaxes every edge in weight steps"
-        require("alpha_max", "true", not (alpha_max and weights_first_epochs), all_first)
-        require("flip", "'weights'", not (flip == "weights" and joint), flip_right)
+        no_joint = "false: with order 'one-level' α learns from the pass of the weights, in which it relaxes no edge"
+        no_first = "false: weights_first_epochs relaxes every edge in weight steps"
+        both = "'both': with order 'one-level' α and the weights share a pass"
+        require("alpha_max", "true", not (alpha_max and joint), no_joint)
+        require("alpha_max", "true", not (alpha_max and weights_first_epochs), no_first)
+        require("flip", "'weights'", not (flip == "weights" and joint), both)
         if weight_decay is None:
             weight_decay = 1e-3 if sign_flip_epochs > 0 else 0.0
         seed = chosen_seed(seed)
