@@ -63,6 +63,7 @@ def test_a_compiled_retraining_learns_the_same_weights_under_the_same_names(trac
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_a_compiled_retraining_is_resumed_to_the_same_weights(traced, tmp_path):
     class Interrupt(Callback):
         def on_train_epoch_end(self, trainer, pl_module):
@@ -78,6 +79,7 @@ def test_a_compiled_retraining_is_resumed_to_the_same_weights(traced, tmp_path):
     assert all(torch.equal(resumed[name], right[name]) for name in right)
 
 
+@pytest.mark.slow
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("strategy", "words"), [("DARTS", "3 cells are compiled"), ("EDAS", "operations are compiled")]

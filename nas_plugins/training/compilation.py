@@ -75,6 +75,10 @@ class Compilation(Callback):
         if self._regions:
             torch.compiler.set_stance("default")
 
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Leave modules and settings as they were."""
+        self.teardown(trainer, pl_module, "fit")
+
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Leave modules and settings as they were."""
         if self._regions:
@@ -125,7 +129,8 @@ def _missing(device: torch.device) -> str | None:
         return "it needs PyTorch 2.6"
     try:
         # Without caches, which may hold the function although the compiler is gone.
-        with torch._inductor.config.patch(force_disable_caches=True):
+        without_caches = torch._inductor.config.patch(force_disable_caches=True)
+        with without_caches, torch._dynamo.config.patch(suppress_errors=False):
             torch.compile(lambda x: x.sin() + 1, **_arguments(device, graphs=False))(torch.ones(8, device=device))
     except Exception as error:  # the kind depends on the version, and on what is missing
         return one_line(error)[:200]
