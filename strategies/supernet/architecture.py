@@ -249,11 +249,12 @@ def mix(candidates: Iterable[tuple[int, Tensor | None]], output: Callable[[int, 
     for index, weight in candidates:
         out = output(index, weight)
         # Only a weighted output is a new tensor, to which others may be added in place.
-        total = out if total is None else add(total, out) if weight is None else _accumulate(total, out)
+        total = out if total is None else add(total, out) if weight is None else accumulate(total, out)
     return total
 
 
-def _accumulate(total: Any, out: Any) -> Any:
+def accumulate(total: Any, out: Any) -> Any:
+    """Return total + out, where total is a new tensor that nothing else reads, and is added to in place."""
     if not (isinstance(total, Tensor) and isinstance(out, Tensor)):  # tuples or dictionaries of tensors
         return weighted_sum([total, out])
     # In place only if the result is the same: outputs may need broadcasting.

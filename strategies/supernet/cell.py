@@ -158,7 +158,7 @@ class MixedCell(Mixed):
         self, entries: Mapping[str, PlanEntry]
     ) -> tuple[dict[str, Weights], dict[int, dict[Group, Tensor | None]]]:
         """Return edge -> the candidates that it runs alone, and node -> the groups that read it, with all weights."""
-        sources = {edge: int(edge.partition("->")[0]) for edge in entries}
+        sources = {edge: _source(edge) for edge in entries}
         if self.architecture.grouped and not self.architecture.recompute:
             groups = find_groups(entries, self.operations, self.beginnings, sources)
         else:
@@ -179,7 +179,7 @@ class MixedCell(Mixed):
 
     def _begin(self, states: PartialStates, edge: str, index: int) -> Tensor:
         """Return the input of a candidate behind what it begins with."""
-        return states.begin(int(edge.partition("->")[0]), self.beginnings[edge][index])
+        return states.begin(_source(edge), self.beginnings[edge][index])
 
     def _factors(self, target: int) -> dict[int, Tensor | None] | None:
         """Return the factor of each input that a node has in the plan, None for 1; None if it has all with 1."""
@@ -200,7 +200,7 @@ class MixedCell(Mixed):
 
     def _edge(self, key: str, choice: PlanEntry, weights: Weights, states: PartialStates) -> Tensor | None:
         """Return the output of an edge by its entry of the plan, None for zero."""
-        x = states.part(int(key.partition("->")[0]))
+        x = states.part(_source(key))
         inputs = [self._begin(states, key, index) for index, _ in weights]
         if isinstance(choice, tuple) or not self.architecture.recompute or not torch.is_grad_enabled():
             return self._mix(key, choice, weights, x, inputs)
@@ -296,6 +296,10 @@ class MixedCell(Mixed):
                     (source,) = sample[f"{self.label}/input_{target}_{slot}"]
                     plan[self.edge(source, target)] += (self.op_names.index(operation),)
         return dict(plan)
+
+
+def _source(edge: str) -> int:
+    return int(edge.partition("->")[0])
 
 
 def _cell_candidates(cell: Cell, target: int, source: int) -> dict[str, nn.Module]:

@@ -19,7 +19,7 @@ from search_spaces.beginnings import Beginning, has_hooks, is_chain
 from search_spaces.depthwise import DepthwiseConv2d
 from search_spaces.pointwise import PointwiseConv2d, subsample
 from strategies.relaxation import PlanEntry
-from strategies.supernet.architecture import active
+from strategies.supernet.architecture import accumulate, active
 from strategies.supernet.candidates import Group, UncountedNorm, WeightedNorm
 
 _CONVOLUTIONS = (nn.Conv2d, DepthwiseConv2d, PointwiseConv2d)
@@ -71,12 +71,9 @@ def sums_of_groups(
         edges = tuple(edge for edge, _ in group)
         candidates = [_leaves(operations[edge][index]) for edge, index in group]
         output = _run(candidates, begin(*group[0]), weights, statistics)
-        if edges not in totals:
-            totals[edges] = output
-        elif weights is None:
-            totals[edges] = totals[edges] + output
-        else:  # only a weighted output is a new tensor, to which others may be added in place
-            totals[edges].add_(output)
+        if edges in totals:  # only a weighted output is a new tensor, to which others may be added in place
+            output = totals[edges] + output if weights is None else accumulate(totals[edges], output)
+        totals[edges] = output
     _update(statistics)
     sums: dict[str, Tensor] = {}
     for edges, total in totals.items():
