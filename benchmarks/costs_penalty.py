@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import tempfile
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import nni.nas.nn.pytorch as nas
@@ -45,14 +46,22 @@ class Space(nas.ModelSpace):
         return self.head(self.conv(images).mean((2, 3)))
 
 
-def searched(strategy: OneShotStrategy) -> dict[str, Any]:
-    """Return what a search derives and its final α: {"derived", "alpha_7x7", "alpha_3x3"}."""
+def searched(
+    strategy: OneShotStrategy, make_space: Callable[[], nas.ModelSpace] = Space, classes: int = 2
+) -> dict[str, Any]:
+    """Return what a search derives and its final α: {"derived", "alpha_7x7", "alpha_3x3"}.
+
+    Args:
+        strategy: The strategy.
+        make_space: Makes a space with a single choice, of 7×7 and 3×3.
+        classes: Number of classes.
+    """
     torch.manual_seed(0)
-    data = TensorDataset(torch.randn(64, 3, 8, 8), torch.randint(0, 2, (64,)))
+    data = TensorDataset(torch.randn(64, 3, 8, 8), torch.randint(0, classes, (64,)))
     loaders = {f"{part}_dataloaders": DataLoader(data, batch_size=8) for part in ("train", "val")}
     silent: dict[str, Any] = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
-    evaluator = Classification(num_classes=2, max_epochs=EPOCHS, accelerator="cpu", **loaders, **silent)
-    space = Space()
+    evaluator = Classification(num_classes=classes, max_epochs=EPOCHS, accelerator="cpu", **loaders, **silent)
+    space = make_space()
     config = NasExperimentConfig.default(space, evaluator, strategy)
     with tempfile.TemporaryDirectory() as folder:
         config.experiment_working_directory = folder
@@ -64,8 +73,9 @@ def searched(strategy: OneShotStrategy) -> dict[str, Any]:
             experiment.stop()
     # NNI keeps α among the parameters of a supernet module.
     own = (each for name, each in strategy.oneshot_module.named_parameters() if "_arch_alpha" in name)
-    alpha = strategy.alphas()["conv"].values() if isinstance(strategy, DARTS) else next(own).tolist()
-    return {"derived": sample["conv"], **dict(zip(("alpha_7x7", "alpha_3x3"), alpha, strict=True))}
+    alpha = next(iter(strategy.alphas().values())).values() if isinstance(strategy, DARTS) else next(own).tolist()
+    (derived,) = sample.values()
+    return {"derived": derived, **dict(zip(("alpha_7x7", "alpha_3x3"), alpha, strict=True))}
 
 
 def main() -> list[dict[str, Any]]:
