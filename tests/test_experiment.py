@@ -9,6 +9,7 @@ import signal
 import time
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import nni
 import nni.nas.nn.pytorch as nas
@@ -23,11 +24,14 @@ from PIL import Image
 from small_searches import FEW
 from torch import nn
 
+from nas_plugins import DARTS, EDAS
+from nas_plugins.data import cache
 from nas_plugins.errors import InputError
 from nas_plugins.report.page import write_report
 from nas_plugins.runs.directory import read_config
 from nas_plugins.runs.reader import read_run
 from nas_plugins.training.derive import derive
+from nas_plugins.training.preflight import check_epochs
 from nas_plugins.training.retrain import evaluate, retrain
 from nas_plugins.training.search import resume, search
 from search_spaces.complexity import count_parameters
@@ -498,6 +502,25 @@ def test_what_cannot_be_searched_is_refused_before_anything_is_written(files, tm
     with pytest.raises(InputError, match=f"^{message}"):
         search(files / "search.yaml", tmp_path / "run", options)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("command", ["search", "retrain"])
+def test_images_beyond_the_memory_are_refused_before_anything_is_written(files, tmp_path, monkeypatch, command):
+    monkeypatch.setattr(cache.psutil, "virtual_memory", lambda: SimpleNamespace(available=1000))
+    given = {"search": [files / "search.yaml"], "retrain": [files / "genotype.json", files / "retrain.yaml"]}
+    with pytest.raises(InputError, match=r"^data\.cache: the images take 0\.0 GB, and cpu has 0\.0 GB free: use false"):
+        {"search": search, "retrain": retrain}[command](*given[command], tmp_path / "run", ["--data.cache", "true"])
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("strategy", "key"),
+    [(EDAS(weights_first_epochs=2), "weights_first_epochs"), (DARTS(warmup_epochs=2), "warmup_epochs")],
+    ids=["EDAS", "DARTS"],
+)
+def test_a_search_that_trains_only_weights_is_warned_of_by_the_key_that_was_given(strategy, key):
+    with pytest.warns(UserWarning, match=rf"^strategy\.{key}: 2 is not below training\.epochs, 2: α"):
+        check_epochs(strategy, 2)
 
 
 class TestResume:

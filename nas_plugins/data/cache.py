@@ -28,7 +28,7 @@ def hold(samples: Samples, device: torch.device) -> HeldSamples:
     """
     first, target = samples[0]
     count = len(samples)
-    _check_memory(count * (first.nbytes + target.nbytes), device)
+    check_memory(count * (first.nbytes + target.nbytes), device)
     images = torch.empty((count, *first.shape), dtype=first.dtype)
     targets = torch.empty((count, *target.shape), dtype=target.dtype)
 
@@ -42,7 +42,13 @@ def hold(samples: Samples, device: torch.device) -> HeldSamples:
     return HeldSamples(images.to(device), targets.to(device))
 
 
-def _check_memory(size: int, device: torch.device) -> None:
+def check_memory(size: int, device: torch.device) -> None:
+    """Raise an InputError if images do not fit into the free memory of a device.
+
+    Args:
+        size: Bytes of the images.
+        device: The device.
+    """
     if device.type == "cpu":
         free = psutil.virtual_memory().available
     elif device.type == "cuda":

@@ -22,7 +22,7 @@ from torchvision.transforms import v2
 
 from nas_plugins.data import vehicles
 from nas_plugins.data.augmentation import BatchTransform, Cutout, Normalize, RandomCrop, RandomErasing, RandomFlip
-from nas_plugins.data.cache import AUTO_LIMIT, hold
+from nas_plugins.data.cache import AUTO_LIMIT, check_memory, hold
 from nas_plugins.data.conventions import CONVENTIONS, DatasetName
 from nas_plugins.data.image_files import channel_statistics, check_images
 from nas_plugins.data.masks import load_masks
@@ -216,6 +216,15 @@ class ImageData(pl.LightningDataModule):
         paths: Any = (self._test if part == "test" else self._train).images
         return [paths[index] for index in self.parts[part]]
 
+    def check_memory(self, device: torch.device) -> None:
+        """Raise an InputError if the images of a training are to be held, and do not fit into the memory of a device.
+
+        Args:
+            device: The device that trains.
+        """
+        if self._is_held():
+            check_memory(self._bytes("train", "val" if self.val_fraction > 0 else "test"), device)
+
     def setup(self, stage: str | None = None) -> None:
         """Prepare the data; called by Lightning before it asks for a loader."""
         self.prepare()
@@ -304,9 +313,12 @@ class ImageData(pl.LightningDataModule):
     def _is_held(self) -> bool:
         if self.cache != "auto":
             return self.cache
+        return not self.resized_crop and self._bytes(*self.lengths) <= AUTO_LIMIT
+
+    def _bytes(self, *parts: str) -> int:
+        """Return the size of the images of some parts in memory, with their masks."""
         values = self.image_channels * (1 if self.eight_bit else 4) + (8 if self.task.dense else 0)
-        size = sum(self.lengths.values()) * self.image_size**2 * values
-        return not self.resized_crop and size <= AUTO_LIMIT
+        return sum(self.lengths[part] for part in parts) * self.image_size**2 * values
 
     def _per_image(self, learn: bool) -> v2.Transform:
         steps: list[Any] = [] if self.eight_bit else [v2.ToDtype(torch.float32, scale=True)]

@@ -38,7 +38,14 @@ from nas_plugins.training.networks import (
 )
 from nas_plugins.training.outputs import MATRIX, OutputMetrics
 from nas_plugins.training.recorder import Recorder
-from nas_plugins.training.trainer import check_compute, make_trainer, prepare_data, quiet, readable_errors
+from nas_plugins.training.trainer import (
+    check_compute,
+    check_memory,
+    make_trainer,
+    prepare_data,
+    quiet,
+    readable_errors,
+)
 from search_spaces.complexity import count_multiply_adds_of, count_parameters
 from search_spaces.files import write_text_whole
 from search_spaces.genotype import Genotype
@@ -140,6 +147,7 @@ def _run(
     weights = None if supernet is None else supernet.weights(training.architecture, training.data)
     if weights is not None:
         training.begin_with(weights, Path(file))
+    check_memory(settings.compute, training.data)
     warn_unused(training.network, settings, training.example)
     run = runs.create(output, settings, training.architecture)
     if weights is not None and runs.is_first():

@@ -43,7 +43,7 @@ from nas_plugins.training.preflight import (
 )
 from nas_plugins.training.recorder import Recorder
 from nas_plugins.training.retrain import Retraining
-from nas_plugins.training.trainer import check_compute, make_trainer, prepare_data, quiet, readable_errors
+from nas_plugins.training.trainer import check_compute, check_memory, make_trainer, prepare_data, quiet, readable_errors
 from search_spaces.extensions import HasGenotype
 from search_spaces.genotype import Genotype, GenotypeError
 from strategies.base import DifferentiableStrategy, OneShotStrategy
@@ -125,6 +125,7 @@ class _Search:
             raise InputError(
                 "data.val_fraction: 0.0 leaves no images for the architecture; 0.5 is what the papers have"
             )
+        check_memory(config.compute, self.data)
         self.space = build_space(config, self.data)
         check_choices(self.space)
         if isinstance(self.data, ImageData) and not config.user:

@@ -109,12 +109,22 @@ def _check_share(compute: Compute, data: ImageData) -> None:
         )
 
 
+def check_memory(compute: Compute, data: Data) -> None:
+    """Raise an InputError if images that are to be held in memory do not fit into that of the device that trains."""
+    if isinstance(data, ImageData):
+        data.check_memory(_idle_trainer(compute).strategy.root_device)
+
+
 def check_compute(compute: Compute) -> None:
     """Raise an InputError if this machine lacks the accelerator, or the accelerator the precision."""
     try:
-        pl.Trainer(**_compute(compute), logger=False, enable_checkpointing=False, enable_progress_bar=False)
+        _idle_trainer(compute)
     except (ValueError, RuntimeError, ImportError, MisconfigurationException) as error:
         raise InputError(f"compute: {compute.accelerator}, {compute.precision}: {one_line(error)}") from None
+
+
+def _idle_trainer(compute: Compute) -> pl.Trainer:
+    return pl.Trainer(**_compute(compute), logger=False, enable_checkpointing=False, enable_progress_bar=False)
 
 
 @contextmanager
