@@ -91,14 +91,10 @@ def plot_progress(
     }
     drawn = {key: panels[key] for key in keys if metrics[list(panels[key])].notna().any(axis=None)} or panels
     with matplotlib.rc_context(STYLE):
-        rows = math.ceil(len(drawn) / 2)
-        figure = Figure(figsize=(10.5, 3.7 * rows), layout="constrained")
-        axes = list(figure.subplots(rows, min(2, len(drawn)), squeeze=False).flat)
+        figure, axes = _grid(len(drawn), 3.7)
         for axis, (key, columns) in zip(axes, drawn.items(), strict=False):
             shown = metric_of(key)
             plot_curves(axis, metrics, columns, shown.label, shown.scale)
-        for axis in axes[len(drawn) :]:
-            axis.remove()
         return save(figure, path)
 
 
@@ -116,20 +112,31 @@ def plot_costs(metrics: pd.DataFrame, targets: Mapping[str, float], path: str | 
         if metrics[f"multiplier_{metric}"].notna().any()
     }
     panels = len(targets) + bool(multipliers)
-    columns = 2 if panels in (2, 4) else min(panels, 3)
     with matplotlib.rc_context(STYLE):
-        rows = math.ceil(panels / columns)
-        figure = Figure(figsize=(10.5, 3.4 * rows), layout="constrained")
-        axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+        figure, axes = _grid(panels, 3.4)
         for axis, (metric, target) in zip(axes, targets.items(), strict=False):
             _cost_panel(axis, metrics, metric, target)
         if multipliers:
             plot_curves(axes[len(targets)], metrics, multipliers, "multiplier", scale=1)
             highest = metrics[list(multipliers)].max().max()
             axes[len(targets)].set_ylim(0, 1.05 * highest or 1)  # all may be zero
-        for axis in axes[panels:]:
-            axis.remove()
         return save(figure, path)
+
+
+def _grid(panels: int, height: float) -> tuple[Figure, list[Axes]]:
+    """Return a figure with some panels, two or three a row.
+
+    Args:
+        panels: Number of panels.
+        height: Height of a row in inches.
+    """
+    columns = 2 if panels in (2, 4) else min(panels, 3)
+    rows = math.ceil(panels / columns)
+    figure = Figure(figsize=(10.5, height * rows), layout="constrained")
+    axes = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axis in axes[panels:]:
+        axis.remove()
+    return figure, axes[:panels]
 
 
 def _cost_panel(axis: Axes, metrics: pd.DataFrame, metric: str, target: float) -> None:
