@@ -16,6 +16,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 from markupsafe import Markup
+from PIL import Image
 
 from nas_plugins.doctor.measures import examine
 from nas_plugins.doctor.rules import findings
@@ -52,6 +53,9 @@ _CHOICE_HEADINGS = ("label", "choice")
 
 _RANKING_HEADINGS = ("architecture", "choice of the search")
 """Text headings of the table of ranked architectures."""
+
+_PIXELS_PER_INCH = 118
+"""Scale of the pictures in the page: the widest, of 10.5 inches, fill it."""
 
 
 def write_report(
@@ -114,8 +118,8 @@ def _render(runs: Sequence[Run], folder: Path, **tables: Any) -> str:
     )
 
 
-def _draw_comparisons(runs: Mapping[str, Run], folder: Path) -> dict[str, str]:
-    """Draw the metric of the runs of each task over the epochs, and return its name -> data URL of the picture."""
+def _draw_comparisons(runs: Mapping[str, Run], folder: Path) -> dict[str, Markup]:
+    """Draw the metric of the runs of each task over the epochs, and return name -> attributes of the picture."""
     tasks = list(dict.fromkeys(run.task for run in runs.values()))
     drawn = {}
     for task in tasks:
@@ -133,8 +137,8 @@ def _draw_comparisons(runs: Mapping[str, Run], folder: Path) -> dict[str, str]:
     return drawn
 
 
-def _draw_fronts(runs: Sequence[Run], folder: Path) -> dict[str, str]:
-    """Draw a metric against cost for each data set and task, and return the heading -> data URL of the picture."""
+def _draw_fronts(runs: Sequence[Run], folder: Path) -> dict[str, Markup]:
+    """Draw a metric against cost for each data set and task, and return heading -> attributes of the picture."""
     found = fronts(runs) if len(runs) > 1 else []
     drawn = {}
     for front in found:
@@ -146,9 +150,9 @@ def _draw_fronts(runs: Sequence[Run], folder: Path) -> dict[str, str]:
     return drawn
 
 
-def _draw(run: Run, folder: Path, prefix: str, measures: pd.DataFrame) -> dict[str, str | Markup]:
-    """Draw the plots that a run has data for, and return name -> SVG element or data URL of each."""
-    drawn: dict[str, str | Markup] = {}
+def _draw(run: Run, folder: Path, prefix: str, measures: pd.DataFrame) -> dict[str, Markup]:
+    """Draw the plots that a run has data for, and return name -> SVG element, or attributes of the picture."""
+    drawn: dict[str, Markup] = {}
     start = os.path.join(folder, prefix)  # keeps the trailing slash if the prefix is empty
     if run.genotype is not None:
         drawn["cells"] = _inline(draw_cells(run.genotype, f"{start}cells")[0])
@@ -218,5 +222,9 @@ def _inline(svg: Path) -> Markup:
     return Markup(re.sub(r' id="[^"]*"', "", text[text.index("<svg") :]))
 
 
-def _embedded(png: Path) -> str:
-    return "data:image/png;base64," + base64.b64encode(png.read_bytes()).decode("ascii")
+def _embedded(png: Path) -> Markup:
+    """Return the attributes of a picture in the page, all at one scale, so that their texts have one size."""
+    with Image.open(png) as picture:
+        inches = picture.width / picture.info["dpi"][0]
+    data = base64.b64encode(png.read_bytes()).decode("ascii")
+    return Markup(f'src="data:image/png;base64,{data}" width="{inches * _PIXELS_PER_INCH:.0f}"')
