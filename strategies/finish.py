@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import heapq
-import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import cycle, islice
+from itertools import cycle, islice, pairwise
 from typing import Any, TypedDict
 
 import torch
@@ -33,8 +32,6 @@ MARGIN = 1e-9
 """What decides between candidates of the same α."""
 DRAWS = 50
 """Number of shifts that are tried for each architecture to rank, as several may give the same one."""
-REDUCTION = 4
-"""Factor by which a rung of successive halving has fewer architectures than the one before, and more steps."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +42,8 @@ class Finish:
     one is derived. The most likely one is that which the search would derive; each other one differs from it in the
     operations with the smallest distance of α to the chosen ones.
 
-    With several rungs it is successive halving (Jamieson and Talwalkar, Non-stochastic Best Arm Identification and
-    Hyperparameter Optimization, AISTATS 2016): each rung takes as many steps in all.
+    Further rungs make it a successive halving (Jamieson and Talwalkar, Non-stochastic Best Arm Identification and
+    Hyperparameter Optimization, AISTATS 2016).
 
     Args:
         architectures: Number of architectures to rank, at least 2.
@@ -54,8 +51,8 @@ class Finish:
             learning rate that falls along a cosine.
         exchanges: Largest number of edges whose operation is exchanged. With 1, the architectures are the neighbors of
             the most likely one. None for any number.
-        rungs: Number of rungs. The best quarter of a rung is ranked anew in the next one, after four times as many
-            steps; 1 ranks once.
+        rungs: Further rungs, each as (architectures, steps): so many of the best ones are ranked anew, after so many
+            weight steps from the weights that they began with.
         metric: Name of the metric that the evaluator logs in ``validation_step``. Lower is better if it ends in
             ``loss``, ``error``, ``mae`` or ``mse``, else higher. None for that of the task or of the evaluator in a
             config, outside of the command line for ``val_acc``.
@@ -70,7 +67,7 @@ class Finish:
     architectures: int = 8
     steps: int = 0
     exchanges: int | None = None
-    rungs: int = 1
+    rungs: Sequence[tuple[int, int]] = ()
     metric: str | None = None
     space: Mapping[str, Any] | Callable[[], ModelSpace] | None = None
 
@@ -78,15 +75,16 @@ class Finish:
         require("finish.architectures", self.architectures, self.architectures >= 2, "at least 2")
         require("finish.steps", self.steps, self.steps >= 0, "at least 0")
         require("finish.exchanges", self.exchanges, self.exchanges is None or self.exchanges >= 1, "at least 1")
-        require("finish.rungs", self.rungs, self.rungs >= 1, "at least 1")
-        if self.rungs > 1 and self.steps == 0:
-            raise ValueError("finish.steps: 0 should be at least 1 with several rungs, each of which has more steps")
+        for (before, fewer_steps), (architectures, steps) in pairwise(self.all_rungs):
+            fits = 1 <= architectures < before and steps > fewer_steps
+            require("finish.rungs", list(self.rungs), fits, "fewer architectures and more steps from rung to rung")
         if self.space is not None and self.steps == 0:
             raise ValueError("finish.steps: 0 should be at least 1 with a space, whose networks begin with new weights")
 
-    def steps_of(self, rung: int) -> int:
-        """Return the number of weight steps that each architecture of a rung gets; the first rung is 0."""
-        return self.steps * REDUCTION**rung
+    @property
+    def all_rungs(self) -> list[tuple[int, int]]:
+        """Return the number of architectures and of the weight steps of each for every rung."""
+        return [(self.architectures, self.steps), *self.rungs]
 
     @property
     def measured(self) -> str:
@@ -108,7 +106,7 @@ class FinishArguments(TypedDict, total=False):
     architectures: int
     steps: int
     exchanges: int | None
-    rungs: int
+    rungs: list[tuple[int, int]]
     metric: str | None
     space: dict[str, Any] | None
 
@@ -165,7 +163,7 @@ class Finishing(CostSearch):
         self.ranking: list[dict[str, Any]] = []
         self._chosen: Mapping[str, Tensor] | None = None
         if finish is not None:
-            self._recent = type(self._recent)(maxlen=max(CALIBRATION_BATCHES, finish.steps_of(finish.rungs - 1)))
+            self._recent = type(self._recent)(maxlen=max(CALIBRATION_BATCHES, finish.all_rungs[-1][1]))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what was found."""
@@ -202,22 +200,23 @@ class Finishing(CostSearch):
         likely = list(islice(self._likely(finish), finish.architectures))
         measured: dict[int, dict[str, Any]] = {}
         best = list(range(len(likely)))  # the most likely first, also among those of one score
-        for rung in range(finish.rungs):
-            for index in self._shown(best, f"rung {rung + 1} of {finish.rungs}"):
-                metrics = self._metrics_of(finish, *likely[index], finish.steps_of(rung))
-                measured[index] = {"metrics": metrics, "steps": finish.steps_of(rung)}
+        for count, steps in finish.all_rungs:
+            best = best[:count]
+            for index in self._shown(best, steps):
+                metrics = self._metrics_of(finish, *likely[index], steps)
+                measured[index] = {"metrics": metrics, "steps": steps}
             best.sort(key=lambda index: -finish.score(measured[index]["metrics"]))
-            best = best[: math.ceil(len(best) / REDUCTION)]
         self._chosen = likely[best[0]][1]
         self.ranking = [
             {"operations": self._changed(plan, likely[0][0]), **measured[index], "chosen": index == best[0]}
             for index, (plan, _) in enumerate(likely)
         ]
 
-    def _shown(self, architectures: Sequence[int], rung: str) -> Iterable[int]:
+    def _shown(self, architectures: Sequence[int], steps: int) -> Iterable[int]:
         """Return the architectures of a rung, with a progress bar where the trainer has one."""
         shown = self.trainer.progress_bar_callback is not None and self.trainer.is_global_zero
-        return tqdm(list(architectures), f"ranking, {rung}", unit="architecture", leave=False, disable=not shown)
+        text = f"ranking after {steps} steps" if steps else "ranking"
+        return tqdm(list(architectures), text, unit="architecture", leave=False, disable=not shown)
 
     def _changed(self, plan: Plan, first: Plan) -> dict[str, str]:
         """Return edge -> candidates of a network, where they differ from those of the most likely one."""

@@ -124,10 +124,10 @@ def test_with_one_exchange_the_architectures_are_the_neighbors_of_the_most_likel
     assert [sorted(exchange) for exchange in found] == [[], ["a"], ["a"], ["b"]]
 
 
-def test_the_best_quarter_of_a_rung_is_ranked_anew_after_four_times_as_many_steps(run_search):
+def test_the_best_of_a_rung_are_ranked_anew_after_more_steps(run_search):
     end = Weights()
     space = DartsSpace(channels=4, layers=3, nodes=2, operations=FEW)
-    finish = Finish(5, steps=1, rungs=3, metric="val_loss")
+    finish = Finish(5, steps=1, rungs=[(2, 4), (1, 16)], metric="val_loss")
     run_search(space, EDAS(finish=finish), callbacks=[end])
     ranking = end.module.finished()["ranking"]
     assert sorted(row["steps"] for row in ranking) == [1, 1, 1, 4, 16]
@@ -138,8 +138,8 @@ def test_the_best_quarter_of_a_rung_is_ranked_anew_after_four_times_as_many_step
     ("settings", "message"),
     [
         ({"exchanges": 0}, "finish.exchanges: 0 should be at least 1"),
-        ({"rungs": 0}, "finish.rungs: 0 should be at least 1"),
-        ({"rungs": 2}, "finish.steps: 0 should be at least 1 with several rungs"),
+        ({"rungs": [(8, 4)]}, "finish.rungs: .* should be fewer architectures and more steps"),
+        ({"rungs": [(4, 9), (2, 9)]}, "finish.rungs: .* should be fewer architectures and more steps"),
         ({"architectures": 1}, "finish.architectures: 1 should be at least 2"),
         ({"steps": -1}, "finish.steps: -1 should be at least 0"),
         ({"space": {"layers": 8}}, "finish.steps: 0 should be at least 1 with a space"),
