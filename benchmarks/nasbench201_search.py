@@ -132,11 +132,11 @@ def weights_first(protocol: Protocol, **common: Any) -> DARTS:
     return DARTS(order="one-level", warmup_epochs=rest, learning_rate=paced(protocol, rest), **common)
 
 
-def edas_weights_first(protocol: Protocol, path: str = "strongest") -> EDAS:
+def edas_weights_first(protocol: Protocol, path: str = "strongest", **common: Any) -> EDAS:
     """One-level EDAS with two relaxed edges, after a third of the epochs for the weights of all candidates."""
     return EDAS(
         order="one-level", relaxed_edges=2, sign_flip_epochs=0, weight_decay=1e-3,
-        weights_first_epochs=protocol.epochs // 3, path=path,
+        weights_first_epochs=protocol.epochs // 3, path=path, **common,
     )  # fmt: skip
 
 
@@ -146,12 +146,21 @@ def deeper(protocol: Protocol, architectures: int, steps: int = 100) -> Finish:
     return Finish(architectures, steps, space=partial(make_space, deep, 10))
 
 
+def neighbors(protocol: Protocol) -> Finish:
+    """A ranking in two rungs of the architecture of α and of all that differ from it in one edge, none left out."""
+    others = len(EDGES) * (len(OPERATIONS) - 2)  # no edge of ours derives "none"
+    return replace(deeper(protocol, 1 + others, steps=60), exchanges=1, rungs=[(4, 400)], metric="val_loss")
+
+
 STRATEGIES: dict[str, Callable[[Protocol], OneShotStrategy]] = {
     "EDAS": lambda protocol: EDAS(sign_flip_epochs=warmup(protocol)),
     "EDAS, no warm-up": lambda protocol: EDAS(sign_flip_epochs=0),
     "EDAS, one-level": lambda protocol: EDAS(sign_flip_epochs=warmup(protocol), order="one-level"),
     "EDAS, one-level, weights first": edas_weights_first,
     "EDAS, one-level, weights first, sampled paths": partial(edas_weights_first, path="sampled"),
+    "EDAS, one-level, weights first, sampled paths, neighbors": lambda protocol: edas_weights_first(
+        protocol, path="sampled", finish=neighbors(protocol)
+    ),
     "EDAS, flip both": lambda protocol: EDAS(sign_flip_epochs=warmup(protocol), flip="both"),
     "EDAS, one-level, no warm-up": lambda protocol: EDAS(sign_flip_epochs=0, order="one-level"),
     "EDAS, cyclic": lambda protocol: EDAS(sign_flip_epochs=warmup(protocol), sampling="cyclic"),
@@ -223,9 +232,11 @@ class Recipe(LightningModule):
         return cross_entropy(self(images), labels)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Log the accuracy of a batch: the reward of ENAS. No other strategy is validated while it searches."""
+        """Log the accuracy and the loss of a batch: the reward of ENAS, and what a ranking at the end goes by."""
         images, labels = batch
-        self.log("val_acc", (self(images).argmax(1) == labels).float().mean(), on_step=True, on_epoch=False)
+        logits = self(images)
+        self.log("val_acc", (logits.argmax(1) == labels).float().mean(), on_step=True, on_epoch=False)
+        self.log("val_loss", cross_entropy(logits, labels), on_step=True, on_epoch=False)
 
     def configure_optimizers(self) -> Any:
         """The optimizer of the weights and its schedule."""

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import cycle, islice
+from itertools import cycle, islice, pairwise
 from typing import Any, TypedDict
 
 import torch
 from nni.nas.nn.pytorch import ModelSpace
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from tqdm import tqdm
 
 from search_spaces.checks import require
 from search_spaces.edges import NONE
@@ -41,10 +42,17 @@ class Finish:
     one is derived. The most likely one is that which the search would derive; each other one differs from it in the
     operations with the smallest distance of α to the chosen ones.
 
+    Further rungs make it a successive halving (Jamieson and Talwalkar, Non-stochastic Best Arm Identification and
+    Hyperparameter Optimization, AISTATS 2016).
+
     Args:
         architectures: Number of architectures to rank, at least 2.
         steps: Number of weight steps that each architecture gets before, with the optimizer of the evaluator and a
             learning rate that falls along a cosine.
+        exchanges: Largest number of edges whose operation is exchanged. With 1, the architectures are the neighbors of
+            the most likely one. None for any number.
+        rungs: Further rungs, each as (architectures, steps): so many of the best ones are ranked anew, after so many
+            weight steps from the weights that they began with.
         metric: Name of the metric that the evaluator logs in ``validation_step``. Lower is better if it ends in
             ``loss``, ``error``, ``mae`` or ``mse``, else higher. None for that of the task or of the evaluator in a
             config, outside of the command line for ``val_acc``.
@@ -58,14 +66,25 @@ class Finish:
 
     architectures: int = 8
     steps: int = 0
+    exchanges: int | None = None
+    rungs: Sequence[tuple[int, int]] = ()
     metric: str | None = None
     space: Mapping[str, Any] | Callable[[], ModelSpace] | None = None
 
     def __post_init__(self) -> None:
         require("finish.architectures", self.architectures, self.architectures >= 2, "at least 2")
         require("finish.steps", self.steps, self.steps >= 0, "at least 0")
+        require("finish.exchanges", self.exchanges, self.exchanges is None or self.exchanges >= 1, "at least 1")
+        for (before, fewer_steps), (architectures, steps) in pairwise(self.all_rungs):
+            fits = 1 <= architectures < before and steps > fewer_steps
+            require("finish.rungs", list(self.rungs), fits, "fewer architectures and more steps from rung to rung")
         if self.space is not None and self.steps == 0:
             raise ValueError("finish.steps: 0 should be at least 1 with a space, whose networks begin with new weights")
+
+    @property
+    def all_rungs(self) -> list[tuple[int, int]]:
+        """Return the number of architectures and of the weight steps of each for every rung."""
+        return [(self.architectures, self.steps), *self.rungs]
 
     @property
     def measured(self) -> str:
@@ -86,17 +105,20 @@ class FinishArguments(TypedDict, total=False):
 
     architectures: int
     steps: int
+    exchanges: int | None
+    rungs: list[tuple[int, int]]
     metric: str | None
     space: dict[str, Any] | None
 
 
-def exchanges(alphas: Mapping[str, Sequence[float]]) -> Iterator[dict[str, list[float]]]:
+def exchanges(alphas: Mapping[str, Sequence[float]], most: int | None = None) -> Iterator[dict[str, list[float]]]:
     """Yield addends to α that exchange the largest α of some edges with another one, by ascending sum of distances.
 
     The first is empty. An exchange leaves the strength of an edge as it is.
 
     Args:
         alphas: Edge -> α of its candidates.
+        most: Largest number of edges that are exchanged. None for all of them.
 
     Yields:
         Edge -> addend of each candidate, for the edges whose largest α is exchanged.
@@ -120,7 +142,7 @@ def exchanges(alphas: Mapping[str, Sequence[float]]) -> Iterator[dict[str, list[
         if chosen and rank + 1 < len(orders[edges[last]]):
             step = distance(edges[last], rank + 1) - distance(edges[last], rank)
             heapq.heappush(heap, (total + step, (*chosen[:-1], (last, rank + 1))))
-        for number in range(last + 1, len(edges)):
+        for number in range(last + 1, len(edges) if most is None or len(chosen) < most else 0):
             if len(orders[edges[number]]) > 1:
                 heapq.heappush(heap, (total + distance(edges[number], 1), (*chosen, (number, 1))))
 
@@ -141,7 +163,7 @@ class Finishing(CostSearch):
         self.ranking: list[dict[str, Any]] = []
         self._chosen: Mapping[str, Tensor] | None = None
         if finish is not None:
-            self._recent = type(self._recent)(maxlen=max(CALIBRATION_BATCHES, finish.steps))
+            self._recent = type(self._recent)(maxlen=max(CALIBRATION_BATCHES, finish.all_rungs[-1][1]))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what was found."""
@@ -176,13 +198,25 @@ class Finishing(CostSearch):
 
     def _rank(self, finish: Finish) -> None:
         likely = list(islice(self._likely(finish), finish.architectures))
-        metrics = [self._metrics_of(finish, plan, shift) for plan, shift in likely]
-        best = max(range(len(likely)), key=lambda index: finish.score(metrics[index]))  # of equal ones the most likely
-        self._chosen = likely[best][1]
+        measured: dict[int, dict[str, Any]] = {}
+        best = list(range(len(likely)))  # the most likely first, also among those of one score
+        for count, steps in finish.all_rungs:
+            best = best[:count]
+            for index in self._shown(best, steps):
+                metrics = self._metrics_of(finish, *likely[index], steps)
+                measured[index] = {"metrics": metrics, "steps": steps}
+            best.sort(key=lambda index: -finish.score(measured[index]["metrics"]))
+        self._chosen = likely[best[0]][1]
         self.ranking = [
-            {"operations": self._changed(plan, likely[0][0]), "metrics": measured, "chosen": index == best}
-            for index, ((plan, _), measured) in enumerate(zip(likely, metrics, strict=True))
+            {"operations": self._changed(plan, likely[0][0]), **measured[index], "chosen": index == best[0]}
+            for index, (plan, _) in enumerate(likely)
         ]
+
+    def _shown(self, architectures: Sequence[int], steps: int) -> Iterable[int]:
+        """Return the architectures of a rung, with a progress bar where the trainer has one."""
+        shown = self.trainer.progress_bar_callback is not None and self.trainer.is_global_zero
+        text = f"ranking after {steps} steps" if steps else "ranking"
+        return tqdm(list(architectures), text, unit="architecture", leave=False, disable=not shown)
 
     def _changed(self, plan: Plan, first: Plan) -> dict[str, str]:
         """Return edge -> candidates of a network, where they differ from those of the most likely one."""
@@ -198,8 +232,8 @@ class Finishing(CostSearch):
 
         Returns:
             ``ranking``: for each architecture, the most likely first, ``operations`` (edge -> candidates, where they
-            differ from those of the first), ``metrics`` and whether it is ``chosen``; ``shift``: edge -> candidate ->
-            what derivation adds to its α.
+            differ from those of the first), ``metrics`` after its last ``steps``, and whether it is ``chosen``;
+            ``shift``: edge -> candidate -> what derivation adds to its α.
         """
         if self._chosen is None:
             return None
@@ -212,7 +246,7 @@ class Finishing(CostSearch):
         with self.architecture.shifted(base):
             table = self.architecture.table(edge for edge, entry in first.items() if entry != ())
         alphas = {e: list(row.values()) for e, row in table.items() if e not in self.architecture.multi_input_choices}
-        for exchange in islice(exchanges(alphas), DRAWS * finish.architectures):
+        for exchange in islice(exchanges(alphas, finish.exchanges), DRAWS * finish.architectures):
             shift = self._with(base, exchange)
             plan = self._shifted_plan(shift)
             if plan not in seen and (not seen or self.costs is None or self.costs.met(plan)):
@@ -228,15 +262,15 @@ class Finishing(CostSearch):
             shift[edge] = shift[edge].to(added) + added if edge in shift else added
         return shift
 
-    def _metrics_of(self, finish: Finish, plan: Plan, shift: Mapping[str, Tensor]) -> dict[str, float]:
-        """Return the metrics of an architecture, leaving the supernet and its weights as they were."""
+    def _metrics_of(self, finish: Finish, plan: Plan, shift: Mapping[str, Tensor], steps: int) -> dict[str, float]:
+        """Return the metrics of an architecture after weight steps; supernet and weights stay as they were."""
         supernet, before = self.training_module.model, self.architecture.plan
         try:
             with preserving([*self._own_weights, *self._own_buffers]), isolate_rng():
                 if finish.space is not None:
                     self.training_module.set_model(self._alone(finish, shift))
                 self.architecture.plan = plan
-                self._train(finish.steps)
+                self._train(steps)
                 with use_bn_stats(self._statistics()):
                     return self._validate_all(plan)
         finally:

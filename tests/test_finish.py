@@ -119,9 +119,27 @@ def test_exchanges_give_every_combination_once_and_the_likeliest_first(alphas):
             assert sorted(exchanged) == pytest.approx(sorted(rows[edge]), abs=1e-8)
 
 
+def test_with_one_exchange_the_architectures_are_the_neighbors_of_the_most_likely_one():
+    found = list(exchanges({"a": [2.0, 1.0, 0.0], "b": [0.0, 5.0], "c": [1.0]}, most=1))
+    assert [sorted(exchange) for exchange in found] == [[], ["a"], ["a"], ["b"]]
+
+
+def test_the_best_of_a_rung_are_ranked_anew_after_more_steps(run_search):
+    end = Weights()
+    space = DartsSpace(channels=4, layers=3, nodes=2, operations=FEW)
+    finish = Finish(5, steps=1, rungs=[(2, 4), (1, 16)], metric="val_loss")
+    run_search(space, EDAS(finish=finish), callbacks=[end])
+    ranking = end.module.finished()["ranking"]
+    assert sorted(row["steps"] for row in ranking) == [1, 1, 1, 4, 16]
+    assert [row["chosen"] for row in ranking] == [row["steps"] == 16 for row in ranking]
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"exchanges": 0}, "finish.exchanges: 0 should be at least 1"),
+        ({"rungs": [(8, 4)]}, "finish.rungs: .* should be fewer architectures and more steps"),
+        ({"rungs": [(4, 9), (2, 9)]}, "finish.rungs: .* should be fewer architectures and more steps"),
         ({"architectures": 1}, "finish.architectures: 1 should be at least 2"),
         ({"steps": -1}, "finish.steps: -1 should be at least 0"),
         ({"space": {"layers": 8}}, "finish.steps: 0 should be at least 1 with a space"),
