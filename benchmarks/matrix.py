@@ -188,7 +188,7 @@ def _space(name: str) -> Callable[[], Any]:
         "stride": (2, 1, 2, 1, 2, 1),
         "activation": ("hswish", "relu", "relu", "hswish", "hswish", "hswish"),
     }
-    few = ("max_pool_3x3", "skip_connect", "sep_conv_3x3", "simple_conv_3x3", "bottleneck_1x3x1")
+    few = ("max_pool_3x3", "skip_connect", "simple_conv_3x3", "bottleneck_1x3x1")
     return {
         "DartsSpace": partial(nas_plugins.DartsSpace, **small),
         "FineTunedDartsSpace": partial(nas_plugins.FineTunedDartsSpace, **small),

@@ -1,5 +1,8 @@
 """compute.compile: the same results but for rounding, the same files, and a line where nothing can be compiled."""
 
+import io
+from contextlib import contextmanager, redirect_stdout
+
 import pandas as pd
 import pytest
 import torch
@@ -15,23 +18,27 @@ from search_spaces.genotype import Genotype
 from strategies.relaxation import softmax
 from strategies.supernet.cell import MixedCell
 
-CELL = (("sep_conv_3x3", 0, 2), ("skip_connect", 1, 2))
+CELL = (("dil_conv_3x3", 0, 2), ("skip_connect", 1, 2))
 GENOTYPE = Genotype(cells=(CELL, CELL), layout=(0, 1), reductions=(1,), concat=(2,))
 BASE = {
     "data": {"dataset": "digits", "train_images": 64, "test_images": 16, "batch_size": 16},
     "training": {"epochs": 2},
     "compute": {"accelerator": "cpu", "threads": 1},
 }
-SPACE = {"name": "DartsSpace", "channels": 2, "layers": 3, "nodes": 1, "operations": ["skip_connect", "sep_conv_3x3"]}
+OPERATIONS = ["skip_connect", "dil_conv_3x3"]
+SPACE = {"name": "DartsSpace", "channels": 2, "layers": 3, "nodes": 1, "operations": OPERATIONS}
 COMPILED = ["--compute.compile", "true"]
 
 
-@pytest.fixture
-def traced(monkeypatch):
-    """Graphs are traced and differentiated as ever, and run without a C++ compiler."""
-    monkeypatch.setattr(compilation, "BACKEND", "aot_eager")
-    yield
-    torch.compiler.reset()
+@contextmanager
+def compiling():
+    """Graphs are traced as ever, and run without a C++ compiler as they are."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(compilation, "BACKEND", "eager")
+        try:
+            yield
+        finally:
+            torch.compiler.reset()
 
 
 def retrained(folder, options=(), **kwargs):
@@ -54,56 +61,69 @@ def plain(tmp_path_factory):
     return weights_of(retrained(tmp_path_factory.mktemp("plain")))
 
 
-def test_a_compiled_retraining_learns_the_same_weights_under_the_same_names(traced, plain, tmp_path, capsys):
-    run = retrained(tmp_path, COMPILED)
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory):
+    """The run of a compiled retraining, and what it printed."""
+    with compiling(), redirect_stdout(io.StringIO()) as printed:
+        run = retrained(tmp_path_factory.mktemp("compiled"), COMPILED)
+    return run, printed.getvalue()
+
+
+def test_a_compiled_retraining_learns_the_same_weights_under_the_same_names(compiled, plain):
+    run, printed = compiled
     assert_close(weights_of(run), plain)
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("compute.compile")]
+    lines = [line for line in printed.splitlines() if line.startswith("compute.compile")]
     assert len(lines) == 1 and "the network is compiled; the first step took" in lines[0]
     assert evaluate(run)["images"] == 16
 
 
 @pytest.mark.slow
-@pytest.mark.slow
-def test_a_compiled_retraining_is_resumed_to_the_same_weights(traced, tmp_path):
+def test_a_compiled_retraining_is_resumed_to_the_same_weights(compiled, tmp_path):
     class Interrupt(Callback):
         def on_train_epoch_end(self, trainer, pl_module):
             raise SystemExit
 
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    whole.mkdir(), cut.mkdir()
-    right = weights_of(retrained(whole, COMPILED))
-    with pytest.raises(SystemExit):
-        retrained(cut, COMPILED, callbacks=[Interrupt()])
-    torch.compiler.reset()
-    resumed = weights_of(resume(cut / "run"))
+    with compiling(), pytest.raises(SystemExit):
+        retrained(tmp_path, COMPILED, callbacks=[Interrupt()])
+    with compiling():
+        resumed = weights_of(resume(tmp_path / "run"))
+    right = weights_of(compiled[0])
     assert all(torch.equal(resumed[name], right[name]) for name in right)
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("strategy", "words"), [("DARTS", "3 cells are compiled"), ("EDAS", "operations are compiled")]
 )
-def test_a_compiled_search_finds_the_same_alpha(traced, tmp_path, capsys, strategy, words):
+def test_a_compiled_search_finds_the_same_alpha(tmp_path, capsys, strategy, words):
     (tmp_path / "s.yaml").write_text(yaml.safe_dump({**BASE, "space": SPACE, "strategy": {"name": strategy}}))
     tables = []
     for name, options in (("plain", []), ("compiled", COMPILED)):
-        run = search(tmp_path / "s.yaml", tmp_path / name, ["--training.epochs", "1", *options])
+        with compiling():
+            run = search(tmp_path / "s.yaml", tmp_path / name, ["--training.epochs", "1", *options])
         tables.append(pd.read_csv(run / "alphas.csv"))
     pd.testing.assert_frame_equal(*tables, atol=1e-4)
     assert words in capsys.readouterr().out
 
 
-def test_a_cell_that_runs_all_candidates_is_one_graph():
+def test_a_cell_that_runs_all_candidates_is_one_graph_with_the_same_gradients():
     strategy = DARTS()
-    model = strategy.mutate_model(DartsSpace(channels=2, layers=3, nodes=2))
-    strategy.architecture.follow(softmax(strategy.architecture.alphas))
+    model = strategy.mutate_model(DartsSpace(channels=2, layers=3, nodes=1))
+    alphas = strategy.architecture.alphas
     cell = next(module for module in model.modules() if isinstance(module, MixedCell))
+    learned = [*(alphas[edge] for edge in alphas if edge.startswith("normal/")), *cell.parameters()]
     inputs = []
-    with cell.register_forward_pre_hook(lambda _, given: inputs.append(given)):
+    strategy.architecture.follow(softmax(alphas))
+    with torch.no_grad(), cell.register_forward_pre_hook(lambda _, given: inputs.append(given)):
         model(torch.rand(2, 3, 8, 8))
-    expected = cell(*inputs[0])
-    assert torch.allclose(torch.compile(cell, backend="eager", fullgraph=True)(*inputs[0]), expected, atol=1e-6)
+
+    def differentiated(run):
+        strategy.architecture.follow(softmax(alphas))
+        output = run(*inputs[0])
+        return output, *torch.autograd.grad(output.square().sum(), learned)
+
+    compiled = torch.compile(cell, backend="aot_eager", fullgraph=True)
+    torch.testing.assert_close(differentiated(compiled), differentiated(cell), atol=1e-4, rtol=1e-4)
     torch.compiler.reset()
 
 

@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import lru_cache
 from typing import Any, Literal, get_args
 
 import pytorch_lightning as pl
@@ -255,7 +256,9 @@ def _checked(values: dict[str, Any], classes: Mapping[str, type]) -> Config:
     costs = read_costs(values.pop("cost", None)) if "strategy" in classes else ()
     check_recipe(values, classes, user)
     check_task_of(values.get("task"), user)
-    parser = _parser(classes, {section: _skipped(section, found, values, user) for section, found in classes.items()})
+    parser = _parser(
+        tuple((section, found, frozenset(_skipped(section, found, values, user))) for section, found in classes.items())
+    )
     _check_keys(values, list(_flat(parser.get_defaults(skip_validation=True).as_dict())))
     try:
         parsed = parser.parse_object(values)
@@ -304,22 +307,22 @@ def _renamed(section: str, given: Mapping[str, Any], new_names: Mapping[str, str
     return {new_names.get(name, name): value for name, value in given.items()}
 
 
-def _parser(classes: Mapping[str, type], skipped: Mapping[str, set[str]]) -> ArgumentParser:
-    """Return the parser of a config.
+@lru_cache(maxsize=64)
+def _parser(classes: tuple[tuple[str, type, frozenset[str]], ...]) -> ArgumentParser:
+    """Return the parser of a config; cached, because making one takes as long as reading a config.
 
     Args:
-        classes: Section -> the class whose arguments are its keys.
-        skipped: Section -> those arguments that are no keys.
+        classes: Each section with the class whose arguments are its keys, and those arguments that are no keys.
     """
     parser = ArgumentParser(exit_on_error=False, add_help=False)
     parser.add_argument("--seed", type=Seed, default=0)
     parser.add_argument("--task", type=TaskName, default="classification")
-    for section, found in classes.items():
+    for section, found, skipped in classes:
         if section in _DEFAULT_NAMES:
             parser.add_argument(f"--{section}.name", type=str)
         written = unwrapped(found) if section == "space" else found
         try:
-            parser.add_class_arguments(written, section, skip=skipped[section])
+            parser.add_class_arguments(written, section, skip=set(skipped))
         except ValueError as error:  # an argument of a plugin has no type
             raise InputError(f"{section}.name: {one_line(error)}") from error
     parser.add_argument("--logger", type=list[LoggerName], default=[])

@@ -10,6 +10,7 @@ import base64
 import os
 import re
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -100,10 +101,7 @@ def _render(runs: Sequence[Run], folder: Path, **tables: Any) -> str:
         drawn = _draw(run, folder, f"{number}-{name}-" if len(runs) > 1 else "", measures)
         found = [] if search is None else findings(search)
         sections.append({"title": title, "run": run, "about": _about(run), "pictures": drawn, "findings": found})
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("nas_plugins.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.get_template("report.html").render(
+    return _template().render(
         sections=sections,
         results=results_cells(results(runs)),
         left_aligned=(*LEFT_ALIGNED, "output", *_CHOICE_HEADINGS, *_RANKING_HEADINGS, *CONFUSION_HEADINGS),
@@ -116,6 +114,15 @@ def _render(runs: Sequence[Run], folder: Path, **tables: Any) -> str:
         fronts=_draw_fronts(runs, folder),
         **tables,
     )
+
+
+@cache
+def _template() -> jinja2.Template:
+    """Return the template of the page, compiled once."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("nas_plugins.report"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template("report.html")
 
 
 def _draw_comparisons(runs: Mapping[str, Run], folder: Path) -> dict[str, Markup]:

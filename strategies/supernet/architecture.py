@@ -142,8 +142,9 @@ class Architecture(nn.Module):
 
     def table(self, edges: Iterable[str] | None = None) -> dict[str, dict[Any, float]]:
         """Return edge -> living candidate -> α, as plain numbers, of some edges or of all."""
-        alphas = self._shifted(self.living_alphas())
-        read = rows(alphas if edges is None else {edge: alphas[edge] for edge in edges if edge in alphas})
+        alphas = self.living_alphas()
+        wanted = alphas if edges is None else {edge: alphas[edge] for edge in edges if edge in alphas}
+        read = rows(self._shifted(wanted))
         return {edge: dict(zip(self.living_candidates(edge), row, strict=True)) for edge, row in read.items()}
 
     @contextmanager
