@@ -52,26 +52,6 @@ def no_experiments():
     Path.home().joinpath("nni-experiments", ".experiment").unlink(missing_ok=True)
 
 
-@pytest.fixture(autouse=True, scope="session")
-def configs_checked_once():
-    """NNI copies and checks the config of an experiment 17 times a search, which takes a tenth of a small one.
-
-    Here it does so once for a config that stays as it is; its paths depend on the working directory.
-    """
-    known: dict[tuple[str, Path], NasExperimentConfig] = {}
-    canonical_copy = NasExperimentConfig.canonical_copy
-
-    def once(config: NasExperimentConfig) -> NasExperimentConfig:
-        key = repr(config), Path.cwd()
-        if key not in known:
-            known[key] = canonical_copy(config)
-        return known[key]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(NasExperimentConfig, "canonical_copy", once)
-        yield
-
-
 @pytest.fixture
 def images():
     """32 random images of 8×8 pixels in 3 channels, with labels of 10 classes."""
