@@ -20,6 +20,7 @@ is not run again. OUTPUT gets
 from __future__ import annotations
 
 import argparse
+import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 from functools import partial
@@ -53,6 +54,8 @@ SMALLEST_IMAGE = 8
 """Pixels a side: the space halves them twice."""
 CPU = "CPU seconds"
 """Runs stand side by side, and beside other work: by the clock they take what is left to them."""
+TITLE = 34
+"""Letters of a title of a panel in a line."""
 OURS, THEIRS = "#ea580c", "#2563eb"
 """The colours of our strategies and of NNI's."""
 
@@ -297,7 +300,7 @@ def _panel(axis: Axes, title: str, group: pd.DataFrame) -> None:
     mean, epochs = by_epoch.mean(), by_epoch.mean().index + 1
     axis.fill_between(epochs, by_epoch.min(), by_epoch.max(), color=colour, alpha=0.18, linewidth=0)
     axis.plot(epochs, mean, color=colour, marker="o" if len(mean) == 1 else None)
-    axis.set_title(title, color=colour)
+    axis.set_title(textwrap.fill(title, TITLE), color=colour)
     axis.xaxis.set_major_locator(MaxNLocator(4, integer=True))
     axis.tick_params(length=0)
 
