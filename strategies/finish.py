@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice, pairwise
@@ -92,12 +93,13 @@ class Finish:
         return self.metric or "val_acc"
 
     def score(self, metrics: Mapping[str, float]) -> float:
-        """Return the score of validated metrics; higher is better.
+        """Return the score of validated metrics; higher is better, and a network that diverged has the lowest.
 
         Raises:
             UnfitSettingError: The evaluator does not log the metric.
         """
-        return score(metrics, self.measured, "finish.metric")
+        found = score(metrics, self.measured, "finish.metric")
+        return -math.inf if math.isnan(found) else found
 
 
 class FinishArguments(TypedDict, total=False):

@@ -1,6 +1,7 @@
 """The ranking of likely architectures at the end of a search."""
 
 import json
+import math
 from itertools import pairwise, product
 
 import nni.nas.nn.pytorch as nas
@@ -117,6 +118,11 @@ def test_exchanges_give_every_combination_once_and_the_likeliest_first(alphas):
         for edge, addend in exchange.items():
             exchanged = [a + b for a, b in zip(rows[edge], addend, strict=True)]
             assert sorted(exchanged) == pytest.approx(sorted(rows[edge]), abs=1e-8)
+
+
+def test_a_network_that_diverged_is_never_the_best():
+    finish = Finish(metric="val_loss")
+    assert finish.score({"val_loss": math.nan}) < finish.score({"val_loss": 1e9})
 
 
 def test_with_one_exchange_the_architectures_are_the_neighbors_of_the_most_likely_one():
