@@ -256,9 +256,8 @@ def _checked(values: dict[str, Any], classes: Mapping[str, type]) -> Config:
     costs = read_costs(values.pop("cost", None)) if "strategy" in classes else ()
     check_recipe(values, classes, user)
     check_task_of(values.get("task"), user)
-    parser = _parser(
-        tuple((section, found, frozenset(_skipped(section, found, values, user))) for section, found in classes.items())
-    )
+    sections = [(name, found, frozenset(_skipped(name, found, values, user))) for name, found in classes.items()]
+    parser = _parser(tuple(sections))
     _check_keys(values, list(_flat(parser.get_defaults(skip_validation=True).as_dict())))
     try:
         parsed = parser.parse_object(values)
@@ -308,16 +307,15 @@ def _renamed(section: str, given: Mapping[str, Any], new_names: Mapping[str, str
 
 
 @lru_cache(maxsize=64)
-def _parser(classes: tuple[tuple[str, type, frozenset[str]], ...]) -> ArgumentParser:
-    """Return the parser of a config; cached, because making one takes as long as reading a config.
+def _parser(sections: tuple[tuple[str, type, frozenset[str]], ...]) -> ArgumentParser:
+    """Return the parser of sections, each with the class whose arguments are its keys and those that are no keys.
 
-    Args:
-        classes: Each section with the class whose arguments are its keys, and those arguments that are no keys.
+    It is cached, because making one takes as long as reading a config.
     """
     parser = ArgumentParser(exit_on_error=False, add_help=False)
     parser.add_argument("--seed", type=Seed, default=0)
     parser.add_argument("--task", type=TaskName, default="classification")
-    for section, found, skipped in classes:
+    for section, found, skipped in sections:
         if section in _DEFAULT_NAMES:
             parser.add_argument(f"--{section}.name", type=str)
         written = unwrapped(found) if section == "space" else found
