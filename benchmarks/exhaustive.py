@@ -124,6 +124,18 @@ def train(name: str, fixed: str, kind: str, epochs: int) -> float:
         images, held_out = images.part(0, TRAIN_IMAGES // 2), images.part(TRAIN_IMAGES // 2)
     torch.manual_seed(0 if kind == ALONE else int(kind))
     network = network_of(name, CHANNELS, (fixed,) if fixed else ())
+    train_network(network, images, epochs)
+    return 100 * accuracy(network, held_out)
+
+
+def train_network(network: torch.nn.Module, images: Images, epochs: int) -> None:
+    """Train a network, and leave it in evaluation mode.
+
+    Args:
+        network: The network with new weights.
+        images: What it learns from.
+        epochs: Passes over the images.
+    """
     optimizer = torch.optim.SGD(network.parameters(), LEARNING_RATE, momentum=0.9, weight_decay=5e-4, nesterov=True)
     batches = images.loader(BATCH)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * len(batches))
@@ -133,7 +145,7 @@ def train(name: str, fixed: str, kind: str, epochs: int) -> float:
             cross_entropy(network(pixels), labels).backward()
             optimizer.step()
             schedule.step()
-    return 100 * accuracy(network.eval(), held_out)
+    network.eval()
 
 
 @torch.no_grad()
