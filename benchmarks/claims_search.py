@@ -1,7 +1,7 @@
 """The arms of the experiments of claims.py: a search of noisy digits each, whose answer is trained alone.
 
-A chain of four cells with two nodes, three operations and four channels, searched for 30 epochs of four steps. Layers of
-a kind share a cell, or every layer has its own. Arms that are compared differ in one thing.
+A chain of four cells with two nodes, three operations and four channels, searched for 30 epochs of four steps. Layers
+of a kind share a cell, or every layer has its own.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ from search_spaces.space import StackedSpace
 
 LAYERS, EPOCHS, TRAININGS = 4, 30, 3
 START, WIDENED, DARTOPTI = "residual network", "residual network, as many random operations", "DARTOpti"
-NETWORK = {"num_classes": CLASSES, "channels": CHANNELS, "image_channels": IMAGE_CHANNELS}
-CELLS = {**NETWORK, "layers": LAYERS, "nodes": NODES, "operations": OPERATIONS}
-PACE = {"learning_rate": 0.05, "min_learning_rate": 0.02}
+NETWORK: dict[str, Any] = {"num_classes": CLASSES, "channels": CHANNELS, "image_channels": IMAGE_CHANNELS}
+CELLS: dict[str, Any] = {**NETWORK, "layers": LAYERS, "nodes": NODES, "operations": OPERATIONS}
+PACE: dict[str, Any] = {"learning_rate": 0.05, "min_learning_rate": 0.02}
 """Learning rate of α in the study of D-DARTS, whose searches have as few steps."""
 
 RESIDUAL = Genotype(
@@ -118,10 +118,8 @@ def widened(found: Genotype, seed: int) -> Genotype:
     generator = random.Random(seed)
     cells = []
     for start, cell in zip(RESIDUAL.cells, found.cells, strict=True):
-        free = [
-            Edge(name, source, target) for target in found.concat for source in range(target) for name in OPERATIONS
-        ]
-        free = [edge for edge in free if edge not in start]
+        ends = [(source, target) for target in found.concat for source in range(target)]
+        free = [edge for name in OPERATIONS for end in ends if (edge := Edge(name, *end)) not in start]
         cells.append((*start, *generator.sample(free, max(0, len(cell) - len(start)))))
     return replace(RESIDUAL, cells=tuple(cells))
 

@@ -22,11 +22,11 @@ from exhaustive_images import load
 from exhaustive_space import IMAGE_SIZE, LAYERS, ExhaustiveSpace, name_of
 from methods import make
 from nasbench201_runs import run_file
-from nasbench201_search import STRATEGIES, Curve, Protocol, Recipe, make_trainer, run
+from nasbench201_search import STRATEGIES, Curve, Protocol, Recipe, make_trainer, paced, run
 from nni.nas.evaluator.pytorch import Lightning
 from nni.nas.oneshot.pytorch.strategy import OneShotStrategy
 
-from nas_plugins import DDARTS, FairDARTS
+from nas_plugins import DARTS, DDARTS, FairDARTS
 from nas_plugins.training.trainer import quiet
 from search_spaces.files import write_text_whole
 
@@ -35,6 +35,7 @@ METHODS: dict[str, Callable[[Protocol], OneShotStrategy]] = {
     # Their own derivations keep fewer operations, and end outside of the table.
     "FairDARTS": lambda protocol: FairDARTS(derivation="darts"),
     "DDARTS, w_abl=0": lambda protocol: DDARTS(w_abl=0.0, derivation="darts"),
+    "DARTS, second order, paced": lambda protocol: DARTS(order="second", learning_rate=paced(protocol)),
     "PCDARTS": lambda protocol: make("PCDARTS", protocol.epochs, partial_channels=CHANNELS // 2),
 }
 """Name -> the strategy by a protocol."""

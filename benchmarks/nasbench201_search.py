@@ -170,6 +170,7 @@ STRATEGIES: dict[str, Callable[[Protocol], OneShotStrategy]] = {
     "DARTS, one-level": lambda protocol: DARTS(order="one-level"),
     "DARTS, one-level, paced": lambda protocol: DARTS(order="one-level", learning_rate=paced(protocol)),
     "DARTS, one-level, weights first": weights_first,
+    "DARTS, one-level, weights first, neighbors": lambda protocol: weights_first(protocol, finish=neighbors(protocol)),
     "DARTS, one-level, weights first, ranked": lambda protocol: weights_first(protocol, finish=deeper(protocol, 12)),
     "EDAS, one-level, ranked": lambda protocol: EDAS(
         sign_flip_epochs=warmup(protocol), order="one-level", finish=deeper(protocol, 6)

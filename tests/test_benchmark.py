@@ -2,11 +2,14 @@
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from forked import Command, run_script
+
+from search_spaces.edges import Edge
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 CONV, SKIP = "nor_conv_3x3", "skip_connect"
@@ -19,11 +22,14 @@ def scripts():
     try:
         import baselines
         import benchmark
+        import claims
+        import claims_search
         import exhaustive
         import exhaustive_space
     finally:
         sys.path.remove(str(BENCHMARKS))
-    return {"benchmark": benchmark, "exhaustive": exhaustive, "space": exhaustive_space, "baselines": baselines}
+    return {"benchmark": benchmark, "exhaustive": exhaustive, "space": exhaustive_space, "baselines": baselines,
+            "claims": claims, "claims_search": claims_search}  # fmt: skip
 
 
 @pytest.fixture
@@ -205,3 +211,42 @@ def test_a_table_that_is_not_finished_names_what_is_missing(scripts, small_table
     said = capsys.readouterr().err
     assert f"{table['architecture'][3]} has no accuracy; finish it by benchmarks/exhaustive.py" in said
     assert not (tmp_path / "output").exists()
+
+
+# The claims of the papers
+
+
+@pytest.mark.slow
+def test_an_arm_is_searched_and_trained_and_compared_by_seed(scripts, tmp_path, monkeypatch, capsys):
+    claims, arms = scripts["claims"], scripts["claims_search"]
+    monkeypatch.setattr(arms, "EPOCHS", 1)
+    monkeypatch.setattr(arms, "TRAINING_EPOCHS", 1)
+    monkeypatch.setattr(claims, "apart", lambda _, given: arms.main(**json.loads(json.dumps(given, default=str))))
+    claims.main([str(tmp_path), "--seeds", "0", "1"])
+    table = pd.read_csv(tmp_path / "claims.csv").set_index("claim")
+    found = pd.read_csv(tmp_path / "arms.csv").set_index("arm")
+    assert len(table) == len(claims.CLAIMS) and set(table["pairs"]) == {2}
+    for claim, arm, other in claims.CLAIMS:
+        difference = found["accuracy"][arm] - found["accuracy"][other]
+        assert table["difference"][f"{claim}: {arm} − {other}"] == pytest.approx(difference, abs=2e-4)
+    written = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()}
+    claims.main([str(tmp_path), "--seeds", "0", "1"])
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()} == written
+
+
+def test_random_operations_join_a_network_in_place_of_those_of_a_search(scripts):
+    arms = scripts["claims_search"]
+    (start,) = arms.RESIDUAL.cells
+    searched = replace(arms.RESIDUAL, cells=((*start, Edge("skip_connect", 0, 2), Edge("max_pool_3x3", 1, 3)),))
+    (cell,) = arms.widened(searched, seed=3).cells
+    assert cell[: len(start)] == start and len(set(cell)) == len(searched.cells[0])
+    assert arms.widened(searched, seed=3) == arms.widened(searched, seed=3) != arms.widened(searched, seed=4)
+
+
+def test_attention_is_compared_by_architecture(scripts, tmp_path):
+    head = "architecture,seed_0,seed_1,seed_2\n"
+    (tmp_path / "exhaustive.csv").write_text(head + "a,50,52,54\nb,40,40,40\nc,1,1,1\n")
+    with pytest.raises(scripts["claims"].InputError, match="has no table exhaustive_fixed.csv"):
+        scripts["claims"].read_attention(tmp_path)
+    (tmp_path / "exhaustive_fixed.csv").write_text(head + "b,41,41,44\na,50,50,50\n")
+    assert scripts["claims"].read_attention(tmp_path).to_dict() == {"a": -2.0, "b": 2.0}
