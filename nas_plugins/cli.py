@@ -13,9 +13,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
+from nas_plugins.commands.experiments import add_experiments
+from nas_plugins.commands.genotype import add_actions
 from nas_plugins.errors import InputError, Terminated
-from nas_plugins.experiment_commands import add_experiments
-from nas_plugins.genotype_commands import add_actions
 from nas_plugins.terminal import printable, show
 
 _OVERRIDES = "--KEY VALUE overrides a key of the config"
@@ -106,7 +106,7 @@ def example_configs(experiments: bool = False) -> list[Path]:
 
 
 def _demo(options: argparse.Namespace) -> None:
-    from nas_plugins.demo import demo_commands
+    from nas_plugins.commands.demo import demo_commands
 
     configs = next(path.parent for path in example_configs() if path.match("edas/digits.yaml"))
     for command in demo_commands(Path(options.output), configs, options.overrides):

@@ -1,9 +1,11 @@
 """What ImageData promises: the parts of a data set, what is done to its images, and errors of one line."""
 
+import gc
 import json
 import struct
 import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -504,6 +506,24 @@ class TestKindsOfImages:
         images = images_of(data.train_dataloader())
         assert abs(images[:, 0].mean()) < 1e-5 and abs(images[:, 0].std() - 1) < 1e-2
         assert (images[:, 1] == 0).all() and data.std[1] == 1
+
+    def test_arrays_are_read_by_threads_whenever_garbage_is_collected(self, tmp_path):
+        """What a collection runs may let another thread parse a header, which CPython 3.11.7 does not bear."""
+        np.save(tmp_path / "a.npy", np.zeros((8, 8, 3), "u1"))
+        threshold = gc.get_threshold()
+
+        def let_others_run(*_):
+            time.sleep(1e-6)
+
+        gc.callbacks.append(let_others_run)
+        gc.set_threshold(20)
+        try:
+            with ThreadPoolExecutor(8) as pool:
+                images = list(pool.map(read_image, [str(tmp_path / "a.npy")] * 1000))
+        finally:
+            gc.set_threshold(*threshold)
+            gc.callbacks.remove(let_others_run)
+        assert len(images) == 1000
 
     def test_pictures_of_8_and_of_16_bits_can_be_mixed(self, tmp_path):
         fill_folder(tmp_path, ".npy", (8, 8, 3), "u1")

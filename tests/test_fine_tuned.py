@@ -20,8 +20,8 @@ from torch.nn import functional
 from torchvision.ops import SqueezeExcitation
 
 from nas_plugins import DARTS, EDAS, DartsSpace, DDartsSpace, FineTunedDartsSpace, Genotype, extended_alpha
+from nas_plugins.commands.describe import describe
 from nas_plugins.config.reader import read_search
-from nas_plugins.describe import describe
 from nas_plugins.errors import InputError
 from nas_plugins.report.cells import draw_cells
 from nas_plugins.runs.reader import read_run

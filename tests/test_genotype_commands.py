@@ -9,7 +9,7 @@ import matplotlib.image
 import pytest
 
 from nas_plugins.cli import main
-from nas_plugins.compare import compare
+from nas_plugins.commands.compare import compare
 from nas_plugins.errors import InputError
 from nas_plugins.report.architecture import draw
 from search_spaces.genotype import Genotype, GenotypeError

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from threading import Lock
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +28,10 @@ EXTENSIONS = (*IMG_EXTENSIONS, ".npy", ".npz")
 
 _INTEGERS = {"I;16S": np.int16, "I;16BS": np.int16, "I;32N": np.uint32, "I;32S": np.int32, "I;32BS": np.int32}
 """Type of the pixels of Pillow's mode I, by its raw mode; of all others it is uint16."""
+
+_HEADERS = Lock()
+"""Held while the header of an array is read, a Python literal: where two threads parse at one time, some versions of
+CPython fail (gh-106905)."""
 
 
 class BrokenImage(InputError):
@@ -136,12 +141,15 @@ def _opened(file: str) -> Iterator[ImageFile.ImageFile | np.ndarray]:
     """
     try:
         if file.lower().endswith(".npy"):
-            yield _with_channels(np.load(file, mmap_mode="r", allow_pickle=False))
+            with _HEADERS:
+                array = np.load(file, mmap_mode="r", allow_pickle=False)
+            yield _with_channels(array)
         elif file.lower().endswith(".npz"):
-            with np.load(file, allow_pickle=False) as arrays:
+            with _HEADERS, np.load(file, allow_pickle=False) as arrays:
                 if len(arrays) != 1:
                     raise ValueError(f"it should hold one array, not {len(arrays)}")
-                yield _with_channels(arrays[arrays.files[0]])
+                array = arrays[arrays.files[0]]
+            yield _with_channels(array)
         else:
             with Image.open(file) as image:
                 _refuse_loss(image)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nas_plugins.architectures import read_architecture_file
-from nas_plugins.describe import count_operations, describe
+from nas_plugins.commands.describe import count_operations, describe
 from nas_plugins.errors import InputError
 from nas_plugins.files import PathLike
 from nas_plugins.report.labels import as_text
@@ -28,8 +28,8 @@ def compare(a: PathLike, b: PathLike, layers: int | None = None, **size: Any) ->
         a: A genotype file, or a sample of NNI as JSON.
         b: Another one.
         layers: Number of cells of both networks; None for those of the genotypes.
-        size: Further arguments of :func:`~nas_plugins.describe.describe`, for the parameters and multiply-adds of both
-            networks; none to leave these out.
+        size: Further arguments of :func:`~nas_plugins.commands.describe.describe`, for the parameters and multiply-adds
+            of both networks; none to leave these out.
 
     Returns:
         Lines and tables: what both have and what only one has, and for genotypes the figures of the networks.

@@ -81,7 +81,7 @@ def _list(text: str) -> None:
 
 
 def _info(options: argparse.Namespace) -> None:
-    from nas_plugins.describe import describe
+    from nas_plugins.commands.describe import describe
 
     size = (options.channels, options.layers, options.classes, options.image_size)
     facts = describe(options.file, *size, options.stem, mlp_width=options.mlp_width)
@@ -101,7 +101,7 @@ def _draw(options: argparse.Namespace) -> None:
 
 
 def _compare(options: argparse.Namespace) -> None:
-    from nas_plugins.compare import compare
+    from nas_plugins.commands.compare import compare
 
     size = {"channels": options.channels, "num_classes": options.classes, "image_size": options.image_size}
     size |= {"stem": options.stem, "mlp_width": options.mlp_width}
