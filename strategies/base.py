@@ -5,7 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import pytorch_lightning as pl
 from nni.nas.evaluator.pytorch import Lightning
@@ -62,6 +62,7 @@ class DifferentiableStrategy(OneShotStrategy):
             the validation loss for α, under ``dominant_eigenvalue``. It takes a backward pass for each α. None for no
             such logs.
         cost: Costs of the derived network that the search keeps low, such as ``Cost("multiply_adds", target=30e6)``.
+            None for no such costs.
         penalty: A penalty of NNI on the loss of α: an ``ExpectationProfilerPenalty``, or a dictionary of its arguments.
         finish: Settings of a ranking of likely architectures at the end of the search: a
             :class:`~strategies.finish.Finish`, or a dictionary of its arguments. None derives by α alone.
@@ -72,7 +73,10 @@ class DifferentiableStrategy(OneShotStrategy):
         architecture: α and the current plan.
         candidates_checked: Whether the candidates of the space are known to fit together. False lets a search try them
             before its first step.
+        warmup_argument: Name of the argument for the epochs in which only weights are trained.
     """
+
+    warmup_argument: ClassVar[str] = "warmup_epochs"
 
     def __init__(
         self,
@@ -81,7 +85,7 @@ class DifferentiableStrategy(OneShotStrategy):
         mutation_hooks: list[MutationHook] | None = None,
         log_prob_every_n_step: int | None = None,
         log_eigenvalue_every_n_epoch: int | None = None,
-        cost: Cost | Sequence[Cost] = (),
+        cost: Cost | Sequence[Cost] | None = None,
         penalty: ExpectationProfilerPenalty | Mapping[str, Any] | None = None,
         finish: Finish | FinishArguments | None = None,
         **parts: Any,
@@ -98,7 +102,7 @@ class DifferentiableStrategy(OneShotStrategy):
             raise ValueError(
                 f"log_eigenvalue_every_n_epoch: {every_epoch} should be null: α is not searched on validation images"
             )
-        self.cost = (cost,) if isinstance(cost, Cost) else tuple(cost)
+        self.cost = (cost,) if isinstance(cost, Cost) else tuple(cost or ())
         self.penalty = expectation_penalty(penalty)
         self.finish = finish if finish is None or isinstance(finish, Finish) else Finish(**finish)
         self._profile: Callable[[Example], list[CostTable]] | None = None

@@ -50,6 +50,8 @@ class EDAS(DifferentiableStrategy):
         ValueError: A setting is out of range.
     """
 
+    warmup_argument = "weights_first_epochs"
+
     @renamed_arguments(warmup_epochs="sign_flip_epochs")
     def __init__(
         self,

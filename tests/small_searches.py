@@ -2,9 +2,11 @@
 
 import logging
 import math
+import random
 from pathlib import Path
 from typing import ClassVar
 
+import numpy as np
 import pytest
 import torch
 from nni.nas.evaluator.pytorch import Classification, DataLoader
@@ -42,7 +44,9 @@ class CountedBatches(Callback):
 
 @pytest.fixture(autouse=True)
 def seeded():
-    """Every test draws the same random numbers."""
+    """Every test draws the same random numbers; NNI's RandomOneShot draws its paths from Python's."""
+    random.seed(0)
+    np.random.seed(0)
     torch.manual_seed(0)
 
 

@@ -10,7 +10,6 @@ from nni.nas.nn.pytorch import ModelSpace
 from nni.nas.strategy import ENAS as NniENAS
 
 from nas_plugins.config.reader import Config
-from nas_plugins.config.signatures import argument_names
 from nas_plugins.data.module import ImageData
 from nas_plugins.data.sizes import Data
 from nas_plugins.errors import InputError
@@ -78,8 +77,7 @@ def check_epochs(strategy: DifferentiableStrategy, epochs: int) -> None:
     """Warn if a search has no epoch in which α is trained."""
     warmup = strategy.composition.warmup_epochs
     if warmup >= epochs:
-        first = "weights_first_epochs"  # that of EDAS
-        key = first if first in argument_names(type(strategy)) else "warmup_epochs"
+        key = strategy.warmup_argument
         text = f"strategy.{key}: {warmup} is not below training.epochs, {epochs}: α will not be trained"
         warnings.warn(text, stacklevel=2)
 
