@@ -50,6 +50,8 @@ DRAWS = 1000
 """Architectures that stand for random ones."""
 ACCURACY = "cifar10_test_accuracy"
 KINDS = list(OPERATIONS.values())
+HEADINGS = dict(zip(KINDS, ("none", "skip", "1×1", "3×3", "pool"), strict=True))
+"""Operation -> the heading of its column."""
 SMALLEST_IMAGE = 8
 """Pixels a side: the space halves them twice."""
 CPU = "CPU seconds"
@@ -241,7 +243,7 @@ def strategy_row(name: str, group: pd.DataFrame) -> dict[str, str]:
         "deviation": f"{accuracy.std():.2f}" if len(group) > 1 else "",
         "median (%)": f"{accuracy.median():.2f}",
         "worst (%)": f"{accuracy.min():.2f}",
-        **{kind: f"{group[kind].mean():.1f}" for kind in KINDS},
+        **{HEADINGS[kind]: f"{group[kind].mean():.1f}" for kind in KINDS},
         **({CPU: f"{group['cpu_seconds'].mean():.0f}"} if "cpu_seconds" in group else {}),
     }
 
@@ -249,16 +251,18 @@ def strategy_row(name: str, group: pd.DataFrame) -> dict[str, str]:
 def markdown(rows: list[dict[str, str]], protocol: Protocol) -> str:
     """table.md."""
     settings = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in asdict(protocol).items())
-    columns = ["strategy", "runs", "mean (%)", "deviation", "median (%)", "worst (%)", *KINDS, CPU]
-    rows = rows + [{"strategy": f"*literature: {name}*", "mean (%)": value} for name, value in LITERATURE.items()]
+    columns = ["strategy", "runs", "mean (%)", "deviation", "median (%)", "worst (%)", *HEADINGS.values(), CPU]
+    literature = ", ".join(f"{name} {value}" for name, value in LITERATURE.items())
     return "\n".join(
         [
             f"Searched with {settings}. Accuracies are the benchmark's, of the derived architecture; operations are",
-            "counts in its cell of six edges, on average. The literature's rows are by the benchmark's own protocol.",
+            "counts in its cell of six edges, on average.",
             "",
             "| " + " | ".join(columns) + " |",
             "| --- |" + " ---: |" * (len(columns) - 1),
             *("| " + " | ".join(row.get(column, "") for column in columns) + " |" for row in rows),
+            "",
+            f"The literature, by the benchmark's own protocol: {literature}.",
             "",
         ]
     )

@@ -112,7 +112,7 @@ def test_searches_are_judged_by_the_table_and_none_runs_twice(benchmark, table, 
     assert list(curves[curves["epoch"] == 1]["accuracy"]) == list(runs["accuracy"])
     text = (tmp_path / "table.md").read_text(encoding="utf-8")
     assert all(f"| {name} | 1 | {runs['accuracy'][i]:.2f} |" for i, name in enumerate(names))
-    assert "| random | 1000 |" in text and "| *literature: DARTS* |" in text
+    assert "| random | 1000 |" in text and "protocol: DARTS 54.30, ENAS" in text
     assert (tmp_path / "curves.png").stat().st_size > 1000
 
     written = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()}
