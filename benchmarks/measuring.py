@@ -59,14 +59,22 @@ class Setting:
     compiled: bool = False
 
 
-def measure_apart(setting: Setting) -> dict[str, Any]:
+def measure_apart(setting: Setting, seconds: float | None = None) -> dict[str, Any]:
     """:func:`measure` in a new process, whose peak of memory is its own.
+
+    Args:
+        setting: what is measured.
+        seconds: after which the process is killed; None for no limit.
 
     Raises:
         SystemExit: it failed; the message is what it printed.
+        TimeoutError: it took longer.
     """
     call = [sys.executable, __file__, json.dumps(asdict(setting))]
-    answer = subprocess.run(call, check=False, capture_output=True, text=True)
+    try:
+        answer = subprocess.run(call, check=False, capture_output=True, text=True, timeout=seconds)
+    except subprocess.TimeoutExpired:
+        raise TimeoutError from None
     if answer.returncode:
         sys.exit(answer.stderr)
     return json.loads(answer.stdout.splitlines()[-1])
