@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import math
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice, pairwise
@@ -18,14 +19,14 @@ from tqdm import tqdm
 from search_spaces.checks import require
 from search_spaces.edges import NONE
 from strategies.between_epochs import BetweenEpochs
-from strategies.bilevel import preserving
+from strategies.bilevel import preserving, unscaled
 from strategies.bn_statistics import use_bn_stats
 from strategies.cost.search import CostSearch
 from strategies.distributed import average
 from strategies.memory_format import takes_channels_last
 from strategies.relaxation import Plan
 from strategies.rng import isolate_rng
-from strategies.validation import CALIBRATION_BATCHES, UNLOGGED, score, without_warnings
+from strategies.validation import CALIBRATION_BATCHES, DERIVED, UNLOGGED, score, without_warnings
 
 STATE = "nas_plugins_finish"
 """Key of a checkpoint for what a finish has found."""
@@ -53,7 +54,8 @@ class Finish:
         exchanges: Largest number of edges whose operation is exchanged. With 1, the architectures are the neighbors of
             the most likely one. None for any number.
         rungs: Further rungs, each as (architectures, steps): so many of the best ones are ranked anew, after so many
-            weight steps from the weights that they began with.
+            weight steps from the weights that they began with. Each rung has fewer architectures and more steps than
+            the one before.
         metric: Name of the metric that the evaluator logs in ``validation_step``. Lower is better if it ends in
             ``loss``, ``error``, ``mae`` or ``mse``, else higher. None for that of the task or of the evaluator in a
             config, outside of the command line for ``val_acc``.
@@ -68,24 +70,26 @@ class Finish:
     architectures: int = 8
     steps: int = 0
     exchanges: int | None = None
-    rungs: Sequence[tuple[int, int]] = ()
+    rungs: Sequence[Sequence[int]] = ()
     metric: str | None = None
     space: Mapping[str, Any] | Callable[[], ModelSpace] | None = None
 
     def __post_init__(self) -> None:
-        require("finish.architectures", self.architectures, self.architectures >= 2, "at least 2")
+        require("finish.architectures", self.architectures, (self.architectures or 0) >= 2, "at least 2")
         require("finish.steps", self.steps, self.steps >= 0, "at least 0")
         require("finish.exchanges", self.exchanges, self.exchanges is None or self.exchanges >= 1, "at least 1")
+        rungs = list(map(list, self.rungs))
+        require("finish.rungs", rungs, all(len(rung) == 2 for rung in rungs), "pairs [architectures, steps]")
         for (before, fewer_steps), (architectures, steps) in pairwise(self.all_rungs):
             fits = 1 <= architectures < before and steps > fewer_steps
-            require("finish.rungs", list(self.rungs), fits, "fewer architectures and more steps from rung to rung")
+            require("finish.rungs", rungs, fits, "fewer architectures and more steps from rung to rung")
         if self.space is not None and self.steps == 0:
             raise ValueError("finish.steps: 0 should be at least 1 with a space, whose networks begin with new weights")
 
     @property
     def all_rungs(self) -> list[tuple[int, int]]:
         """Return the number of architectures and of the weight steps of each for every rung."""
-        return [(self.architectures, self.steps), *self.rungs]
+        return [(self.architectures, self.steps), *((count, steps) for count, steps in self.rungs)]
 
     @property
     def measured(self) -> str:
@@ -108,7 +112,7 @@ class FinishArguments(TypedDict, total=False):
     architectures: int
     steps: int
     exchanges: int | None
-    rungs: list[tuple[int, int]]
+    rungs: list[list[int]]
     metric: str | None
     space: dict[str, Any] | None
 
@@ -182,9 +186,21 @@ class Finishing(CostSearch):
     def on_train_epoch_start(self) -> None:
         """Check that the evaluator logs the metric, once it has validated."""
         super().on_train_epoch_start()
-        validated = [name for name in self.trainer.callback_metrics if not name.startswith("train_")]
+        self._chosen = None  # of a search that goes on after its end
+        logged = self.trainer.callback_metrics
+        validated = [name for name in logged if DERIVED + name in logged]
         if self.finish is not None and validated:
             self.finish.score(dict.fromkeys(validated, 0.0))  # raises if there is no such metric
+
+    def on_train_end(self) -> None:
+        """Warn if the Trainer ended the search before there was a ranking."""
+        super().on_train_end()
+        if self.finish is not None and self._chosen is None:
+            warnings.warn(
+                "finish: nothing was ranked, because the search ended before the last of the Trainer's max_epochs, "
+                f"{self.trainer.max_epochs}: α alone decides",
+                stacklevel=2,
+            )
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int, *args: Any, **kwargs: Any) -> None:
         """Rank after the last batch of the search, before its validation."""
@@ -201,13 +217,13 @@ class Finishing(CostSearch):
     def _rank(self, finish: Finish) -> None:
         likely = list(islice(self._likely(finish), finish.architectures))
         measured: dict[int, dict[str, Any]] = {}
-        best = list(range(len(likely)))  # the most likely first, also among those of one score
+        best = list(range(len(likely)))  # the most likely first
         for count, steps in finish.all_rungs:
             best = best[:count]
             for index in self._shown(best, steps):
                 metrics = self._metrics_of(finish, *likely[index], steps)
                 measured[index] = {"metrics": metrics, "steps": steps}
-            best.sort(key=lambda index: -finish.score(measured[index]["metrics"]))
+            best.sort(key=lambda index: (-finish.score(measured[index]["metrics"]), index))
         self._chosen = likely[best[0]][1]
         self.ranking = [
             {"operations": self._changed(plan, likely[0][0]), **measured[index], "chosen": index == best[0]}
@@ -234,12 +250,13 @@ class Finishing(CostSearch):
 
         Returns:
             ``ranking``: for each architecture, the most likely first, ``operations`` (edge -> candidates, where they
-            differ from those of the first), ``metrics`` after its last ``steps``, and whether it is ``chosen``;
-            ``shift``: edge -> candidate -> what derivation adds to its α.
+            differ from those of the first), ``metrics`` after its last ``steps`` (None where they are no number), and
+            whether it is ``chosen``; ``shift``: edge -> candidate -> what derivation adds to its α.
         """
         if self._chosen is None:
             return None
-        return {"ranking": self.ranking, "shift": self.architecture.named(self._chosen)}
+        ranking = [{**row, "metrics": _finite(row["metrics"])} for row in self.ranking]
+        return {"ranking": ranking, "shift": self.architecture.named(self._chosen)}
 
     def _likely(self, finish: Finish) -> Iterator[tuple[Plan, Mapping[str, Tensor]]]:
         """Yield the plan of each of the most likely architectures that meet the targets, and what gives it."""
@@ -247,7 +264,11 @@ class Finishing(CostSearch):
         first = self._shifted_plan(base)
         with self.architecture.shifted(base):
             table = self.architecture.table(edge for edge, entry in first.items() if entry != ())
-        alphas = {e: list(row.values()) for e, row in table.items() if e not in self.architecture.multi_input_choices}
+        alphas = {
+            edge: [value for name, value in row.items() if name != NONE]
+            for edge, row in table.items()
+            if edge not in self.architecture.multi_input_choices
+        }
         for exchange in islice(exchanges(alphas, finish.exchanges), DRAWS * finish.architectures):
             shift = self._with(base, exchange)
             plan = self._shifted_plan(shift)
@@ -256,11 +277,13 @@ class Finishing(CostSearch):
                 yield plan, shift
 
     def _with(self, base: Mapping[str, Tensor], exchange: Mapping[str, Sequence[float]]) -> dict[str, Tensor]:
-        """Return the sum of an addend of all candidates and one of those that live."""
+        """Return the sum of an addend of all candidates and one of those that live, without ``none``."""
         shift = dict(base)
         for edge, values in exchange.items():
-            added = torch.zeros(len(self.architecture.candidates[edge]), dtype=torch.float64)
-            added[list(self.architecture.living_indices(edge))] = added.new_tensor(values)
+            candidates = self.architecture.candidates[edge]
+            exchanged = [index for index in self.architecture.living_indices(edge) if candidates[index] != NONE]
+            added = torch.zeros(len(candidates), dtype=torch.float64)
+            added[exchanged] = added.new_tensor(values)
             shift[edge] = shift[edge].to(added) + added if edge in shift else added
         return shift
 
@@ -268,7 +291,7 @@ class Finishing(CostSearch):
         """Return the metrics of an architecture after weight steps; supernet and weights stay as they were."""
         supernet, before = self.training_module.model, self.architecture.plan
         try:
-            with preserving([*self._own_weights, *self._own_buffers]), isolate_rng():
+            with self._pointwise(), preserving([*self._own_weights, *self._own_buffers]), isolate_rng():
                 if finish.space is not None:
                     self.training_module.set_model(self._alone(finish, shift))
                 self.architecture.plan = plan
@@ -292,15 +315,20 @@ class Finishing(CostSearch):
         return network.to(memory_format=torch.channels_last) if on_cpu else network
 
     def _train(self, steps: int) -> None:
-        """Train the model of the evaluator on the last training batches of the search."""
+        """Train the model of the evaluator on training batches of the last epoch."""
+        if steps == 0:
+            return
         optimizer = _only_optimizer(self.training_module.configure_optimizers())
-        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps))
+        for group in optimizer.param_groups:  # a schedule of the evaluator may begin with a warm-up
+            group["lr"] = group.get("max_lr", group.get("initial_lr", group["lr"]))
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
         weights = [weight for group in optimizer.param_groups for weight in group["params"] if weight.requires_grad]
         self.training_module.train()
         for batch in islice(cycle(self._recent), steps):
             with self.trainer.precision_plugin.train_step_context():
                 loss = self._loss(batch, 0, UNLOGGED)
-            gradients = torch.autograd.grad(loss, weights, allow_unused=True)
+            scale = self._loss_scale()
+            gradients = unscaled(torch.autograd.grad(scale * loss, weights, allow_unused=True), scale)
             for weight, gradient in zip(weights, average(gradients, self.trainer), strict=True):
                 weight.grad = gradient
             nn.utils.clip_grad_norm_(weights, self.composition.gradient_clip_val or float("inf"))
@@ -308,6 +336,11 @@ class Finishing(CostSearch):
             schedule.step()
         optimizer.zero_grad()
         self._reset_copies(UNLOGGED)
+
+
+def _finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
+    """Return metrics with None for those that are no number, which JSON does not have."""
+    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
 
 
 def _only_optimizer(configured: Any) -> Optimizer:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, cast
 
@@ -15,7 +14,6 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from search_spaces.space import StackedSpace
 from strategies.bilevel import BilevelProblem, Gradient, Gradients, one_level, preserving, unscaled
 from strategies.composition import Composition, Schedule
 from strategies.cost.penalty import ExpectationProfilerPenalty
@@ -24,7 +22,7 @@ from strategies.cost.table import CostTable
 from strategies.cost.targets import Cost
 from strategies.distributed import average, check_processes
 from strategies.finish import Finish, Finishing
-from strategies.memory_format import UnstridedPointwise, takes_channels_last
+from strategies.memory_format import takes_channels_last
 from strategies.objective import ArchitectureBatch
 from strategies.relaxation import Step, UnfitSettingError, rows, sigmoid, softmax
 from strategies.rng import isolate_rng
@@ -183,10 +181,6 @@ class SearchModule(Finishing):
         except Exception:  # what else is wrong is for the first step to say: a model may not work on two samples
             return
 
-    def _pointwise(self) -> AbstractContextManager[object]:
-        # The operations of a StackedSpace need no such context, which costs a little time in each call of PyTorch.
-        return nullcontext() if isinstance(self.model, StackedSpace) else UnstridedPointwise()
-
     def _log_weights(self) -> None:
         """Log the weight of each candidate, the softmax or sigmoid of its α, under the names of NNI's strategies."""
         relax = sigmoid if self.composition.relaxation.activation == "sigmoid" else softmax
@@ -279,13 +273,6 @@ class SearchModule(Finishing):
     def _relax(self, step: Step) -> None:
         """Set the plan of an architecture step, once per loss because a backward pass frees the graph of the plan."""
         self.architecture.follow(self.composition.relaxation.architecture(self.architecture.living_alphas(), step))
-
-    def _scaler(self) -> torch.amp.GradScaler | None:
-        return getattr(self.trainer.precision_plugin, "scaler", None)
-
-    def _loss_scale(self) -> float:
-        scaler = self._scaler()
-        return 1.0 if scaler is None else scaler.get_scale()
 
     def _step_alphas(self, gradients: Gradients) -> None:
         if self._scaler() is not None and not all(g is None or bool(g.isfinite().all()) for g in gradients):

@@ -6,19 +6,22 @@ import copy
 import warnings
 from collections import deque
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, cast
 
 import pytorch_lightning as pl
+import torch
 from nni.nas.evaluator.pytorch import SupervisedLearningModule
 from torch import Tensor, nn
 from torchmetrics import Metric
 
 from search_spaces.extensions import HasSearchMetrics
+from search_spaces.space import StackedSpace
 from strategies.bn_statistics import Statistics, measure_bn_stats, use_bn_stats
 from strategies.composition import Composition
 from strategies.distributed import average
 from strategies.evaluator_hooks import EvaluatorHooks
+from strategies.memory_format import UnstridedPointwise
 from strategies.relaxation import Plan, UnfitSettingError
 from strategies.supernet.architecture import Architecture
 from strategies.supernet.cell import MixedCell
@@ -254,6 +257,17 @@ class Validation(EvaluatorHooks):
         if kwargs.get("on_epoch", not self.trainer.training):
             kwargs.setdefault("sync_dist", True)  # the mean over all processes
         self.log(self._log_prefix + name, value, prog_bar and not self._log_prefix, *args, **kwargs)
+
+    def _pointwise(self) -> AbstractContextManager[object]:
+        # The operations of a StackedSpace need no such context, which costs a little time in each call of PyTorch.
+        return nullcontext() if isinstance(self.model, StackedSpace) else UnstridedPointwise()
+
+    def _scaler(self) -> torch.amp.GradScaler | None:
+        return getattr(self.trainer.precision_plugin, "scaler", None)
+
+    def _loss_scale(self) -> float:
+        scaler = self._scaler()
+        return 1.0 if scaler is None else scaler.get_scale()
 
     def _loss(self, batch: Any, batch_idx: int, prefix: str = SUPERNET) -> Tensor:
         """Return the evaluator's loss on a batch, by the current plan."""

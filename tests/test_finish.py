@@ -5,7 +5,6 @@ import math
 from itertools import pairwise, product
 
 import nni.nas.nn.pytorch as nas
-import pandas as pd
 import pytest
 import torch
 import yaml
@@ -13,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pytorch_lightning.callbacks import Callback
 from torch import nn
+from torch.overrides import _get_current_function_mode_stack
 
 from nas_plugins import DARTS, DDARTS, EDAS, DartsSpace, FairDARTS, Genotype
 from nas_plugins.errors import InputError
@@ -21,7 +21,8 @@ from nas_plugins.training.derive import derive
 from nas_plugins.training.search import resume, search
 from search_spaces.complexity import count_multiply_adds
 from strategies.cost import Cost
-from strategies.finish import Finish, exchanges
+from strategies.finish import Finish, Finishing, exchanges
+from strategies.memory_format import UnstridedPointwise
 from strategies.relaxation import UnfitSettingError
 from tests.small_searches import FEW
 from tests.test_cost_runs import SETTINGS
@@ -34,12 +35,19 @@ class Blind(nn.Module):
         return torch.zeros_like(x)
 
 
+class Diverging(nn.Module):
+    """Gives numbers that are none, but only in validation."""
+
+    def forward(self, x):
+        return x if self.training else x * math.nan
+
+
 class SeeingOrBlind(nas.ModelSpace):
     """Its first choice is the blind one, which is derived where all α are equal."""
 
-    def __init__(self):
+    def __init__(self, first=Blind):
         super().__init__()
-        self.view = nas.LayerChoice({"blind": Blind(), "seeing": nn.Identity()}, label="view")
+        self.view = nas.LayerChoice({"blind": first(), "seeing": nn.Identity()}, label="view")
         self.head = nn.Linear(3 * 8 * 8, 10)
 
     def forward(self, x):
@@ -47,11 +55,11 @@ class SeeingOrBlind(nas.ModelSpace):
 
 
 class Weights(Callback):
-    """Keeps the weights at the end of a search."""
+    """Keeps the weights and the metrics at the end of a search."""
 
     def on_train_end(self, trainer, module):
         self.values = {name: value.clone() for name, value in module.model.state_dict().items()}
-        self.module = module
+        self.module, self.metrics = module, dict(trainer.callback_metrics)
 
 
 def test_the_best_of_the_likely_architectures_is_derived(run_search):
@@ -89,6 +97,43 @@ def test_steps_train_an_architecture_before_it_is_validated(run_search):
     assert all(losses[1][name] < losses[0][name] for name in losses[0])  # the same images train and validate
 
 
+def test_steps_take_the_rate_that_a_schedule_warms_up_to(run_search):
+    class WarmUp(Weights):
+        def on_train_start(self, trainer, module):
+            def warmed_up():
+                optimizer = torch.optim.SGD(module.training_module.parameters(), lr=0.05)
+                return {"optimizer": optimizer, "lr_scheduler": torch.optim.lr_scheduler.LambdaLR(optimizer, float)}
+
+            module.training_module.configure_optimizers = warmed_up
+
+    losses = []
+    for steps in (0, 2):
+        torch.manual_seed(0)
+        end = WarmUp()
+        run_search(SeeingOrBlind(), DARTS(finish=Finish(2, steps=steps, metric="val_loss")), callbacks=[end])
+        losses.append([row["metrics"]["val_loss"] for row in end.module.finished()["ranking"]])
+    assert all(after < before for before, after in zip(*losses, strict=True))
+
+
+def test_strided_convolutions_of_other_spaces_are_guarded_in_a_ranking_too(run_search):
+    """docs/cpu_kernels.md: their gradient may write beyond its buffer."""
+    guarded = []
+
+    class Watching(nn.Identity):
+        def forward(self, x):
+            if self.training and torch.is_grad_enabled():
+                guarded.append(any(isinstance(mode, UnstridedPointwise) for mode in _get_current_function_mode_stack()))
+            return x
+
+    counts = []
+    for steps in (0, 3):
+        guarded.clear()
+        run_search(SeeingOrBlind(Watching), DARTS(finish=Finish(2, steps=steps)))
+        counts.append(len(guarded))
+        assert all(guarded)
+    assert counts[1] == counts[0] + 3
+
+
 def test_only_architectures_within_a_target_are_ranked(run_search):
     def space():
         return DartsSpace(channels=4, layers=3, nodes=2, operations=FEW)
@@ -120,9 +165,39 @@ def test_exchanges_give_every_combination_once_and_the_likeliest_first(alphas):
             assert sorted(exchanged) == pytest.approx(sorted(rows[edge]), abs=1e-8)
 
 
-def test_a_network_that_diverged_is_never_the_best():
-    finish = Finish(metric="val_loss")
-    assert finish.score({"val_loss": math.nan}) < finish.score({"val_loss": 1e9})
+@pytest.mark.parametrize("metric", ["val_loss", "val_acc"])
+def test_a_network_that_diverged_is_never_the_best(metric):
+    finish = Finish(metric=metric)
+    assert all(finish.score({metric: math.nan}) < finish.score({metric: value}) for value in (-1e9, 0, 1e9))
+
+
+def test_a_search_with_a_network_that_diverged_ends_with_another_one(run_search):
+    end = Weights()
+    finish = Finish(2, metric="val_loss")
+    strategy = DARTS(learning_rate=0.0, alpha_scale=0.0, finish=finish)
+    experiment = run_search(SeeingOrBlind(Diverging), strategy, callbacks=[end])
+    assert experiment.export_top_models(formatter="dict") == [{"view": "seeing"}]
+    diverged, chosen = json.loads(json.dumps(end.module.finished(), allow_nan=False))["ranking"]
+    assert diverged["metrics"]["val_loss"] is None and chosen["chosen"]
+
+
+def test_a_search_that_ends_early_says_that_nothing_was_ranked(run_search):
+    class Stop(Callback):
+        def on_train_batch_end(self, trainer, *_):
+            trainer.should_stop = True
+
+    with pytest.warns(UserWarning, match="finish: nothing was ranked"):
+        run_search(SeeingOrBlind(), DARTS(finish=Finish(2)), callbacks=[Stop()], epochs=3)
+
+
+def test_neighbors_differ_in_one_edge_also_where_none_is_relaxed(run_search):
+    space = DartsSpace(channels=4, layers=3, nodes=2, operations=FEW)
+    strategy = DARTS(alpha_scale=1.0, finish=Finish(2, exchanges=1))
+    run_search(space, strategy)
+    module = strategy.oneshot_module
+    (first, _), *others = module._likely(Finish(40, exchanges=1))
+    assert len(others) > 10
+    assert all(len(module._changed(plan, first)) == 1 for plan, _ in others)
 
 
 def test_with_one_exchange_the_architectures_are_the_neighbors_of_the_most_likely_one():
@@ -140,11 +215,24 @@ def test_the_best_of_a_rung_are_ranked_anew_after_more_steps(run_search):
     assert [row["chosen"] for row in ranking] == [row["steps"] == 16 for row in ranking]
 
 
+def test_those_with_the_best_metric_are_ranked_anew_and_of_equal_ones_the_most_likely_is_derived(
+    run_search, monkeypatch
+):
+    accuracies = iter([0.1, 0.2, 0.3, 0.0, 0.5, 0.5])  # four architectures, then the third and the second
+    monkeypatch.setattr(Finishing, "_metrics_of", lambda *_: {"val_acc": next(accuracies)})
+    end = Weights()
+    space = DartsSpace(channels=4, layers=3, nodes=2, operations=FEW)
+    run_search(space, DARTS(finish=Finish(4, steps=1, rungs=[(2, 2)])), callbacks=[end])
+    assert [row["steps"] for row in end.module.ranking] == [1, 2, 2, 1]
+    assert [row["chosen"] for row in end.module.ranking] == [False, True, False, False]
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"exchanges": 0}, "finish.exchanges: 0 should be at least 1"),
-        ({"rungs": [(8, 4)]}, "finish.rungs: .* should be fewer architectures and more steps"),
+        ({"rungs": [[4]]}, r"finish.rungs: \[\[4\]\] should be pairs \[architectures, steps\]"),
+        ({"rungs": [[8, 4]]}, r"finish.rungs: \[\[8, 4\]\] should be fewer architectures and more steps"),
         ({"rungs": [(4, 9), (2, 9)]}, "finish.rungs: .* should be fewer architectures and more steps"),
         ({"architectures": 1}, "finish.architectures: 1 should be at least 2"),
         ({"steps": -1}, "finish.steps: -1 should be at least 0"),
@@ -156,16 +244,17 @@ def test_settings_out_of_range_are_refused(settings, message):
         DARTS(finish=settings)
 
 
-def test_a_metric_that_the_evaluator_does_not_log_ends_the_search_after_its_first_epoch(run_search):
-    with pytest.raises(UnfitSettingError, match="finish.metric: 'val_f1' should be one of .*val_acc"):
-        run_search(SeeingOrBlind(), DARTS(finish=Finish(metric="val_f1")), epochs=2)
+@pytest.mark.parametrize("metric", ["val_f1", "derived_val_acc"])
+def test_a_metric_that_the_evaluator_does_not_log_ends_the_search_after_its_first_epoch(run_search, metric):
+    with pytest.raises(UnfitSettingError, match=f"finish.metric: '{metric}' should be one of val_loss, val_acc$"):
+        run_search(SeeingOrBlind(), DARTS(finish=Finish(metric=metric)), epochs=2)
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     """A run directory of a search with a finish."""
     folder = tmp_path_factory.mktemp("finish")
-    strategy = {"name": "DARTS", "finish": {"architectures": 4, "steps": 2}}
+    strategy = {"name": "DARTS", "finish": {"architectures": 4, "steps": 2, "metric": "val_loss"}}
     (folder / "search.yaml").write_text(yaml.safe_dump({**SETTINGS, "strategy": strategy}))
     return search(folder / "search.yaml", folder / "run", ["--data.train_images", "256"])
 
@@ -177,13 +266,17 @@ def test_finish_json_has_the_ranking(run):
 
 
 def test_derive_gives_the_genotype_of_the_search(run, tmp_path):
+    _, *others = json.loads((run / "finish.json").read_text())["ranking"]
+    assert any(row["chosen"] for row in others)  # α alone would give another one
     assert derive(run, tmp_path / "genotype.json") == Genotype.load(run / "genotype.json")
 
 
-def test_the_last_epoch_validates_the_chosen_architecture(run):
-    ranking = json.loads((run / "finish.json").read_text())["ranking"]
-    assert pd.read_csv(run / "metrics.csv")["derived_val_acc"].notna().all()
-    assert all(0 <= row["metrics"]["val_acc"] <= 1 for row in ranking)
+def test_the_last_epoch_validates_the_chosen_architecture(run_search):
+    end = Weights()
+    space = DartsSpace(channels=4, layers=3, nodes=2, operations=FEW)
+    run_search(space, DARTS(finish=Finish(4, metric="val_loss")), callbacks=[end])
+    losses = {row["chosen"]: row["metrics"]["val_loss"] for row in end.module.ranking}
+    assert losses[True] == pytest.approx(float(end.metrics["derived_val_loss"]), rel=1e-6) != losses[False]
 
 
 def test_the_report_shows_the_ranking(run, tmp_path):
@@ -216,6 +309,14 @@ def test_architectures_are_trained_alone_in_networks_of_another_space(run_search
     assert end.module.model is not made[-1]
 
 
+@pytest.mark.parametrize("metric", ["acc", "derived_val_acc"])
+def test_a_config_with_a_metric_that_validation_does_not_log_is_refused(tmp_path, metric):
+    strategy = {"name": "EDAS", "finish": {"metric": metric}}
+    (tmp_path / "search.yaml").write_text(yaml.safe_dump({**SETTINGS, "strategy": strategy}))
+    with pytest.raises(InputError, match=f"^strategy.finish.metric: '{metric}' should be one of val_loss, val_acc"):
+        search(tmp_path / "search.yaml", tmp_path / "run")
+
+
 def test_a_config_names_what_differs_in_the_space_of_the_networks(tmp_path):
     def config(**space):
         finish = {"architectures": 2, "steps": 2, "space": space}
@@ -225,6 +326,8 @@ def test_a_config_names_what_differs_in_the_space_of_the_networks(tmp_path):
 
     with pytest.raises(InputError, match="strategy.finish.space: depth: no argument of the searched space"):
         search(config(depth=5), tmp_path / "run")
+    with pytest.raises(InputError, match="strategy.finish.space: does not take what the search finds: .* nodes"):
+        search(config(nodes=1), tmp_path / "run")
     with pytest.raises(InputError, match="strategy.finish.space: .*'str' and 'int'"):
         search(config(layers="many"), tmp_path / "run")
     short = ["--data.train_images", "256", "--training.epochs", "1", "--strategy.sign_flip_epochs", "0"]

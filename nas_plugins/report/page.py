@@ -201,10 +201,15 @@ def _choices(sample: Mapping[str, Any]) -> dict[str, list[str]]:
 def _ranking(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[str]]:
     """Return heading -> texts of the table of architectures that were ranked at the end of a search."""
     names = [", ".join(f"{edge} {operation}" for edge, operation in row["operations"].items()) for row in rows]
-    columns = {"steps": [str(row.get("steps")) for row in rows]} if rows[0].get("steps") else {}
-    columns |= {name: [f"{row['metrics'][name]:.4f}" for row in rows] for name in rows[0]["metrics"]}
+    columns = {"steps": [str(row.get("steps")) for row in rows]} if any(row.get("steps") for row in rows) else {}
+    columns |= {name: [_decimals(row["metrics"][name]) for row in rows] for name in rows[0]["metrics"]}
     chosen = ["chosen" if row["chosen"] else "" for row in rows]
     return {_RANKING_HEADINGS[0]: [name or "most likely" for name in names], **columns, _RANKING_HEADINGS[1]: chosen}
+
+
+def _decimals(value: float | None) -> str:
+    """Return a metric as text; an empty one for None, of a network that diverged."""
+    return "" if value is None else f"{value:.4f}"
 
 
 def _titles(runs: Sequence[Run]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from importlib.util import find_spec
+from typing import Any
 
 import torch
 from nni.nas.nn.pytorch import ModelSpace
@@ -29,12 +30,8 @@ from strategies.supernet.trial_pass import check_candidates
 def check_metric(strategy: OneShotStrategy, name: str, task: Task) -> None:
     """Raise an InputError if a strategy reads a metric that a search does not log, or is an ENAS that cannot run."""
     projection = strategy.composition.pruning if isinstance(strategy, DifferentiableStrategy) else None
-    if isinstance(projection, Projection) and not task.further:
-        known = [column for column in task.columns if column.startswith("val_")]
-        if projection.metric not in known:
-            raise InputError(
-                f"strategy.metric: {projection.metric!r} should be one of {', '.join(known)}, for task: {task.name}"
-            )
+    if isinstance(projection, Projection):
+        check_validated(projection.metric, "strategy.metric", task)
     if not isinstance(strategy, NniENAS):
         return
     if not isinstance(strategy, ENAS):
@@ -71,6 +68,23 @@ def check_space(space: ModelSpace, data: ImageData) -> None:
     if got != right:
         what = f"{data.num_classes} {data.targets.task.outputs}"
         raise InputError(f"space: {name} should give {right} for 2 images of {what}, not {got}")
+
+
+def check_validated(metric: str, key: str, task: Task) -> None:
+    """Raise an InputError if the validation of a task does not log a metric; a task of the user's may log any."""
+    known = [column for column in task.columns if column.startswith("val_")]
+    if metric not in known and not task.further:
+        raise InputError(f"{key}: {metric!r} should be one of {', '.join(known)}, for task: {task.name}")
+
+
+def check_sample(searched: ModelSpace, ranked: ModelSpace) -> None:
+    """Raise an InputError if a space has no network for the samples of another one."""
+    sample: dict[str, Any] = {}
+    searched.default(sample)
+    try:
+        ranked.freeze(sample)
+    except (ValueError, LookupError) as error:
+        raise InputError(f"space: does not take what the search finds: {one_line(error)}") from None
 
 
 def check_epochs(strategy: DifferentiableStrategy, epochs: int) -> None:

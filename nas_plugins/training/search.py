@@ -38,8 +38,10 @@ from nas_plugins.training.preflight import (
     check_epochs,
     check_metric,
     check_plans,
+    check_sample,
     check_space,
     check_targets,
+    check_validated,
 )
 from nas_plugins.training.recorder import Recorder
 from nas_plugins.training.retrain import Retraining
@@ -148,6 +150,7 @@ class _Search:
         if finish is None:
             return
         finish = replace(finish, metric=finish.metric or f"val_{self.config.task.metric.key}")
+        check_validated(finish.measured, "strategy.finish.metric", self.config.task)
         if isinstance(finish.space, Mapping):
             unknown = finish.space.keys() - argument_names(type(self.space))
             if unknown:
@@ -156,7 +159,7 @@ class _Search:
             make = partial(build_space, self.config, self.data, **finish.space)
             try:
                 with isolate_rng():
-                    make()
+                    check_sample(self.space, make())
             except InputError as error:  # of the section space
                 raise InputError(f"strategy.finish.{error}") from None
             finish = replace(finish, space=make)
