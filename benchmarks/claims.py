@@ -34,11 +34,12 @@ FIRST = ("DARTS", "FairDARTS", "D-DARTS", "D-DARTS, sparse", "D-DARTS, ablation 
 CLAIMS = (
     ("D-DARTS is better than DARTS", "D-DARTS", "DARTS"),
     ("D-DARTS is better than FairDARTS", "D-DARTS", "FairDARTS"),
-    ("by its own derivation, too", "D-DARTS, sparse", "FairDARTS"),
+    ("D-DARTS by its own derivation", "D-DARTS, sparse", "DARTS"),
+    ("D-DARTS by its own derivation", "D-DARTS, sparse", "FairDARTS"),
     ("a cell a layer helps DARTS", "DARTS, a cell a layer", "DARTS"),
     ("the gradient of the ablation loss helps", "D-DARTS, ablation gradient", "D-DARTS"),
     ("DARTOpti improves its start", DARTOPTI, START),
-    ("more than random operations do", DARTOPTI, WIDENED),
+    ("DARTOpti improves it more than random operations do", DARTOPTI, WIDENED),
 )
 """What is claimed, of which arm, against which one."""
 ATTENTION = "fixed attention gives better networks"
