@@ -189,7 +189,7 @@ def launches(machine: Machine) -> Iterator[dict[str, Any]]:
 def compiled(machine: Machine) -> Iterator[dict[str, Any]]:
     """Yield what a step costs as it is and compiled; a compilation that takes too long says so."""
     size = SMALL if machine.dry else {"cells": 8}
-    for name, way in product(COMPILED, (False, True)):
+    for way, name in product((False, True), COMPILED):
         row = {"strategy": name, "compiled": "yes" if way else "no"}
         left = (COMPILED_UNTIL - machine.done()) * machine.seconds
         try:
