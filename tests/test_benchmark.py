@@ -222,15 +222,15 @@ def test_an_arm_is_searched_and_trained_and_compared_by_seed(scripts, tmp_path, 
     monkeypatch.setattr(arms, "EPOCHS", 1)
     monkeypatch.setattr(arms, "TRAINING_EPOCHS", 1)
     monkeypatch.setattr(claims, "apart", lambda _, given: arms.main(**json.loads(json.dumps(given, default=str))))
-    claims.main([str(tmp_path), "--seeds", "0", "1"])
+    claims.main([str(tmp_path), "--seeds", "3"])
     table = pd.read_csv(tmp_path / "claims.csv").set_index("claim")
     found = pd.read_csv(tmp_path / "arms.csv").set_index("arm")
-    assert len(table) == len(claims.CLAIMS) and set(table["pairs"]) == {2}
+    assert len(table) == len(claims.CLAIMS) and set(table["pairs"]) == {1}
     for claim, arm, other in claims.CLAIMS:
         difference = found["accuracy"][arm] - found["accuracy"][other]
         assert table["difference"][f"{claim}: {arm} − {other}"] == pytest.approx(difference, abs=2e-4)
     written = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()}
-    claims.main([str(tmp_path), "--seeds", "0", "1"])
+    claims.main([str(tmp_path), "--seeds", "3"])
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").iterdir()} == written
 
 
