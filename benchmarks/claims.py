@@ -56,6 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--jobs", type=int, default=1, help="searches at a time; each takes one core")
     options = parser.parse_args(arguments)
+    for name, least in (("jobs", 1), ("seeds", 0)):
+        value = min(options.seeds) if name == "seeds" else options.jobs
+        if value < least:
+            parser.error(f"--{name} {value}: it should be at least {least}")
     try:
         attention = None if options.tables is None else read_attention(options.tables)
         run_missing(options.output, options.seeds, options.jobs)

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
+from claims import DARTOPTI, START, WIDENED
 from exhaustive import BATCH, CHANNELS, TRAIN_IMAGES, accuracy, train_network
 from exhaustive import EPOCHS as TRAINING_EPOCHS
 from exhaustive_images import load
@@ -40,7 +41,6 @@ from search_spaces.network import Network
 from search_spaces.space import StackedSpace
 
 LAYERS, EPOCHS, TRAININGS = 4, 30, 3
-START, WIDENED, DARTOPTI = "residual network", "residual network, as many random operations", "DARTOpti"
 NETWORK: dict[str, Any] = {"num_classes": CLASSES, "channels": CHANNELS, "image_channels": IMAGE_CHANNELS}
 CELLS: dict[str, Any] = {**NETWORK, "layers": LAYERS, "nodes": NODES, "operations": OPERATIONS}
 PACE: dict[str, Any] = {"learning_rate": 0.05, "min_learning_rate": 0.02}
