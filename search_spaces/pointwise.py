@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 
 
@@ -60,9 +61,10 @@ def subsample(x: Tensor, rows: int, columns: int, first: int = 0) -> Tensor:
     """
     if rows == columns == 1 and first == 0:
         return x
-    if not x.requires_grad:
+    # Slicing is two views, and the backward pass would fill a gradient for each; below is the same view as one, whose
+    # offset torch.compile cannot trace.
+    if not x.requires_grad or torch.compiler.is_compiling():
         return x[..., first::rows, first::columns]
-    # Slicing is two views, and the backward pass would fill a gradient for each; this is the same view as one.
     *shape, height, width = x.shape
     *strides, down, right = x.stride()
     shape += [-(-(height - first) // rows), -(-(width - first) // columns)]

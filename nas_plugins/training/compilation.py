@@ -111,8 +111,9 @@ def regions_of(module: pl.LightningModule) -> tuple[str, Sequence[nn.Module]]:
 def _has_fixed_plan(module: SearchModule) -> bool:
     """Return whether every edge runs all of its candidates in each step."""
     relaxation, alphas = module.composition.relaxation, module.architecture.living_alphas()
+    first = Step(epochs=module.trainer.max_epochs)
     with isolate_rng(), torch.no_grad():
-        plans: list[Mapping[str, Any]] = [relaxation.architecture(alphas, Step()), relaxation.weights(alphas, Step())]
+        plans: list[Mapping[str, Any]] = [relaxation.architecture(alphas, first), relaxation.weights(alphas, first)]
     return all(isinstance(entry, Tensor) for plan in plans for entry in plan.values())
 
 
