@@ -84,15 +84,15 @@ def run_apart(space: str, strategies: Sequence[str]) -> list[dict[str, Any]]:
     ]
 
 
-def run(space: str, strategy: str) -> dict[str, Any]:
-    """One pair: {"space", "strategy", "result": "ok" or the error in a line, "seconds"}."""
+def run(space: str, strategy: str, steps: int = 2) -> dict[str, Any]:
+    """Return one pair: {"space", "strategy", "result": "ok" or the error in a line, "seconds"}."""
     warnings.filterwarnings("ignore")
     logging.disable(logging.CRITICAL)
     started = time.perf_counter()
     signal.signal(signal.SIGALRM, _give_up)
     signal.alarm(SECONDS)
     try:
-        _search(_space(space), _strategy(strategy))
+        _search(_space(space), _strategy(strategy), steps)
         result = "ok"
     except Exception as error:  # whatever it is goes into the table
         result = " ".join(f"{type(error).__name__}: {error}".split())[:300]
@@ -105,7 +105,7 @@ def _give_up(*_: object) -> None:
     raise TimeoutError(f"not done after {SECONDS} s")
 
 
-def _search(space: Callable[[], Any], strategy: Any) -> None:
+def _search(space: Callable[[], Any], strategy: Any, steps: int) -> None:
     import torch
     from nni.nas.evaluator import FunctionalEvaluator
     from nni.nas.evaluator.pytorch import Classification, DataLoader
@@ -115,7 +115,7 @@ def _search(space: Callable[[], Any], strategy: Any) -> None:
     from torch.utils.data import TensorDataset
 
     torch.manual_seed(0)
-    data = TensorDataset(torch.randn(4, 3, 16, 16), torch.randint(0, 10, (4,)))
+    data = TensorDataset(torch.randn(2 * steps, 3, 16, 16), torch.randint(0, 10, (2 * steps,)))
     one_shot = isinstance(strategy, OneShotStrategy)
     if one_shot:
         evaluator = Classification(

@@ -89,7 +89,7 @@ def test_the_counts_of_a_derived_network_are_exact(name):
     space, images = _space(name), (3, 16)
     unsearched, strategy = space(), DARTS()
     counted, supernet = tables(unsearched), supernet_of(space(), strategy)
-    for _ in range(3):
+    for _ in range(2):
         randomize(strategy)
         sample, plan = derived(strategy, supernet)
         network = unsearched.freeze(sample)

@@ -12,11 +12,10 @@ import yaml
 from test_kills import CONFIGS, GENOTYPE, assert_same
 
 
-@pytest.fixture(scope="module")
-def tried(tmp_path_factory) -> list[dict]:
+@pytest.fixture
+def tried(tmp_path) -> list[dict]:
     """What happened at several fillings of a disk of 4 MB, in the memory."""
-    folder = tmp_path_factory.mktemp("disk")
-    disk = folder / "disk"
+    folder, disk = tmp_path, tmp_path / "disk"
     disk.mkdir()
     for name, kind in (("search", "EDAS"), ("retrain", "retraining")):
         config = {**CONFIGS[kind], "training": {"epochs": 2}}
@@ -32,7 +31,7 @@ def tried(tmp_path_factory) -> list[dict]:
 
 
 @pytest.mark.slow
-def test_it_is_one_line_that_says_what_to_do(tried):
+def test_a_full_disk_is_one_line_that_says_what_to_do_and_with_space_the_run_goes_on_to_the_same_end(tried):
     stopped = [one for one in tried if one["status"] != 0]
     for one in stopped:
         run = Path(one["run"]).parent / "disk" / "run"
@@ -42,16 +41,7 @@ def test_it_is_one_line_that_says_what_to_do(tried):
             assert one["err"].endswith(f"; free some space, then nas-plugins resume {run}\n"), one
     for file in ("config.yaml", "metrics.csv", "alphas.csv", "last.ckpt"):
         assert any(file in one["err"] for one in stopped), file
-
-
-@pytest.mark.slow
-def test_nothing_is_half_written(tried):
     for one in tried:
         assert not [name for name in one["between"] if name.endswith(".tmp")]
-
-
-@pytest.mark.slow
-def test_with_space_it_ends_as_if_nothing_had_been(tried):
-    for one in tried:
         assert one["again"] == [0, ""], one
         assert_same(Path(one["run"]), Path(one["run"]).with_name(one["command"]))

@@ -13,7 +13,7 @@ from nni.nas.evaluator.pytorch import Classification, DataLoader
 from nni.nas.experiment import NasExperiment
 from nni.nas.experiment.config import NasExperimentConfig
 from nni.nas.hub.pytorch import NasBench201
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import Callback
 from small_searches import HubDarts
 from torch.utils.data import TensorDataset
 
@@ -77,8 +77,10 @@ ON_THE_HUB = [
     pytest.param("DARTSPT", "DARTS", marks=pytest.mark.slow),
 ]
 """Methods that do to cells what they do to layers search our cells below, which become the same supernet."""
-RESUMED = {name: (1, 2) if name in ("DARTSPT", "DOTS", "DrNAS", "PDARTS") else (1,) for name in METHODS}
+PRUNING = ("DARTSPT", "DOTS", "DrNAS", "PDARTS")
+RESUMED = {name: (1, 2) if name in PRUNING else (1,) if name in STAGED else (0,) for name in METHODS}
 """Method -> the epochs after which it is resumed: where it prunes, before that and after it."""
+EPOCHS = {name: 4 if name in STAGED else 2 for name in METHODS}
 
 
 @pytest.fixture
@@ -94,9 +96,22 @@ def test_it_searches_the_spaces_of_nnis_hub_and_its_sample_freezes_them(run_sear
     assert NNIS[space]().freeze(sample)(torch.randn(2, 3, 8, 8)).shape == (2, 10)
 
 
+class EpochCheckpoints(Callback):
+    """Saves Lightning's checkpoint after some epochs, and remembers which epochs were done."""
+
+    def __init__(self, folder, saved):
+        self.folder, self.saved, self.epochs = folder, saved, []
+
+    def on_train_epoch_end(self, trainer, module):
+        self.epochs.append(trainer.current_epoch)
+        if trainer.current_epoch in self.saved:
+            trainer.save_checkpoint(self.folder / f"{trainer.current_epoch}.ckpt")
+
+
 class Searched(NamedTuple):
     """What a search ends with."""
 
+    epochs: list
     alphas: dict
     living: dict
     weights: dict
@@ -104,19 +119,20 @@ class Searched(NamedTuple):
 
 
 def search(method, folder, images, ckpt_path=None):
-    """Search with a checkpoint of Lightning's after each epoch, or from one."""
+    """Search with a checkpoint of Lightning's after each epoch that is resumed, or from one."""
     for name in ("nni", "pytorch_lightning"):
         logging.getLogger(name).setLevel(logging.ERROR)
     torch.manual_seed(0)
     loader = partial(DataLoader, images, batch_size=8)
-    checkpoints = ModelCheckpoint(folder / "checkpoints", "{epoch}", save_top_k=-1)
+    checkpoints = EpochCheckpoints(folder, () if ckpt_path else RESUMED[method])
     evaluator = Classification(
-        num_classes=10, train_dataloaders=loader(), val_dataloaders=loader(), max_epochs=4, learning_rate=0.05,
-        accelerator="cpu", callbacks=[SeededEpochs(0), checkpoints],
-        logger=False, enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+        num_classes=10, train_dataloaders=loader(), val_dataloaders=loader(), max_epochs=EPOCHS[method],
+        learning_rate=0.05, accelerator="cpu", callbacks=[SeededEpochs(0), checkpoints], logger=False,
+        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
     )  # fmt: skip
     evaluator.fit_kwargs = {"ckpt_path": ckpt_path}
-    space, strategy = ours(), METHODS[method](4)
+    space, strategy = ours(), METHODS[method](EPOCHS[method])
+    strategy.candidates_checked = True
     settings = NasExperimentConfig.default(space, evaluator, strategy)
     settings.experiment_working_directory = folder / "nni"
     experiment = NasExperiment(space, evaluator, strategy, settings)
@@ -124,18 +140,16 @@ def search(method, folder, images, ckpt_path=None):
     experiment.stop()
     (sample,) = experiment.export_top_models(formatter="dict")
     living = dict(strategy.architecture.living)
-    return Searched(strategy.alphas(), living, strategy.oneshot_module.model.state_dict(), sample)
+    return Searched(checkpoints.epochs, strategy.alphas(), living, strategy.oneshot_module.model.state_dict(), sample)
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.filterwarnings("ignore:The dirpath has changed")
 def test_from_a_checkpoint_of_lightnings_it_goes_on_as_if_nothing_had_happened(method, tmp_path, images):
     whole = search(method, tmp_path / "whole", images)
     assert ours().freeze(whole.sample)(torch.randn(2, 3, 8, 8)).shape == (2, 10)
     for epoch in RESUMED[method]:
-        folder = tmp_path / f"{epoch}"
-        resumed = search(method, folder, images, str(tmp_path / "whole" / "checkpoints" / f"epoch={epoch}.ckpt"))
-        assert not (folder / "checkpoints" / f"epoch={epoch}.ckpt").exists()
+        resumed = search(method, tmp_path / f"{epoch}", images, str(tmp_path / "whole" / f"{epoch}.ckpt"))
+        assert resumed.epochs == whole.epochs[epoch + 1 :] != []
         assert (resumed.alphas, resumed.living, resumed.sample) == (whole.alphas, whole.living, whole.sample)
         assert all(torch.equal(resumed.weights[name], weight) for name, weight in whole.weights.items())
 
