@@ -219,8 +219,8 @@ def test_a_table_that_is_not_finished_names_what_is_missing(scripts, small_table
 @pytest.mark.slow
 def test_an_arm_is_searched_and_trained_and_compared_by_seed(scripts, tmp_path, monkeypatch, capsys):
     claims, arms = scripts["claims"], scripts["claims_search"]
-    monkeypatch.setattr(arms, "EPOCHS", 1)
-    monkeypatch.setattr(arms, "TRAINING_EPOCHS", 1)
+    for name, small in {"EPOCHS": 1, "TRAINING_EPOCHS": 1, "TRAININGS": 1, "TRAIN_IMAGES": 100}.items():
+        monkeypatch.setattr(arms, name, small)
     monkeypatch.setattr(claims, "apart", lambda _, given: arms.main(**json.loads(json.dumps(given, default=str))))
     claims.main([str(tmp_path), "--seeds", "3"])
     table = pd.read_csv(tmp_path / "claims.csv").set_index("claim")
