@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
+from torch._inductor.cpp_builder import get_cpp_compiler
 from tqdm import tqdm
 
 from nas_plugins.files import one_line
@@ -129,9 +130,9 @@ def _missing(device: torch.device) -> str | None:
     if not hasattr(torch.compiler, "set_stance"):
         return "it needs PyTorch 2.6"
     try:
-        # Without caches, which may hold the function although the compiler is gone.
-        without_caches = torch._inductor.config.patch(force_disable_caches=True)
-        with without_caches, torch._dynamo.config.patch(suppress_errors=False):
+        if device.type == "cpu":
+            get_cpp_compiler()  # what is in PyTorch's cache compiles without one
+        with torch._dynamo.config.patch(suppress_errors=False):
             torch.compile(lambda x: x.sin() + 1, **_arguments(device, graphs=False))(torch.ones(8, device=device))
     except Exception as error:  # the kind depends on the version, and on what is missing
         return one_line(error)[:200]
