@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import shlex
 import signal
@@ -15,10 +16,13 @@ from typing import Any, Literal
 
 from nas_plugins.commands.experiments import add_experiments
 from nas_plugins.commands.genotype import add_actions
+from nas_plugins.commands.networks import add_networks
 from nas_plugins.errors import InputError, Terminated
 from nas_plugins.terminal import printable, show
 
 _OVERRIDES = "--KEY VALUE overrides a key of the config"
+_TRAINING = ("search", "resume", "retrain", "evaluate", "predict", "derive", "latency", "trial", "demo")
+"""Commands that import what trains."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,6 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     before = signal.signal(signal.SIGTERM, _terminate), warnings.formatwarning
     warnings.formatwarning = lambda message, *_, **__: f"nas-plugins: {message}\n"  # without the place in the code
     try:
+        if options.command in _TRAINING:
+            _import_training()
         options.run(options)
         sys.stdout.flush()
     except BrokenPipeError:  # the reader of a pipe may close it early
@@ -53,6 +59,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(signal.SIGTERM, before[0])
         warnings.formatwarning = before[1]
     return 0
+
+
+def _import_training() -> None:
+    """Import PyTorch, NNI and Lightning, a tenth faster than with a garbage collection, which would find nothing."""
+    collected = gc.isenabled()
+    gc.disable()
+    try:
+        import nas_plugins.training  # noqa: F401
+    finally:
+        if collected:
+            gc.enable()
 
 
 def _bad_input() -> tuple[type[Exception], ...]:
@@ -155,65 +172,6 @@ def _derive(options: argparse.Namespace) -> None:
     print(f"{options.output}: {len(genotype.layout)} layers, {len(genotype.cells)} different cells")
 
 
-def _retrain(options: argparse.Namespace) -> None:
-    from nas_plugins.runs.directory import WEIGHTS, say
-    from nas_plugins.training.retrain import retrain, retrain_sample
-
-    weights = [] if options.weights is None else ["--network.weights", options.weights]
-    given = (options.config, options.output, [*options.overrides, *weights])
-    run = retrain(options.genotype, *given) if options.sample is None else retrain_sample(options.sample, *given)
-    say(f"{run}: retrained; weights in {run / WEIGHTS}")
-
-
-def _evaluate(options: argparse.Namespace) -> None:
-    from nas_plugins.runs.directory import read_sections
-    from nas_plugins.tasks import task_of
-    from nas_plugins.training.retrain import evaluate
-
-    result, task = evaluate(options.run_directory), task_of(read_sections(options.run_directory)[1])
-    count = next(f"{result.pop(name):g} {name}" for name in ("images", "samples") if name in result)
-    names = {f"test_{metric.key}": metric for metric in task.metrics}
-    measured = [f"{metric.name} {metric.text(result.pop(name))}" for name, metric in names.items() if name in result]
-    measured += [f"{name.removeprefix('test_')} {value:.4f}" for name, value in result.items()]
-    print(f"{options.run_directory}: test {', '.join(measured)}, on {count}")
-
-
-def _predict(options: argparse.Namespace) -> None:
-    from nas_plugins.runs.directory import read_sections
-    from nas_plugins.tasks import task_of
-    from nas_plugins.training.predict import (
-        check_predictions,
-        predict,
-        predict_masks,
-        predictions_text,
-        save_predictions,
-    )
-
-    if options.top < 1:
-        raise InputError(f"--top: {options.top} should be at least 1")
-    task = task_of(read_sections(options.run_directory)[1])
-    if options.output:
-        check_predictions(options.output, task.dense)
-    if options.output and task.dense and not options.output.lower().endswith(".csv"):
-        count = predict_masks(options.run_directory, options.images, options.output)
-        show(f"{options.output}: masks for {count} images")
-        return
-    predictions = predict(options.run_directory, options.images)
-    if options.output:
-        save_predictions(predictions, options.output, task.name)
-        show(f"{options.output}: predictions for {len(predictions)} images")
-    else:
-        show(predictions_text(predictions, options.top, task.name))
-
-
-def _export(options: argparse.Namespace) -> None:
-    from nas_plugins.export import export
-
-    exported = export(options.run_directory, options.format, options.output)
-    main, *others = exported.files
-    print(f"{main}: the same outputs on {exported.images} test samples; with it {', '.join(map(str, others))}")
-
-
 def _report(options: argparse.Namespace) -> None:
     from nas_plugins.doctor import diagnose
     from nas_plugins.report import summary as tables
@@ -256,7 +214,7 @@ def _parser() -> argparse.ArgumentParser:
     _add(commands, "list", _list, "spaces, strategies, datasets and example configs")
     _add_demo(commands)
     _add_runs(commands)
-    _add_networks(commands)
+    add_networks(commands, _add)
     _add_reports(commands)
     add_experiments(commands, _add)
     _add_genotype(commands)
@@ -298,34 +256,6 @@ def _add_runs(commands: Any) -> None:
     derive.add_argument("--epoch", type=int, metavar="E", help="by the α after this epoch, from 0; default: last")
     derive.add_argument("--max-skips", type=int, metavar="N", help="keep the N strongest skip connections of each cell")
     derive.add_argument("--output", required=True, metavar="FILE", help="genotype file to write")
-
-
-def _add_networks(commands: Any) -> None:
-    retrain = _add(commands, "retrain", _retrain, f"train a derived network; {_OVERRIDES}", takes_overrides=True)
-    found = retrain.add_mutually_exclusive_group(required=True)
-    found.add_argument("--genotype", metavar="FILE", help="genotype file")
-    found.add_argument("--sample", metavar="FILE", help="sample.json of a search, for a space without cells")
-    weights = "weights to begin with: random ones, or those of the supernet of the search run of FILE; default: new"
-    retrain.add_argument("--weights", choices=("new", "inherited"), help=weights)
-    retrain.add_argument("--config", required=True, metavar="FILE", help="config file")
-    retrain.add_argument("--output", required=True, metavar="RUN", help="run directory to make")
-
-    evaluate = _add(commands, "evaluate", _evaluate, "test a retrained network, also on each class")
-    evaluate.add_argument("run_directory", metavar="RUN")
-
-    predict = _add(commands, "predict", _predict, "predict classes, labels, values or masks of new images")
-    predict.add_argument("run_directory", metavar="RUN")
-    predict.add_argument("images", nargs="+", metavar="IMAGES", help="image files, and folders of them")
-    form = predict.add_mutually_exclusive_group()
-    form.add_argument("--top", type=int, default=3, metavar="N", help="classes to show for each image; default: 3")
-    saved = "file FILE.csv for all probabilities or values; for a segmentation also a folder for masks"
-    form.add_argument("--output", metavar="PATH", help=saved)
-
-    export = _add(commands, "export", _export, "the network of a run as files that need no nas-plugins")
-    export.add_argument("run_directory", metavar="RUN", help="finished retraining, or a search with --format python")
-    formats = ("python", "onnx", "torch", "safetensors")
-    export.add_argument("--format", required=True, choices=formats, help="one file of PyTorch, ONNX, .pt2, or weights")
-    export.add_argument("--output", required=True, metavar="FILE", help="file to write")
 
 
 def _add_reports(commands: Any) -> None:

@@ -1,1 +1,4 @@
-"""Commands beside runs and reports: experiments, genotypes in files, the demo. What they need is imported late."""
+"""Commands beside searches and reports: derived networks, experiments, genotypes in files, the demo.
+
+What they need is imported late.
+"""
