@@ -18,6 +18,7 @@ from nas_plugins.commands.experiments import add_experiments
 from nas_plugins.commands.genotype import add_actions
 from nas_plugins.commands.networks import add_networks
 from nas_plugins.errors import InputError, Terminated
+from nas_plugins.files import read_text
 from nas_plugins.terminal import printable, show
 
 _OVERRIDES = "--KEY VALUE overrides a key of the config"
@@ -40,6 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.formatwarning = lambda message, *_, **__: f"nas-plugins: {message}\n"  # without the place in the code
     try:
         if options.command in _TRAINING:
+            if getattr(options, "config", None):
+                read_text(Path(options.config))  # a wrong path is said at once
             _import_training()
         options.run(options)
         sys.stdout.flush()
@@ -53,7 +56,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             message += "; nas-plugins resume goes on from the last complete epoch"
         _fail(str(interrupt) or message)
         return 143 if isinstance(interrupt, Terminated) else 130
-    except _bad_input() as error:
+    except InputError as error:
+        return _fail(str(error))
+    except _genotype_error() as error:
         return _fail(str(error))
     finally:
         signal.signal(signal.SIGTERM, before[0])
@@ -72,11 +77,11 @@ def _import_training() -> None:
             gc.enable()
 
 
-def _bad_input() -> tuple[type[Exception], ...]:
-    """Return the errors of bad input; imported late, since --help and usage errors should not wait for PyTorch."""
+def _genotype_error() -> type[Exception]:
+    """Return the error of a bad genotype; imported late, since other errors should not wait for PyTorch."""
     from search_spaces.genotype import GenotypeError
 
-    return InputError, GenotypeError
+    return GenotypeError
 
 
 def _terminate(number: int, frame: object) -> None:

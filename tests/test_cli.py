@@ -565,6 +565,14 @@ def list_into_a_closed_pipe(_):
 
 
 class TestProcesses:
+    @pytest.mark.parametrize("command", ["search --output run", "retrain --genotype g.json --output run"])
+    def test_a_config_that_is_not_there_is_named_before_pytorch_is_imported(self, tmp_path, command):
+        given = [*command.split(), "--config", "none.yaml"]
+        program = f"import sys; from nas_plugins.cli import main; print(main({given}), 'torch' in sys.modules)"
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=tmp_path, check=True)
+        assert done.stdout == "2 False\n"
+        assert done.stderr == "nas-plugins: none.yaml: cannot be read: No such file or directory\n"
+
     @pytest.mark.slow
     def test_a_search_says_its_epochs_and_its_end_and_nothing_else(self, here, tmp_path):
         call = [sys.executable, "-m", "nas_plugins.cli", *map(str, searching(tmp_path / "run", here / "search.yaml"))]
