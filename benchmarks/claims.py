@@ -15,12 +15,14 @@ OUTPUT gets
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
-from nasbench201_runs import apart, results
+from nasbench201_runs import apart, results, run_file
 from significance import bootstrap_interval, holm, permutation_p
 
 from nas_plugins.errors import InputError
@@ -28,14 +30,17 @@ from nas_plugins.parallel_runs import in_parallel
 from search_spaces.files import write_text_whole
 
 SEARCH = str(Path(__file__).with_name("claims_search.py"))
+SETTINGS = {"epochs": 30, "layers": 4, "channels": 4, "train_images": 400, "trainings": 3, "training_epochs": 10}
+"""Of a search, and of the trainings of what it found."""
 DARTOPTI, START, WIDENED = "DARTOpti", "residual network", "residual network, as many random operations"
-FIRST = ("DARTS", "FairDARTS", "D-DARTS", "D-DARTS, sparse", "D-DARTS, ablation gradient", "DARTS, a cell a layer",
-         DARTOPTI, START)  # fmt: skip
+FIRST = ("DARTS", "FairDARTS", "FairDARTS, sparse", "D-DARTS", "D-DARTS, sparse", "D-DARTS, ablation gradient",
+         "DARTS, a cell a layer", DARTOPTI, START)  # fmt: skip
 CLAIMS = (
     ("D-DARTS is better than DARTS", "D-DARTS", "DARTS"),
     ("D-DARTS is better than FairDARTS", "D-DARTS", "FairDARTS"),
     ("D-DARTS by its own derivation", "D-DARTS, sparse", "DARTS"),
-    ("D-DARTS by its own derivation", "D-DARTS, sparse", "FairDARTS"),
+    ("both by their own derivation", "D-DARTS, sparse", "FairDARTS, sparse"),
+    ("D-DARTS is better than DARTS with a cell a layer", "D-DARTS", "DARTS, a cell a layer"),
     ("a cell a layer helps DARTS", "DARTS, a cell a layer", "DARTS"),
     ("the gradient of the ablation loss helps", "D-DARTS, ablation gradient", "D-DARTS"),
     ("DARTOpti improves its start", DARTOPTI, START),
@@ -71,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def run_missing(output: Path, seeds: Sequence[int], jobs: int) -> None:
     """Run the arms that have not finished; the random networks come last, as they have the size of DARTOpti's."""
     for arms in (FIRST, (WIDENED,)):
-        done = {(one["strategy"], one["seed"]) for one in results(output / "runs", {})}
+        done = {(one["strategy"], one["seed"]) for one in finished(output / "runs")}
         left = {arm: [seed for seed in seeds if (arm, seed) not in done] for arm in arms}
         calls = [
             partial(apart, SEARCH, {"folder": output / "runs", "arm": arm, "seeds": missing})
@@ -82,20 +87,41 @@ def run_missing(output: Path, seeds: Sequence[int], jobs: int) -> None:
             in_parallel(jobs, calls)
 
 
+def finished(folder: Path) -> list[dict[str, Any]]:
+    """Return what the finished runs in a folder wrote.
+
+    Raises:
+        InputError: A file is no such run, or one with other settings.
+    """
+    found = results(folder, SETTINGS)
+    for path, one in zip(sorted(folder.glob("*.json")), found, strict=True):
+        try:
+            figures = [one["edges"], one["parameters"], *one["accuracies"]]
+            right = run_file(folder, one["strategy"], one["seed"]) == path and all(map(math.isfinite, figures))
+        except (LookupError, TypeError):
+            right = False
+        if not right or len(one["accuracies"]) != SETTINGS["trainings"]:
+            raise InputError(f"{path}: no result of a run; delete it, and it is run again")
+    return found
+
+
 def read_attention(folder: Path) -> pd.Series:
     """Return what squeeze and excitation adds to the accuracy of each architecture that both tables have.
 
     Raises:
-        InputError: A table is missing or has no accuracies.
+        InputError: A table is missing or has no accuracies, or the two have no architecture in common.
     """
-    means = []
+    means: list[pd.Series] = []
     for name in ("exhaustive.csv", "exhaustive_fixed.csv"):
         try:
             table = pd.read_csv(folder / name, index_col="architecture")
             means.append(table[KINDS].dropna().mean(axis=1))
-        except (OSError, ValueError, LookupError):
+        except (OSError, ValueError, LookupError, TypeError):
             raise InputError(f"--tables {folder}: has no table {name} of benchmarks/exhaustive.py") from None
-    return (means[1] - means[0]).dropna()
+    differences = (means[1] - means[0]).dropna() if all(mean.index.is_unique for mean in means) else pd.Series()
+    if not len(differences):
+        raise InputError(f"--tables {folder}: its two tables should have architectures in common, each once")
+    return differences
 
 
 def report(output: Path, seeds: Sequence[int], attention: pd.Series | None) -> None:
@@ -106,7 +132,7 @@ def report(output: Path, seeds: Sequence[int], attention: pd.Series | None) -> N
                 "arm": one["strategy"], "seed": one["seed"], "operations": one["edges"],
                 "parameters": one["parameters"], "accuracy": sum(one["accuracies"]) / len(one["accuracies"]),
             }
-            for one in results(output / "runs", {})
+            for one in finished(output / "runs")
             if one["seed"] in seeds
         ]
     )  # fmt: skip

@@ -18,9 +18,8 @@ from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
-from claims import DARTOPTI, START, WIDENED
-from exhaustive import BATCH, CHANNELS, TRAIN_IMAGES, accuracy, train_network
-from exhaustive import EPOCHS as TRAINING_EPOCHS
+from claims import DARTOPTI, SETTINGS, START, WIDENED
+from exhaustive import BATCH, accuracy, train_network
 from exhaustive_images import load
 from exhaustive_space import CLASSES, IMAGE_CHANNELS, NODES, OPERATIONS
 from nasbench201_runs import run_file
@@ -40,15 +39,14 @@ from search_spaces.genotype import Genotype
 from search_spaces.network import Network
 from search_spaces.space import StackedSpace
 
-LAYERS, EPOCHS, TRAININGS = 4, 30, 3
-NETWORK: dict[str, Any] = {"num_classes": CLASSES, "channels": CHANNELS, "image_channels": IMAGE_CHANNELS}
-CELLS: dict[str, Any] = {**NETWORK, "layers": LAYERS, "nodes": NODES, "operations": OPERATIONS}
+NETWORK: dict[str, Any] = {"num_classes": CLASSES, "channels": SETTINGS["channels"], "image_channels": IMAGE_CHANNELS}
+CELLS: dict[str, Any] = {**NETWORK, "layers": SETTINGS["layers"], "nodes": NODES, "operations": OPERATIONS}
 PACE: dict[str, Any] = {"learning_rate": 0.05, "min_learning_rate": 0.02}
 """Learning rate of α in the study of D-DARTS, whose searches have as few steps."""
 
 RESIDUAL = Genotype(
     cells=((Edge("simple_conv_3x3", 1, 2), Edge("simple_conv_3x3", 2, 3), Edge("skip_connect", 1, 3)),),
-    layout=(0,) * LAYERS,
+    layout=(0,) * SETTINGS["layers"],
     reductions=(1, 2),
     concat=(2, 3),
     operations="dartopti",
@@ -84,6 +82,7 @@ def around_residual() -> StackedSpace:
 ARMS = {
     "DARTS": Arm(shared, lambda: DARTS(learning_rate=0.05)),
     "FairDARTS": Arm(shared, lambda: FairDARTS(learning_rate=0.05, derivation="darts")),
+    "FairDARTS, sparse": Arm(shared, lambda: FairDARTS(learning_rate=0.05)),
     "D-DARTS": Arm(own, lambda: DDARTS(w_abl=0.0, derivation="darts", **PACE)),
     "D-DARTS, sparse": Arm(own, lambda: DDARTS(w_abl=0.0, **PACE)),
     "D-DARTS, ablation gradient": Arm(own, lambda: DDARTS(ablation_gradient=True, derivation="darts", **PACE)),
@@ -91,7 +90,11 @@ ARMS = {
     DARTOPTI: Arm(
         around_residual,
         lambda: DDARTS(
-            w_abl=0.0, derivation="edge", learning_rate=0.2, min_learning_rate=0.08, warmup_epochs=EPOCHS // 4
+            w_abl=0.0,
+            derivation="edge",
+            learning_rate=0.2,
+            min_learning_rate=0.08,
+            warmup_epochs=SETTINGS["epochs"] // 4,
         ),
     ),
 }
@@ -101,12 +104,12 @@ ARMS = {
 def search(arm: Arm, seed: int) -> Genotype:
     """Return what a search finds."""
     pl.seed_everything(seed, verbose=False)
-    images, _ = load(TRAIN_IMAGES)
-    half = TRAIN_IMAGES // 2
+    images, _ = load(SETTINGS["train_images"])
+    half = SETTINGS["train_images"] // 2
     space = arm.space()
     evaluator = Lightning(
-        Recipe(EPOCHS),
-        make_trainer(EPOCHS),
+        Recipe(SETTINGS["epochs"]),
+        make_trainer(SETTINGS["epochs"]),
         train_dataloaders=images.part(0, half).loader(BATCH),
         val_dataloaders=images.part(half).loader(BATCH),
     )
@@ -126,12 +129,12 @@ def widened(found: Genotype, seed: int) -> Genotype:
 
 def worth(genotype: Genotype, seed: int) -> list[float]:
     """Return the test accuracies of trainings of a network, in percent; arms share their seeds."""
-    images, held_out = load(TRAIN_IMAGES)
+    images, held_out = load(SETTINGS["train_images"])
     found = []
-    for number in range(TRAININGS):
-        torch.manual_seed(TRAININGS * seed + number)
+    for number in range(SETTINGS["trainings"]):
+        torch.manual_seed(SETTINGS["trainings"] * seed + number)
         network = Network.from_genotype(genotype, **NETWORK)
-        train_network(network, images, TRAINING_EPOCHS)
+        train_network(network, images, SETTINGS["training_epochs"])
         found.append(round(100 * accuracy(network, held_out), 3))
     return found
 
@@ -157,7 +160,7 @@ def main(folder: str, arm: str, seeds: Sequence[int]) -> None:
         found: dict[str, Any] = {
             "strategy": arm,
             "seed": seed,
-            "settings": {"epochs": EPOCHS, "layers": LAYERS},
+            "settings": SETTINGS,
             "genotype": genotype.to_json(),
             "edges": sum(len(genotype.cells[index]) for index in genotype.layout),
             "parameters": count_parameters(Network.from_genotype(genotype, **NETWORK)),

@@ -8,7 +8,8 @@ and once "alone" on half of them, with the other half to validate: what a random
 see. All networks come first with one seed, then with the next. What is finished is not trained again. OUTPUT gets
 
     trainings/*.csv      a row a finished training, a file a process
-    exhaustive.csv       a row an architecture, with the trainings that have finished
+    exhaustive.csv       a row an architecture, with the trainings that have finished; those of another number of epochs
+                         have tables of their own, such as exhaustive_40_epochs.csv
 """
 
 from __future__ import annotations
@@ -172,7 +173,8 @@ def summarize(output: Path, epochs: int, fixed: str = "") -> pd.DataFrame:
     networks = [network_of(str(name), CHANNELS, (fixed,) if fixed else ()) for name in table.index]
     table["parameters"] = [count_parameters(network) for network in networks]
     table["multiply_adds"] = [count_multiply_adds(network, IMAGE_CHANNELS, IMAGE_SIZE) for network in networks]
-    write_text_whole(output / f"exhaustive{'_fixed' if fixed else ''}.csv", table.to_csv())
+    length = "" if epochs == EPOCHS else f"_{epochs}_epochs"
+    write_text_whole(output / f"exhaustive{'_fixed' if fixed else ''}{length}.csv", table.to_csv())
     return table
 
 

@@ -219,8 +219,8 @@ def test_a_table_that_is_not_finished_names_what_is_missing(scripts, small_table
 @pytest.mark.slow
 def test_an_arm_is_searched_and_trained_and_compared_by_seed(scripts, tmp_path, monkeypatch, capsys):
     claims, arms = scripts["claims"], scripts["claims_search"]
-    for name, small in {"EPOCHS": 1, "TRAINING_EPOCHS": 1, "TRAININGS": 1, "TRAIN_IMAGES": 100}.items():
-        monkeypatch.setattr(arms, name, small)
+    for name, small in {"epochs": 1, "training_epochs": 1, "trainings": 1, "train_images": 100}.items():
+        monkeypatch.setitem(claims.SETTINGS, name, small)
     monkeypatch.setattr(claims, "apart", lambda _, given: arms.main(**json.loads(json.dumps(given, default=str))))
     claims.main([str(tmp_path), "--seeds", "3"])
     table = pd.read_csv(tmp_path / "claims.csv").set_index("claim")
@@ -250,3 +250,42 @@ def test_attention_is_compared_by_architecture(scripts, tmp_path):
         scripts["claims"].read_attention(tmp_path)
     (tmp_path / "exhaustive_fixed.csv").write_text(head + "b,41,41,44\na,50,50,50\n")
     assert scripts["claims"].read_attention(tmp_path).to_dict() == {"a": -2.0, "b": 2.0}
+
+
+@pytest.mark.parametrize("rows", ["c,1,1,1\n", "a,50,50,50\na,51,51,51\n", "a,text,50,50\n"])
+def test_attention_is_not_compared_by_tables_that_do_not_fit(scripts, tmp_path, rows):
+    head = "architecture,seed_0,seed_1,seed_2\n"
+    (tmp_path / "exhaustive.csv").write_text(head + "a,50,52,54\n")
+    (tmp_path / "exhaustive_fixed.csv").write_text(head + rows)
+    with pytest.raises(scripts["claims"].InputError, match="--tables .*table"):
+        scripts["claims"].read_attention(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("DARTS-0", {"accuracies": [80.0]}, "no result of a run"),
+        ("DARTS-0", {"accuracies": [80.0, 81.0, float("nan")]}, "no result of a run"),
+        ("DARTS-0", {"edges": "many"}, "no result of a run"),
+        ("DARTS-0", {"settings": {}}, "no result of a run"),
+        ("DARTS-0 copy", {}, "no result of a run"),
+        ("DARTS-0", {"settings": {"epochs": 1}}, "holds runs with 1"),
+    ],
+)
+def test_a_run_of_a_claim_that_is_none_is_named(scripts, tmp_path, name, change, message):
+    claims = scripts["claims"]
+    one = {
+        "strategy": "DARTS",
+        "seed": 0,
+        "settings": claims.SETTINGS,
+        "edges": 16,
+        "parameters": 9,
+        "accuracies": [8, 9, 9],
+    }
+    if change.get("settings"):
+        change = {"settings": claims.SETTINGS | change["settings"]}
+    (tmp_path / f"{name}.json").write_text(json.dumps(one | change))
+    with pytest.raises(claims.InputError, match=message):
+        claims.finished(tmp_path)
+    (tmp_path / f"{name}.json").rename(tmp_path / "DARTS-0.json").write_text(json.dumps(one))
+    assert claims.finished(tmp_path) == [one]
