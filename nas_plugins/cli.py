@@ -22,7 +22,7 @@ from nas_plugins.files import read_text
 from nas_plugins.terminal import printable, show
 
 _OVERRIDES = "--KEY VALUE overrides a key of the config"
-_TRAINING = ("search", "resume", "retrain", "evaluate", "predict", "derive", "latency", "trial", "demo")
+_TRAINING = ("search", "resume", "retrain", "evaluate", "predict", "derive", "export", "latency", "trial", "demo")
 """Commands that import what trains."""
 
 

@@ -57,6 +57,6 @@ if __name__ == "__main__":
         assert command([*begin, "--output", whole])[0] == 0
         checkpoint = (whole / "checkpoints/last.ckpt").stat().st_size
         pages = checkpoint // PAGE
-        first = (1, 3, 5, pages // 2) if name == "search" else (1,)
+        first = (1, 3, 5, pages // 2) if name == "search" else (1, 3)
         for free in (*first, pages + pages // 2, 2 * pages + 4):
             print(json.dumps({"command": name, **try_out(begin, disk, free * PAGE)}), flush=True)

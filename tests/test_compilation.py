@@ -112,12 +112,13 @@ def test_a_compiled_search_finds_the_same_alpha(tmp_path, capsys, strategy, oper
     assert words in capsys.readouterr().out
 
 
-def test_a_cell_that_runs_all_candidates_is_one_graph_with_the_same_gradients():
+@pytest.mark.parametrize(("index", "kind"), [(0, "normal"), (1, "reduce")])
+def test_a_cell_that_runs_all_candidates_is_one_graph_with_the_same_gradients(index, kind):
     strategy = DARTS()
     model = strategy.mutate_model(DartsSpace(channels=2, layers=3, nodes=1))
     alphas = strategy.architecture.alphas
-    _, cell, _ = (module for module in model.modules() if isinstance(module, MixedCell))
-    learned = [*(alphas[edge] for edge in alphas if edge.startswith("reduce/")), *cell.parameters()]
+    cell = [module for module in model.modules() if isinstance(module, MixedCell)][index]
+    learned = [*(alphas[edge] for edge in alphas if edge.startswith(kind)), *cell.parameters()]
     inputs = []
     strategy.architecture.follow(softmax(alphas))
     with torch.no_grad(), cell.register_forward_pre_hook(lambda _, given: inputs.append(given)):

@@ -13,7 +13,7 @@ from nni.nas.evaluator.pytorch import Classification, DataLoader
 from nni.nas.experiment import NasExperiment
 from nni.nas.experiment.config import NasExperimentConfig
 from nni.nas.hub.pytorch import NasBench201
-from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.callbacks import Checkpoint
 from small_searches import HubDarts
 from torch.utils.data import TensorDataset
 
@@ -96,7 +96,7 @@ def test_it_searches_the_spaces_of_nnis_hub_and_its_sample_freezes_them(run_sear
     assert NNIS[space]().freeze(sample)(torch.randn(2, 3, 8, 8)).shape == (2, 10)
 
 
-class EpochCheckpoints(Callback):
+class EpochCheckpoints(Checkpoint):
     """Saves Lightning's checkpoint after some epochs, and remembers which epochs were done."""
 
     def __init__(self, folder, saved):
@@ -128,7 +128,7 @@ def search(method, folder, images, ckpt_path=None):
     evaluator = Classification(
         num_classes=10, train_dataloaders=loader(), val_dataloaders=loader(), max_epochs=EPOCHS[method],
         learning_rate=0.05, accelerator="cpu", callbacks=[SeededEpochs(0), checkpoints], logger=False,
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
     )  # fmt: skip
     evaluator.fit_kwargs = {"ckpt_path": ckpt_path}
     space, strategy = ours(), METHODS[method](EPOCHS[method])

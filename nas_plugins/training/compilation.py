@@ -11,7 +11,6 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import Callback
 from torch import Tensor, nn
-from torch._inductor.cpp_builder import get_cpp_compiler
 from tqdm import tqdm
 
 from nas_plugins.files import one_line
@@ -130,8 +129,6 @@ def _missing(device: torch.device) -> str | None:
     if not hasattr(torch.compiler, "set_stance"):
         return "it needs PyTorch 2.6"
     try:
-        if device.type == "cpu":
-            get_cpp_compiler()  # what is in PyTorch's cache compiles without one
         with torch._dynamo.config.patch(suppress_errors=False):
             torch.compile(lambda x: x.sin() + 1, **_arguments(device, graphs=False))(torch.ones(8, device=device))
     except Exception as error:  # the kind depends on the version, and on what is missing
