@@ -8,7 +8,7 @@ from typing import Any
 
 from nas_plugins.errors import InputError
 from nas_plugins.files import one_line, read_text
-from nas_plugins.runs.directory import Architecture
+from nas_plugins.runs.directory import GENOTYPE, SAMPLE, Architecture
 from search_spaces.genotype import Genotype
 
 
@@ -22,6 +22,8 @@ def read_architecture_file(file: Path) -> Architecture:
         InputError: The file cannot be read, or is neither a genotype nor a sample.
         GenotypeError: The file is a damaged genotype.
     """
+    if file.is_dir():
+        raise InputError(f"{file}: is a folder; give the {GENOTYPE} or the {SAMPLE} in it")
     text = read_text(file)
     try:
         data = json.loads(text)

@@ -53,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interrupt:
         message = "terminated" if isinstance(interrupt, Terminated) else "interrupted"
         if options.command in ("demo", "search", "retrain", "resume"):
-            message += "; nas-plugins resume goes on from the last complete epoch"
+            again = "demo" if options.command == "demo" else "resume"
+            message += f"; nas-plugins {again} goes on from the last complete epoch"
         _fail(str(interrupt) or message)
         return 143 if isinstance(interrupt, Terminated) else 130
     except InputError as error:

@@ -26,6 +26,7 @@ from nas_plugins.export import FORMATS
 from nas_plugins.export.model import Model, read_model
 from nas_plugins.export.source import Images, write_source
 from nas_plugins.tasks import TASKS
+from nas_plugins.training.inheritance import Supernet
 from search_spaces.baselines import BASELINES
 from search_spaces.genotype import Edge, Fixed, Genotype
 from search_spaces.network import Network
@@ -354,6 +355,30 @@ def test_a_search_is_exported_as_python_without_weights(searched, tmp_path, refu
     assert "safetensors import" not in (tmp_path / "found.py").read_text()
     assert "not trained" in (tmp_path / "found.py.md").read_text()
     refuse("is a search, which has no trained network", searched, "onnx", tmp_path / "found.onnx")
+
+
+@pytest.mark.parametrize(("format", "file"), [("python", "found.py"), ("torch", "found.pt2")])
+def test_a_search_is_exported_with_the_weights_of_its_supernet(searched, tmp_path, monkeypatch, format, file):
+    given = ["--format", format, "--weights", "inherited", "--output", tmp_path / file]
+    assert run_main("export", searched, *given) == 0
+    found = read_model(searched, "inherited")
+    supernet = Supernet(searched / "genotype.json")
+    right = supernet.weights(found.architecture, supernet.data)
+    assert all(torch.equal(tensor, right[name]) for name, tensor in found.network.state_dict().items())
+    card = (tmp_path / f"{file}.md").read_text()
+    assert "found by a search, with the weights of its supernet" in card and "| test accuracy | not measured |" in card
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    names: dict[str, Any] = {}
+    exec(card.partition("```python")[2].partition("```")[0], names)
+    with torch.no_grad():
+        torch.testing.assert_close(names["network"](found.examples), found.network(found.examples))
+
+
+def test_a_retraining_is_exported_with_its_own_weights(here, tmp_path, capsys):
+    given = ["--format", "python", "--weights", "new", "--output", tmp_path / "found.py"]
+    assert run_main("export", here / "retrained", *given) == 2
+    assert "is a retraining, which is exported with its own weights" in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -14,6 +14,8 @@ import pytest
 from forked import Command
 
 from nas_plugins.cli import main
+from nas_plugins.commands.demo import demo_commands
+from nas_plugins.errors import InputError
 
 ROOT = Path(__file__).parent.parent
 SMALL = ["--training.epochs", "1", "--data.train_images", "64", "--data.test_images", "40"]
@@ -63,6 +65,18 @@ def test_the_demo_refuses_what_does_not_fit_before_it_starts(arguments, words, t
     out, err = capsys.readouterr()
     assert words in err and err.count("\n") == 1 and out == ""
     assert [path.name for path in tmp_path.iterdir()] == ["taken"]
+
+
+@pytest.mark.parametrize(("begun", "resumed"), [(["search"], 1), (["search", "retrain"], 2)])
+def test_a_demo_that_was_interrupted_goes_on(tmp_path, begun, resumed):
+    for run in begun:
+        (tmp_path / run).mkdir()
+        (tmp_path / run / "config.yaml").touch()
+    commands = demo_commands(tmp_path, ROOT / "examples/edas")
+    assert commands[:resumed] == [["resume", str(tmp_path / run)] for run in begun]
+    assert [name for name, *_ in commands[resumed:]] == ["search", "retrain", "evaluate", "report"][resumed:]
+    with pytest.raises(InputError, match="already exists"):
+        demo_commands(tmp_path, ROOT / "examples/edas", ["--seed", "1"])
 
 
 def code_of_the_notebook() -> list[dict]:

@@ -173,7 +173,7 @@ def test_a_trial_takes_its_sample_from_the_tuner_too(here):
         ({"width": None}, "sample: width: None should be one of 2, 4, 6"),
         ({"skip": [0, 1]}, "sample: skip: [0, 1] should be a list of 1 of 0, 1"),
         ({"skip": 7}, "sample: skip: 7 should be a list of 1 of 0, 1"),
-        ({"layer": ...}, "does not fit Choices: Label layer is missing from sample; its choices are"),
+        ({"layer": ...}, "does not fit Choices: Label layer is missing from sample; the labels of the space are"),
     ],
 )
 def test_a_sample_that_does_not_fit_is_one_line(here, tmp_path, capsys, change, words):

@@ -6,29 +6,36 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nas_plugins.config.reader import read_retrain, read_search
-from nas_plugins.runs.directory import GENOTYPE, check_output
+from nas_plugins.runs.directory import CONFIG, GENOTYPE, check_output
 
 
 def demo_commands(output: Path, configs: Path, overrides: Sequence[str] = ()) -> list[list[str]]:
     """Return the arguments of each command, after a check of all that the demo is given.
 
+    A demo that was interrupted, and is given nothing else, goes on where it stopped.
+
     Args:
-        output: Folder to make, for the two runs and the report.
+        output: Folder for the two runs and the report.
         configs: Folder with digits.yaml and digits_retrain.yaml.
         overrides: ``--key value`` pairs for the search and for the retraining.
 
     Raises:
         InputError: The folder exists already, or one of the configs has no such key or value.
     """
-    check_output(output)
+    search, retrain = output / "search", output / "retrain"
+    goes_on = (search / CONFIG).exists() and not overrides
+    if not goes_on:
+        check_output(output)
     config, again = configs / "digits.yaml", configs / "digits_retrain.yaml"
     read_search(config, overrides)
     read_retrain(again, overrides)
-    search, retrain = output / "search", output / "retrain"
     commands: list[list[str | Path]] = [
         ["search", "--config", config, "--output", search, *overrides],
         ["retrain", "--genotype", search / GENOTYPE, "--config", again, "--output", retrain, *overrides],
         ["evaluate", retrain],
         ["report", search, retrain, "--output", output / "report"],
     ]
+    if goes_on:
+        for number, run in enumerate(run for run in (search, retrain) if (run / CONFIG).exists()):
+            commands[number] = ["resume", run]
     return [list(map(str, command)) for command in commands]

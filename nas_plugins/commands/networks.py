@@ -44,10 +44,12 @@ def add_networks(commands: Any, add: Callable[..., argparse.ArgumentParser]) -> 
     form.add_argument("--output", metavar="PATH", help=saved)
 
     export = add(commands, "export", _export, "the network of a run as files that need no nas-plugins")
-    export.add_argument("run_directory", metavar="RUN", help="finished retraining, or a search with --format python")
+    export.add_argument("run_directory", metavar="RUN", help="finished retraining or search")
     formats = ("python", "onnx", "torch", "safetensors")
     export.add_argument("--format", required=True, choices=formats, help="one file of PyTorch, ONNX, .pt2, or weights")
     export.add_argument("--output", required=True, metavar="FILE", help="file to write")
+    weights = "of a search: those of its supernet, or, for --format python, new ones; default: new"
+    export.add_argument("--weights", choices=("new", "inherited"), help=weights)
 
 
 def _retrain(options: argparse.Namespace) -> None:
@@ -104,6 +106,6 @@ def _predict(options: argparse.Namespace) -> None:
 def _export(options: argparse.Namespace) -> None:
     from nas_plugins.export import export
 
-    exported = export(options.run_directory, options.format, options.output)
+    exported = export(options.run_directory, options.format, options.output, options.weights)
     main, *others = exported.files
     print(f"{main}: the same outputs on {exported.images} test samples; with it {', '.join(map(str, others))}")

@@ -87,7 +87,8 @@ def write_card(model: Model, exported: Exported, name: FormatName, file: str) ->
 def _summary(model: Model) -> str:
     network = f"A {model.task.network}{' of images' if model.images.mean else ''}"
     if model.trained:
-        return f"{network}, trained on the data set {model.images.dataset} with nas-plugins."
+        how = "found by a search, with the weights of its supernet," if model.searched else "trained"
+        return f"{network}, {how} on the data set {model.images.dataset} with nas-plugins."
     return f"{network}, found by a search on the data set {model.images.dataset} and not trained yet."
 
 
@@ -133,7 +134,7 @@ def _tested(model: Model) -> str:
     if not model.trained:
         return "none: not trained"
     if not model.test:
-        return "not measured; `nas-plugins evaluate` does it"
+        return "not measured" if model.searched else "not measured; `nas-plugins evaluate` does it"
     test, measured = dict(model.test), []
     count = next(f"{test.pop(name):,} {name}" for name in ("images", "samples") if name in test)
     for metric in model.task.metrics:

@@ -11,7 +11,7 @@ from pathlib import Path
 from nas_plugins.errors import InputError
 from nas_plugins.export.card import write_card
 from nas_plugins.export.formats import FORMATS, Exported, FormatName
-from nas_plugins.export.model import Model, read_model
+from nas_plugins.export.model import Model, Weights, read_model
 from nas_plugins.files import PathLike, check_output_file
 from nas_plugins.training.trainer import quiet
 from search_spaces.files import write_whole
@@ -33,17 +33,18 @@ class Export:
 
 
 @quiet()
-def export(run: PathLike, format: FormatName, output: PathLike) -> Export:
+def export(run: PathLike, format: FormatName, output: PathLike, weights: Weights | None = None) -> Export:
     """Write the network of a run as files that need no part of this project.
 
-    A retraining is exported with its weights. A search has none that are worth keeping, and is exported as Python only.
-    The auxiliary head, which only training uses, is left out.
+    A retraining is exported with its weights. A search is exported with those of its supernet, or as Python without
+    any. The auxiliary head, which only training uses, is left out.
 
     Args:
         run: The run directory of a finished retraining or search.
         format: A key of :data:`~nas_plugins.export.formats.FORMATS`.
         output: The file to write. Its model card gets the same name with ``.md`` behind it; the weights of a Python
             file get the suffix ``.safetensors``.
+        weights: Of a search: "inherited" from its supernet, or "new", the default.
 
     Raises:
         InputError: The run cannot be exported in this format, a package is missing, or the output cannot be written.
@@ -52,11 +53,11 @@ def export(run: PathLike, format: FormatName, output: PathLike) -> Export:
     output = Path(output)
     _check_output(format, output)
     _check_packages(format)
-    model = read_model(run)
+    model = read_model(run, weights)
     if not model.trained and format != "python":
         raise InputError(
             f"--format {format}: {run} is a search, which has no trained network: retrain its genotype, then export "
-            "that run; --format python takes the network without weights"
+            "that run, or take the weights of its supernet: --weights inherited; --format python needs none"
         )
     exported = FORMATS[format].write(model)
     return _written(model, exported, format, output)

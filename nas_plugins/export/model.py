@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
@@ -22,12 +22,16 @@ from nas_plugins.files import PathLike, read_object
 from nas_plugins.runs import directory as runs
 from nas_plugins.tasks import Targets, Task
 from nas_plugins.training.checkpoints import read_result
+from nas_plugins.training.inheritance import Supernet
 from nas_plugins.training.networks import build_space
 from nas_plugins.training.retrain import load_retraining
 from nas_plugins.training.trainer import prepare_data
 from search_spaces.genotype import Genotype
 from search_spaces.network import Network
 from search_spaces.space import StackedSpace
+
+Weights = Literal["new", "inherited"]
+"""Weights of the network of a search: new ones, or those of its supernet."""
 
 _MOST_IMAGES = 64
 """Number of test images on which an export is checked."""
@@ -40,6 +44,7 @@ class Model:
     Args:
         network: The network.
         trained: Whether it has weights that are worth keeping.
+        searched: Whether it is the network of a search.
         task: The task that it does.
         images: The images that it takes.
         examples: Some test images of the run, normalized, of shape (images, channels, height, width); of a data module
@@ -53,6 +58,7 @@ class Model:
 
     network: nn.Module
     trained: bool
+    searched: bool
     task: Task
     images: Images
     examples: Tensor
@@ -68,8 +74,12 @@ class Model:
         return self.architecture if isinstance(self.architecture, Genotype) else None
 
 
-def read_model(run: PathLike) -> Model:
-    """Return the network of a finished run: that of a retraining with its weights, that of a search without.
+def read_model(run: PathLike, weights: Weights | None = None) -> Model:
+    """Return the network of a finished run.
+
+    Args:
+        run: The run directory.
+        weights: Of a search: new ones, the default, or those of its supernet. A retraining has its own.
 
     Raises:
         InputError: The directory is not a finished run, one of its files is damaged, its images are missing, or a
@@ -79,7 +89,11 @@ def read_model(run: PathLike) -> Model:
     config, kind = runs.read_config(run)
     if not runs.is_finished(run, kind):
         raise InputError(f"{run}: not finished; nas-plugins resume {run} goes on with it, then export it")
-    return _searched(run, config) if kind == "search" else _retrained(run)
+    if kind == "search":
+        return _searched(run, config, inherited=weights == "inherited")
+    if weights is not None:
+        raise InputError(f"--weights {weights}: {run} is a retraining, which is exported with its own weights")
+    return _retrained(run)
 
 
 def _retrained(run: Path) -> Model:
@@ -94,11 +108,18 @@ def _retrained(run: Path) -> Model:
         training.data,
         config,
         trained=True,
-        history=f"number of epochs: {config.training.epochs}, seed: {config.seed}",
+        searched=False,
+        history=f"number of epochs: {config.training.epochs}, seed: {config.seed}{_beginning(settings)}",
         test=_test_results(run / runs.TEST, config),
         architecture=training.architecture,
         arguments=arguments,
     )
+
+
+def _beginning(settings: object) -> str:
+    """Return in words with what weights a retraining began, where they were not new ones."""
+    inherited = getattr(settings, "weights", "new") == "inherited"
+    return ", from the weights of the supernet of a search" if inherited else ""
 
 
 def _test_results(file: Path, config: Config) -> dict[str, float]:
@@ -122,9 +143,12 @@ def _test_results(file: Path, config: Config) -> dict[str, float]:
     return found
 
 
-def _searched(run: Path, config: Config) -> Model:
+def _searched(run: Path, config: Config, inherited: bool) -> Model:
     if not (run / runs.GENOTYPE).exists():
-        raise InputError(f"{run}: a search without cells; retrain its {runs.SAMPLE}, then export that run")
+        raise InputError(
+            f"{run}: a search without cells; retrain its {runs.SAMPLE}, then export that run as onnx, torch or "
+            "safetensors"
+        )
     genotype: Genotype = read_result(run / runs.GENOTYPE)
     # An export needs no accelerator, and this machine may lack that of the run.
     on_cpu = replace(config.compute, accelerator="cpu", devices=1, nodes=1, precision="32-true")
@@ -135,12 +159,17 @@ def _searched(run: Path, config: Config) -> Model:
         raise InputError(f"{run}: a search of {name}; retrain its {runs.GENOTYPE}, then export that run")
     sample = space.sample(genotype)
     settings = config.values["space"]
+    network = space.freeze(sample)
+    if inherited:
+        network.load_state_dict(Supernet(run / runs.GENOTYPE).weights(genotype, data))
+    kept = "the weights of the supernet, with its batch statistics" if inherited else "new weights"
     return _model(
-        space.freeze(sample),
+        network,
         data,
         config,
-        trained=False,
-        history="none: the network is as the search found it, with new weights",
+        trained=inherited,
+        searched=True,
+        history=f"none: the network is as the search found it, with {kept}",
         test={},
         architecture=space.genotype(sample),
         arguments={key: settings[key] for key in ("channels", "stem", "mlp_width") if key in settings},

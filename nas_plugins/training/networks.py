@@ -141,7 +141,7 @@ def fitting_sample(space: ModelSpace, sample: Sample) -> dict[str, Any]:
             raise InputError(f"sample: {label}: {sample[label]!r:.80} should be {_right(choice)}, as {name} has it")
     reason = one_line(error).partition(". Existing keys are")[0]
     labels = ", ".join(map(str, choices))
-    raise InputError(f"sample: does not fit {name}: {reason}; its choices are {labels:.400}")
+    raise InputError(f"sample: does not fit {name}: {reason}; the labels of the space are {labels:.400}")
 
 
 def _restored(choice: Mutable | None, value: Any) -> Any:
