@@ -75,7 +75,7 @@ def test_the_small_space_is_trained_whole_and_no_training_runs_twice(scripts, tm
     )
     call = [str(tmp_path), "--epochs", "1", "--only"]
     exhaustive.main([*call, "1", "--jobs", "2"])
-    table = pd.read_csv(tmp_path / "exhaustive.csv")
+    table = pd.read_csv(tmp_path / "exhaustive_1_epochs.csv")
     assert list(table.columns[1:5]) == ["seed_0", "seed_1", "seed_2", "alone"]
     assert table[["seed_0", "seed_1", "seed_2", "alone"]].stack().between(0, 100).all()
     assert (table["parameters"] > 100).all() and (table["multiply_adds"] > 1000).all()
@@ -84,7 +84,7 @@ def test_the_small_space_is_trained_whole_and_no_training_runs_twice(scripts, tm
     exhaustive.main([*call, "1"])
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "trainings").iterdir()} == written
     exhaustive.main([*call, "2"])  # one more
-    assert len(pd.read_csv(tmp_path / "exhaustive.csv")) == 2
+    assert len(pd.read_csv(tmp_path / "exhaustive_1_epochs.csv")) == 2
     assert {path: path.stat().st_mtime_ns for path in written} == written
 
 

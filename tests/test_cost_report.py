@@ -185,7 +185,9 @@ def test_resume_prints_the_costs_of_a_finished_search(tmp_path, capsys):
 @pytest.mark.parametrize(("output", "problem"), [(".", "is a folder"), ("file/latency.json", "cannot be written")])
 def test_latency_names_an_output_that_cannot_be_written_before_it_measures(tmp_path, capsys, output, problem):
     (tmp_path / "file").touch()
-    assert main(["latency", "--config", "absent.yaml", "--output", str(tmp_path / output)]) == 2
+    config = tmp_path / "unread.yaml"
+    config.write_text("what is no config is said after this")
+    assert main(["latency", "--config", str(config), "--output", str(tmp_path / output)]) == 2
     assert capsys.readouterr().err.startswith(f"nas-plugins: --output: {tmp_path / output} {problem}")
 
 
