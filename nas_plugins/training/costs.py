@@ -13,7 +13,7 @@ from torch import nn
 from nas_plugins.config.costs import CostConfig
 from nas_plugins.config.reader import Config, read_search
 from nas_plugins.errors import InputError
-from nas_plugins.files import PathLike, one_line, read_text
+from nas_plugins.files import PathLike, one_line, read_object, read_text
 from nas_plugins.runs import directory as runs
 from nas_plugins.training.inputs import example_of
 from nas_plugins.training.networks import build_space
@@ -93,9 +93,36 @@ def _latency(cost: CostConfig, config: Config, profiler: Profiler) -> Latency:
     found = read_latency(Path(cost.table))
     if found.device != wanted:
         raise InputError(f"{cost.table}: is of {found.device!r}, not of {wanted!r}; cost.device may name it")
-    if not found.table.fits(profiler.architecture.candidates):
+    _check_same_space(cost.table, config)
+    candidates = profiler.architecture.candidates
+    if not found.table.fits(candidates) or not candidates.keys() <= found.table.candidates.keys():
         raise InputError(f"{cost.table}: is of another space: its choices are not those of this one")
     return found
+
+
+def _check_same_space(file: PathLike, config: Config) -> None:
+    """Check that a table of latencies is of the space of a config, on images of this size.
+
+    Raises:
+        InputError: It says that it is not. A table from elsewhere may not say.
+    """
+    there, here = read_object(Path(file)), _space_of(config)
+    for section in here.keys() & there.keys():
+        if isinstance(there[section], dict):
+            for key in sorted(here[section].keys() | there[section].keys()):
+                values = [found.get(key) for found in (there[section], here[section])]
+                if values[0] != values[1]:
+                    raise InputError(
+                        f"{file}: was measured with {section}.{key}: {values[0]}, and here it is {values[1]}; "
+                        "nas-plugins latency makes a table of this space"
+                    )
+
+
+def _space_of(config: Config) -> dict[str, Any]:
+    """Return the settings that latencies depend on, in plain JSON types."""
+    sections = {"space": config.values["space"], "data": {"image_size": config.values["data"].get("image_size")}}
+    plain: dict[str, Any] = json.loads(json.dumps(sections))
+    return plain
 
 
 def _device(config: Config) -> torch.device:
@@ -140,5 +167,5 @@ def latency_table(config: PathLike, output: PathLike, overrides: tuple[str, ...]
         latency = measure_latency(profiler_of(strategy, space, example), _device(settings))
     except ProfileError as error:
         raise InputError(f"space: {one_line(error)}") from None
-    runs.write_json(Path(output), latency.to_json())
+    runs.write_json(Path(output), {**latency.to_json(), **_space_of(settings)})
     return latency
