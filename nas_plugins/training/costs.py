@@ -106,16 +106,22 @@ def _check_same_space(file: PathLike, config: Config) -> None:
     Raises:
         InputError: It says that it is not. A table from elsewhere may not say.
     """
-    there, here = read_object(Path(file)), _space_of(config)
-    for section in here.keys() & there.keys():
-        if isinstance(there[section], dict):
-            for key in sorted(here[section].keys() | there[section].keys()):
-                values = [found.get(key) for found in (there[section], here[section])]
-                if values[0] != values[1]:
-                    raise InputError(
-                        f"{file}: was measured with {section}.{key}: {values[0]}, and here it is {values[1]}; "
-                        "nas-plugins latency makes a table of this space"
-                    )
+    written = read_object(Path(file))
+    for section, here in _space_of(config).items():
+        there = written.get(section)
+        if not isinstance(there, dict):
+            continue
+        for key in sorted(here.keys() | there.keys()):
+            if there.get(key) != here.get(key):
+                raise InputError(
+                    f"{file}: was measured with {section}.{key}: {there.get(key)}, and here it is {here.get(key)}; "
+                    "nas-plugins latency makes a table of this space"
+                )
+
+
+def save_latency(file: Path, latency: Latency, config: Config) -> None:
+    """Write a table of latencies, with the settings of the space that it is of."""
+    runs.write_json(file, {**latency.to_json(), **_space_of(config)})
 
 
 def _space_of(config: Config) -> dict[str, Any]:
@@ -167,5 +173,5 @@ def latency_table(config: PathLike, output: PathLike, overrides: tuple[str, ...]
         latency = measure_latency(profiler_of(strategy, space, example), _device(settings))
     except ProfileError as error:
         raise InputError(f"space: {one_line(error)}") from None
-    runs.write_json(Path(output), {**latency.to_json(), **_space_of(settings)})
+    save_latency(Path(output), latency, settings)
     return latency

@@ -28,7 +28,7 @@ from nas_plugins.files import PathLike, one_line
 from nas_plugins.runs import directory as runs
 from nas_plugins.runs.metadata import write_metadata
 from nas_plugins.training.checkpoints import read_result
-from nas_plugins.training.costs import costs_of, read_latency, with_counts
+from nas_plugins.training.costs import costs_of, read_latency, save_latency, with_counts
 from nas_plugins.training.epoch_log import epoch_logs
 from nas_plugins.training.inputs import example_of, training_module
 from nas_plugins.training.loggers import check_loggers
@@ -196,7 +196,7 @@ class _Search:
             classes = sizes(self.data).get("num_classes") if classifies else None
             write_metadata(run, self.space, self.strategy, classes)
             if self.latency is not None:
-                runs.write_json(run / runs.LATENCY, self.latency.to_json())
+                save_latency(run / runs.LATENCY, self.latency, self.config)
             sample = self._search(run, callbacks)
             genotype = _genotype(self.space, sample)
             self._write_costs(run, sample)
