@@ -103,6 +103,8 @@ class DifferentiableStrategy(OneShotStrategy):
                 f"log_eigenvalue_every_n_epoch: {every_epoch} should be null: α is not searched on validation images"
             )
         self.cost = (cost,) if isinstance(cost, Cost) else tuple(cost or ())
+        for one in self.cost:
+            require("cost", one, isinstance(one, Cost), "a Cost, or several of them")
         self.penalty = expectation_penalty(penalty)
         self.finish = finish if finish is None or isinstance(finish, Finish) else Finish(**finish)
         self._profile: Callable[[Example], list[CostTable]] | None = None

@@ -54,6 +54,12 @@ def test_every_strategy_derives_within_a_target(run_search, name):
     assert LEAST <= count_multiply_adds(TINY().freeze(sample), 3, 8) <= target
 
 
+@pytest.mark.parametrize("cost", ["flops", {"metric": "multiply_adds", "target": 3e4}, [30_000]])
+def test_what_is_no_cost_is_refused_at_once(cost):
+    with pytest.raises(ValueError, match="cost: .* should be a Cost, or several of them"):
+        DARTS(cost=cost)
+
+
 @pytest.mark.parametrize("make_strategy", [DARTS, EDAS], ids=["DARTS", "EDAS"])
 def test_several_costs_are_met_at_once(run_search, make_strategy):
     counted = tables(TINY(), size=8)
