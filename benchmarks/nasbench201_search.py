@@ -45,7 +45,7 @@ from search_spaces.files import write_text_whole
 from strategies.bn_statistics import measure_bn_stats, use_bn_stats
 from strategies.enas import ENAS
 from strategies.finish import Finish
-from strategies.memory_format import UnstridedPointwise
+from strategies.memory_format import ChannelsLast
 from strategies.search import SearchModule
 from strategies.validation import CALIBRATION_BATCHES
 
@@ -341,7 +341,7 @@ def run(space: ModelSpace, evaluator: Lightning, strategy: OneShotStrategy) -> d
         settings.experiment_working_directory = folder
         experiment = NasExperiment(space, evaluator, strategy, settings)
         try:
-            with UnstridedPointwise():
+            with ChannelsLast():
                 experiment.run()
             (sample,) = experiment.export_top_models(top_k=1, formatter="dict")
         finally:

@@ -1,17 +1,21 @@
 """Depthwise convolutions that train several times faster on a CPU, with the results of PyTorch's.
 
 Forward passes are fast everywhere. For backward passes oneDNN, PyTorch's CPU library, has fast kernels for undilated
-convolutions only, and for the gradient of the weight only if the kernel is at most three columns wide. This module
-reduces the other cases to these.
+convolutions only, and for the gradient of the weight only if the kernel has at most three columns and no more rows than
+the image. This module reduces the other cases to these.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from search_spaces.pointwise import subsample
 
 COLUMNS = 3
 """Width of the widest kernel for which oneDNN computes the gradient of the weight fast."""
@@ -33,13 +37,13 @@ class DepthwiseConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, channels, height, width) -> (batch, channels, ⌈height/stride⌉, ⌈width/stride⌉)."""
-        stride, dilation = self.stride[0], self.dilation[0]
+        stride, dilation, columns = self.stride[0], self.dilation[0], self.kernel_size[1]
         if stride == dilation == 2:  # this is an ordinary convolution of every second pixel
-            x, stride, dilation = x[..., ::2, ::2], 1, 1
-        slow = stride == 1 and (dilation > 1 or self.kernel_size[1] > COLUMNS)
+            x, stride, dilation = subsample(x, 2, 2), 1, 1
+        slow = dilation > 1 or columns > COLUMNS and (stride, columns) != (2, 7)
         on_cpu = x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
         if slow and on_cpu and self.training and torch.is_grad_enabled() and not _is_transformed():
-            return _Depthwise.apply(x, self.weight, dilation)
+            return _Depthwise.apply(x, self.weight, stride, dilation)
         return _convolve(x, self.weight, stride, dilation)
 
 
@@ -58,52 +62,99 @@ def _convolve(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
 
 
 class _Depthwise(torch.autograd.Function):
-    """A depthwise convolution of stride 1."""
+    """A depthwise convolution of stride 1, or of stride 2 with five columns."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, dilation: int) -> Tensor:  # type: ignore[override]
-        ctx.dilation = dilation
+    def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:  # type: ignore[override]
+        ctx.stride, ctx.dilation, ctx.size = stride, dilation, x.shape
         # Only the gradient of the weight needs the input.
         ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
-        return _convolve(x, weight, 1, dilation)
+        return _convolve(x, weight, stride, dilation)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
         x, weight = ctx.saved_tensors
         x_gradient = weight_gradient = None
-        if ctx.needs_input_grad[0]:  # the same convolution with the flipped kernel
-            x_gradient = _convolve(gradient, weight.flip(2, 3), 1, ctx.dilation)
+        if ctx.needs_input_grad[0]:
+            if ctx.stride == 1:  # the same convolution with the flipped kernel
+                x_gradient = _convolve(gradient, weight.flip(2, 3), 1, ctx.dilation)
+            else:
+                of_shape = torch.empty(ctx.size, dtype=gradient.dtype, memory_format=torch.channels_last)
+                x_gradient = _aten_gradients(gradient, of_shape, weight, (2, 2), (True, False, False))[0]
         if ctx.needs_input_grad[1]:
-            weight_gradient = _weight_gradient(x, gradient, weight, ctx.dilation)
-        return x_gradient, weight_gradient, None
+            weight_gradient = _weight_gradient(x, gradient, weight.shape[-1], ctx.stride, ctx.dilation)
+        return x_gradient, weight_gradient, None, None
 
 
-def _weight_gradient(x: Tensor, gradient: Tensor, weight: Tensor, dilation: int) -> Tensor:
-    if dilation == 2 and x.shape[-2] % 2 == x.shape[-1] % 2 == 0:
-        # Pixels of different parity never meet, so that the image is four images without dilation.
-        x, gradient, dilation = _parities(x), _parities(gradient), 1
-    kernel = weight.shape[-1]
-    padding = dilation * (kernel // 2)
-    if dilation > 1 or kernel <= COLUMNS or x.shape[-1] < kernel:
-        return _aten_weight_gradient(x, gradient, weight, (padding, padding), dilation)
-    pieces = []
-    for first in range(0, kernel, COLUMNS):
-        piece = weight[..., first : first + COLUMNS].contiguous()
-        left = padding - first
-        shifted = functional.pad(x, (left, piece.shape[-1] - 1 - left))
-        pieces.append(_aten_weight_gradient(shifted, gradient, piece, (padding, 0), 1))
-    return torch.cat(pieces, dim=3)
+def _weight_gradient(x: Tensor, gradient: Tensor, kernel: int, stride: int, dilation: int) -> Tensor:
+    """Return the gradient of the weight of a square kernel: (channels, 1, kernel, kernel)."""
+    if dilation > 1:
+        # Pixels of other remainders never meet, so that the image is several images without dilation.
+        x, gradient = _rows_apart(x, dilation), _rows_apart(gradient, dilation)
+        return _of_columns_apart(x, gradient, dilation, partial(_undilated, kernel=kernel))
+    return _undilated(x, gradient, kernel, stride)
 
 
-def _parities(x: Tensor) -> Tensor:
-    """Return the pixels of each parity as an image: (4 × batch, channels, height / 2, width / 2)."""
-    return torch.cat([x[:, :, row::2, column::2] for row in (0, 1) for column in (0, 1)])
+def _undilated(x: Tensor, gradient: Tensor, kernel: int, stride: int = 1) -> Tensor:
+    columns = [_narrow(x, gradient, (kernel, min(kernel, COLUMNS)), (stride, stride))]
+    gradient_of = partial(_narrow, kernel=(kernel, COLUMNS), strides=(stride, 1))
+    for distance in range(2, kernel // 2 + 1):  # of the columns on both sides to the one in the middle
+        outer = _of_columns_apart(x, gradient, distance, gradient_of, stride)
+        columns = [outer[..., :1], *columns, outer[..., 2:]]
+    return torch.cat(columns, dim=3)
 
 
-def _aten_weight_gradient(
-    x: Tensor, gradient: Tensor, weight: Tensor, padding: tuple[int, int], dilation: int
+def _of_columns_apart(
+    x: Tensor, gradient: Tensor, distance: int, gradient_of: Callable[[Tensor, Tensor], Tensor], stride: int = 1
 ) -> Tensor:
-    """Return PyTorch's gradient of the weight, which is used for its shape only."""
-    return torch.ops.aten.convolution_backward(
-        gradient, x, weight, None, [1, 1], padding, [dilation] * 2, False, [0, 0], len(weight), [False, True, False]
-    )[1]
+    """Return the gradient of the weights of columns that have a distance from one to the next.
+
+    Columns of other remainders never meet. Those of each remainder become an image, with channels of its own.
+    """
+    channels = x.shape[1]
+    x = _columns_apart(x, distance)
+    if stride == distance == 2:  # what the stride reads
+        return gradient_of(x[:, :channels].contiguous(memory_format=torch.channels_last), gradient)
+    weights = gradient_of(x, _columns_apart(gradient, distance))
+    return weights.unflatten(0, (distance, channels)).sum(0)
+
+
+def _columns_apart(x: Tensor, distance: int) -> Tensor:
+    """Return the columns of each remainder as channels: (batch, distance × channels, height, ⌈width / distance⌉).
+
+    Images in channels_last stay where they are.
+    """
+    x = _pad(x, 0, -x.shape[-1] % distance)
+    batch, channels, height, width = x.shape
+    return x.permute(0, 2, 3, 1).reshape(batch, height, width // distance, -1).permute(0, 3, 1, 2)
+
+
+def _rows_apart(x: Tensor, distance: int) -> Tensor:
+    """Return the rows of each remainder as images: (distance × batch, channels, ⌈height / distance⌉, width)."""
+    x = _pad(x, -x.shape[-2] % distance, 0)
+    rows = x.permute(0, 2, 3, 1).unflatten(1, (-1, distance))
+    return rows.movedim(2, 0).flatten(0, 1).permute(0, 3, 1, 2)
+
+
+def _narrow(x: Tensor, gradient: Tensor, kernel: tuple[int, int], strides: tuple[int, int]) -> Tensor:
+    """Return the gradient of the weight of a kernel of at most three columns."""
+    x = _pad(x, max(0, kernel[0] - x.shape[-2]), 0)
+    gradient = _pad(gradient, -(-x.shape[-2] // strides[0]) - gradient.shape[-2], 0)
+    of_shape = x.new_empty(x.shape[1], 1, *kernel)
+    return _aten_gradients(gradient, x, of_shape, strides, (False, True, False))[1]
+
+
+def _pad(x: Tensor, rows: int, columns: int) -> Tensor:
+    """Return images with rows of zeros below and columns of zeros to the right; PyTorch's function copies for none."""
+    return functional.pad(x, (0, columns, 0, rows)) if rows or columns else x
+
+
+def _aten_gradients(
+    gradient: Tensor, x: Tensor, weight: Tensor, strides: tuple[int, int], wanted: tuple[bool, bool, bool]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return PyTorch's gradients of the input, the weight and the bias, without dilation."""
+    padding = [side // 2 for side in weight.shape[-2:]]
+    gradients: tuple[Tensor, Tensor, Tensor] = torch.ops.aten.convolution_backward(
+        gradient, x, weight, None, strides, padding, [1, 1], False, [0, 0], len(weight), wanted
+    )
+    return gradients

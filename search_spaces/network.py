@@ -10,7 +10,7 @@ from search_spaces.cell import CellShape, DiscreteCell
 from search_spaces.checks import require, require_one_of
 from search_spaces.edges import after_cells
 from search_spaces.genotype import Genotype
-from search_spaces.stems import STEMS, AuxiliaryHead, DenseHead, Stem, StemKind, mlp_classifier
+from search_spaces.stems import STEMS, AuxiliaryHead, DenseHead, Stem, StemKind, global_average, mlp_classifier
 
 CellFactory = Callable[[int, CellShape], tuple[nn.Module, int]]
 """(layer, shape) -> the cell of the layer and the number of channels of its output."""
@@ -170,7 +170,7 @@ class Network(nn.Module):
                 auxiliary = self.auxiliary(previous)
         if isinstance(self.classifier, DenseHead):
             return self.classifier(early, previous, x.shape[-2:])
-        logits = self.classifier(previous.mean(dim=tuple(range(2, 2 + self.dimensions))) if self.pooled else previous)
+        logits = self.classifier(global_average(previous) if self.pooled else previous)
         return logits if auxiliary is None else (logits, auxiliary)
 
     def set_drop_path(self, probability: float) -> None:

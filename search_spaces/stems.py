@@ -8,6 +8,7 @@ from functools import partial
 from itertools import pairwise
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from search_spaces.operations import LAYERS
@@ -171,7 +172,7 @@ class AuxiliaryHead(nn.Module):
                 f"the auxiliary head needs features of {smallest}×{smallest} pixels at two thirds of the depth and "
                 f"gets {x.shape[-2]}×{x.shape[-1]}: use larger images, or no auxiliary head"
             )
-        return self.classifier(self.features(x).mean(dim=(2, 3)))
+        return self.classifier(global_average(self.features(x)))
 
 
 class DenseHead(nn.Module):
@@ -218,6 +219,17 @@ STEMS: dict[Stem, StemKind] = {
 """Stems by name. On images of its size, each gives the cells of a network about the same resolutions."""
 IMAGE_STEMS = tuple(name for name, kind in STEMS.items() if kind.dimensions == 2)
 """Names of the stems for images."""
+
+
+def global_average(x: Tensor) -> Tensor:
+    """Return the mean over all pixels or steps: (batch, channels, …) -> (batch, channels).
+
+    In channels_last it is written so that its gradient is in channels_last too, as PyTorch's is not: a normalization
+    before it goes backward in a fifth of the time on a CPU.
+    """
+    if x.requires_grad and x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
+        return x.permute(0, 2, 3, 1).mean(dim=(1, 2))
+    return x.mean(dim=tuple(range(2, x.dim())))
 
 
 def mlp_classifier(features: int, width: int, num_classes: int) -> nn.Sequential:

@@ -1,4 +1,4 @@
-"""The memory format of a space on a CPU, and the convolutions that corrupt the heap in channels_last."""
+"""The memory format of a space on a CPU, and what other spaces need in channels_last."""
 
 from __future__ import annotations
 
@@ -24,12 +24,15 @@ def takes_channels_last(space: nn.Module) -> bool:
     return any(kind.__module__.startswith("nni.nas.hub.") for kind in type(space).__mro__)
 
 
-class UnstridedPointwise(TorchFunctionMode):
-    """Context manager: compute strided 1×1 convolutions on a CPU without the stride, on the pixels that they read.
+class ChannelsLast(TorchFunctionMode):
+    """Context manager: run the modules and functions of other spaces in channels_last on a CPU.
 
-    oneDNN's AVX2 kernel for the weight gradient of a strided one writes beyond its buffer (docs/cpu_kernels.md). The
-    operations of this project are :class:`~search_spaces.pointwise.PointwiseConv2d` and need no context; this is for
-    the modules and functions of other spaces.
+    - A strided 1×1 convolution is computed without the stride, on the pixels that it reads. oneDNN's AVX2 kernel for
+      the weight gradient of a strided one writes beyond its buffer (docs/cpu_kernels.md).
+    - The sum of a stack of images stays in channels_last. PyTorch's is not, and all that reads it is slower:
+      NNI's cell of NAS-Bench-201 adds its edges so.
+
+    The operations of this project need no such context.
     """
 
     def __torch_function__(
@@ -39,9 +42,8 @@ class UnstridedPointwise(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Call a function of PyTorch, a convolution through :func:`_conv2d`."""
-        called = _conv2d if func is torch.conv2d else func
-        return called(*args, **(kwargs or {}))
+        """Call a function of PyTorch, or what stands for it here."""
+        return _INSTEAD.get(func, func)(*args, **(kwargs or {}))
 
 
 def _conv2d(
@@ -60,3 +62,28 @@ def _conv2d(
             input = nn.functional.pad(input, (beside, beside, above, above))
         input, stride, padding = subsample(input, rows, columns), 1, 0
     return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
+
+
+def _stack(tensors: Sequence[Tensor], *args: Any, **kwargs: Any) -> Tensor:
+    if args or kwargs or not all(map(_in_channels_last, tensors)):
+        return torch.stack(tensors, *args, **kwargs)
+    return torch.stack([x.permute(0, 2, 3, 1) for x in tensors]).permute(0, 1, 4, 2, 3)
+
+
+def _sum(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    if args != (0,) or kwargs or input.dim() != 5 or not _in_channels_last(input[0]):
+        return torch.sum(input, *args, **kwargs)
+    return input.permute(0, 1, 3, 4, 2).sum(0).permute(0, 3, 1, 2)
+
+
+def _in_channels_last(x: Any) -> bool:
+    return (
+        isinstance(x, Tensor)
+        and x.dim() == 4
+        and x.is_contiguous(memory_format=torch.channels_last)
+        and not x.is_contiguous()
+    )
+
+
+_INSTEAD: dict[Callable[..., Any], Callable[..., Any]] = {torch.conv2d: _conv2d, torch.stack: _stack, torch.sum: _sum}
+"""A function of PyTorch -> what computes the same here."""

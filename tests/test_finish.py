@@ -22,7 +22,7 @@ from nas_plugins.training.search import resume, search
 from search_spaces.complexity import count_multiply_adds
 from strategies.cost import Cost
 from strategies.finish import Finish, Finishing, exchanges
-from strategies.memory_format import UnstridedPointwise
+from strategies.memory_format import ChannelsLast
 from strategies.relaxation import UnfitSettingError
 from tests.small_searches import FEW
 from tests.test_cost_runs import SETTINGS
@@ -122,7 +122,7 @@ def test_strided_convolutions_of_other_spaces_are_guarded_in_a_ranking_too(run_s
     class Watching(nn.Identity):
         def forward(self, x):
             if self.training and torch.is_grad_enabled():
-                guarded.append(any(isinstance(mode, UnstridedPointwise) for mode in _get_current_function_mode_stack()))
+                guarded.append(any(isinstance(mode, ChannelsLast) for mode in _get_current_function_mode_stack()))
             return x
 
     counts = []

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from search_spaces.pointwise import PointwiseConv2d
-from strategies.memory_format import UnstridedPointwise
+from strategies.memory_format import ChannelsLast
 
 
 @given(
@@ -55,7 +55,7 @@ def test_convolutions_of_other_spaces_compute_the_same_without_their_stride(stri
     convolution = torch.nn.Conv2d(4, 2, kernel, stride, padding, groups=groups, bias=bias).double()
     image = torch.randn(2, 4, 6, 7, dtype=torch.double, requires_grad=True)
     theirs = convolution(image)
-    with UnstridedPointwise():
+    with ChannelsLast():
         ours = convolution(image)
     torch.testing.assert_close(ours, theirs)
     inputs, towards = (image, *convolution.parameters()), torch.randn_like(ours)

@@ -50,7 +50,7 @@ from search_spaces.extensions import HasGenotype
 from search_spaces.genotype import Genotype, GenotypeError
 from strategies.base import DifferentiableStrategy, OneShotStrategy
 from strategies.cost import Latency
-from strategies.memory_format import UnstridedPointwise
+from strategies.memory_format import ChannelsLast
 from strategies.search import SearchModule
 
 
@@ -245,7 +245,7 @@ class _Search:
             experiment = NasExperiment(self.space, evaluator, self.strategy, settings)
             try:
                 # Searches with strategies of this project see to it themselves.
-                with nullcontext() if alphas is not None else UnstridedPointwise():
+                with nullcontext() if alphas is not None else ChannelsLast():
                     experiment.run()
                 (sample,) = experiment.export_top_models(formatter="dict")
                 return sample

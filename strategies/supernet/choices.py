@@ -46,6 +46,8 @@ class MixedLayer(Mixed):
         self.candidates = nn.ModuleList(parts.prepare(candidates, architecture).values())
         # The spaces of NNI's hub name their zero operation so. An identity of that name skips the layer and is no zero.
         self.zero = NONE in names and not isinstance(choice[NONE], nn.Identity)
+        # What says so itself adds nothing to the others, whatever its weight.
+        self.skipped = names.index(NONE) if self.zero and getattr(choice[NONE], "is_zero", False) else None
         self.add_mutable(choice.choice)
 
     def edges(self) -> Iterable[str]:
@@ -66,7 +68,8 @@ class MixedLayer(Mixed):
             return weight * out if isinstance(out, Tensor) else weighted_sum([out], [weight])
 
         choice = self.architecture.plan[self.label]
-        total = mix(weighted(choice, len(self.candidates)), output)
+        run = weighted(choice, len(self.candidates))
+        total = mix([one for one in run if one[0] != self.skipped] or run, output)
         if self.companion is not None and not isinstance(choice, tuple):
             return add(total, self.shared(self.companion, *args, **kwargs))
         return total
