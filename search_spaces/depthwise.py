@@ -40,7 +40,8 @@ class DepthwiseConv2d(nn.Conv2d):
         stride, dilation, columns = self.stride[0], self.dilation[0], self.kernel_size[1]
         if stride == dilation == 2:  # this is an ordinary convolution of every second pixel
             x, stride, dilation = subsample(x, 2, 2), 1, 1
-        slow = dilation > 1 or columns > COLUMNS and (stride, columns) != (2, 7)
+        # Of stride 2 no search has a wider kernel than of five columns.
+        slow = dilation > 1 or (columns == 5 if stride == 2 else columns > COLUMNS)
         on_cpu = x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
         if slow and on_cpu and self.training and torch.is_grad_enabled() and not _is_transformed():
             return _Depthwise.apply(x, self.weight, stride, dilation)
@@ -116,7 +117,7 @@ def _of_columns_apart(
     if stride == distance == 2:  # what the stride reads
         return gradient_of(x[:, :channels].contiguous(memory_format=torch.channels_last), gradient)
     weights = gradient_of(x, _columns_apart(gradient, distance))
-    return weights.unflatten(0, (distance, channels)).sum(0)
+    return weights.view(distance, channels, *weights.shape[1:]).sum(0)
 
 
 def _columns_apart(x: Tensor, distance: int) -> Tensor:
@@ -124,16 +125,17 @@ def _columns_apart(x: Tensor, distance: int) -> Tensor:
 
     Images in channels_last stay where they are.
     """
-    x = _pad(x, 0, -x.shape[-1] % distance)
-    batch, channels, height, width = x.shape
-    return x.permute(0, 2, 3, 1).reshape(batch, height, width // distance, -1).permute(0, 3, 1, 2)
+    x = _pad(x, 0, -x.shape[-1] % distance).permute(0, 2, 3, 1)
+    batch, height, width, channels = x.shape
+    return x.reshape(batch, height, width // distance, distance * channels).permute(0, 3, 1, 2)
 
 
 def _rows_apart(x: Tensor, distance: int) -> Tensor:
     """Return the rows of each remainder as images: (distance × batch, channels, ⌈height / distance⌉, width)."""
-    x = _pad(x, -x.shape[-2] % distance, 0)
-    rows = x.permute(0, 2, 3, 1).unflatten(1, (-1, distance))
-    return rows.movedim(2, 0).flatten(0, 1).permute(0, 3, 1, 2)
+    x = _pad(x, -x.shape[-2] % distance, 0).permute(0, 2, 3, 1)
+    batch, height, width, channels = x.shape
+    rows = x.reshape(batch, height // distance, distance, width, channels).movedim(2, 0)
+    return rows.flatten(0, 1).permute(0, 3, 1, 2)
 
 
 def _narrow(x: Tensor, gradient: Tensor, kernel: tuple[int, int], strides: tuple[int, int]) -> Tensor:

@@ -64,7 +64,7 @@ def _conv2d(
     return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
 
 
-def _stack(tensors: Sequence[Tensor], *args: Any, **kwargs: Any) -> Tensor:
+def _stack(tensors: list[Tensor] | tuple[Tensor, ...], *args: Any, **kwargs: Any) -> Tensor:
     if args or kwargs or not all(map(_in_channels_last, tensors)):
         return torch.stack(tensors, *args, **kwargs)
     return torch.stack([x.permute(0, 2, 3, 1) for x in tensors]).permute(0, 1, 4, 2, 3)

@@ -19,7 +19,7 @@ from search_spaces.cell import CellShape, DiscreteCell
 from search_spaces.complexity import count_multiply_adds, count_parameters
 from search_spaces.genotype import Genotype
 from search_spaces.network import Network
-from search_spaces.stems import IMAGE_STEMS, STEMS, AuxiliaryHead, CifarStem, ImageNetStem, Stem
+from search_spaces.stems import IMAGE_STEMS, STEMS, AuxiliaryHead, CifarStem, ImageNetStem, Stem, global_average
 
 DARTS_V2 = Genotype.parse(DARTS_V2_TEXT)
 
@@ -203,6 +203,20 @@ def test_the_stem_of_imagenet_gives_a_quarter_and_an_eighth(size, quarter, eight
 # Stems
 
 DUAL = [name for name in STEMS if name.startswith("dual_")]
+
+
+@pytest.mark.parametrize("shape", [(2, 3, 4, 5), (2, 3, 1, 1), (2, 3, 6)])
+@pytest.mark.parametrize("last", [False, True])
+def test_the_global_average_is_the_mean_and_its_gradient_has_the_memory_format_of_the_features(shape, last):
+    last = last and len(shape) == 4
+    features = torch.randn(shape, dtype=torch.float64)
+    features = features.contiguous(memory_format=torch.channels_last) if last else features
+    features.requires_grad_()
+    mean = global_average(features)
+    torch.testing.assert_close(mean, features.flatten(2).mean(2))
+    (gradient,) = torch.autograd.grad(mean.sum(), features)
+    torch.testing.assert_close(gradient, torch.full_like(features, 1 / features[0, 0].numel()))
+    assert not last or gradient.is_contiguous(memory_format=torch.channels_last)
 
 
 def test_every_name_of_a_stem_has_one():

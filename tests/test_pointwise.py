@@ -1,4 +1,4 @@
-"""What 1×1 convolutions promise: PyTorch's outputs and gradients, whatever the stride, the size and the layout."""
+"""What 1×1 convolutions and the images of other spaces promise in any layout: PyTorch's outputs and gradients."""
 
 import torch
 from hypothesis import given
@@ -60,3 +60,39 @@ def test_convolutions_of_other_spaces_compute_the_same_without_their_stride(stri
     torch.testing.assert_close(ours, theirs)
     inputs, towards = (image, *convolution.parameters()), torch.randn_like(ours)
     torch.testing.assert_close(torch.autograd.grad(ours, inputs, towards), torch.autograd.grad(theirs, inputs, towards))
+
+
+@given(
+    shape=st.lists(st.integers(1, 4), min_size=4, max_size=4),
+    count=st.integers(1, 3),
+    memory_format=st.sampled_from([torch.contiguous_format, torch.channels_last]),
+)
+def test_the_sum_of_a_stack_stays_in_channels_last_and_so_does_its_gradient(shape, count, memory_format):
+    """As NNI's cell of NAS-Bench-201 adds its edges."""
+    torch.manual_seed(0)
+    images = [torch.randn(shape).contiguous(memory_format=memory_format).requires_grad_() for _ in range(count)]
+    theirs = torch.sum(torch.stack(images), 0)
+    with ChannelsLast():
+        ours = torch.sum(torch.stack(images), 0)
+    assert torch.equal(ours, theirs)
+    towards = torch.randn(shape).contiguous(memory_format=memory_format)
+    gradients = torch.autograd.grad(ours, images, towards)
+    assert all(torch.equal(gradient, towards) for gradient in gradients)
+    assert all(one.is_contiguous(memory_format=memory_format) for one in (ours, *gradients))
+
+
+def test_other_stacks_and_sums_are_pytorchs():
+    images = [torch.randn(2, 3, 4, 4).contiguous(memory_format=torch.channels_last) for _ in range(2)]
+
+    def run():
+        stack = torch.stack(images)
+        return [
+            torch.stack(images, 1), torch.stack(images, dim=4), torch.stack([images[0], images[1].contiguous()]), stack,
+            torch.sum(stack, 1), torch.sum(stack, 0, keepdim=True), torch.sum(stack), torch.sum(images[0], 0),
+        ]  # fmt: skip
+
+    expected = run()
+    with ChannelsLast():
+        found = run()
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs)

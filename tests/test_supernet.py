@@ -464,6 +464,28 @@ def test_the_zero_of_a_layer_choice_is_never_derived(none, alpha, found):
     assert layer.export({"layer": "none"}) == {}
 
 
+def test_the_zero_of_a_layer_choice_costs_nothing_beside_others_and_changes_no_gradient():
+    class Space(nas.ModelSpace):
+        def __init__(self) -> None:
+            super().__init__()
+            candidates = {"none": Zero(4, 4, 1), "a": nn.Conv2d(4, 4, 1), "b": nn.Identity()}
+            self.layer = nas.LayerChoice(candidates, label="layer")
+
+    strategy = DARTS()
+    layer, alpha = strategy.mutate_model(Space()).layer, strategy.architecture.alphas["layer"]
+    x, ran = torch.randn(2, 4, 3, 3), []
+    layer.candidates[0].register_forward_hook(lambda *_: ran.append(True))
+    weights = strategy.architecture.plan["layer"] = torch.softmax(alpha, 0)
+    found, expected = layer(x), weights[1] * layer.candidates[1](x) + weights[2] * x
+    assert torch.equal(found, expected)
+    assert not ran
+    gradients = [torch.autograd.grad(out.square().sum(), alpha, retain_graph=True)[0] for out in (found, expected)]
+    assert torch.equal(*gradients)
+    assert gradients[0][0] != 0  # its weight takes from the others
+    strategy.architecture.plan = {"layer": (0,)}
+    assert not layer(x).any()
+
+
 def test_a_layer_choice_that_is_nothing_but_zero_gives_it():
     class Space(nas.ModelSpace):
         def __init__(self) -> None:
