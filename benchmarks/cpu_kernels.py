@@ -29,6 +29,8 @@ HEAP_CHECKS = {"LD_PRELOAD": "libc_malloc_debug.so.0", "GLIBC_TUNABLES": "glibc.
 CHANNELS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 16, 20)
 OUT_CHANNELS = (1, 2, 4, 8, 16)
 KERNELS = ((1, 1), (3, 3), (5, 5), (1, 3), (3, 1), (1, 7), (7, 1))
+PIECES = ((3, 3), (5, 3), (7, 3))
+"""Kernels of the depthwise convolutions whose gradients ``search_spaces/depthwise.py`` puts together."""
 REPETITIONS = 6
 """Passes of each convolution: a damaged block is noticed when it is freed, which may be a pass later."""
 TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}
@@ -40,7 +42,7 @@ class Convolution:
     """One convolution: its sizes, layout and dtype."""
 
     kernel: tuple[int, int]
-    stride: int
+    stride: tuple[int, int]
     dilation: int
     in_channels: int
     out_channels: int
@@ -52,7 +54,7 @@ class Convolution:
     def __str__(self) -> str:
         layout = "channels_last" if self.channels_last else "contiguous"
         return (
-            f"{self.kernel[0]}x{self.kernel[1]}, stride {self.stride}, dilation {self.dilation}, "
+            f"{self.kernel[0]}x{self.kernel[1]}, stride {self.stride[0]}x{self.stride[1]}, dilation {self.dilation}, "
             f"{self.in_channels} -> {self.out_channels} channels in {self.groups} groups, "
             f"{self.pixels}x{self.pixels} pixels, {layout}, {self.dtype}"
         )
@@ -62,7 +64,7 @@ def grid(quick: bool = False) -> list[Convolution]:
     """Return the convolutions to run; ``quick`` keeps the 1×1 ones on one image size."""
     found = []
     layouts = list(product((8,) if quick else (7, 8), (True, False), TOLERANCE))
-    for kernel, stride, channels in product(KERNELS, (1, 2), CHANNELS):
+    for kernel, stride, channels in product(KERNELS, ((1, 1), (2, 2)), CHANNELS):
         for pixels, channels_last, dtype in layouts:
             rest = (pixels, channels_last, dtype)
             outs = OUT_CHANNELS if kernel == (1, 1) else OUT_CHANNELS[1::2]
@@ -73,6 +75,9 @@ def grid(quick: bool = False) -> list[Convolution]:
                 found += [
                     Convolution(kernel, stride, dilation, channels, channels, channels, *rest) for dilation in (1, 2)
                 ]
+    for kernel, stride, channels, rest in product(PIECES, ((1, 1), (2, 1), (2, 2)), CHANNELS[1:], layouts):
+        found.append(Convolution(kernel, stride, 1, channels, channels, channels, *rest))
+    found = list(dict.fromkeys(found))
     return [one for one in found if one.kernel == (1, 1)] if quick else found
 
 

@@ -37,15 +37,29 @@ class DepthwiseConv2d(nn.Conv2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, channels, height, width) -> (batch, channels, ⌈height/stride⌉, ⌈width/stride⌉)."""
-        stride, dilation, columns = self.stride[0], self.dilation[0], self.kernel_size[1]
-        if stride == dilation == 2:  # this is an ordinary convolution of every second pixel
-            x, stride, dilation = subsample(x, 2, 2), 1, 1
-        # Of stride 2 no search has a wider kernel than of five columns.
-        slow = dilation > 1 or (columns == 5 if stride == 2 else columns > COLUMNS)
-        on_cpu = x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
-        if slow and on_cpu and self.training and torch.is_grad_enabled() and not _is_transformed():
-            return _Depthwise.apply(x, self.weight, stride, dilation)
-        return _convolve(x, self.weight, stride, dilation)
+        if not self.training:
+            return _convolve(x, self.weight, self.stride[0], self.dilation[0])
+        return depthwise(x, self.weight, self.stride[0], self.dilation[0])
+
+
+def depthwise(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
+    """Return the convolution of each channel by itself, which keeps the resolution at stride 1.
+
+    Args:
+        x: (batch, channels, height, width).
+        weight: (channels, 1, kernel, kernel), with an odd kernel.
+        stride: 1 or 2.
+        dilation: 1 or 2.
+    """
+    columns = weight.shape[-1]
+    if stride == dilation == 2:  # this is an ordinary convolution of every second pixel
+        x, stride, dilation = subsample(x, 2, 2), 1, 1
+    # Of stride 2 no search has a wider kernel than of five columns.
+    slow = dilation > 1 or (columns == 5 if stride == 2 else columns > COLUMNS)
+    on_cpu = x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+    if slow and on_cpu and torch.is_grad_enabled() and not _is_transformed():
+        return _Depthwise.apply(x, weight, stride, dilation)
+    return _convolve(x, weight, stride, dilation)
 
 
 def _is_transformed() -> bool:

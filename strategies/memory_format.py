@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 from torch.overrides import TorchFunctionMode
 
+from search_spaces.depthwise import depthwise
 from search_spaces.extensions import HasMemoryFormat
 from search_spaces.pointwise import subsample
 
@@ -29,6 +30,7 @@ class ChannelsLast(TorchFunctionMode):
 
     - A strided 1×1 convolution is computed without the stride, on the pixels that it reads. oneDNN's AVX2 kernel for
       the weight gradient of a strided one writes beyond its buffer (docs/cpu_kernels.md).
+    - A depthwise convolution trains as :func:`~search_spaces.depthwise.depthwise` does.
     - The sum of a stack of images stays in channels_last. PyTorch's is not, and all that reads it is slower:
       NNI's cell of NAS-Bench-201 adds its edges so.
 
@@ -55,6 +57,8 @@ def _conv2d(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Tensor:
+    if bias is None and _is_depthwise(input, weight, _square(stride), padding, _square(dilation), groups):
+        return depthwise(input, weight, _square(stride), _square(dilation))
     rows, columns = _pair(stride) if len(_pair(stride)) == 2 else _pair(stride[0])
     if weight.shape[-2:] == (1, 1) and (rows, columns) != (1, 1) and input.device.type == "cpu":
         above, beside = (0, 0) if isinstance(padding, str) else _pair(padding)
@@ -62,6 +66,26 @@ def _conv2d(
             input = nn.functional.pad(input, (beside, beside, above, above))
         input, stride, padding = subsample(input, rows, columns), 1, 0
     return torch.conv2d(input, weight, bias, stride, padding, dilation, groups)
+
+
+def _is_depthwise(input: Tensor, weight: Tensor, stride: int, padding: Any, dilation: int, groups: int) -> bool:
+    channels, _, kernel, columns = weight.shape
+    return (
+        groups == channels == input.shape[-3] > 1
+        and input.dim() == 4
+        and kernel == columns > 1
+        and kernel % 2 == 1
+        and stride in (1, 2)
+        and dilation in (1, 2)
+        and not isinstance(padding, str)
+        and _square(padding) == dilation * (kernel // 2)
+    )
+
+
+def _square(sides: Any) -> int:
+    """Return the number that is the same for both sides, 0 if there is none."""
+    rows, columns = _pair(sides) if len(_pair(sides)) == 2 else _pair(sides[0])
+    return int(rows) if rows == columns else 0
 
 
 def _stack(tensors: list[Tensor] | tuple[Tensor, ...], *args: Any, **kwargs: Any) -> Tensor:

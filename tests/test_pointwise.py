@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional
 
+from search_spaces.depthwise import DepthwiseConv2d
 from search_spaces.pointwise import PointwiseConv2d
 from strategies.memory_format import ChannelsLast
 
@@ -60,6 +61,34 @@ def test_convolutions_of_other_spaces_compute_the_same_without_their_stride(stri
     torch.testing.assert_close(ours, theirs)
     inputs, towards = (image, *convolution.parameters()), torch.randn_like(ours)
     torch.testing.assert_close(torch.autograd.grad(ours, inputs, towards), torch.autograd.grad(theirs, inputs, towards))
+
+
+@given(
+    kernel=st.sampled_from([1, 3, 4, 5, (3, 5)]),
+    stride=st.sampled_from([1, 2, 3, (2, 1)]),
+    dilation=st.integers(1, 3),
+    padding=st.sampled_from([0, 1, 2, 4, "valid"]),
+    bias=st.booleans(),
+)
+def test_depthwise_convolutions_of_other_spaces_compute_the_same(kernel, stride, dilation, padding, bias):
+    torch.manual_seed(0)
+    convolution = torch.nn.Conv2d(3, 3, kernel, stride, padding, dilation, groups=3, bias=bias).double()
+    image = torch.randn(2, 3, 13, 14, dtype=torch.double, requires_grad=True)
+    theirs = convolution(image)
+    inputs, towards = (image, *convolution.parameters()), torch.randn_like(theirs)
+    with ChannelsLast():
+        ours = convolution(image)
+        gradients = torch.autograd.grad(ours, inputs, towards)
+    torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(gradients, torch.autograd.grad(theirs, inputs, towards))
+
+
+def test_a_dilated_depthwise_convolution_of_another_space_trains_as_ours():
+    convolution = torch.nn.Conv2d(3, 3, 5, padding=4, dilation=2, groups=3, bias=False)
+    image = torch.randn(2, 3, 8, 8)
+    with ChannelsLast():
+        output = convolution(image)
+    assert type(output.grad_fn) is type(DepthwiseConv2d(3, 5, dilation=2)(image).grad_fn)
 
 
 @given(
