@@ -1,4 +1,4 @@
-"""What operations begin with: a ReLU or a pooling, which those that read the same node share."""
+"""The ReLU or the pooling at the beginning of operations, shared by operations that read the same node."""
 
 from __future__ import annotations
 

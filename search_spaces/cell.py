@@ -220,7 +220,7 @@ class DiscreteCell(nn.Module):
 
     def __init__(self, shape: CellShape, cell: Cell, outputs: Sequence[int], after: Sequence[str] = ()) -> None:
         super().__init__()
-        # A tensor, because a compiled cell is compiled again for every other number.
+        # A tensor, because a number would make torch.compile compile the cell again for each value.
         self.register_buffer("_kept", torch.ones(()), persistent=False)
         self.drop_path = 0.0
         self.align = Preprocess(shape, affine=True)

@@ -27,7 +27,7 @@ def count_multiply_adds(network: nn.Module, image_channels: int, image_size: int
         image_size: Height and width of the image in pixels.
         device: Device of the copy; ``"cpu"`` for a network that makes tensors in its forward pass.
     """
-    sides = [image_size] * getattr(network, "dimensions", 2)  # a network of series has one
+    sides = [image_size] * getattr(network, "dimensions", 2)  # networks for series have only one
     return count_multiply_adds_of(network, ((torch.zeros(1, image_channels, *sides),), {}), device)
 
 

@@ -52,9 +52,9 @@ def depthwise(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
         dilation: 1 or 2.
     """
     columns = weight.shape[-1]
-    if stride == dilation == 2:  # this is an ordinary convolution of every second pixel
+    if stride == dilation == 2:  # an undilated convolution of every second pixel
         x, stride, dilation = subsample(x, 2, 2), 1, 1
-    # Of stride 2 no search has a wider kernel than of five columns.
+    # No search space has a strided kernel with more than five columns.
     slow = dilation > 1 or (columns == 5 if stride == 2 else columns > COLUMNS)
     on_cpu = x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
     if slow and on_cpu and torch.is_grad_enabled() and not _is_transformed():
@@ -104,7 +104,7 @@ class _Depthwise(torch.autograd.Function):
 def _weight_gradient(x: Tensor, gradient: Tensor, kernel: int, stride: int, dilation: int) -> Tensor:
     """Return the gradient of the weight of a square kernel: (channels, 1, kernel, kernel)."""
     if dilation > 1:
-        # Pixels of other remainders never meet, so that the image is several images without dilation.
+        # Pixels with different remainders never meet: the image is several images without dilation.
         x, gradient = _rows_apart(x, dilation), _rows_apart(gradient, dilation)
         return _of_columns_apart(x, gradient, dilation, partial(_undilated, kernel=kernel))
     return _undilated(x, gradient, kernel, stride)
@@ -113,7 +113,7 @@ def _weight_gradient(x: Tensor, gradient: Tensor, kernel: int, stride: int, dila
 def _undilated(x: Tensor, gradient: Tensor, kernel: int, stride: int = 1) -> Tensor:
     columns = [_narrow(x, gradient, (kernel, min(kernel, COLUMNS)), (stride, stride))]
     gradient_of = partial(_narrow, kernel=(kernel, COLUMNS), strides=(stride, 1))
-    for distance in range(2, kernel // 2 + 1):  # of the columns on both sides to the one in the middle
+    for distance in range(2, kernel // 2 + 1):  # of the columns on both sides from the middle one
         outer = _of_columns_apart(x, gradient, distance, gradient_of, stride)
         columns = [outer[..., :1], *columns, outer[..., 2:]]
     return torch.cat(columns, dim=3)
@@ -128,7 +128,7 @@ def _of_columns_apart(
     """
     channels = x.shape[1]
     x = _columns_apart(x, distance)
-    if stride == distance == 2:  # what the stride reads
+    if stride == distance == 2:  # the columns that the stride reads
         return gradient_of(x[:, :channels].contiguous(memory_format=torch.channels_last), gradient)
     weights = gradient_of(x, _columns_apart(gradient, distance))
     return weights.view(distance, channels, *weights.shape[1:]).sum(0)

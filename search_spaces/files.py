@@ -41,7 +41,7 @@ def write_whole(path: str | os.PathLike[str], write: Callable[[IO[bytes]], objec
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
         if isinstance(error, OSError) and error.strerror:
-            error.filename = str(path)  # the error of a full disk names no file, others name the temporary one
+            error.filename = str(path)  # errors of a full disk name no file, other errors the temporary one
         raise
 
 

@@ -61,7 +61,7 @@ class ProgressiveSpace(StackedSpace):
             for depth in layers
         )
         super().__init__(deepest, **network)
-        if current_model() is not None:  # inside a model_context there is the derived network alone
+        if current_model() is not None:  # inside a model_context only the derived network exists
             earlier = []
         self.earlier = nn.ModuleList(
             Network(cells.cell, len(cells.layout), cells.reductions, **network) for cells in earlier

@@ -54,11 +54,11 @@ def find_published(text: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for call in _CALL.finditer(text):
         arguments = _brackets(text, call.end() - 1)
-        if re.search(r"""[(\[]\s*['"]""", arguments):  # it has operations, unlike code that makes genotypes
+        if re.search(r"""[(\[]\s*['"]""", arguments):  # code that constructs genotypes has no operations in its call
             line = text[text.rfind("\n", 0, call.start()) + 1 : call.start()]
             match = _NAME.search(line[-200:])
             name = match[1] if match else f"line {text.count(chr(10), 0, call.start()) + 1}"
-            if not line.lstrip().startswith("#") or name not in found:  # a comment takes no name away
+            if not line.lstrip().startswith("#") or name not in found:  # a comment replaces no statement
                 found[name] = call[0][:-1] + arguments
     for name, same in _ALIAS.findall(text):
         if same in found:
@@ -175,7 +175,7 @@ def _arguments(values: Mapping[str, Any]) -> dict[str, Any]:
         raise GenotypeError("a recurrent cell; a genotype here is a convolutional network")
     form = next((form for form in (_D_DARTS, *_DARTS) if form[0] in values), _DARTS[0])
     cell_fields = form[:1] if form == _D_DARTS else form[::2]
-    set_of(_names([values.get(key) for key in cell_fields]) - {NONE})  # says more than that a field is missing
+    set_of(_names([values.get(key) for key in cell_fields]) - {NONE})  # a more helpful error than a missing field
     for key in form:
         if key not in values and key != "seq":
             raise GenotypeError(f"{key}: is missing")
@@ -220,9 +220,9 @@ def _cell(items: Any, concat: tuple[int, ...], where: str) -> Cell:
 
 def _edge(one: Any, node: int | None, where: str) -> Edge:
     match one:
-        case [str(name), int(source)] | [str(name), int(source), float()] if node is not None:  # α counts for nothing
+        case [str(name), int(source)] | [str(name), int(source), float()] if node is not None:  # α is ignored
             return Edge(name, source, node)
-        case [str(name), int(source), int(target)]:  # or the other way round; an edge leads to the higher node
+        case [str(name), int(source), int(target)]:  # either order is found; an edge leads to the higher node
             return Edge(name, min(source, target), max(source, target))
     raise GenotypeError(f"{where}: {shown(one)} should be (operation, from node) or (operation, to node, from node)")
 

@@ -142,7 +142,7 @@ class Ablation:
                 # L without cell i does not depend on α_i: ∂M_i = ∂L, and ∂ mean M = ∂L − ∂(Σ_j L without j) / n.
                 mean_gradient = own - (above + below) / len(contributions)
                 gradient = gradient - self.weight * (own / mean - contribution_of[edge] / mean**2 * mean_gradient)
-            total = total + (gradient * (weight - weight.detach())).sum()  # zero, with that gradient
+            total = total + (gradient * (weight - weight.detach())).sum()  # zero, with this gradient
         return total
 
     def _ablated_gradients(
@@ -274,7 +274,7 @@ class CellChain:
         plan = architecture.plan
         architecture.plan = {**plan, **architecture.of_all(weights or {})}
         for module, forward in forwards.items():
-            module.forward = forward  # on the instance, which hides the method of the class
+            module.forward = forward  # set on the instance, where it hides the method of the class
         try:
             yield
         finally:

@@ -161,7 +161,7 @@ class DifferentiableStrategy(OneShotStrategy):
         """
         composition = Composition(self.composition.relaxation, self.composition.optimizer, none=self.composition.none)
         strategy = DifferentiableStrategy(composition, mutation_hooks=self.extra_mutation_hooks)
-        with isolate_rng():  # the search itself draws what it would draw without costs
+        with isolate_rng():  # the random numbers of the search are the same with and without costs
             supernet = strategy.mutate_model(profiled_form(space))
         return partial(Profiler, supernet, strategy.architecture)
 

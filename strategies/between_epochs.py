@@ -98,7 +98,7 @@ class BetweenEpochs(Validation):
         """Prune the candidates."""
         super().on_train_epoch_start()
         self._last_searched = None
-        self.trainer.callback_metrics.pop(EIGENVALUE, None)  # Lightning keeps that of an earlier epoch
+        self.trainer.callback_metrics.pop(EIGENVALUE, None)  # Lightning keeps the value of an earlier epoch
         self.architecture.step = self._between()
         if self.composition.pruning is not None:
             self.composition.pruning(self._epoch())
@@ -237,7 +237,7 @@ class BetweenEpochs(Validation):
                     self.training_module.validation_step(batch, index)
                     size = extract_batch_size(batch)
                     for name, value in self._measured.items():
-                        if isinstance(value, Metric):  # accumulates by itself
+                        if isinstance(value, Metric):  # a Metric accumulates the batches itself
                             metrics[name] = value
                         else:
                             sums[name] += torch.tensor([float(value) * size, size], device=self.device)

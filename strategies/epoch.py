@@ -1,4 +1,4 @@
-"""What parts of a search may read and do between two epochs: pruning, stop rules."""
+"""State of a search between two epochs, for the parts that run there: pruning and stop rules."""
 
 from __future__ import annotations
 

@@ -186,7 +186,7 @@ class Finishing(CostSearch):
     def on_train_epoch_start(self) -> None:
         """Check that the evaluator logs the metric, once it has validated."""
         super().on_train_epoch_start()
-        self._chosen = None  # of a search that goes on after its end
+        self._chosen = None  # for a search that is extended after its end
         logged = self.trainer.callback_metrics
         validated = [name for name in logged if DERIVED + name in logged]
         if self.finish is not None and validated:
@@ -217,7 +217,7 @@ class Finishing(CostSearch):
     def _rank(self, finish: Finish) -> None:
         likely = list(islice(self._likely(finish), finish.architectures))
         measured: dict[int, dict[str, Any]] = {}
-        best = list(range(len(likely)))  # the most likely first
+        best = list(range(len(likely)))  # most likely first
         for count, steps in finish.all_rungs:
             best = best[:count]
             for index in self._shown(best, steps):

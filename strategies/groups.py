@@ -47,6 +47,6 @@ def keep_strongest(architecture: Architecture) -> None:
     for edge, alphas in architecture.table().items():
         if are_operations(edge, alphas):
             names, values, parts = list(alphas), list(alphas.values()), groups(alphas)
-            if len(parts) == 1:  # what it keeps will run
+            if len(parts) == 1:  # the kept candidate runs, so it cannot be none
                 parts = [[index for index in parts[0] if names[index] != NONE]]
             architecture.prune(edge, [max(part, key=values.__getitem__) for part in parts])

@@ -189,7 +189,7 @@ def _give_cells(supernet: Network, network: Network, genotype: Genotype) -> None
     weights of its channels.
     """
     _give(supernet.stem, network.stem)
-    before = previous = early = None  # the channels that the outputs of these layers have kept, None for all
+    before = previous = early = None  # channels that the outputs of these layers keep, None for all
     for layer, (cell, derived) in enumerate(zip(supernet.cells, network.cells, strict=True)):
         assert isinstance(cell, (MixedCell, NodeByNodeCell)) and isinstance(derived, DiscreteCell)
         align = cell.align if isinstance(cell, NodeByNodeCell) else cell.preprocessor

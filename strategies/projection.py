@@ -36,7 +36,7 @@ class Projection:
             raise UnfitSettingError(
                 f"projection_epochs: {self.epochs} should be at most max_epochs: {total} of the evaluator"
             )
-        if epoch.step.epoch == 0:  # that what the last epochs need is there is found in the first
+        if epoch.step.epoch == 0:  # fail in the first epoch if something is missing that only the last ones need
             score(epoch.validate(softmax(epoch.architecture.living_alphas())), self.metric)
         cells = self.choices(epoch.architecture)
         last = max(map(len, cells), default=0) - 1
@@ -77,7 +77,7 @@ class Projection:
             others = tuple(other for other in range(len(names)) if other != index)
             return self._validate(epoch, edge, WeightedOps(others, weights[list(others)]))  # not renormalized
 
-        in_cell = EdgeName.parse(edge) is not None  # elsewhere, none is an operation of the space
+        in_cell = EdgeName.parse(edge) is not None  # in other spaces none is an ordinary candidate
         eligible = [index for index, name in enumerate(names) if not (in_cell and name == NONE)]
         chosen = min(eligible, key=without) if len(eligible) > 1 else eligible[0]
         architecture.prune(edge, keep=[architecture.living_indices(edge)[chosen]])

@@ -178,7 +178,7 @@ class SearchModule(Finishing):
             check_candidates(self.architecture, run, model.parameters())
         except (UnfitCandidatesError, UnfitSettingError):
             raise
-        except Exception:  # what else is wrong is for the first step to say: a model may not work on two samples
+        except Exception:  # other errors are left to the first step: a model may not work on two samples
             return
 
     def _log_weights(self) -> None:

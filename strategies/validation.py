@@ -113,7 +113,7 @@ class Validation(EvaluatorHooks):
             if isinstance(child, Metric)
         ]
         metrics = [parent.get_submodule(name) for parent, name in self._metric_places]
-        # Includes the originals: Lightning searches for metrics once, when a copy may be in the place of an original.
+        # Includes the originals: Lightning looks for metrics only once, possibly while a copy replaces an original.
         self.metric_copies["own"] = nn.ModuleList(metrics)
         for prefix in (ARCHITECTURE, DERIVED, UNLOGGED):
             self.metric_copies[prefix] = nn.ModuleList(copy.deepcopy(metric) for metric in metrics)

@@ -32,10 +32,10 @@ PyTorch takes most of the time of a pass on the meta device for their shapes.
 
 
 def _elementwise(func: Any, args: tuple[Any, ...]) -> Any:
-    if func._schema.is_mutable and "batch_norm" not in func.__name__:  # in place
+    if func._schema.is_mutable and "batch_norm" not in func.__name__:  # in-place operators
         return args[0]
     tensors = [arg for arg in args[:2] if isinstance(arg, Tensor)]
-    whole = max(tensors, key=Tensor.dim)  # the other one may be a number on the CPU
+    whole = max(tensors, key=Tensor.dim)  # the other argument may be a number on the CPU
     if "batch_norm" in func.__name__:
         none = whole.new_empty(0)
         return whole.new_empty(whole.shape), none, none
@@ -63,7 +63,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if formula is None and str(func._overloadpacket).removesuffix("_") in _ELEMENTWISE:
             return _elementwise(func, args)
         if formula is None:
-            with self:  # what a composite operator consists of
+            with self:  # the parts of a composite operator
                 parts = func.decompose(*args, **kwargs)
             return func(*args, **kwargs) if parts is NotImplemented else parts
         out = func(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""From α to the probability that the derived network has each candidate."""
+"""Probabilities, computed from α, that the derived network has each candidate."""
 
 from __future__ import annotations
 

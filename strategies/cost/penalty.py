@@ -49,7 +49,7 @@ def distribution(expectation: Expectation) -> dict[str, dict[Any, Tensor]]:
         operations = sum(probabilities[edge] for edge in edges)
         inputs = {name.source: probabilities[edge].sum() / kept for edge in edges if (name := EdgeName.parse(edge))}
         named = _by_candidate(candidates[edges[0]], operations / kept)
-        named.pop(NONE, None)  # which no network has
+        named.pop(NONE, None)  # no derived network has it
         for slot in range(kept):
             found[f"{cell}/op_{target}_{slot}"] = named
             found[f"{cell}/input_{target}_{slot}"] = inputs
@@ -84,6 +84,6 @@ def expected_value(expression: Any, sample: Mapping[str, Mapping[Any, Tensor]]) 
     if not isinstance(expression, MutableExpression):
         return expression
     function, arguments = getattr(expression, "function", None), getattr(expression, "arguments", ())
-    if function in (operator.add, operator.sub):  # without the combinations of what both depend on
+    if function in (operator.add, operator.sub):  # without the combinations of shared choices
         return function(*(expected_value(argument, sample) for argument in arguments))
     return sum(value * probability for value, probability in traverse_all_options(expression, sample))

@@ -101,7 +101,7 @@ class Profiler:
 
     def _run(self) -> None:
         args, kwargs = self.example
-        with torch.device("meta"):  # also for what the model makes in its forward pass
+        with torch.device("meta"):  # also for tensors that the model makes in its forward pass
             self.meta(*args, **kwargs)
 
     def follow(self, assignment: Assignment) -> None:
@@ -134,7 +134,7 @@ class Profiler:
         """
         smallest = {edge: _smallest(self.architecture.candidates[edge]) for edge in self.values}
         found: dict[nn.Module, set[str]] = {}
-        # From the largest values and from the smallest: a maximum of two choices shows either only from there.
+        # From the largest and from the smallest values: a maximum of two choices depends on one of them only there.
         for plan in [base for first in self.first_plans() for base in (first, smallest | first)]:
             before = self.counts(plan)
             for module, counts in before.items():
@@ -205,7 +205,7 @@ class Profiler:
                     builder.add(which.edges, which.holds * count_parameters(_frozen(module, sample)))
                 counted.update(map(id, self.original[module].parameters()))
                 continue
-            # Of the original, since weights that modules share are no longer shared on the meta device.
+            # Taken from the original, because modules no longer share weights on the meta device.
             weights = self.original[module].parameters(recurse=False)
             own = [p for p in weights if p.requires_grad and id(p) not in counted]
             counted.update(map(id, own))

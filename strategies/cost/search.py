@@ -82,7 +82,7 @@ class CostSearch(BetweenEpochs):
 
     @cached_property
     def expectation(self) -> Expectation:
-        """What the derived network is expected to have."""
+        """Expectation of the costs of the derived network, which depends on α."""
         return Expectation(self.model, self.architecture, self.composition.relaxation.activation)
 
     def probabilities(self) -> Probabilities:

@@ -89,7 +89,7 @@ def weigh(
         positions |= {(edge, i): start + slot for slot, i in active(entries[edge], len(operations[edge]))}
         start += len(of_edge)
     forms: dict[_Form, list[int]] = defaultdict(list)
-    for number in sorted(range(len(groups)), key=lambda number: len(groups[number]) > 1):  # single ones first
+    for number in sorted(range(len(groups)), key=lambda number: len(groups[number]) > 1):  # single candidates first
         edge, index = groups[number][0]
         if edge in given:
             forms[_form(operations[edge][index])].append(number)

@@ -309,7 +309,7 @@ def _cell_candidates(cell: Cell, target: int, source: int) -> dict[str, nn.Modul
         ValueError: A candidate has a choice whose label differs between the operations of a node.
     """
     factories = _factories(cell)
-    with label_scope(cell.label):  # for choices inside a candidate
+    with label_scope(cell.label):  # choices inside a candidate
         candidates: dict[str, nn.Module] = create_cell_op_candidates(factories, target, 0, source)[0]
         inside = _labels(candidates)
         if inside:

@@ -44,9 +44,9 @@ class MixedLayer(Mixed):
         self.originals = tuple(candidates.values())
         self.companion = parts.beside(candidates, architecture)
         self.candidates = nn.ModuleList(parts.prepare(candidates, architecture).values())
-        # The spaces of NNI's hub name their zero operation so. An identity of that name skips the layer and is no zero.
+        # NNI's hub uses this name for its zero operation. An identity of this name skips the layer and is no zero.
         self.zero = NONE in names and not isinstance(choice[NONE], nn.Identity)
-        # What says so itself adds nothing to the others, whatever its weight.
+        # A candidate that declares itself zero, as NNI's does, adds nothing to the others, whatever its weight.
         self.skipped = names.index(NONE) if self.zero and getattr(choice[NONE], "is_zero", False) else None
         self.add_mutable(choice.choice)
 

@@ -117,7 +117,7 @@ def _run(candidates: Sequence[Sequence[Any]], x: Tensor, weights: Tensor | None,
     if not candidates[0]:
         assert weights is not None
         weighted = x.unsqueeze(1) * weights.view(1, -1, *[1] * (x.dim() - 1))
-        return weighted.flatten(1, 2).to(x.dtype)  # as a scalar weight gives it, which has no say in the type
+        return weighted.flatten(1, 2).to(x.dtype)  # a scalar weight does not promote the type
     shared = True
     for depth, layer in enumerate(zip(*candidates, strict=True), start=1):
         if type(layer[0]) is nn.ReLU:

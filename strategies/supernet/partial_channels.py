@@ -103,7 +103,7 @@ class PartialStates:
             return x
         if node not in self._parts:
             part = x[:, : x.shape[1] // self.parts]
-            # Convolutions would copy a slice, each for itself.
+            # Otherwise each convolution would make its own copy of the slice.
             last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
             self._parts[node] = part.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
         return self._parts[node]
@@ -124,7 +124,7 @@ class PartialStates:
         if node not in self._pooled:
             pool, fit = _POOLING[passed.dim() - 2]
             pooled = pool(passed, 2, 2, ceil_mode=True)
-            if pooled.shape[2:] != tuple(shape[2:]):  # not that of a stride of 2 with the usual padding
+            if pooled.shape[2:] != tuple(shape[2:]):  # differs from a stride of 2 with the usual padding
                 pooled = fit(passed, tuple(shape[2:]))
             self._pooled[node] = pooled
         return self._pooled[node]

@@ -1,4 +1,4 @@
-"""What a strategy adds to the edges of a supernet."""
+"""Parts that a strategy adds to the edges of a supernet."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Candidate(Protocol):
 
 @dataclass(frozen=True)
 class SupernetParts:
-    """What a strategy adds to the edges of a supernet; the fields are those of a composition.
+    """Parts that a strategy adds to the edges of a supernet; the fields are those of a composition.
 
     Args:
         derivation: Turns the α of a cell into its discrete operations.

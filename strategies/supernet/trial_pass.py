@@ -40,9 +40,9 @@ def check_candidates(architecture: Architecture, run: Callable[[], Any], weights
         architecture.plan = plan
         try:
             _differentiate(run(), trained)
-        except (torch.OutOfMemoryError, UnfitSettingError):  # the fault of no edge
+        except (torch.OutOfMemoryError, UnfitSettingError):  # an error that no edge has caused
             raise
-        except Exception as error:  # a user's candidates raise many kinds
+        except Exception as error:  # candidates of a user may raise any exception
             return error
         return None
 

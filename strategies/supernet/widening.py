@@ -99,7 +99,7 @@ def repetitions(candidate: nn.Module, wider: nn.Module, draw: Draw) -> Iterator[
                 yield module.bias, new.bias, partial(_taken, outputs, None)
         elif isinstance(module, NORMS) and isinstance(new, NORMS):
             rows, count = outputs, new.num_features
-            if rows is None or len(rows) != count:  # that of a pooling, or of two convolutions side by side
+            if rows is None or len(rows) != count:  # of a pooling, or of two convolutions side by side
                 rows = _channels(module.num_features, count, draw)
             for name in ("weight", "bias", "running_mean", "running_var"):
                 if getattr(module, name) is not None:
