@@ -1,11 +1,11 @@
-"""What the ablation loss of D-DARTS costs: an architecture step of ours against a plain one, in one process.
+"""Measure the cost of the ablation loss of D-DARTS: our architecture step against a plain implementation of it.
 
     python benchmarks/ablation.py [--small] [--cells N] [--rounds N] [--threads N] [--output ablation.csv]
 
-The plain step is how the released code computes the same mathematics: n + 1 passes forwards, one with
-all cells and one without each, and n backwards, one for the loss of each cell, with the gradient of the
-weights. The second plain one leaves that gradient out, as ours do. All steps see the same supernet, α
-and images, and alternate, so that a machine that slows down slows all of them. Ratios are to the first.
+The plain step follows the released code: n + 1 forward passes (one with all cells, one without each cell) and n
+backward passes (one for the loss of each cell), which also compute the gradient of the weights. A second plain step
+leaves this gradient out, as our steps do. All steps run in one process with the same supernet, α and images. They
+alternate, so that a machine that slows down slows all of them. Ratios are relative to the first step.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ W_ABL, W_01 = 0.5, 7.0
 
 
 class Supernet:
-    """A supernet with a batch of images; every step leaves the gradients of all α."""
+    """Supernet with a batch of images; every step computes the gradients of all α."""
 
     def __init__(self, cells: int, channels: int, batch: int, image: int) -> None:
         torch.manual_seed(0)
@@ -50,7 +50,7 @@ class Supernet:
         return cross_entropy(self.model(self.images), self.labels)
 
     def ours(self, absent: str = "random", gradient: bool = False) -> None:
-        """The step of DDARTS."""
+        """Run the architecture step of DDARTS."""
         objective = total(Ablation(W_ABL, absent, gradient), zero_one(W_01, by_cell))
         with frozen(list(self.model.parameters())):
             self.architecture.plan = sigmoid(self.alphas)
@@ -58,7 +58,7 @@ class Supernet:
             torch.autograd.grad(objective(batch), list(self.alphas.values()))
 
     def plain(self, weights: bool = True) -> None:
-        """The step as the equations are written."""
+        """Run the step as the equations of the paper are written."""
         with frozen([] if weights else list(self.model.parameters())):
             plan = sigmoid(self.alphas)
             without = []
@@ -112,7 +112,7 @@ def main() -> None:
 
 
 def seconds(step: Callable[[], None]) -> float:
-    """What one step takes."""
+    """Return the duration of a step in seconds."""
     started = time.perf_counter()
     step()
     if torch.cuda.is_available():
@@ -121,7 +121,7 @@ def seconds(step: Callable[[], None]) -> float:
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """A row a step: the median, and the ratio to the first kind in the same round with its range."""
+    """Return one row per kind of step: its median, and its ratio to the first kind in the same round with its range."""
     by_step = table.pivot(index="round", columns="step", values="seconds")[table["step"].unique()]
     ratios = by_step.div(by_step.iloc[:, 0], axis=0)
     return pd.DataFrame(

@@ -1,10 +1,10 @@
-"""Methods that need no search, by which searches are judged.
+"""Baselines without a search, against which searches are judged.
 
 random              one architecture drawn uniformly
-best of k random    the best of k random architectures, each trained alone on the images of a search, by its validation
-                    accuracy there; k is what the time of a search pays for
+best of k random    the best by validation accuracy of k random architectures, each trained alone on the images of a
+                    search; k such trainings take as long as a search
 all 3×3             a 3×3 convolution on every edge, which a user would guess
-widest              the most parameters
+widest              the architecture with the most parameters
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ import pandas as pd
 
 RANDOM, BEST, ALL_3X3, WIDEST = "random", "best of k random", "all 3×3", "widest"
 OPERATION_3X3 = "conv_3x3"
-"""How the operation's name ends."""
+"""End of the name of a 3×3 convolution."""
 
 
 def affordable(truth: pd.DataFrame, search_seconds: float) -> int:
-    """Return k: how many trainings alone, by their median time, take as long as a search; 0 where none are known.
+    """Return k, the number of trainings of median duration that take as long as a search; 0 if none are known.
 
     Args:
-        truth: A row an architecture, with ``alone`` and ``alone_seconds`` of those that have been trained alone.
+        truth: One row per architecture, with ``alone`` and ``alone_seconds`` for those that have been trained alone.
         search_seconds: Mean CPU seconds of a search; 0 without searches.
     """
     if "alone" not in truth or truth["alone"].isna().all() or not search_seconds:
@@ -35,14 +35,14 @@ def baseline_runs(truth: pd.DataFrame, seeds: Sequence[int], count: int) -> pd.D
     """Return the runs of the baselines.
 
     Args:
-        truth: A row an architecture, named by the index: ``accuracy``, and where known ``alone``, ``alone_seconds`` and
-            ``parameters``.
-        seeds: Seeds of the draws, those of the searches.
-        count: k, see :func:`affordable`; 0 for no best of k.
+        truth: One row per architecture, whose name is the index: ``accuracy`` and, if known, ``alone``,
+            ``alone_seconds`` and ``parameters``.
+        seeds: Seeds of the random draws, the same as those of the searches.
+        count: k of "best of k random", see :func:`affordable`; 0 to leave this baseline out.
 
     Returns:
-        A row a run: method, seed, architecture, accuracy, cpu_seconds. Where several architectures are the widest, or
-        all 3×3, the accuracy is their mean and the architecture the first of them.
+        One row per run: method, seed, architecture, accuracy, cpu_seconds. If several architectures are the widest, or
+        all 3×3, the accuracy is their mean and the architecture is the first of them.
     """
     rows = [_drawn(truth, seed) for seed in seeds]
     if count:

@@ -1,4 +1,4 @@
-"""Compare methods on a benchmark that knows the true accuracy of every architecture.
+"""Compare methods on a benchmark with the true accuracy of every architecture.
 
     python benchmarks/benchmark.py exhaustive OUTPUT --table docs/quality/exhaustive.csv [--methods NAME ...]
         [--seeds 0 1 2 3 4] [--jobs 2] [--baseline NAME] [--epochs 30]
@@ -8,16 +8,17 @@
 The benchmarks:
 
     exhaustive    this project's own: 207 networks on noisy digits, trained by exhaustive.py; needs no images
-    nasbench201   NNI's space: the table and the proxy of nasbench201.py, whose runs it reads and makes. CSV has the
-                  columns architecture and that of --column, FOLDER holds train/CLASS/*
+    nasbench201   NNI's space, with the table, the proxy and the runs of nasbench201.py. CSV has the column
+                  architecture and the one given by --column; FOLDER holds train/CLASS/*
 
-Without --methods, exhaustive searches by the methods below, and nasbench201 reports the finished runs of OUTPUT. What
-is finished is not searched again; without --images, nasbench201 searches nothing, and reports what there is of
---methods and --seeds. Random search and other baselines are always in: see baselines.py. OUTPUT gets
+Without --methods, exhaustive uses the methods in METHODS, and nasbench201 reports the finished runs of OUTPUT.
+Finished searches are not repeated. Without --images, nasbench201 runs no searches, and reports the finished runs of
+--methods and --seeds. Random search and the other baselines of baselines.py are always included. The script writes
+into OUTPUT
 
-    runs/*.json          a finished search each
-    benchmark_runs.csv   a row a run: accuracy, rank and percentile among all architectures, regret
-    methods.csv          a row a method
+    runs/*.json          one file per finished search
+    benchmark_runs.csv   one row per run: accuracy, rank and percentile among all architectures, regret
+    methods.csv          one row per method
     pairs.csv            each method against the baseline: bootstrap interval, permutation test, Holm's correction
     benchmark.md, .png   the same as tables, and the average ranks with their critical difference
 """
@@ -43,12 +44,12 @@ METHODS = (
     "DARTS", "DARTS, one-level, weights first", "DARTS, second order", "EDAS", "EDAS, one-level", "FairDARTS",
     "DDARTS, w_abl=0", "PCDARTS", "NNI DARTS",
 )  # fmt: skip
-"""Methods of the exhaustive benchmark without --methods."""
+"""Default methods of the exhaustive benchmark."""
 EPOCHS = 30
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Search what has not been searched yet, and write the report."""
+    """Run the searches that have not finished, and write the report."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("benchmark", choices=[EXHAUSTIVE, NASBENCH201])
     parser.add_argument("output", type=Path, metavar="OUTPUT", help="folder")
@@ -89,10 +90,10 @@ def check(options: argparse.Namespace) -> None:
 def exhaustive_table(options: argparse.Namespace) -> pd.DataFrame:
     """Return accuracy, alone, alone_seconds and parameters of each architecture, from the table of exhaustive.py.
 
-    The accuracy is the mean of the seeds that have been trained.
+    The accuracy is the mean over the seeds that have been trained.
 
     Raises:
-        InputError: It is no such table.
+        InputError: The file is not such a table.
     """
     columns = ["seed_0", "seed_1", "seed_2", "alone", "alone_cpu_seconds", "parameters"]
     table = _read(options.table, columns)
@@ -104,12 +105,12 @@ def exhaustive_table(options: argparse.Namespace) -> pd.DataFrame:
 
 
 def nasbench201_table(options: argparse.Namespace) -> pd.DataFrame:
-    """Return the accuracy of each architecture, and in ``parameters`` its weights in units of a 1×1 convolution.
+    """Return the accuracy of each architecture, and its ``parameters`` in units of a 1×1 convolution.
 
-    Where OUTPUT has ranks.csv of ``nasbench201.py --rank``, ``alone`` and ``alone_seconds`` are from there.
+    If OUTPUT has the ranks.csv of ``nasbench201.py --rank``, ``alone`` and ``alone_seconds`` are read from it.
 
     Raises:
-        InputError: It is no such table.
+        InputError: The file is not such a table.
     """
     table = _read(options.table, [options.column])
     if table[options.column].isna().any():
@@ -144,10 +145,10 @@ def _read(path: Path, columns: Sequence[str], name: str | None = None) -> pd.Dat
 
 
 def finished(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Return the finished searches of the folder, which share their settings.
+    """Return the finished searches of the folder.
 
     Raises:
-        InputError: They do not, or a file is no result.
+        InputError: The searches differ in their settings, or a file is not the result of a search.
     """
     folder = options.output / "runs"
     found = results(folder, {"epochs": options.epochs} if options.benchmark == EXHAUSTIVE else {})
@@ -177,7 +178,7 @@ def search_missing(options: argparse.Namespace) -> None:
 
 
 def _search_exhaustive(left: dict[str, list[int]], options: argparse.Namespace) -> None:
-    import exhaustive_search  # takes seconds
+    import exhaustive_search  # late, because it takes seconds
 
     _check_known(left, list(exhaustive_search.METHODS))
     shared = {"folder": options.output / "runs", "epochs": options.epochs}
@@ -189,7 +190,7 @@ def _search_exhaustive(left: dict[str, list[int]], options: argparse.Namespace) 
 
 
 def _search_nasbench201(left: dict[str, list[int]], options: argparse.Namespace) -> None:
-    import nasbench201  # takes seconds
+    import nasbench201  # late, because it takes seconds
     from nasbench201_search import PROTOCOLS, STRATEGIES
 
     _check_known(left, list(STRATEGIES))
@@ -206,7 +207,7 @@ def report(options: argparse.Namespace, truth: pd.DataFrame) -> None:
     """Write and print the report of the finished searches and the baselines.
 
     Raises:
-        InputError: A search ended outside of the table, or the baseline is no method of the report.
+        InputError: A search found an architecture that the table lacks, or the baseline is not in the report.
     """
     rows = []
     for one in finished(options):

@@ -1,4 +1,4 @@
-"""The report of a benchmark: methods compared over seeds, as Markdown, CSV and a picture."""
+"""Report of a benchmark: comparison of methods over seeds as Markdown, CSV tables and a plot."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from search_spaces.files import write_text_whole, write_whole
 
 SIGNIFICANCE = 0.05
 BAR = "#ea580c"
-"""Colour of the groups."""
+"""Colour of the bars beside groups of methods."""
 
 
 class Comparison(NamedTuple):
@@ -25,7 +25,7 @@ class Comparison(NamedTuple):
         ranks: Method -> average rank.
         seeds: Number of these seeds.
         difference: Critical difference of two ranks.
-        p: Of Friedman's test.
+        p: p value of Friedman's test.
     """
 
     ranks: dict[str, float]
@@ -35,10 +35,10 @@ class Comparison(NamedTuple):
 
 
 def add_ranks(runs: pd.DataFrame, truth: pd.Series) -> pd.DataFrame:
-    """Return runs with the place of their answer among all architectures.
+    """Return the runs with the rank of the found architecture among all architectures.
 
     Args:
-        runs: A row a run, with its true ``accuracy``.
+        runs: One row per run, with the true ``accuracy`` of the found architecture.
         truth: True accuracy of every architecture.
 
     Returns:
@@ -55,7 +55,7 @@ def add_ranks(runs: pd.DataFrame, truth: pd.Series) -> pd.DataFrame:
 
 
 def method_table(runs: pd.DataFrame) -> pd.DataFrame:
-    """Return a row a method: figures over its seeds, in the order of the runs."""
+    """Return one row per method with statistics over its seeds, in the order of the runs."""
     grouped = runs.groupby("method", sort=False)
     return pd.DataFrame(
         {
@@ -76,8 +76,8 @@ def pair_table(runs: pd.DataFrame, baseline: str) -> pd.DataFrame:
     """Compare every other method with the baseline on the seeds that both have.
 
     Returns:
-        A row a method with a seed in common: ``pairs``, mean ``difference``, its bootstrap interval ``low`` to
-        ``high``, ``p`` of the permutation test, and ``p_holm``, adjusted for the number of methods.
+        One row per method that shares a seed with the baseline: ``pairs``, mean ``difference``, its bootstrap interval
+        ``low`` to ``high``, ``p`` of the permutation test, and ``p_holm``, adjusted for the number of methods.
     """
     scores = _scores(runs)
     rows = []
@@ -118,8 +118,8 @@ def write_report(output: Path, runs: pd.DataFrame, truth: pd.Series, baseline: s
     """Write benchmark_runs.csv, methods.csv, pairs.csv, benchmark.md and benchmark.png, and return the Markdown.
 
     Args:
-        output: Folder.
-        runs: A row a run: method, seed, architecture, accuracy, cpu_seconds.
+        output: Folder to write to.
+        runs: One row per run: method, seed, architecture, accuracy, cpu_seconds.
         truth: True accuracy of every architecture.
         baseline: Method that the others are compared with.
         title: First line of the Markdown.

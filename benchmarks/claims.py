@@ -1,15 +1,15 @@
-"""Decide what D-DARTS and Fine-Tuning DARTS claim, on networks small enough for many seeds.
+"""Test the claims of D-DARTS and Fine-Tuning DARTS on networks small enough for many seeds.
 
     python benchmarks/claims.py OUTPUT [--tables docs/quality] [--seeds 0 1 2 ...] [--jobs 2]
 
-Each arm of claims_search.py searches noisy digits, and its answer is trained alone three times; two arms are compared
-over the seeds that both have. The claim of fixed attention is compared over the architectures of two tables of
-exhaustive.py in the folder of --tables, exhaustive.csv and exhaustive_fixed.csv. What is finished is not run again.
-OUTPUT gets
+Each arm of claims_search.py is a search on noisy digits, whose network is trained from scratch three times. Two arms
+are compared over the seeds that both have. The claim about fixed attention is tested on the architectures of two tables
+of exhaustive.py, exhaustive.csv and exhaustive_fixed.csv in the folder of --tables. Finished runs are not repeated. The
+script writes into OUTPUT
 
-    runs/*.json    a finished search and its trainings each
-    arms.csv       a row an arm
-    claims.csv     a row a claim: the mean difference, its bootstrap interval and the p of a permutation test
+    runs/*.json    one file per finished search with its trainings
+    arms.csv       one row per arm
+    claims.csv     one row per claim: mean difference, its bootstrap interval and the p value of a permutation test
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from search_spaces.files import write_text_whole
 
 SEARCH = str(Path(__file__).with_name("claims_search.py"))
 SETTINGS = {"epochs": 30, "layers": 4, "channels": 4, "train_images": 400, "trainings": 3, "training_epochs": 10}
-"""Of a search, and of the trainings of what it found."""
+"""Settings of a search, and of the trainings of the network that it finds."""
 DARTOPTI, START, WIDENED = "DARTOpti", "residual network", "residual network, as many random operations"
 FIRST = ("DARTS", "FairDARTS", "FairDARTS, sparse", "D-DARTS", "D-DARTS, sparse", "D-DARTS, ablation gradient",
          "DARTS, a cell a layer", DARTOPTI, START)  # fmt: skip
@@ -46,13 +46,13 @@ CLAIMS = (
     ("DARTOpti improves its start", DARTOPTI, START),
     ("DARTOpti improves it more than random operations do", DARTOPTI, WIDENED),
 )
-"""What is claimed, of which arm, against which one."""
+"""Claim, the arm that it is about, and the arm that it is compared with."""
 ATTENTION = "fixed attention gives better networks"
 KINDS = ["seed_0", "seed_1", "seed_2"]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run what has not run yet, and write and print the tables."""
+    """Run the arms that have not finished, and write and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("output", type=Path, metavar="OUTPUT", help="folder")
     parser.add_argument("--tables", type=Path, metavar="FOLDER", help="of exhaustive.csv and exhaustive_fixed.csv")
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run_missing(output: Path, seeds: Sequence[int], jobs: int) -> None:
-    """Run the arms that have not finished; the random networks come last, as they have the size of DARTOpti's."""
+    """Run the arms that have not finished; random networks come last, since their size is that of DARTOpti's result."""
     for arms in (FIRST, (WIDENED,)):
         done = {(one["strategy"], one["seed"]) for one in finished(output / "runs")}
         left = {arm: [seed for seed in seeds if (arm, seed) not in done] for arm in arms}
@@ -88,10 +88,10 @@ def run_missing(output: Path, seeds: Sequence[int], jobs: int) -> None:
 
 
 def finished(folder: Path) -> list[dict[str, Any]]:
-    """Return what the finished runs in a folder wrote.
+    """Return the results of the finished runs in a folder.
 
     Raises:
-        InputError: A file is no such run, or one with other settings.
+        InputError: A file is not the result of a run, or its settings differ.
     """
     found = results(folder, SETTINGS)
     for path, one in zip(sorted(folder.glob("*.json")), found, strict=True):
@@ -106,7 +106,7 @@ def finished(folder: Path) -> list[dict[str, Any]]:
 
 
 def read_attention(folder: Path) -> pd.Series:
-    """Return what squeeze and excitation adds to the accuracy of each architecture that both tables have.
+    """Return the gain in accuracy by squeeze-and-excitation for each architecture that both tables have.
 
     Raises:
         InputError: A table is missing or has no accuracies, or the two have no architecture in common.
@@ -151,7 +151,7 @@ def report(output: Path, seeds: Sequence[int], attention: pd.Series | None) -> N
 
 
 def claim_row(claim: str, differences: pd.Series) -> dict[str, object]:
-    """Return the row of a claim from the differences of its pairs, in percent points."""
+    """Return the row of a claim from the differences of its pairs in percentage points."""
     interval = bootstrap_interval(differences)
     return {
         "claim": claim,

@@ -1,7 +1,7 @@
-"""The arms of the experiments of claims.py: a search of noisy digits each, whose answer is trained alone.
+"""Arms of the experiments of claims.py: searches on noisy digits, whose networks are trained from scratch.
 
-A chain of four cells with two nodes, three operations and four channels, searched for 30 epochs of four steps. Layers
-of a kind share a cell, or every layer has its own.
+The space is a chain of four cells with two nodes, three operations and four channels, searched for 30 epochs of four
+steps. Layers of a kind share a cell, or every layer has its own.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from search_spaces.space import StackedSpace
 NETWORK: dict[str, Any] = {"num_classes": CLASSES, "channels": SETTINGS["channels"], "image_channels": IMAGE_CHANNELS}
 CELLS: dict[str, Any] = {**NETWORK, "layers": SETTINGS["layers"], "nodes": NODES, "operations": OPERATIONS}
 PACE: dict[str, Any] = {"learning_rate": 0.05, "min_learning_rate": 0.02}
-"""Learning rate of α in the study of D-DARTS, whose searches have as few steps."""
+"""Learning rates of α from examples/d_darts/study.py, whose searches have as few steps."""
 
 RESIDUAL = Genotype(
     cells=((Edge("simple_conv_3x3", 1, 2), Edge("simple_conv_3x3", 2, 3), Edge("skip_connect", 1, 3)),),
@@ -51,11 +51,11 @@ RESIDUAL = Genotype(
     concat=(2, 3),
     operations="dartopti",
 )
-"""Where DARTOpti starts: a residual block of two convolutions a layer."""
+"""Baseline that DARTOpti starts from: a residual block of two convolutions per layer."""
 
 
 class Arm(NamedTuple):
-    """A space and the strategy that searches it."""
+    """Space and the strategy that searches it."""
 
     space: Callable[[], StackedSpace]
     strategy: Callable[[], OneShotStrategy]
@@ -67,7 +67,7 @@ def shared() -> StackedSpace:
 
 
 def own() -> StackedSpace:
-    """Return the space whose layers have a cell of their own."""
+    """Return the space in which every layer has its own cell."""
     return DDartsSpace(**CELLS)
 
 
@@ -98,11 +98,11 @@ ARMS = {
         ),
     ),
 }
-"""Name -> what is searched; the learning rates are those of examples/d_darts/study.py."""
+"""Arms by name; the learning rates are those of examples/d_darts/study.py."""
 
 
 def search(arm: Arm, seed: int) -> Genotype:
-    """Return what a search finds."""
+    """Return the genotype that a search finds."""
     pl.seed_everything(seed, verbose=False)
     images, _ = load(SETTINGS["train_images"])
     half = SETTINGS["train_images"] // 2
@@ -117,7 +117,7 @@ def search(arm: Arm, seed: int) -> Genotype:
 
 
 def widened(found: Genotype, seed: int) -> Genotype:
-    """Return the residual network with as many operations as a genotype has, at random places."""
+    """Return the residual network with random further operations, up to the number of operations of a genotype."""
     generator = random.Random(seed)
     cells = []
     for start, cell in zip(RESIDUAL.cells, found.cells, strict=True):
@@ -128,7 +128,7 @@ def widened(found: Genotype, seed: int) -> Genotype:
 
 
 def worth(genotype: Genotype, seed: int) -> list[float]:
-    """Return the test accuracies of trainings of a network, in percent; arms share their seeds."""
+    """Return the test accuracies in percent of several trainings of a network; all arms use the same seeds."""
     images, held_out = load(SETTINGS["train_images"])
     found = []
     for number in range(SETTINGS["trainings"]):
@@ -140,7 +140,7 @@ def worth(genotype: Genotype, seed: int) -> list[float]:
 
 
 def answer(name: str, seed: int, folder: Path) -> Genotype:
-    """Return the network of an arm; the random one takes its size from a finished run of DARTOpti."""
+    """Return the genotype of an arm; the random one has the size of that of a finished run of DARTOpti."""
     if name == START:
         return RESIDUAL
     if name == WIDENED:
@@ -150,7 +150,7 @@ def answer(name: str, seed: int, folder: Path) -> Genotype:
 
 
 def main(folder: str, arm: str, seeds: Sequence[int]) -> None:
-    """Run an arm with one seed after the other, and write each result whole."""
+    """Run an arm with one seed after another, and write each result atomically."""
     torch.set_num_threads(1)
     for seed in seeds:
         with quiet(), warnings.catch_warnings():

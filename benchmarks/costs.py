@@ -1,4 +1,4 @@
-"""What a search with a target of cost finds, what it takes, and how well it keeps the target.
+"""Measure searches with a cost target: the networks that they find, their time, and how well they meet the target.
 
     python benchmarks/costs.py nasbench201 OUTPUT --images FOLDER --table CSV [--strategies NAME ...]
         [--of searched table] [--seeds 0 1 ...] [--jobs N]
@@ -7,18 +7,19 @@
         [--retrain]
     python benchmarks/costs.py penalty OUTPUT
 
-Costs are multiply-adds. What is finished is not run again. OUTPUT gets
+Costs are multiply-adds. FOLDER and CSV are those of nasbench201.py. Finished runs are not repeated. The script writes
+into OUTPUT
 
-    nasbench201/*.json   a finished search each, by the proxy of nasbench201.py, whose FOLDER and CSV these are
-    nasbench201.csv      a row a search: its cost as a share of the target, and its accuracy in the table
+    nasbench201/*.json   one file per finished search with the proxy of nasbench201.py
+    nasbench201.csv      one row per search: its cost as a share of the target, and its accuracy in the table
     random.csv           all architectures of the table whose cost is within 5 % of the target
-    step.csv             a row for two steps: CPU seconds with a cost and without
-    targets/             searches of the digits of scikit-learn, and retrainings of what they found
-    targets.csv          a row a search of these
-    penalty.csv          a row a search with a penalty of NNI, or a target: what it derived
+    step.csv             one row per pair of steps: CPU seconds with a cost and without
+    targets/             searches on the digits of scikit-learn, and retrainings of the networks that they found
+    targets.csv          one row per search in targets/
+    penalty.csv          one row per search with a penalty of NNI or with a target: the derived operation
 
-A target of nasbench201 is half the cost of the network with a 3×3 convolution on every edge: of the small one that is
-searched, or of the one that the table is of.
+The target of nasbench201 is half the cost of the network with a 3×3 convolution on every edge. This network has the
+size of the searched network, or that of the networks in the table.
 """
 
 from __future__ import annotations
@@ -64,9 +65,9 @@ FOLDER = Path(__file__).parent
 EXAMPLES = FOLDER.parent / "examples"
 PROXY = PROTOCOLS["proxy"]
 WITHIN = 0.05
-"""How far the cost of an architecture may be from a target to count as the same, as a share of it."""
+"""Largest relative difference from a target at which the cost of an architecture counts as equal to it."""
 STEP_TARGET = 25e6
-"""A target that the search of ``step`` is above in every step."""
+"""Target that the search of ``step`` exceeds in every step."""
 ONE_LEVEL = ["EDAS, one-level", "DARTS, one-level, weights first"]
 """Strategies of nasbench201.py that do well without a target."""
 DIGITS = {
@@ -74,7 +75,7 @@ DIGITS = {
     "DARTS": "{name: DARTS, learning_rate: 0.003}",
     "PCDARTS": "{name: PCDARTS, learning_rate: 0.003, warmup_epochs: 2}",
 }
-"""Strategy -> its settings in a short search of the digits."""
+"""Strategy -> its settings in a short search on the digits."""
 CHANNELS, DIGITS_PIXELS = 4, 8
 SMALL = [f"--space.channels={CHANNELS}", "--space.layers=5", "--space.nodes=3", "--training.epochs=5"]
 DIGITS_SEARCH = EXAMPLES / "methods" / "digits.yaml"
@@ -82,7 +83,7 @@ DIGITS_RETRAIN = EXAMPLES / "edas" / "digits_retrain.yaml"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run what has not run yet, and write the tables."""
+    """Run the measurements that have not finished, and write the tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parts = parser.add_subparsers(dest="part", required=True, metavar="PART")
 
@@ -120,7 +121,7 @@ def check(options: argparse.Namespace) -> None:
     """Check the numbers and the folder of a command line.
 
     Raises:
-        InputError: A number is too small, or the folder is none.
+        InputError: A number is too small, a strategy does not exist, or OUTPUT is not a folder.
     """
     for key, least in {"pairs": 1, "jobs": 1, "seeds": 0, "targets": 1}.items():
         given = getattr(options, key, least)
@@ -153,13 +154,13 @@ def nasbench201(options: argparse.Namespace) -> None:
 
 
 def search_bench(folder: Path, images: Path, name: str, which: str, seed: int) -> None:
-    """Run a search in a process of its own.
+    """Run a search in a separate process.
 
     Args:
-        folder: Gets the result.
+        folder: Folder for the result.
         images: File of :func:`nasbench201_images.prepare`.
         name: Name of the strategy.
-        which: Network that the target is of.
+        which: Network whose cost sets the target, see :func:`costs_search.network_of`.
         seed: Seed of the search.
     """
     slug = "".join(letter if letter.isalnum() else "-" for letter in name)
@@ -168,7 +169,7 @@ def search_bench(folder: Path, images: Path, name: str, which: str, seed: int) -
 
 
 def summarize(output: Path, folder: Path, table: pd.Series) -> None:
-    """Write the tables of all finished searches, and of the architectures of the same cost."""
+    """Write the tables of all finished searches, and of the architectures whose cost is close to the target."""
     found = results(folder, asdict(PROXY))
     samples = {architecture(sample): sample for sample in every_sample()}
     rows, random = [], []
@@ -188,7 +189,7 @@ def summarize(output: Path, folder: Path, table: pd.Series) -> None:
 
 
 def at_cost(table: pd.Series, costs: pd.Series, cost: float) -> dict[str, float]:
-    """Return how good the architectures are whose cost is within 5 % of a given one, and those up to it.
+    """Return statistics on the accuracy of architectures whose cost is within 5 % of a given one, or up to it.
 
     Args:
         table: Architecture -> accuracy.
@@ -205,8 +206,8 @@ def at_cost(table: pd.Series, costs: pd.Series, cost: float) -> dict[str, float]
 def bench_row(one: dict[str, Any], table: pd.Series, costs: pd.Series, target: float) -> dict[str, Any]:
     """Return the row of a search.
 
-    ``unshifted`` is the architecture that α gives without what derivation adds to meet the target, and
-    ``random_at_cost`` the mean of the architectures that cost as much as the derived one.
+    ``unshifted`` is the architecture derived from α without the shift that makes it meet the target.
+    ``random_at_cost`` is the mean accuracy of the architectures that cost as much as the derived one.
     """
     derived, unshifted = one["architecture"], one["unshifted"]
     return {
@@ -246,10 +247,10 @@ def steps(options: argparse.Namespace) -> None:
 
 
 def said(script: Path, arguments: object) -> str:
-    """Return the last line that a script printed, run with JSON arguments on one thread.
+    """Run a script, which uses one thread, with JSON arguments, and return the last line that it prints.
 
     Raises:
-        SystemExit: It failed. The message is the last line of its error output.
+        SystemExit: The script failed. The message is the last line of its error output.
     """
     call = [sys.executable, str(script), json.dumps(arguments)]
     done = subprocess.run(call, capture_output=True, text=True, check=False)
@@ -280,8 +281,8 @@ def target_row(name: str, target: float, seed: int, folder: Path) -> dict[str, A
     """Return the row of a search, which is run unless it is finished.
 
     Args:
-        name: One of DIGITS.
-        target: Multiply-adds.
+        name: Key of :data:`DIGITS`.
+        target: Target in multiply-adds.
         seed: Seed of the search.
         folder: Folder of the runs.
     """
@@ -307,7 +308,7 @@ def target_row(name: str, target: float, seed: int, folder: Path) -> dict[str, A
 
 
 def retrained(folder: Path, seed: int) -> dict[str, float]:
-    """Return the test accuracy of what a search found, trained from scratch."""
+    """Train the network that a search found from scratch, and return its test accuracy."""
     trained = folder / "retrain"
     if not (trained / runs.TEST).exists():
         shutil.rmtree(trained, ignore_errors=True)
@@ -326,7 +327,7 @@ def penalties(options: argparse.Namespace) -> None:
 
 
 def write(path: Path, table: pd.DataFrame) -> None:
-    """Write a table whole."""
+    """Write a table atomically."""
     write_text_whole(path, table.to_csv(index=False))
 
 

@@ -1,16 +1,17 @@
-"""The FLOPs term of automl/ConfigurableOptimizer beside a cost of this project, on the same small networks.
+"""Compare the FLOPs term of automl/ConfigurableOptimizer with a cost of this project on the same small networks.
 
     python benchmarks/costs_confopt.py CHECKOUT OUTPUT
 
 CHECKOUT is a clone of github.com/automl/ConfigurableOptimizer. It needs thop, reinmax, ConfigSpace and fvcore, which
-this project does not install. OUTPUT gets
+this project does not install. The script writes into OUTPUT
 
-    confopt_operations.csv   a row a candidate: what thop counts in it, and its multiply-adds
-    confopt_gradient.csv     a row a term: its gradient and its counts, beside all derived networks of a small space
-    confopt_search.csv       a row a search on images without information: the final α, and what is derived
+    confopt_operations.csv   one row per candidate: the count of thop, and the multiply-adds
+    confopt_gradient.csv     one row per term: its gradient and its counts, and their agreement with the derived
+                             networks of a small space
+    confopt_search.csv       one row per search on random images: the final α and the derived operation
 
-thop has no rule for the convolutions of ConfigurableOptimizer, a class of its own, and counts none of them. Rows with
-"convolutions counted" are measured after giving it one.
+thop has no rule for the convolution class of ConfigurableOptimizer, and does not count it. Rows with "convolutions
+counted" are measured after such a rule has been added.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ from search_spaces.files import write_text_whole
 from strategies.cost import Cost
 
 UNUSED = ("wandb", "nasbench", "nasbench.api", "gdown", "skimage", "skimage.transform", "seaborn")
-"""Packages that ConfigurableOptimizer imports, but does not use here."""
+"""Packages that ConfigurableOptimizer imports but does not use here."""
 EPOCHS, BATCHES, RATE = 5, 8, 1e-2
 WEIGHTS = (0.0, 1.0, 10.0)
 AS_IS, COUNTED = "as it is", "convolutions counted"
@@ -122,7 +123,7 @@ def multiply_adds(module: nn.Module, images: Tensor) -> int:
 
 
 def gradients() -> list[dict[str, Any]]:
-    """Return a row for each term: its gradient, and its counts, beside those of all 125 derived networks."""
+    """Return a row for each term: its gradient and its counts, compared with those of all 125 derived networks."""
     space, _ = their_supernet(SMALL)
     networks = list(derived_counts(space))
     alpha = torch.randn(3, len(SMALL.names), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -167,19 +168,19 @@ def their_term(space: Any) -> Any:
 
     def term(alpha: Tensor) -> Tensor:
         del space.model.arch_parameters
-        space.model.arch_parameters = alpha  # a tensor, so that the gradient is in its precision
+        space.model.arch_parameters = alpha  # a plain tensor, so that the gradient has its precision
         return space.get_weighted_flops()
 
     return term
 
 
 def beside(term: Any, alpha: Tensor, true: Any) -> dict[str, float]:
-    """Return how the gradient of a term compares.
+    """Compare the gradient of a term with finite differences of it and of the log of the expected multiply-adds.
 
     Args:
         term: Function of α.
-        alpha: Where the gradients are taken.
-        true: The expected multiply-adds as a function of α.
+        alpha: α at which the gradients are taken.
+        true: Expected multiply-adds as a function of α.
     """
     (gradient,) = torch.autograd.grad(term(alpha), alpha)
     own = differences(term, alpha)
@@ -207,15 +208,15 @@ def differences(term: Any, alpha: Tensor, step: float = 1e-5) -> Tensor:
 
 
 def agreement(counts: Sequence[float], networks: Sequence[tuple[Any, int]], whole: bool) -> dict[str, Any]:
-    """Return how counts of architectures agree with those of the derived networks.
+    """Compare counts of architectures with the multiply-adds of the derived networks.
 
     Args:
-        counts: Counts.
-        networks: Architecture and multiply-adds, in the same order.
-        whole: Whether the counts are of whole networks; False for cells alone.
+        counts: Counts of the architectures.
+        networks: Pairs of architecture and multiply-adds, in the same order.
+        whole: Whether the counts are of whole networks; False if they are of the cells alone.
     """
     true = pd.Series([count for _, count in networks])
-    true = true if whole else true - true.min()  # the smallest has no operation in its cells
+    true = true if whole else true - true.min()  # the smallest network has no operation in its cells
     given = pd.Series(counts)
     return {"exact": int((given == true).sum()), "of": len(true), "rank": round(given.corr(true, "spearman"), 4)}
 
@@ -224,7 +225,7 @@ def agreement(counts: Sequence[float], networks: Sequence[tuple[Any, int]], whol
 
 
 def searches() -> list[dict[str, Any]]:
-    """Return a row for each search for one of two kernels, on images that say nothing."""
+    """Return a row for each search for one of two kernels, on random images."""
     rows = []
     for label, counted in ((AS_IS, False), (COUNTED, True)):
         count_convolutions(counted)
@@ -238,7 +239,7 @@ def searches() -> list[dict[str, Any]]:
 
 
 def their_search(weight: float) -> dict[str, Any]:
-    """Return what a search by the trainer of ConfigurableOptimizer derives, and its final α.
+    """Search with the trainer of ConfigurableOptimizer, and return the derived operation and the final α.
 
     Args:
         weight: Weight of the FLOPs term.

@@ -1,6 +1,6 @@
-"""The networks of :mod:`costs_confopt`: supernets of automl/ConfigurableOptimizer, and the same as spaces of NNI.
+"""Networks of :mod:`costs_confopt`: supernets of automl/ConfigurableOptimizer, and the same networks as spaces of NNI.
 
-ConfigurableOptimizer is imported when it is used: its folder is known only then.
+ConfigurableOptimizer is imported late, because its folder is an argument of the script.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ PIXELS, CLASSES = 8, 10
 
 @dataclass(frozen=True)
 class Size:
-    """The size of a network: nodes of its cells, their candidates and their channels."""
+    """Size of a network: nodes per cell, names of the candidates, and channels."""
 
     nodes: int
     names: Sequence[str]
@@ -32,11 +32,11 @@ class Size:
 SMALL = Size(3, ("none", "skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3"), 4)
 """Three edges with all candidates of NAS-Bench-201: 125 architectures."""
 TWO_KERNELS = Size(2, ("nor_conv_7x7", "nor_conv_3x3"), 8)
-"""One edge, of which only the cost tells its two candidates apart."""
+"""One edge with two candidates, which only their cost tells apart on random images."""
 
 
 def count_convolutions(counted: bool) -> None:
-    """Give thop a rule for the convolutions of ConfigurableOptimizer, or take it away."""
+    """Add a rule for the convolutions of ConfigurableOptimizer to thop, or remove it."""
     from confopt.searchspace.common import Conv2DLoRA
 
     def rule(module: nn.Module, _: Any, output: Tensor) -> None:
@@ -51,7 +51,7 @@ def count_convolutions(counted: bool) -> None:
 
 
 def their_supernet(size: Size, weight: float = 1.0) -> tuple[Any, Any]:
-    """Return a supernet of ConfigurableOptimizer that has run once, as its FLOPs term needs, and its handler.
+    """Return a supernet of ConfigurableOptimizer after a forward pass, which its FLOPs term needs, and its handler.
 
     Args:
         size: Size of the network.
@@ -67,7 +67,7 @@ def their_supernet(size: Size, weight: float = 1.0) -> tuple[Any, Any]:
 
 
 def adapted(space: Any, regularizer: Any = None) -> Any:
-    """Return the handler of a search by DARTS, after it has adapted a supernet and run it once."""
+    """Adapt a supernet for a search by DARTS, run a forward pass, and return the handler of the search."""
     from confopt.oneshot.archsampler import DARTSSampler
     from confopt.train.search_space_handler import SearchSpaceHandler
 
@@ -78,7 +78,7 @@ def adapted(space: Any, regularizer: Any = None) -> Any:
 
 
 class Space(nas.ModelSpace):
-    """The same network for NNI: modules of ConfigurableOptimizer, and a choice for an edge of all cells.
+    """The same network for NNI: modules of ConfigurableOptimizer, with one choice per edge shared by all cells.
 
     Args:
         size: Size of the network.
@@ -114,7 +114,7 @@ class Space(nas.ModelSpace):
         return self.head(self.last(feature).mean((2, 3)))
 
     def through(self, cell: nn.ModuleDict, feature: Tensor) -> Tensor:
-        """Return the last node of a cell."""
+        """Return the output of the last node of a cell."""
         nodes = [feature]
         for i in range(1, self.nodes):
             nodes.append(sum(cell[f"{i}<-{j}"](nodes[j]) for j in range(i)))
@@ -122,6 +122,6 @@ class Space(nas.ModelSpace):
 
 
 def expected_cost(size: Size) -> CostTable:
-    """Return the multiply-adds of the network by this project."""
+    """Return the cost table of this project for the multiply-adds of the network."""
     images = torch.zeros(1, 3, PIXELS, PIXELS)
     return DARTS().profiler(Space(size))(((images,), {})).counted()["multiply_adds"]

@@ -1,6 +1,6 @@
 """Searches with a penalty of NNI, by NNI's DARTS and by ours, in a space in which the penalty alone should decide.
 
-A layer choice of a 7×7 and a 3×3 convolution, on images and labels that have nothing to do with each other.
+The space is a layer choice between a 7×7 and a 3×3 convolution, and the labels are unrelated to the images.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ TARGET = 30_000
 
 
 class Space(nas.ModelSpace):
-    """A convolution that is chosen, and a linear layer."""
+    """Layer choice between two convolutions, followed by a linear layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,11 +49,11 @@ class Space(nas.ModelSpace):
 def searched(
     strategy: OneShotStrategy, make_space: Callable[[], nas.ModelSpace] = Space, classes: int = 2
 ) -> dict[str, Any]:
-    """Return what a search derives and its final α: {"derived", "alpha_7x7", "alpha_3x3"}.
+    """Run a search, and return the derived operation and the final α: {"derived", "alpha_7x7", "alpha_3x3"}.
 
     Args:
         strategy: The strategy.
-        make_space: Makes a space with a single choice, of 7×7 and 3×3.
+        make_space: Function that returns a space with a single choice, between 7×7 and 3×3.
         classes: Number of classes.
     """
     torch.manual_seed(0)

@@ -1,4 +1,4 @@
-"""One search of NAS-Bench-201's space with a target of cost, in a process of its own."""
+"""Script of :mod:`costs` that runs one search of NAS-Bench-201's space with a cost target."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from strategies.cost import Cost, CostTable
 
 METRIC = "multiply_adds"
 SEARCHED, TABLE = "searched", "table"
-"""The networks that a target can be of: the one that is searched, and the one that the benchmark's table is of."""
+"""Networks whose cost can set the target: the searched one, and that of the benchmark's table."""
 SHARE = 0.5
-"""The target, as a share of the multiply-adds of the network that has a 3×3 convolution on every edge."""
+"""Target as a share of the multiply-adds of the network with a 3×3 convolution on every edge."""
 
 
 def network_of(which: str, protocol: Protocol) -> Protocol:
-    """Return the size of the network that a target is of.
+    """Return the size of the network whose cost sets the target.
 
     Args:
         which: ``searched`` or ``table``.
@@ -38,18 +38,18 @@ def network_of(which: str, protocol: Protocol) -> Protocol:
 
 
 def cost_table(network: Protocol) -> CostTable:
-    """Return the multiply-adds of the candidates in a network of some size."""
+    """Return the multiply-adds of the candidates in a network of the given size."""
     image = torch.zeros(1, 3, network.image_size, network.image_size)
     return DARTS().profiler(make_space(network, 10))(((image,), {})).counted()[METRIC]
 
 
 def cost_of(table: CostTable, sample: Mapping[str, Any]) -> float:
-    """Return the multiply-adds of an architecture, given as a sample of NNI's."""
+    """Return the multiply-adds of an architecture, given as a sample of NNI."""
     return table.of_plan({edge: (names.index(sample[edge]),) for edge, names in table.candidates.items()})
 
 
 def target_of(table: CostTable) -> float:
-    """Return the target: a share of the network of 3×3 convolutions."""
+    """Return the target, a share of the cost of the network of 3×3 convolutions."""
     return SHARE * cost_of(table, {f"cell/{source}_{target}": "conv_3x3" for source, target in EDGES})
 
 
@@ -57,7 +57,7 @@ def limited(made: list[DifferentiableStrategy], name: str, which: str, protocol:
     """Return a strategy of the benchmark with a target.
 
     Args:
-        made: Gets the strategy, too.
+        made: List to which the strategy is appended.
         name: Name of the strategy.
         which: See :func:`network_of`.
         protocol: The protocol of the search.
@@ -65,14 +65,14 @@ def limited(made: list[DifferentiableStrategy], name: str, which: str, protocol:
     strategy = STRATEGIES[name](protocol)
     assert isinstance(strategy, DifferentiableStrategy)
     table = cost_table(network_of(which, protocol))
-    # The search counts the network that it searches itself, as it does for a user.
+    # Without a table, the search counts the multiply-adds of its own network, as it does for a user.
     strategy.cost = (Cost(METRIC, target_of(table), table=None if which == SEARCHED else table),)
     made.append(strategy)
     return strategy
 
 
 def main(output: str, images: str, settings: dict[str, int], strategy: str, which: str, seed: int) -> None:
-    """Search, and write the result whole.
+    """Search, and write the result atomically.
 
     Args:
         output: File to write.

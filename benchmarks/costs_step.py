@@ -1,7 +1,8 @@
-"""What keeping a cost low adds to a search step, measured in a process of its own.
+"""Script of :mod:`costs` that measures how much time a cost adds to a search step.
 
-One search takes every second pair of steps in the other order: with its cost, without; without, with. The step with a
-cost updates the multiplier each time, which in an epoch of n batches happens in every (n / 20)th step.
+Within one search, steps with and without the cost come in pairs, whose order alternates: with, without; without, with.
+Every step with a cost updates the multiplier, whereas a search with n batches per epoch updates it in every (n / 20)th
+step.
 """
 
 from __future__ import annotations
@@ -34,11 +35,11 @@ CELLS, CHANNELS, BATCH, IMAGE = 8, 16, 64, 32
 
 
 class Alternation(Callback):
-    """Takes the cost from a search in half of its steps, and times all of them.
+    """Callback that disables the cost of a search in half of its steps, and times all of them.
 
     Attributes:
-        pairs: CPU seconds of each pair of steps: ``with`` the cost and ``without`` it, and those of the
-            former that pass ``inside`` the gradient and the update of the cost.
+        pairs: CPU seconds of each pair of steps: ``with`` the cost, ``without`` it, and ``inside`` the gradient and the
+            update of the cost, which is a part of the time with the cost.
     """
 
     def __init__(self) -> None:
@@ -46,7 +47,7 @@ class Alternation(Callback):
         self._inside, self._started, self._now = 0.0, 0.0, "with"
 
     def on_train_start(self, trainer: Any, pl_module: SearchModule) -> None:
-        """Time what a cost adds to the gradient of α."""
+        """Wrap the method that adds the gradient of the cost to that of α with a timer."""
         self._costs, with_costs = pl_module.costs, pl_module.with_costs
 
         def timed(*arguments: Any) -> Any:
@@ -82,7 +83,7 @@ def measure(strategy: str, pairs: int, target: float) -> list[dict[str, float]]:
     Args:
         strategy: Name in ``nas_plugins``.
         pairs: Number of pairs of steps.
-        target: Multiply-adds that the search is far above, so that its cost has a gradient in every step.
+        target: Target in multiply-adds, so low that the cost has a gradient in every step.
     """
     torch.manual_seed(0)
     shape = (BATCH * (2 * pairs + 1), 3, IMAGE, IMAGE)

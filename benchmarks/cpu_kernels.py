@@ -3,11 +3,11 @@
     python benchmarks/cpu_kernels.py [--isa NAME ...] [--threads N ...] [--quick] [--output FILE]
 
 Runs forward and backward passes over a grid of convolutions in processes in which glibc checks the heap, and
-compares the gradients with those in double precision. A convolution that kills its process, also when it runs
-alone, or whose gradient is wrong, is a fault. The exit status is 1 if there is one.
+compares the gradients with those in double precision. A convolution is a fault if it kills its process, also when it
+runs alone, or if its gradient is wrong. The exit status is 1 if there are faults.
 
-The checks need ``libc_malloc_debug.so.0`` (glibc 2.34 or later). ``AVX2`` asks oneDNN for the kernels of a processor
-without AVX-512 (``ONEDNN_MAX_CPU_ISA``); ``DEFAULT`` takes the best that the processor has.
+The checks need ``libc_malloc_debug.so.0`` (glibc 2.34 or later). ``AVX2`` limits oneDNN to the kernels of a processor
+without AVX-512 (``ONEDNN_MAX_CPU_ISA``); ``DEFAULT`` allows all kernels of the processor.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from itertools import product
 from pathlib import Path
 
 HEAP_CHECKS = {"LD_PRELOAD": "libc_malloc_debug.so.0", "GLIBC_TUNABLES": "glibc.malloc.check=3"}
-"""The environment in which glibc aborts when a block is freed whose end was overwritten."""
+"""Environment variables with which glibc aborts when it frees a block whose end was overwritten."""
 
 CHANNELS = (1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 16, 20)
 OUT_CHANNELS = (1, 2, 4, 8, 16)
 KERNELS = ((1, 1), (3, 3), (5, 5), (1, 3), (3, 1), (1, 7), (7, 1))
 PIECES = ((3, 3), (5, 3), (7, 3))
-"""Kernels of the depthwise convolutions whose gradients ``search_spaces/depthwise.py`` puts together."""
+"""Kernels of the depthwise convolutions whose gradients ``search_spaces/depthwise.py`` combines."""
 REPETITIONS = 6
-"""Passes of each convolution: a damaged block is noticed when it is freed, which may be a pass later."""
+"""Passes of each convolution; several, because damage is only detected when a block is freed, maybe a pass later."""
 TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}
-"""The largest error of a gradient, relative to its largest element."""
+"""Largest accepted error of a gradient, relative to its largest element."""
 
 
 @dataclass(frozen=True)
@@ -82,12 +82,12 @@ def grid(quick: bool = False) -> list[Convolution]:
 
 
 def faults(convolutions: Sequence[Convolution], isa: str, threads: int) -> Iterator[tuple[Convolution, str]]:
-    """Yield the convolutions that fail, each with what was seen.
+    """Yield the convolutions that fail, each with a description of the failure.
 
     Args:
-        convolutions: the convolutions to run.
-        isa: the value of ``ONEDNN_MAX_CPU_ISA``.
-        threads: threads of PyTorch.
+        convolutions: Convolutions to run.
+        isa: Value of ``ONEDNN_MAX_CPU_ISA``.
+        threads: Number of PyTorch threads.
     """
     first = 0
     while first < len(convolutions):
@@ -104,7 +104,7 @@ def faults(convolutions: Sequence[Convolution], isa: str, threads: int) -> Itera
 
 
 def _run(convolutions: Sequence[Convolution], isa: str, threads: int) -> tuple[int, list[tuple[int, float]], str]:
-    """Return how many convolutions ran, which of them are wrong, and what the process died of."""
+    """Return the number of convolutions that ran, index and error of the wrong ones, and why the process died."""
     environment = os.environ | HEAP_CHECKS | {"ONEDNN_MAX_CPU_ISA": isa, "OMP_NUM_THREADS": str(threads)}
     given = "\n".join(json.dumps(asdict(one)) for one in convolutions)
     ended = subprocess.run(
@@ -117,7 +117,7 @@ def _run(convolutions: Sequence[Convolution], isa: str, threads: int) -> tuple[i
 
 
 def _child() -> None:
-    """Run the convolutions of standard input; print the error of each one's gradients."""
+    """Run the convolutions given on standard input, and print the error of the gradients of each."""
     for line in sys.stdin:
         print(_error(Convolution(**json.loads(line))), flush=True)
 

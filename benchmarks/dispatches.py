@@ -1,4 +1,4 @@
-"""Counts calls of operators, and the values of tensors that Python asks for."""
+"""Counter of operator calls and of tensor values that Python reads."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ROOMS = ("strategies", "search_spaces", "nas_plugins", "nni", "pytorch_lightning
 
 
 class Launches(TorchDispatchMode):
-    """Counts the calls of operators and the values that Python asks for within its context."""
+    """Count operator calls and the tensor values that Python reads within a context."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,10 +53,10 @@ class Launches(TorchDispatchMode):
         return counted
 
     def _wait(self) -> None:
-        """Count a value that Python asks for, under the innermost function of the rooms that is at work."""
+        """Count a value that Python reads under the innermost calling function in one of the packages in ROOMS."""
         for frame in reversed(traceback.extract_stack()):
             if "/torch/optim/" in frame.filename:
-                return  # the number of steps of an optimizer, which is kept on the CPU
+                return  # the step counter of an optimizer, which is kept on the CPU
             room = next((part for part in Path(frame.filename).parts if part in ROOMS), None)
             if room is not None:
                 self.waits[f"{room}/{Path(frame.filename).stem}.{frame.name}"] += 1

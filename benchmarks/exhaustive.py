@@ -1,15 +1,16 @@
-"""Train every architecture of a small space to the end: the table of the exhaustive benchmark.
+"""Train every architecture of a small space, and write the table of the exhaustive benchmark.
 
     python benchmarks/exhaustive.py OUTPUT [--jobs 2]                     the table, OUTPUT/exhaustive.csv
     python benchmarks/exhaustive.py OUTPUT --fixed squeeze_excitation --only 60    OUTPUT/exhaustive_fixed.csv
 
-Each of the 207 networks is trained on all training images with three seeds, whose test accuracies are its true ones,
-and once "alone" on half of them, with the other half to validate: what a random search within the same images would
-see. All networks come first with one seed, then with the next. What is finished is not trained again. OUTPUT gets
+Each of the 207 networks is trained on all training images with three seeds, which gives its true test accuracies, and
+once ("alone") on one half of them with the other half for validation, as a random search on the same images would do.
+All networks are trained with one seed before the next. Finished trainings are not repeated. The script writes into
+OUTPUT
 
-    trainings/*.csv      a row a finished training, a file a process
-    exhaustive.csv       a row an architecture, with the trainings that have finished; those of another number of epochs
-                         have tables of their own, such as exhaustive_40_epochs.csv
+    trainings/*.csv      one row per finished training, one file per process
+    exhaustive.csv       one row per architecture, with its finished trainings; other numbers of epochs have separate
+                         tables, for example exhaustive_40_epochs.csv
 """
 
 from __future__ import annotations
@@ -39,14 +40,14 @@ from search_spaces.files import write_text_whole
 TRAIN_IMAGES, CHANNELS, BATCH, EPOCHS, LEARNING_RATE = 400, 4, 50, 10, 0.05
 ALONE = "alone"
 KINDS = ("0", ALONE, "1", "2")
-"""Trainings of an architecture in their order: three seeds, and that on half of the images."""
+"""Trainings of an architecture in their order: three seeds, and the training on half of the images."""
 COLUMNS = ["epochs", "fixed", "architecture", "kind", "accuracy", "cpu_seconds"]
 Training = tuple[int, str, str, str]
-"""Epochs, fixed operation, architecture, kind: the first columns of its row."""
+"""Epochs, fixed operation, architecture and kind: the first columns of a row."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Train what has not been trained, and write the table."""
+    """Run the trainings that have not finished, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("output", type=Path, metavar="OUTPUT", help="folder")
     parser.add_argument("--jobs", type=int, default=1, help="trainings at a time; each takes one core")
@@ -67,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def train_all(options: argparse.Namespace) -> None:
-    """Train what is left, in so many processes, each with every so-many-th training."""
+    """Run the unfinished trainings in n = ``--jobs`` processes, each of which takes every n-th training."""
     shared = {key: getattr(options, key) for key in ("output", "fixed", "only", "epochs")}
     parts = [{"part": part, "parts": options.jobs, **shared} for part in range(options.jobs)]
     if any(left(**part) for part in parts):
@@ -82,7 +83,7 @@ def left(output: Path, epochs: int, fixed: str, only: int | None, part: int, par
         epochs: Passes over the images of a training.
         fixed: An operation that follows each cell, or an empty string.
         only: Number of random architectures; None for all.
-        part: Number of the process, from 0.
+        part: Index of the process.
         parts: Number of processes.
     """
     names = every_name()
@@ -93,10 +94,10 @@ def left(output: Path, epochs: int, fixed: str, only: int | None, part: int, par
 
 
 def finished(output: Path) -> pd.DataFrame:
-    """Return the finished trainings of a folder, a row each.
+    """Return the finished trainings of a folder, one row each.
 
     Raises:
-        InputError: A file is no such table.
+        InputError: A file is not a table of trainings.
     """
     tables = []
     for path in sorted((output / "trainings").glob("*.csv")):
@@ -107,17 +108,17 @@ def finished(output: Path) -> pd.DataFrame:
             raise InputError(f"{path}: no table of trainings; delete it, and they run again") from None
     if not tables:
         return pd.DataFrame(columns=COLUMNS)
-    return pd.concat(tables, ignore_index=True).drop_duplicates(COLUMNS[:4])  # of two commands at one time
+    return pd.concat(tables, ignore_index=True).drop_duplicates(COLUMNS[:4])  # two commands at once may overlap
 
 
 def train(name: str, fixed: str, kind: str, epochs: int) -> float:
-    """Train a network from new weights, and return its accuracy in percent.
+    """Train a network from random weights, and return its accuracy in percent.
 
     Args:
         name: The architecture.
         fixed: An operation that follows each cell, or an empty string.
-        kind: One of :data:`KINDS`: the seed, for the accuracy on the test images; or "alone", on the second half of
-            the training images after a training on the first.
+        kind: One of :data:`KINDS`: a seed for a training on all training images and the accuracy on the test images; or
+            "alone" for a training on the first half of the training images and the accuracy on the second.
         epochs: Passes over the images.
     """
     images, held_out = load(TRAIN_IMAGES)
@@ -133,8 +134,8 @@ def train_network(network: torch.nn.Module, images: Images, epochs: int) -> None
     """Train a network, and leave it in evaluation mode.
 
     Args:
-        network: The network with new weights.
-        images: What it learns from.
+        network: The network with random weights.
+        images: The training images.
         epochs: Passes over the images.
     """
     optimizer = torch.optim.SGD(network.parameters(), LEARNING_RATE, momentum=0.9, weight_decay=5e-4, nesterov=True)
@@ -151,7 +152,7 @@ def train_network(network: torch.nn.Module, images: Images, epochs: int) -> None
 
 @torch.no_grad()
 def accuracy(network: torch.nn.Module, images: Images) -> float:
-    """Return the share of images that a network gets right."""
+    """Return the share of images that a network classifies correctly."""
     return float((network(images.pixels).argmax(1) == images.labels).float().mean())
 
 
@@ -160,8 +161,8 @@ def summarize(output: Path, epochs: int, fixed: str = "") -> pd.DataFrame:
 
     Args:
         output: Folder of the benchmark.
-        epochs: Passes over the images of the trainings that count.
-        fixed: The fixed operation whose trainings count; an empty string for those without any.
+        epochs: Number of epochs of the trainings to include.
+        fixed: Fixed operation of the trainings to include; an empty string for those without any.
     """
     done = finished(output)
     done = done[(done["fixed"] == fixed) & (done["epochs"] == epochs)]
@@ -179,7 +180,7 @@ def summarize(output: Path, epochs: int, fixed: str = "") -> pd.DataFrame:
 
 
 def work(output: str, **part: Any) -> None:
-    """Run the trainings of one process one after the other, and write its file anew after each."""
+    """Run the trainings of one process in turn, and rewrite its file after each."""
     torch.set_num_threads(1)
     rows: list[dict[str, Any]] = []
     path = Path(output) / "trainings" / f"{time.time_ns()}.csv"

@@ -1,4 +1,4 @@
-"""The images of the exhaustive benchmark: scikit-learn's digits under noise, which keeps them from being all right."""
+"""Images of the exhaustive benchmark: scikit-learn's digits with noise, so that no network classifies all correctly."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch.utils.data import BatchSampler, RandomSampler, TensorDataset
 from nas_plugins.data.sources import stratified_order
 
 NOISE = 0.7
-"""Standard deviation of what is added to pixels of standard deviation 1."""
+"""Standard deviation of the noise, which is added to pixels of standard deviation 1."""
 
 
 class Images(NamedTuple):
@@ -33,10 +33,10 @@ class Images(NamedTuple):
 
 
 def load(train_images: int) -> tuple[Images, Images]:
-    """Return the training and the test images, the same every time, each with the classes in proportion.
+    """Return a fixed split into training and test images, each with the classes in proportion.
 
     Args:
-        train_images: Number of training images; the others of the 1,797 are for the test.
+        train_images: Number of training images; the rest of the 1,797 are test images.
     """
     digits = load_digits()
     order = torch.as_tensor(stratified_order(digits.target, seed=0))

@@ -1,4 +1,4 @@
-"""Searches of the exhaustive benchmark's space by one method, in a process that never sees the benchmark's table.
+"""Script that searches the exhaustive benchmark's space with one method, without access to the benchmark's table.
 
 SGD, its schedule and clipping are those of the NAS-Bench-201 searches; the images are the training images of the table,
 half of them for the weights and half for the architecture.
@@ -32,22 +32,22 @@ from search_spaces.files import write_text_whole
 
 METHODS: dict[str, Callable[[Protocol], OneShotStrategy]] = {
     **STRATEGIES,
-    # Their own derivations keep fewer operations, and end outside of the table.
+    # The default derivations of these two keep fewer operations, so that their networks are not in the table.
     "FairDARTS": lambda protocol: FairDARTS(derivation="darts"),
     "DDARTS, w_abl=0": lambda protocol: DDARTS(w_abl=0.0, derivation="darts"),
     "DARTS, second order, paced": lambda protocol: DARTS(order="second", learning_rate=paced(protocol)),
     "PCDARTS": lambda protocol: make("PCDARTS", protocol.epochs, partial_channels=CHANNELS // 2),
 }
-"""Name -> the strategy by a protocol."""
+"""Name -> function from a protocol to the strategy."""
 
 
 def search(method: str, seed: int, epochs: int) -> dict[str, Any]:
-    """Search, and return what a finished run of NAS-Bench-201 has: see :func:`nasbench201_search.search`.
+    """Search, and return the result in the form of :func:`nasbench201_search.search`.
 
     Args:
-        method: One of :data:`METHODS`.
+        method: Key of :data:`METHODS`.
         seed: Seed of everything but the images.
-        epochs: Of the search.
+        epochs: Epochs of the search.
     """
     protocol = Protocol(LAYERS, CHANNELS, IMAGE_SIZE, TRAIN_IMAGES, BATCH, epochs)
     pl.seed_everything(seed, verbose=False)
@@ -76,7 +76,7 @@ def search(method: str, seed: int, epochs: int) -> dict[str, Any]:
 
 
 def main(folder: str, method: str, seeds: Sequence[int], epochs: int) -> None:
-    """Search with one seed after the other, and write each result whole."""
+    """Search with one seed after another, and write each result atomically."""
     torch.set_num_threads(1)
     for seed in seeds:
         with quiet(), warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""A space small enough to train whole: one cell of two nodes and three operations, in a network of two cells.
+"""Space small enough to train every architecture: one cell of two nodes and three operations, used twice.
 
 Node 2 reads both inputs of the cell, node 3 any two of the three nodes before it: 243 samples, of which 207 are
 different networks.
@@ -20,7 +20,7 @@ CLASSES, IMAGE_CHANNELS, IMAGE_SIZE = 10, 1, 8
 
 
 class ExhaustiveSpace(StackedSpace):
-    """The space as strategies search it: both cells of the network share their architecture.
+    """Space for the strategies; both cells of the network share their architecture.
 
     Args:
         channels: Channels of a node before the reduction.
@@ -32,9 +32,9 @@ class ExhaustiveSpace(StackedSpace):
 
 
 def name_of(genotype: Genotype) -> str:
-    """Return the architecture as a string, ``|op~0|op~1|+|op~0|op~2|``; isomorphic networks have one string.
+    """Return the architecture as a string, ``|op~0|op~1|+|op~0|op~2|``; isomorphic networks have the same string.
 
-    Nodes 2 and 3 are interchangeable where neither reads the other.
+    Nodes 2 and 3 are interchangeable if neither reads the other.
     """
     nodes = [sorted((edge for edge in genotype.cells[0] if edge.target == node), key=lambda edge: edge.source)
              for node in genotype.concat]  # fmt: skip
@@ -69,7 +69,7 @@ def every_name() -> list[str]:
 
 
 def network_of(name: str, channels: int, fixed: tuple[str, ...] = ()) -> Network:
-    """Return the network of a string with new weights.
+    """Return the network of an architecture string with random weights.
 
     Args:
         name: The architecture.

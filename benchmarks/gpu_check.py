@@ -1,16 +1,17 @@
-"""Check a GPU: the same results as on the CPU, what steps cost, and a real search, in some minutes.
+"""Check a GPU in a few minutes: agreement with the CPU, the cost of steps, and a real search.
 
     python benchmarks/gpu_check.py OUTPUT [--images FOLDER] [--minutes N] [--dry]
 
-FOLDER has train/CLASS/* and test/CLASS/* with the images of CIFAR-10; without it the search takes the digits of
-scikit-learn. --dry does everything on the CPU, on small networks, to try the script. OUTPUT gets gpu_check.html, and
+FOLDER holds the images of CIFAR-10 in train/CLASS/* and test/CLASS/*; without it the search uses the digits of
+scikit-learn. --dry runs everything on the CPU with small networks, to try the script. The script writes gpu_check.html
+into OUTPUT, and
 
     correct.csv    the largest difference of α from the CPU after 5 steps in double precision, and whether a search that
-                   was interrupted resumed to the same α
-    steps.csv      seconds and peak memory of a step, of 8 cells and, for EDAS, of 20, in 32 bits and in bf16
-    compiled.csv   the same compiled, where the first step has the time of the compilation
-    launches.csv   what a step asks of the device, see launches.py
-    search/        a search by EDAS with 20 cells, of as many of its 25 epochs as fit
+                   is interrupted resumes to the same α
+    steps.csv      seconds and peak memory of a step with 8 cells, for EDAS also with 20, in 32 bits and in bf16
+    compiled.csv   seconds of a step with and without torch.compile; the first step includes the compilation
+    launches.csv   operator calls and synchronizations of a step, see launches.py
+    search/        a search by EDAS with 20 cells, for as many of its 25 epochs as fit into the time
 """
 
 from __future__ import annotations
@@ -43,26 +44,26 @@ from search_spaces.files import write_text_whole
 EXAMPLES = Path(__file__).parent.parent / "examples"
 STRATEGIES = ("NNI DARTS", "DARTS", "FairDARTS", "D-DARTS", "PCDARTS", "GDAS", "EDAS")
 SHARES = {"correct": 0.2, "steps": 0.3, "launches": 0.1}
-"""Part -> the share of the time after which it measures no third strategy; the search has the rest."""
+"""Part -> its share of the time. Only the first two strategies are measured beyond it. The search gets the rest."""
 TINY = {"cells": 3, "channels": 4, "batch": 4, "image": 8}
-"""Network and batch that a CPU computes in double precision in seconds."""
+"""Sizes of network and batch with which a CPU takes only seconds in double precision."""
 COMPILED = (DERIVED, "EDAS", "DARTS")
 COMPILED_UNTIL = 0.75
-"""Share of the time after which nothing is compiled: a compilation that takes longer is ended."""
+"""Share of the time after which nothing is compiled; a compilation that still runs then is stopped."""
 SECONDS_TO_START = 20
-"""What a process of its own needs at least."""
+"""Minimum time that a separate process needs."""
 TITAN_X_HOURS = 3
-"""Of EDAS' search on CIFAR-10 (its paper, section 4.1)."""
+"""Duration of EDAS' search on CIFAR-10 (its paper, section 4.1)."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """Where the check runs, and until when.
+    """Accelerator and time limit of the check.
 
     Args:
         accelerator: "gpu" or "cpu".
         dry: Whether networks are small.
-        start: When the check began, by ``time.monotonic``.
+        start: Start of the check, by ``time.monotonic``.
         seconds: Length of the whole check.
     """
 
@@ -72,19 +73,19 @@ class Machine:
     seconds: float
 
     def done(self) -> float:
-        """Return the share of the time that is over."""
+        """Return the share of the time that has passed."""
         return (time.monotonic() - self.start) / self.seconds
 
 
 class Interrupt(pl.Callback):
-    """Ends a search after an epoch, as a kill would."""
+    """Callback that ends a search after an epoch, as a kill would."""
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         raise SystemExit
 
 
 class UntilLate(pl.Callback):
-    """Ends a search after the epoch in which the time is over."""
+    """Callback that ends a search after the epoch in which the time runs out."""
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
@@ -125,7 +126,7 @@ def main() -> None:
 
 
 def correct(machine: Machine, output: Path) -> Iterator[dict[str, Any]]:
-    """Yield what differs between the CPU and the GPU, and between a whole search and one that was interrupted."""
+    """Yield the differences between CPU and GPU, and between an uninterrupted search and a resumed one."""
     for name in ("DARTS", "EDAS"):
         tables = [
             run_steps(Setting(name, **TINY, steps=5, accelerator=accelerator, precision="64-true"), Clock())
@@ -139,7 +140,7 @@ def correct(machine: Machine, output: Path) -> Iterator[dict[str, Any]]:
 
 
 def resumed_alike(machine: Machine, output: Path) -> str:
-    """Return whether a search that was interrupted after an epoch ends as one that was not."""
+    """Return whether a search that is interrupted after an epoch and resumed ends like an uninterrupted one."""
     config, options = EXAMPLES / "edas" / "digits.yaml", ["--compute.accelerator", machine.accelerator]
     options += ["--training.epochs", "2", "--strategy.sign_flip_epochs", "1", "--data.train_images", "400"]
     whole = search(config, output / "whole", options)
@@ -152,7 +153,7 @@ def resumed_alike(machine: Machine, output: Path) -> str:
 
 
 def steps(machine: Machine) -> Iterator[dict[str, Any]]:
-    """Yield what a step of each strategy costs."""
+    """Yield the time and the memory of a step of each strategy."""
     size = SMALL if machine.dry else {"cells": 8}
     settings = [Setting(name, **size, precision=p) for p, name in product(("32-true", "bf16-mixed"), STRATEGIES)]
     if not machine.dry:
@@ -177,7 +178,7 @@ def steps(machine: Machine) -> Iterator[dict[str, Any]]:
 
 
 def launches(machine: Machine) -> Iterator[dict[str, Any]]:
-    """Yield what a step of each strategy asks of the device."""
+    """Yield the operator calls and synchronizations of a step of each strategy."""
     for index, name in enumerate(STRATEGIES):
         if index > 1 and machine.done() > sum(SHARES.values()):
             return
@@ -187,7 +188,7 @@ def launches(machine: Machine) -> Iterator[dict[str, Any]]:
 
 
 def compiled(machine: Machine) -> Iterator[dict[str, Any]]:
-    """Yield what a step costs as it is and compiled; a compilation that takes too long says so."""
+    """Yield the time of a step without and with ``torch.compile``, or a note if the compilation takes too long."""
     size = SMALL if machine.dry else {"cells": 8}
     for way, name in product((False, True), COMPILED):
         row = {"strategy": name, "compiled": "yes" if way else "no"}
@@ -209,7 +210,7 @@ def on(machine: Machine, setting: Setting) -> Setting:
 
 
 def real_search(machine: Machine, output: Path, images: Path | None) -> dict[str, Any]:
-    """Search as far as the time goes, and return what it found and how long all epochs would take."""
+    """Search until the time runs out, and return the accuracies and an estimate of the time for all epochs."""
     options = ["--compute.accelerator", machine.accelerator]
     if images is not None:
         options += ["--data.dataset", "folder", "--data.root", str(images), "--data.flip", "true"]

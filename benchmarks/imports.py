@@ -1,8 +1,8 @@
-"""How long importing takes: NNI's strategies alone, and every public name of nas_plugins.
+"""Measure the time of imports: NNI's strategies alone, and every public name of nas_plugins.
 
     python benchmarks/imports.py [--rounds N]
 
-Each import has a process of its own, and they alternate. Ratios are to NNI in the same round.
+Each import runs in a separate process, and they alternate. Ratios are relative to NNI in the same round.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ IMPORTS = {
 
 
 def cpu_seconds(statement: str) -> float:
-    """Of a statement in a new process, without the start of Python."""
+    """Return the CPU seconds of a statement in a new process, without the start of Python."""
     code = f"import time; before = time.process_time(); {statement}; print(time.process_time() - before)"
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
     return float(done.stdout.splitlines()[-1])

@@ -1,12 +1,12 @@
-"""Accuracy of derived networks that begin with the weights of the supernet, and of those that begin with new ones.
+"""Compare derived networks that start from the weights of the supernet with those that start from random weights.
 
     python benchmarks/inherited_weights.py OUTPUT [--methods NAME ...] [--seeds N] [--epochs N ...] [--KEY VALUE ...]
 
-Searches the digits of scikit-learn with each method and seed. The network that a search found is tested at once with
-the weights of the supernet, and after some epochs of training that begin with these weights and with new ones, on all
-training images. OUTPUT gets the run directories and inherited_weights.csv, a row for each test. Runs that are finished
-are not repeated, and one that was interrupted goes on. Further --KEY VALUE pairs, such as --data.train_images 200, are
-given to all runs, those of the section space to the searches alone.
+The script searches on the digits of scikit-learn with each method and seed. The derived network is tested with the
+weights of the supernet as they are, and after some epochs of training on all training images from these weights and
+from random ones. The run directories and inherited_weights.csv, with one row per test, are written into OUTPUT.
+Finished runs are not repeated, and interrupted ones are resumed. Further --KEY VALUE pairs, for example
+--data.train_images 200, apply to all runs, those of the section space to the searches only.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ RETRAIN = {
 
 
 def main() -> None:
-    """Run what has not run yet, and write the table after each search."""
+    """Run the searches and trainings that have not finished, and write the table after each search."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0], allow_abbrev=False)
     parser.add_argument("output", type=Path, metavar="OUTPUT", help="folder")
     parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=METHODS, metavar="NAME")
@@ -90,7 +90,7 @@ def measured(
 
 
 def finished(output: Path, make: Any, *arguments: Any) -> Path:
-    """Return a run directory, of a run that is made, resumed or finished, and tested where it is a retraining."""
+    """Start, resume or skip a run, test it if it is a retraining, and return its directory."""
     *files, options = arguments
     kind = "search" if make is search else "retrain"
     if (output / runs.CONFIG).exists():
@@ -104,7 +104,7 @@ def finished(output: Path, make: Any, *arguments: Any) -> Path:
 
 @quiet()
 def at_once(genotype: Path, config: Path, options: Sequence[str]) -> dict[str, float]:
-    """Return the test accuracies without training, by the batch statistics of the supernet and by measured ones."""
+    """Return the test accuracies without training, with the batch statistics of the supernet and with measured ones."""
     file = genotype.parent / "at_once.json"
     if file.exists():
         return json.loads(file.read_text())

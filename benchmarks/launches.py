@@ -1,16 +1,16 @@
-"""How much a search step asks of a device: calls of operators, nodes of autograd graphs, and synchronizations.
+"""Count the operator calls, the nodes of autograd graphs, and the synchronizations of a search step.
 
     python benchmarks/launches.py [--small] [--cells N] [--one-by-one] [--strategies NAME ...] [--output CSV]
 
-A step is an architecture step and a weight step, through NNI's experiment and Lightning, in the form that it has on an
-accelerator: candidates of one kind are computed together. There each call of an operator starts a kernel or more, and a
-synchronization waits until all of them have ended. The table has
+A step consists of an architecture step and a weight step, run by NNI's experiment and Lightning, with candidates of one
+kind computed together, as on an accelerator. There each operator call launches one or more kernels, and a
+synchronization waits until all of them have ended. The table has the columns
 
-    operators   calls of operators of PyTorch, forward and backward, optimizers included
+    operators   operator calls of PyTorch, forward and backward, optimizers included
     nodes       nodes of the autograd graphs that backward passes evaluate
-    waits       values of tensors that Python asks for, which on an accelerator is a synchronization each
-    where       the functions of this project, NNI or Lightning that ask for them
-    kernels     on a GPU: kernels that are started
+    waits       tensor values that Python reads, each of which is a synchronization on an accelerator
+    where       functions of this project, NNI or Lightning that read them
+    kernels     launched kernels, on a GPU only
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ DEFAULT = ("NNI DARTS", "DARTS", "FairDARTS", "D-DARTS", "EDAS", *METHODS, DERIV
 
 
 class Meter:
-    """Counts all steps but the first, which also sets things up."""
+    """Counter for all steps but the first, which includes setup."""
 
     def __init__(self) -> None:
         self.steps = -1
@@ -60,7 +60,7 @@ class Meter:
             self.kernels += event.device_type == torch.autograd.DeviceType.CUDA
 
     def row(self) -> dict[str, Any]:
-        """Return the counts of a step, the mean over all that were counted."""
+        """Return the counts per step, averaged over all counted steps."""
         where = ", ".join(f"{name} ×{count / self.steps:g}" for name, count in self.launches.waits.most_common())
         counts = {"operators": self.launches.operators, "nodes": self.nodes, "waits": self.launches.waits.total()}
         kernels = {"kernels": self.kernels} if torch.cuda.is_available() else {}

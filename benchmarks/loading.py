@@ -1,9 +1,10 @@
-"""What an epoch of training images costs without a network: reading, augmentation and normalization.
+"""Measure an epoch of training images without a network: reading, augmentation and normalization.
 
     python benchmarks/loading.py [--images FOLDER] [--train-images N] [--workers N] [--output CSV]
 
-FOLDER has train/CLASS/* and test/CLASS/* with images of 32×32 pixels; without it only the digits are measured, which
-are in memory from the start. Each row is one process with one loader. The first epoch includes what is read before it.
+FOLDER holds images of 32×32 pixels in train/CLASS/* and test/CLASS/*; without it only the digits are measured, which
+are in memory from the start. Each row is measured in a separate process with one loader. The first epoch includes the
+reading of images that are held in memory.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def main() -> None:
 
 
 def measure_apart(settings: dict[str, Any]) -> dict[str, float]:
-    """Return what :func:`measure` finds in a new process."""
+    """Run :func:`measure` in a new process, and return its result."""
     call = [sys.executable, __file__, json.dumps(settings)]
     answer = subprocess.run(call, check=False, capture_output=True, text=True)
     if answer.returncode:
@@ -69,9 +70,9 @@ def measure_apart(settings: dict[str, Any]) -> dict[str, float]:
 
 
 def measure(settings: dict[str, Any]) -> dict[str, float]:
-    """Return the seconds of the first epoch and of the fastest later one, and images per second in that.
+    """Return the seconds of the first epoch and of the fastest later one, and the images per CPU second of the latter.
 
-    CPU seconds are those of all threads and workers.
+    CPU seconds are summed over all threads and workers.
     """
     from nas_plugins.data import ImageData
 

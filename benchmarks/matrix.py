@@ -1,11 +1,11 @@
-"""Every strategy, ours and NNI's, on every space, ours and those of NNI's hub: one short real run each.
+"""Test every strategy, ours and NNI's, on every space, ours and those of NNI's hub, in one short real run each.
 
     python benchmarks/matrix.py OUTPUT [--spaces NAME ...] [--strategies NAME ...]
 
-A run is an NNI experiment with NNI's own evaluator on a few random images, the export of its best model, a fresh
-instance of the space frozen to it, and a forward pass. It needs the extra rl. OUTPUT gets matrix.csv, a row a pair, and
-matrix.md, the same as a table. The runs of a space have a process of their own; a pair that is in the CSV already does
-not run again.
+A run consists of an NNI experiment with NNI's own evaluator on a few random images, the export of its best model, and a
+forward pass of a fresh instance of the space that is frozen to this model. The script needs the extra rl. It writes
+matrix.csv, with one row per pair, and matrix.md, the same as a table, into OUTPUT. The runs of a space share a separate
+process. Pairs that are already in the CSV file are not run again.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
-if __package__:  # in the tests
+if __package__:  # imported by the tests
     from benchmarks.methods import METHODS, UNEVEN, make
 else:
     from methods import METHODS, UNEVEN, make
@@ -44,11 +44,11 @@ SPACES = (
     "hub ShuffleNet", "hub AutoFormer",
 )  # fmt: skip
 SECONDS = 240
-"""Of a run, after which it is given up."""
+"""Time limit of a run."""
 
 
 def main() -> None:
-    """Run what has not run yet, and write the table."""
+    """Run the pairs that have not run yet, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("output", type=Path, metavar="OUTPUT", help="folder")
     parser.add_argument("--spaces", nargs="+", default=SPACES, choices=SPACES, metavar="NAME")
@@ -73,7 +73,7 @@ def main() -> None:
 
 
 def run_apart(space: str, strategies: Sequence[str]) -> list[dict[str, Any]]:
-    """The runs of a space, in a process of their own."""
+    """Run strategies on a space in a separate process, and return their rows."""
     call = [sys.executable, __file__, "-", "--here", "--spaces", space, "--strategies", *strategies]
     done = subprocess.run(call, capture_output=True, text=True, check=False)
     rows = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"space"')]
@@ -85,7 +85,7 @@ def run_apart(space: str, strategies: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def run(space: str, strategy: str, steps: int = 2) -> dict[str, Any]:
-    """Return one pair: {"space", "strategy", "result": "ok" or the error in a line, "seconds"}."""
+    """Run one pair, and return {"space", "strategy", "result": "ok" or the error in one line, "seconds"}."""
     warnings.filterwarnings("ignore")
     logging.disable(logging.CRITICAL)
     started = time.perf_counter()
@@ -94,7 +94,7 @@ def run(space: str, strategy: str, steps: int = 2) -> dict[str, Any]:
     try:
         _search(_space(space), _strategy(strategy), steps)
         result = "ok"
-    except Exception as error:  # whatever it is goes into the table
+    except Exception as error:  # any error is a result for the table
         result = " ".join(f"{type(error).__name__}: {error}".split())[:300]
     finally:
         signal.alarm(0)
@@ -123,7 +123,7 @@ def _search(space: Callable[[], Any], strategy: Any, steps: int) -> None:
             num_classes=10, max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False,
             enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
         )  # fmt: skip
-    else:  # what Classification reports of a trial it looks for in vain where Lightning has put the data away
+    else:  # Classification cannot report the result of a trial: Lightning has released the data loaders that it reads
         evaluator = FunctionalEvaluator(partial(_train, images=data.tensors[0], labels=data.tensors[1]))
     searched = space()
     settings = NasExperimentConfig(
@@ -145,7 +145,7 @@ def _search(space: Callable[[], Any], strategy: Any, steps: int) -> None:
 
 
 def _train(model: Any, images: Any, labels: Any) -> None:
-    """A step on the images, and a report: a trial of a multi-trial strategy."""
+    """Run a trial of a multi-trial strategy: one step on the images, and a report."""
     import nni
     import torch
     from torch.nn.functional import cross_entropy
@@ -163,11 +163,11 @@ def _strategy(name: str) -> Any:
     from strategies.enas import ENAS
 
     if name == "NNI ENAS":
-        return ENAS(reward_metric_name="val_acc")  # NNI's own, with a loader that today's Lightning can take
+        return ENAS(reward_metric_name="val_acc")  # NNI's own, with a loader that current Lightning accepts
     if name == "NNI PolicyBasedRL":
         return nni_strategies.PolicyBasedRL(max_collect=1, trial_per_collect=2)
     if name in METHODS:
-        # For two channels and two steps.
+        # Settings that allow two channels and two steps.
         few = {"PCDARTS": {"partial_channels": 2}, **{uneven: {"weight_steps": 1} for uneven in UNEVEN}}
         return make(name, 1, **few.get(name, {}))
     if name.startswith("NNI "):
@@ -217,7 +217,7 @@ def _space(name: str) -> Callable[[], Any]:
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """A table of the pairs, and below it why some cannot work."""
+    """Return a table of the pairs, and below it the errors of those that fail."""
     reasons = list(dict.fromkeys(result for result in table["result"] if result != "ok"))
     short = table.assign(result=[r if r == "ok" else f"[{reasons.index(r) + 1}]" for r in table["result"]])
     wide = short.pivot(index="strategy", columns="space", values="result").fillna("")

@@ -1,7 +1,7 @@
-"""One measurement in a process of its own: what steps of a search cost, in seconds and memory.
+"""Measure the time and the memory of search steps in a separate process.
 
-Everything that could differ between two settings by chance is the same in all: α, and with it the
-operations that EDAS runs, and the edges that it relaxes.
+All settings share everything that is random: α, and with it the operations that EDAS runs, and the edges that it
+relaxes.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from methods import METHODS, make
 
 STRATEGIES = ("NNI DARTS", "DARTS", "DARTS one-level", "DARTS second order", "EDAS")
 SPARING = ("DARTS recomputing", "EDAS recomputing")
-"""With ``recompute``."""
+"""Strategies with ``recompute``."""
 CELL_LOSSES = ("FairDARTS", "D-DARTS", "D-DARTS, every batch", "D-DARTS, ablation gradient")
-"""Without an ablation loss, and with one: measured on every 50th batch, on every batch, and with its gradient."""
+"""Strategies without an ablation loss, and with one on every 50th batch, on every batch, and with its gradient."""
 BARE_LOOP = "EDAS, bare loop"
 """The steps of EDAS on the same supernet, without NNI's experiment and Lightning."""
 DERIVED = "derived network"
@@ -31,18 +31,18 @@ DERIVED = "derived network"
 
 @dataclass(frozen=True)
 class Setting:
-    """What is measured.
+    """Settings of a measurement.
 
     Args:
-        what: one of STRATEGIES, SPARING, CELL_LOSSES, METHODS, BARE_LOOP or DERIVED.
-        cells, channels: of the network.
-        batch, image: images in a batch, pixels a side.
-        steps: counted steps; one before them is not counted.
-        threads: of PyTorch; None for its own.
-        space: one of nas_plugins.
-        accelerator, precision: of Lightning's Trainer.
-        grouped: whether candidates of one kind are computed together, as on an accelerator.
-        compiled: whether the steps of a search, or the derived network, are compiled.
+        what: One of STRATEGIES, SPARING, CELL_LOSSES, METHODS, BARE_LOOP or DERIVED.
+        cells, channels: Number of cells and channels of the network.
+        batch, image: Images per batch and pixels per side.
+        steps: Number of counted steps; one more before them is not counted.
+        threads: Number of PyTorch threads; None for its default.
+        space: Name of a space in nas_plugins.
+        accelerator, precision: Arguments of Lightning's Trainer.
+        grouped: Whether candidates of one kind are computed together, as on an accelerator.
+        compiled: Whether the steps of a search, or the derived network, are compiled.
     """
 
     what: str
@@ -60,15 +60,15 @@ class Setting:
 
 
 def measure_apart(setting: Setting, seconds: float | None = None) -> dict[str, Any]:
-    """:func:`measure` in a new process, whose peak of memory is its own.
+    """Run :func:`measure` in a new process, so that the peak memory is that of this measurement alone.
 
     Args:
-        setting: what is measured.
-        seconds: after which the process is killed; None for no limit.
+        setting: Settings of the measurement.
+        seconds: Time limit, after which the process is killed; None for no limit.
 
     Raises:
-        SystemExit: it failed; the message is what it printed.
-        TimeoutError: it took longer.
+        SystemExit: The process failed. The message is its error output.
+        TimeoutError: The process took longer than the limit.
     """
     call = [sys.executable, __file__, json.dumps(asdict(setting))]
     try:
@@ -81,12 +81,12 @@ def measure_apart(setting: Setting, seconds: float | None = None) -> dict[str, A
 
 
 def measure(setting: Setting) -> dict[str, Any]:
-    """What the counted steps cost.
+    """Return the time and the memory of the counted steps.
 
     Returns:
-        {"seconds": of each step, "cpu_seconds": the same as the processors count it, which other work on the
-        machine changes little, "first_seconds", "first_cpu_seconds": those of the step that is not counted,
-        "memory_mb": peak of the process, or of the accelerator}
+        {"seconds": wall time of each step, "cpu_seconds": CPU time of each step, on which other work on the machine has
+        little effect, "first_seconds", "first_cpu_seconds": those of the step that is not counted, "memory_mb": peak
+        memory of the process, or of the accelerator}
     """
     warnings.filterwarnings("ignore")
     for logger in ("nni", "pytorch_lightning"):
@@ -109,7 +109,7 @@ def measure(setting: Setting) -> dict[str, Any]:
 
 
 class Meter(Protocol):
-    """Is started before each step, and stopped after it."""
+    """Measurement that is started before each step and stopped after it."""
 
     def start(self) -> None: ...
 
@@ -117,10 +117,10 @@ class Meter(Protocol):
 
 
 def run_steps(setting: Setting, meter: Meter) -> dict[str, list[float]]:
-    """Run one step that is not to be counted, and those that are, on random images.
+    """Run one step that is not counted and the counted steps on random images.
 
     Returns:
-        α of a search by a strategy of this project at its end: edge -> α; else nothing.
+        Edge -> final α for a search by a strategy of this project; otherwise empty.
     """
     import torch
 
@@ -132,7 +132,7 @@ def run_steps(setting: Setting, meter: Meter) -> dict[str, list[float]]:
 
 
 class Clock:
-    """Measures the seconds of each step."""
+    """Meter of the wall time and the CPU time of each step."""
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
@@ -153,7 +153,7 @@ class Clock:
 
 
 EPOCHS = 2
-"""Of a search by one of METHODS, of which the first is measured: DARTS-PT makes its choices in the last."""
+"""Epochs of a search by one of METHODS. Only the first is measured, since DARTS-PT makes its choices in the last."""
 
 
 def _strategy(name: str) -> Any:

@@ -1,7 +1,7 @@
-"""The methods of the literature in searches of any length.
+"""Methods of the literature for searches of any length.
 
-A method has its defaults, but a default that is a number of epochs is scaled to the search. In a search of one epoch α
-is trained from the first step on.
+Methods have their defaults, except that numbers of epochs are scaled to the length of the search. In a search of one
+epoch α is trained from the first step on.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from typing import Any
 
 
 def scaled(epochs: int, count: int, of: int = 50, least: int = 0) -> int:
-    """A number of epochs, or of what happens once in an epoch, in proportion to the length of a search.
+    """Scale a number of epochs, or of events that happen once per epoch, to the length of a search.
 
     Args:
-        epochs: of the search.
-        count: the number in the search of the paper.
-        of: epochs of the search of the paper.
-        least: the smallest number that works.
+        epochs: Epochs of the search.
+        count: The number in the search of the paper.
+        of: Epochs of the search of the paper.
+        least: Smallest number that works.
     """
     return max(least, epochs * count // of)
 
@@ -40,20 +40,20 @@ METHODS: dict[str, Callable[[int], dict[str, Any]]] = {
     "OLES": lambda epochs: {},
     "DARTSPT": lambda epochs: {"projection_epochs": scaled(epochs, 81, of=131, least=1)},
 }
-"""Name in nas_plugins -> the settings that differ from the defaults in a search of so many epochs."""
+"""Name in nas_plugins -> function from the number of epochs to the settings that differ from the defaults."""
 
 UNEVEN = {"IDARTS": 4, "Proxyless": 5}
-"""Method -> weight steps for each architecture step, where that is not one: its steps differ in cost."""
+"""Method -> weight steps per architecture step, if there are several; the steps of these methods differ in cost."""
 
 
 def make(name: str, epochs: int, **settings: Any) -> Any:
-    """The strategy of a method, for a search of so many epochs.
+    """Return the strategy of a method for a search of a given length.
 
     Args:
-        name: one of METHODS.
-        epochs: of the search.
-        settings: that come first.
+        name: Key of METHODS.
+        epochs: Epochs of the search.
+        settings: Settings that take precedence.
     """
-    import nas_plugins  # takes seconds
+    import nas_plugins  # late, because it takes seconds
 
     return getattr(nas_plugins, name)(**{**METHODS[name](epochs), **settings})

@@ -1,20 +1,20 @@
-"""What searches find in NAS-Bench-201: ours and NNI's, on NNI's own space, judged by the benchmark's table.
+"""Compare searches by our and NNI's strategies on NNI's NAS-Bench-201 space by the benchmark's table.
 
     python benchmarks/nasbench201.py OUTPUT --images FOLDER --table CSV [--protocol proxy|full] [--strategies NAME ...]
         [--seeds 0 1 2 3 4] [--jobs 2]
     python benchmarks/nasbench201.py OUTPUT --images FOLDER --table CSV --rank 100 [--rank-epochs 10]
 
 FOLDER holds train/CLASS/*. CSV has the columns architecture, in the benchmark's form, and cifar10_test_accuracy, in
-percent; only the table below reads it, no search does. A run has one thread and a process of its own; what is finished
-is not run again. OUTPUT gets
+percent; only the report reads it, no search does. Each run has a separate process with one thread. Finished runs are
+not repeated. The script writes into OUTPUT
 
-    runs/*.json          a finished run each
-    runs.csv             a row a run: the architecture, its true accuracy, seconds, operations by kind
-    curves.csv, .png     the true accuracy of what the strategy would have given after each epoch
-    table.md             a row a strategy, and what the literature reports
-    ranks.csv, .png      of --rank: random architectures trained alone and briefly, beside the table
+    runs/*.json          one file per finished run
+    runs.csv             one row per run: architecture, true accuracy, seconds, operations by kind
+    curves.csv, .png     true accuracy of the architecture that the strategy would have derived after each epoch
+    table.md             one row per strategy, and results of the literature
+    ranks.csv, .png      with --rank: random architectures trained alone for a few epochs, compared with the table
 
-"random" is no search: architectures drawn uniformly from the table.
+"random" is not a search, but stands for architectures drawn uniformly from the table.
 """
 
 from __future__ import annotations
@@ -47,19 +47,19 @@ from search_spaces.files import write_text_whole, write_whole
 SEARCH = str(Path(__file__).with_name("nasbench201_search.py"))
 RANDOM = "random"
 DRAWS = 1000
-"""Architectures that stand for random ones."""
+"""Number of architectures drawn for "random"."""
 ACCURACY = "cifar10_test_accuracy"
 KINDS = list(OPERATIONS.values())
 HEADINGS = dict(zip(KINDS, ("none", "skip", "1×1", "3×3", "pool"), strict=True))
-"""Operation -> the heading of its column."""
+"""Operation -> heading of its column."""
 SMALLEST_IMAGE = 8
-"""Pixels a side: the space halves them twice."""
+"""Minimum pixels per side, because the space halves the resolution twice."""
 CPU = "CPU seconds"
-"""Runs stand side by side, and beside other work: by the clock they take what is left to them."""
+"""Heading of the column of times; the wall time of parallel runs would depend on the load of the machine."""
 TITLE = 34
-"""Letters of a title of a panel in a line."""
+"""Maximum characters per line in the title of a panel."""
 OURS, THEIRS = "#ea580c", "#2563eb"
-"""The colours of our strategies and of NNI's."""
+"""Colours of our strategies and of NNI's."""
 
 LITERATURE = {
     "DARTS": "54.30", "ENAS": "53.89", "RSPS": "84 to 88", "SETN": "87.64", "SNAS": "92.77", "PC-DARTS": "93.41",
@@ -69,7 +69,7 @@ LITERATURE = {
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run what has not run yet, and write the tables and the picture."""
+    """Run the searches that have not finished, and write the tables and the plot."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("output", type=Path, metavar="OUTPUT", help="folder")
     parser.add_argument("--images", type=Path, required=True, metavar="FOLDER", help="holds train/CLASS/*")
@@ -118,10 +118,10 @@ def check(options: argparse.Namespace, protocol: Protocol) -> None:
 
 
 def read_table(path: Path) -> pd.Series:
-    """architecture -> true accuracy in percent.
+    """Return architecture -> true accuracy in percent.
 
     Raises:
-        InputError: it is no such table of this space.
+        InputError: The file is not such a table, or not one of this space.
     """
     try:
         table = pd.read_csv(path)
@@ -144,7 +144,7 @@ def read_table(path: Path) -> pd.Series:
 
 
 def search_all(options: argparse.Namespace, protocol: Protocol) -> None:
-    """Run the searches that have not run yet, so many at a time; a seed of all strategies before the next."""
+    """Run the searches that have not finished, ``--jobs`` at a time, all strategies with one seed before the next."""
     found = find(options.images, protocol.train_images)
     names = []
     for name in options.strategies:
@@ -171,7 +171,7 @@ def search_all(options: argparse.Namespace, protocol: Protocol) -> None:
 
 
 def rank(options: argparse.Namespace, protocol: Protocol, table: pd.Series) -> None:
-    """Train architectures alone, those that have not been yet, and compare them with the table."""
+    """Train random architectures alone, except those already trained, and compare them with the table."""
     found = find(options.images, protocol.train_images)
     protocol = replace(protocol, epochs=options.rank_epochs)
     samples = proxy.draw(options.rank)
@@ -191,9 +191,9 @@ def rank(options: argparse.Namespace, protocol: Protocol, table: pd.Series) -> N
 
 
 def summarize(options: argparse.Namespace, protocol: Protocol, table: pd.Series) -> None:
-    """Write what all finished runs of the folder have found."""
+    """Write the tables and the plot of all finished runs in the folder."""
     found = results(options.output / "runs", asdict(protocol))
-    order = {name: place for place, name in enumerate(STRATEGIES)}  # of one that is no longer there: at the end
+    order = {name: place for place, name in enumerate(STRATEGIES)}  # strategies that no longer exist come last
     found = sorted(found, key=lambda one: (order.get(one["strategy"], len(order)), one["strategy"], one["seed"]))
     runs = pd.DataFrame([run_row(one, table) for one in found])
     curves = pd.DataFrame(
@@ -218,12 +218,12 @@ def summarize(options: argparse.Namespace, protocol: Protocol, table: pd.Series)
 
 
 def counted(name: str, table: pd.Series) -> dict[str, Any]:
-    """An architecture, its true accuracy, and how often it has each kind of operation."""
+    """Return an architecture, its true accuracy, and its number of operations of each kind."""
     return {"architecture": name, "accuracy": table[name], **{kind: name.count(f"|{kind}~") for kind in KINDS}}
 
 
 def run_row(one: dict[str, Any], table: pd.Series) -> dict[str, Any]:
-    """A row of runs.csv."""
+    """Return a row of runs.csv."""
     measured = ("supernet_val_acc", "derived_val_acc", "seconds", "cpu_seconds")
     return {
         "strategy": one["strategy"],
@@ -234,7 +234,7 @@ def run_row(one: dict[str, Any], table: pd.Series) -> dict[str, Any]:
 
 
 def strategy_row(name: str, group: pd.DataFrame) -> dict[str, str]:
-    """A row of the table: figures over the seeds."""
+    """Return a row of the table with statistics over the seeds."""
     accuracy = group["accuracy"]
     return {
         "strategy": name,
@@ -249,7 +249,7 @@ def strategy_row(name: str, group: pd.DataFrame) -> dict[str, str]:
 
 
 def markdown(rows: list[dict[str, str]], protocol: Protocol) -> str:
-    """table.md."""
+    """Return the text of table.md."""
     settings = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in asdict(protocol).items())
     columns = ["strategy", "runs", "mean (%)", "deviation", "median (%)", "worst (%)", *HEADINGS.values(), CPU]
     literature = ", ".join(f"{name} {value}" for name, value in LITERATURE.items())
@@ -269,9 +269,9 @@ def markdown(rows: list[dict[str, str]], protocol: Protocol) -> str:
 
 
 def plot_curves(curves: pd.DataFrame, answers: pd.Series, best: float, average: float, path: Path) -> None:
-    """A panel a strategy: the mean over the seeds, from the worst to the best of them, and the mean of its answers.
+    """Plot mean and range over the seeds with one panel per strategy, whose title has the mean of the final results.
 
-    The answer is another one than that of the last epoch where a strategy draws it.
+    The final result differs from that of the last epoch if a strategy samples it.
     """
     groups = list(curves.groupby("strategy", sort=False))
     wide = min(4, len(groups))
@@ -287,7 +287,7 @@ def plot_curves(curves: pd.DataFrame, answers: pd.Series, best: float, average: 
             axis.tick_params(labelbottom=True)
         for axis in axes.flat[len(groups) :]:
             axis.set_visible(False)
-        # Good architectures differ by tenths of a percent, bad ones by tens: from 1 above the best the scale is a log.
+        # Good architectures differ by tenths of a percent, bad ones by tens: use a log of the distance to best + 1.
         scale = (lambda y: -np.log(np.maximum(best + 1 - y, 1e-9)), lambda y: best + 1 - np.exp(-y))
         axes[0, 0].set_yscale("function", functions=scale)
         axes[0, 0].set_ylim(min(curves["accuracy"].min(), average) - 1, best + 0.2)

@@ -1,4 +1,4 @@
-"""The images of a NAS-Bench-201 search: resized once, held in memory, cropped and flipped a batch at a time."""
+"""Images of a NAS-Bench-201 search: resized once, held in memory, cropped and flipped batch by batch."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ Batch = tuple[Tensor, Tensor]
 
 
 def find(folder: Path, count: int) -> ImageFolder:
-    """The training images of a folder.
+    """Return the training images of a folder.
 
     Args:
-        folder: holds train/CLASS/*.
-        count: how many images will be used.
+        folder: Folder with train/CLASS/*.
+        count: Number of images that will be used.
 
     Raises:
-        InputError: the folder has another layout, or fewer images.
+        InputError: The folder has another layout, or fewer images.
     """
     try:
         found = ImageFolder(folder / "train")
@@ -50,13 +50,13 @@ def prepare(found: ImageFolder, count: int, size: int, path: Path) -> None:
     """Write the images that a protocol uses, in two halves with the classes in proportion, the same for every seed.
 
     Args:
-        found: the images.
-        count: how many of them.
-        size: pixels a side that they are resized to.
-        path: of the file, for :func:`halves`.
+        found: Images of the folder.
+        count: Number of images to use.
+        size: Pixels per side after resizing.
+        path: File to write, for :func:`halves`.
 
     Raises:
-        InputError: an image cannot be read.
+        InputError: An image cannot be read.
     """
     labels = np.asarray(found.targets)
     chosen = stratified_order(labels, seed=0)[:count]
@@ -66,7 +66,7 @@ def prepare(found: ImageFolder, count: int, size: int, path: Path) -> None:
 
 
 def halves(path: Path) -> tuple[Half, Half]:
-    """The images for the weights, and those for α."""
+    """Return the images for the weights, and those for α."""
     with np.load(path, allow_pickle=False) as file:
         pixels, labels = torch.from_numpy(file["pixels"]), torch.from_numpy(file["labels"])
     sample = pixels[:10_000].float()
@@ -76,12 +76,12 @@ def halves(path: Path) -> tuple[Half, Half]:
 
 
 class Half(Dataset):
-    """Images in memory, which come in whole batches.
+    """Data set of images in memory that returns whole batches.
 
     Args:
-        pixels: uint8, (images, size, size, 3).
-        labels: (images).
-        mean, deviation: of each channel.
+        pixels: Pixels of shape (images, size, size, 3), uint8.
+        labels: Labels of shape (images).
+        mean, deviation: Mean and standard deviation of each channel.
     """
 
     def __init__(self, pixels: Tensor, labels: Tensor, mean: Tensor, deviation: Tensor) -> None:
@@ -94,20 +94,20 @@ class Half(Dataset):
         return len(self.labels)
 
     def __getitem__(self, indices: Sequence[int]) -> Batch:
-        """A batch of crops from the padded images, half of them mirrored."""
+        """Return a batch of random crops of the padded images, half of them mirrored."""
         index, along = torch.as_tensor(indices), torch.arange(self.size)
         top, left = torch.randint(2 * self.padding + 1, (2, len(index), 1))
         mirrored = torch.rand(len(index), 1) < 0.5
         return self._batch(index, top + along, left + torch.where(mirrored, along.flip(0), along))
 
     def plain(self, batch_size: int) -> Iterator[Batch]:
-        """All images in order, as they are."""
+        """Yield all images in order without augmentation, in batches."""
         along = self.padding + torch.arange(self.size)[None]
         for index in torch.arange(len(self)).split(batch_size):
             yield self._batch(index, along, along)
 
     def loader(self, batch_size: int) -> DataLoader:
-        """Shuffled and augmented batches."""
+        """Return a loader of shuffled and augmented batches."""
         return DataLoader(self, sampler=BatchSampler(RandomSampler(self), batch_size, drop_last=False), batch_size=None)
 
     def _batch(self, index: Tensor, rows: Tensor, columns: Tensor) -> Batch:

@@ -1,4 +1,4 @@
-"""How well a proxy ranks: random architectures, each trained alone and briefly, against the table."""
+"""Ranking by a proxy: random architectures, each trained alone for a few epochs, compared with the table."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ from search_spaces.files import write_text_whole, write_whole
 
 
 def finished(output: Path, protocol: Protocol) -> list[dict[str, Any]]:
-    """What is trained already; the epochs of the protocol are those of an architecture alone.
+    """Return the finished trainings; the epochs of the protocol are those of the training of one architecture.
 
     Raises:
-        InputError: it was trained by another protocol.
+        InputError: The trainings have another protocol.
     """
     return results(output / "alone", asdict(protocol))
 
 
 def draw(count: int) -> list[dict[str, str]]:
-    """So many random architectures, the same every time; of more, the first ones are the same."""
+    """Return the first ``count`` architectures of a fixed random order."""
     samples = every_sample()
     random.Random(0).shuffle(samples)
     return samples[:count]
 
 
 def train_all(samples: Sequence[dict[str, str]], protocol: Protocol, images: Path, output: Path, jobs: int) -> None:
-    """Train architectures alone, each for the epochs of the protocol, so many at a time."""
+    """Train architectures alone, each for the epochs of the protocol, ``jobs`` at a time."""
     shared = {"settings": asdict(protocol), "images": images, "output": output / "alone"}
     parts = [samples[start::jobs] for start in range(min(jobs, len(samples)))]
     in_parallel(jobs, [partial(apart, __file__, {**shared, "samples": part}) for part in parts])
@@ -72,7 +72,7 @@ def train(sample: Mapping[str, str], protocol: Protocol, images: Path) -> dict[s
 
 
 def compare(found: Sequence[Mapping[str, Any]], table: pd.Series, output: Path) -> pd.DataFrame:
-    """Write ranks.csv and ranks.png, and give both accuracies of each architecture, in percent."""
+    """Write ranks.csv and ranks.png, and return both accuracies of each architecture in percent."""
     ranks = pd.DataFrame(
         {
             "architecture": [one["architecture"] for one in found],
@@ -95,13 +95,13 @@ def compare(found: Sequence[Mapping[str, Any]], table: pd.Series, output: Path) 
 
 
 def correlations(ranks: pd.DataFrame) -> str:
-    """Kendall's τ and Spearman's ρ, in words."""
+    """Return Kendall's τ and Spearman's ρ as text."""
     tau, rho = (ranks["alone"].corr(ranks["table"], method=kind) for kind in ("kendall", "spearman"))  # type: ignore[arg-type]
     return f"{len(ranks)} architectures: Kendall's τ {tau:.2f}, Spearman's ρ {rho:.2f}"
 
 
 def main(samples: list[dict[str, str]], settings: dict[str, int], images: str, output: str) -> None:
-    """Train some architectures, and write each result whole."""
+    """Train architectures in turn, and write each result atomically."""
     torch.set_num_threads(1)
     for sample in samples:
         with quiet(), warnings.catch_warnings():

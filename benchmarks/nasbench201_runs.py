@@ -1,4 +1,4 @@
-"""Runs of one protocol in one folder: each in a process of its own with one thread, and none twice."""
+"""Runs of one protocol in one folder, each in a separate process with one thread."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from nas_plugins.errors import InputError
 
 
 def apart(script: str, arguments: Mapping[str, Any]) -> None:
-    """Run a script, which gets its arguments as JSON, in a process of its own.
+    """Run a script with JSON arguments in a separate process.
 
     Raises:
-        SystemExit: it failed; the message is the last line of what it said.
+        SystemExit: The script failed. The message is the last line of its error output.
     """
     call = [sys.executable, script, json.dumps(arguments, default=str)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -27,20 +27,20 @@ def apart(script: str, arguments: Mapping[str, Any]) -> None:
 
 
 def run_file(folder: Path, strategy: str, seed: int) -> Path:
-    """The file of a finished run in a folder."""
+    """Return the path of the file of a finished run in a folder."""
     slug = "".join(letter if letter.isalnum() else "-" for letter in strategy)
     return folder / f"{slug}-{seed}.json"
 
 
 def results(folder: Path, settings: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What the finished runs in a folder wrote.
+    """Return the results of the finished runs in a folder.
 
     Args:
-        folder: of JSON files.
-        settings: what all of them must have in common.
+        folder: Folder of JSON files.
+        settings: Settings that all runs must have.
 
     Raises:
-        InputError: one has another setting, or is no such file.
+        InputError: A file has another setting, or is not the result of a run.
     """
     found = []
     for path in sorted(folder.glob("*.json")):

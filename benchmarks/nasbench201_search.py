@@ -1,7 +1,7 @@
-"""One search of NAS-Bench-201's space, in a process of its own, which never sees the benchmark's table.
+"""Script that runs one search of NAS-Bench-201's space, without access to the benchmark's table.
 
-Every strategy, ours or NNI's, gets the same SGD, schedule, batches, augmentation, epochs, and images, half of them for
-the weights and half for the architecture.
+All strategies, ours and NNI's, use the same SGD, schedule, batches, augmentation, epochs and images. Half of the images
+train the weights, the other half the architecture.
 """
 
 from __future__ import annotations
@@ -56,32 +56,32 @@ OPERATIONS = {
     "conv_3x3": "nor_conv_3x3",
     "avg_pool_3x3": "avg_pool_3x3",
 }
-"""The name of an operation in NNI's space -> in the benchmark."""
+"""Name of an operation in NNI's space -> its name in the benchmark."""
 
 EDGES = [(source, target) for target in (1, 2, 3) for source in range(target)]
-"""Of the cell: (from node, to node), in the order of an architecture's string."""
+"""Edges of the cell, (from node, to node), in the order of an architecture's string."""
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
-"""Where Lightning trains, but it hands the network back on the CPU."""
+"""Device on which Lightning trains. Afterwards it moves the network back to the CPU."""
 
 CLIP = 5.0
-"""The largest norm of the gradient of the weights."""
+"""Maximum norm of the gradient of the weights."""
 
 PATHS = 100
-"""Random paths through the supernet of RandomOneShot, of which the best one is its answer (RSPS)."""
+"""Number of random paths through the supernet of RandomOneShot, of which the best one is the result (RSPS)."""
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """The network of a search and its training; the defaults are the proxy for two cores.
+    """Network and training of a search; the defaults are a proxy for a machine with two cores.
 
     Args:
-        modules: searched cells of each of the three stages; with the two reductions 3 × modules + 2 in all.
-        channels: of the first stage.
-        image_size: pixels a side.
-        train_images: half of them for the weights, half for the architecture.
-        batch_size: images in a batch.
-        epochs: of the search.
+        modules: Searched cells in each of the three stages; with the two reductions 3 × modules + 2 cells in all.
+        channels: Channels of the first stage.
+        image_size: Pixels per side.
+        train_images: Number of training images, half for the weights and half for the architecture.
+        batch_size: Images per batch.
+        epochs: Epochs of the search.
     """
 
     modules: int = 1
@@ -100,26 +100,27 @@ PROTOCOLS = {
 
 
 def warmup(protocol: Protocol) -> int:
-    """The epochs of EDAS' warm-up: 10 of 25, as in the paper (section 4.1)."""
+    """Return the epochs of EDAS' warm-up: 10 of 25, as in the paper (section 4.1)."""
     return 2 * protocol.epochs // 5
 
 
 def paced(protocol: Protocol, weights_first: int = 0) -> float:
-    """The learning rate of α at which Adam goes as far in a search as in that of DARTS' paper.
+    """Return the learning rate of α with which Adam moves α as far as in the search of the DARTS paper.
 
-    Adam moves α by about its learning rate in a step, however small the gradient is: by 3e-4 in each of 50 epochs of
-    25,000 images in batches of 64 there, which is the protocol "full" here. In a shorter search α would hardly move.
+    Adam moves α by about its learning rate per step, however small the gradient is. The paper uses 3e-4 for 50 epochs
+    of 25,000 images in batches of 64, which is the protocol "full". With this rate α would hardly move in a shorter
+    search.
 
     Args:
-        protocol: of the search.
-        weights_first: epochs in which α rests.
+        protocol: Protocol of the search.
+        weights_first: Number of epochs in which α is not trained.
     """
     steps = (protocol.epochs - weights_first) * math.ceil(protocol.train_images / 2 / protocol.batch_size)
     return 3e-4 * 50 * math.ceil(25_000 / 64) / steps
 
 
 def method(protocol: Protocol, name: str, pace: bool = False) -> OneShotStrategy:
-    """A method of the literature, with its own learning rate of α or with one that goes as far in a short search."""
+    """Return a method of the literature with its own learning rate of α, or with one scaled as in :func:`paced`."""
     if not pace:
         return make(name, protocol.epochs)
     rate = signature(getattr(nas_plugins, name)).parameters["learning_rate"].default
@@ -127,13 +128,13 @@ def method(protocol: Protocol, name: str, pace: bool = False) -> OneShotStrategy
 
 
 def weights_first(protocol: Protocol, **common: Any) -> DARTS:
-    """One-level DARTS whose α rests for a third of the epochs, with a rate that goes as far in a short search."""
+    """Return one-level DARTS that trains α after a third of the epochs, with the rate of :func:`paced`."""
     rest = protocol.epochs // 3
     return DARTS(order="one-level", warmup_epochs=rest, learning_rate=paced(protocol, rest), **common)
 
 
 def edas_weights_first(protocol: Protocol, path: str = "strongest", **common: Any) -> EDAS:
-    """One-level EDAS with two relaxed edges, after a third of the epochs for the weights of all candidates."""
+    """Return one-level EDAS with two relaxed edges, after a third of the epochs for the weights of all candidates."""
     return EDAS(
         order="one-level", relaxed_edges=2, sign_flip_epochs=0, weight_decay=1e-3,
         weights_first_epochs=protocol.epochs // 3, path=path, **common,
@@ -141,14 +142,14 @@ def edas_weights_first(protocol: Protocol, path: str = "strongest", **common: An
 
 
 def deeper(protocol: Protocol, architectures: int, steps: int = 100) -> Finish:
-    """A ranking by networks of three times the depth, each trained alone."""
+    """Return a final ranking by networks of three times the depth, each trained alone."""
     deep = replace(protocol, modules=3 * protocol.modules)
     return Finish(architectures, steps, space=partial(make_space, deep, 10))
 
 
 def neighbors(protocol: Protocol) -> Finish:
-    """A ranking in two rungs of the architecture of α and of all that differ from it in one edge, none left out."""
-    others = len(EDGES) * (len(OPERATIONS) - 2)  # no edge of ours derives "none"
+    """Return a final ranking in two rungs of the architecture of α and of all that differ from it in one edge."""
+    others = len(EDGES) * (len(OPERATIONS) - 2)  # our strategies derive "none" on no edge
     return replace(deeper(protocol, 1 + others, steps=60), exchanges=1, rungs=[(4, 400)], metric="val_loss")
 
 
@@ -176,7 +177,7 @@ STRATEGIES: dict[str, Callable[[Protocol], OneShotStrategy]] = {
         sign_flip_epochs=warmup(protocol), order="one-level", finish=deeper(protocol, 6)
     ),
     "FairDARTS": lambda protocol: FairDARTS(),
-    # The ablation loss needs a chain of cells that are each other's inputs; the hub's space is none.
+    # The ablation loss needs a chain in which each cell is an input of the next; the space of NNI's hub is not one.
     "DDARTS, w_abl=0": lambda protocol: DDARTS(w_abl=0.0),
     **{
         f"{name}, paced" if pace else name: partial(method, name=name, pace=pace)
@@ -185,21 +186,22 @@ STRATEGIES: dict[str, Callable[[Protocol], OneShotStrategy]] = {
     },
     "NNI DARTS": lambda protocol: theirs.DARTS(),
     "NNI GumbelDARTS": lambda protocol: theirs.GumbelDARTS(),
-    # What this one and NNI's ENAS export, in every epoch and at the end, is a draw from what they have learned.
+    # NNI's Proxyless and ENAS export a sample of the learned distribution, in every epoch and at the end.
     "NNI Proxyless": lambda protocol: theirs.Proxyless(),
     "NNI RandomOneShot": lambda protocol: theirs.RandomOneShot(),
-    "NNI ENAS": lambda protocol: ENAS(reward_metric_name="val_acc"),  # NNI's own, with a loader for today's Lightning
+    "NNI ENAS": lambda protocol: ENAS(reward_metric_name="val_acc"),  # NNI's own, with a loader for current Lightning
 }
-"""Name -> the strategy by a protocol: its own defaults but for what the name says. "weights first" is paced, too."""
+"""Name -> function from a protocol to the strategy: its defaults with the changes in the name, "paced" included in
+"weights first"."""
 
 
 def missing(name: str) -> str | None:
-    """What has to be installed for a strategy to run; None where nothing has."""
+    """Return the package that must be installed before a strategy can run; None if there is none."""
     return "nas-plugins[rl]" if name == "NNI ENAS" and importlib.util.find_spec("tianshou") is None else None
 
 
 def architecture(sample: Mapping[str, Any]) -> str:
-    """The benchmark's string of a sample of NNI's: ``|op~0|+|op~0|op~1|+|op~0|op~1|op~2|``."""
+    """Return the benchmark's string of a sample of NNI: ``|op~0|+|op~0|op~1|+|op~0|op~1|op~2|``."""
     nodes: dict[int, list[str]] = {}
     for source, target in EDGES:
         nodes.setdefault(target, []).append(f"{OPERATIONS[sample[f'cell/{source}_{target}']]}~{source}")
@@ -207,16 +209,16 @@ def architecture(sample: Mapping[str, Any]) -> str:
 
 
 def every_sample() -> list[dict[str, str]]:
-    """The 15,625 architectures of the space, as samples of NNI's."""
+    """Return the 15,625 architectures of the space as samples of NNI."""
     labels = [f"cell/{source}_{target}" for source, target in EDGES]
     return [dict(zip(labels, names, strict=True)) for names in product(OPERATIONS, repeat=len(EDGES))]
 
 
 class Recipe(LightningModule):
-    """The benchmark's training: SGD with Nesterov momentum, the learning rate falling along a cosine.
+    """Training of the benchmark: SGD with Nesterov momentum and a cosine learning rate.
 
     Args:
-        epochs: of the training.
+        epochs: Epochs of the training.
     """
 
     def __init__(self, epochs: int) -> None:
@@ -224,37 +226,37 @@ class Recipe(LightningModule):
         self.epochs = epochs
 
     def forward(self, images: Tensor) -> Tensor:
-        """The logits of the model."""
+        """Return the logits of the model."""
         return self.model(images)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """The loss of a batch."""
+        """Return the loss of a batch."""
         images, labels = batch
         return cross_entropy(self(images), labels)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Log the accuracy and the loss of a batch: the reward of ENAS, and what a ranking at the end goes by."""
+        """Log the accuracy and the loss of a batch, for the reward of ENAS and the final rankings."""
         images, labels = batch
         logits = self(images)
         self.log("val_acc", (logits.argmax(1) == labels).float().mean(), on_step=True, on_epoch=False)
         self.log("val_loss", cross_entropy(logits, labels), on_step=True, on_epoch=False)
 
     def configure_optimizers(self) -> Any:
-        """The optimizer of the weights and its schedule."""
+        """Return the optimizer of the weights and its schedule."""
         optimizer = torch.optim.SGD(self.parameters(), lr=0.025, momentum=0.9, weight_decay=5e-4, nesterov=True)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=self.epochs, eta_min=0.001)
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
-        """Clip alike for all: NNI's strategies have different settings for it, or none."""
+        """Clip the gradient alike for all strategies, since those of NNI have different settings for it, or none."""
         nn.utils.clip_grad_norm_([weight for group in optimizer.param_groups for weight in group["params"]], CLIP)
 
 
 class Curve(Callback):
-    """The architecture that the strategy would give after each epoch.
+    """Callback that records the architecture that the strategy would derive after each epoch.
 
     Args:
-        name: the string of a sample.
+        name: Function that returns the string of a sample.
     """
 
     def __init__(self, name: Callable[[Mapping[str, Any]], str] = architecture) -> None:
@@ -267,13 +269,13 @@ class Curve(Callback):
 
 
 def make_space(protocol: Protocol, classes: int) -> NasBench201:
-    """NNI's space, in the memory layout that is fast on a CPU."""
+    """Return NNI's space in the memory format that is fast on a CPU."""
     space = NasBench201(protocol.channels, protocol.modules, num_labels=classes)
     return space.to(memory_format=torch.channels_last)
 
 
 def make_trainer(epochs: int, **settings: Any) -> Trainer:
-    """Lightning's trainer, which only trains."""
+    """Return a Lightning trainer that only trains by default."""
     return Trainer(
         max_epochs=epochs, devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, **{"limit_val_batches": 0, **settings},
@@ -281,28 +283,28 @@ def make_trainer(epochs: int, **settings: Any) -> Trainer:
 
 
 def search(strategy: str, seed: int, protocol: Protocol, images: Path) -> dict[str, Any]:
-    """A search.
+    """Run a search, and return its result.
 
     Args:
-        strategy: one of STRATEGIES.
-        seed: of everything but the choice of the images.
-        protocol: of the search.
-        images: file of :func:`nasbench201_images.prepare`.
+        strategy: Key of STRATEGIES.
+        seed: Seed of everything but the choice of the images.
+        protocol: Protocol of the search.
+        images: File of :func:`nasbench201_images.prepare`.
 
     Returns:
-        {"strategy", "seed", "settings": the protocol, "architecture": the answer, "curve": epoch -> the answer after
-        it, "supernet_val_acc" and "derived_val_acc": on the images for the architecture, from 0 to 1, or None,
-        "seconds" and "cpu_seconds": of the search}
+        {"strategy", "seed", "settings": the protocol, "architecture": the result, "curve": epoch -> the result after
+        it, "supernet_val_acc" and "derived_val_acc": accuracies on the images for the architecture, from 0 to 1, or
+        None, "seconds" and "cpu_seconds": duration of the search}
     """
     pl.seed_everything(seed, verbose=False)
     train, val = halves(images)
     chosen, curve = STRATEGIES[strategy](protocol), Curve()
     sampling = type(chosen) is theirs.RandomOneShot
-    # Its optimization alone is Lightning's automatic one, which asks the strategy's module to clip, not the recipe.
+    # RandomOneShot alone uses Lightning's automatic optimization, which does not call the clipping of the recipe.
     special: dict[str, Any] = {"gradient_clip_val": CLIP} if sampling else {}
     if isinstance(chosen, nas_plugins.DARTSPT):  # it validates whenever it makes a choice
         special = {"limit_val_batches": 1.0}
-    elif getattr(chosen, "finish", None) is not None:  # at the end of the search only
+    elif getattr(chosen, "finish", None) is not None:  # it validates at the end of the search only
         special = {"limit_val_batches": 1.0, "check_val_every_n_epoch": protocol.epochs, "num_sanity_val_steps": 0}
     evaluator = Lightning(
         Recipe(protocol.epochs),
@@ -315,7 +317,7 @@ def search(strategy: str, seed: int, protocol: Protocol, images: Path) -> dict[s
     sample = run(space, evaluator, chosen)
     module = chosen.oneshot_module.to(DEVICE)
     validated = partial(path_accuracy, module.model, train, val)
-    if sampling:  # what it exports is a random path
+    if sampling:  # its export is a random path
         sample = best_path(module, validated, seed)
         curve.architectures = [architecture(sample)]
     took = time.perf_counter() - started[0], time.process_time() - started[1]
@@ -335,7 +337,7 @@ def search(strategy: str, seed: int, protocol: Protocol, images: Path) -> dict[s
 
 
 def run(space: ModelSpace, evaluator: Lightning, strategy: OneShotStrategy) -> dict[str, Any]:
-    """The sample that an NNI experiment ends with."""
+    """Run an NNI experiment, and return the sample that it derives."""
     settings = NasExperimentConfig.default(space, evaluator, strategy)
     with tempfile.TemporaryDirectory() as folder:
         settings.experiment_working_directory = folder
@@ -350,7 +352,7 @@ def run(space: ModelSpace, evaluator: Lightning, strategy: OneShotStrategy) -> d
 
 
 def best_path(module: BaseOneShotLightningModule, validated: Callable[[], float], seed: int) -> dict[str, str]:
-    """The best of a few random paths on the supernet's weights (Li and Talwalkar, RSPS, UAI 2019)."""
+    """Return the best of a few random paths with the weights of the supernet (Li and Talwalkar, RSPS, UAI 2019)."""
     paths = random.Random(seed).sample(every_sample(), PATHS)
 
     def worth(path: dict[str, str]) -> float:
@@ -361,7 +363,7 @@ def best_path(module: BaseOneShotLightningModule, validated: Callable[[], float]
 
 
 def follow(module: BaseOneShotLightningModule, sample: Mapping[str, Any]) -> bool:
-    """Make NNI's supernet run a path; whether it is one that runs paths, and not all candidates at once."""
+    """Make NNI's supernet run a path, and return False if it can only run all candidates at once."""
     followed = [part.resample(memo=dict(sample)) for part in module.supernet_modules()]
     return any(followed)
 
@@ -369,7 +371,7 @@ def follow(module: BaseOneShotLightningModule, sample: Mapping[str, Any]) -> boo
 def accuracies(
     module: BaseOneShotLightningModule, sample: Mapping[str, Any], validated: Callable[[], float]
 ) -> dict[str, float | None]:
-    """What the supernet, and in it the derived architecture, are worth; None for what the supernet cannot run."""
+    """Return the accuracies of the supernet and of the derived architecture in it; None for one that cannot be run."""
     found: dict[str, float | None] = {"supernet_val_acc": None, "derived_val_acc": None}
     if isinstance(module, SearchModule):
         with torch.no_grad():
@@ -384,7 +386,7 @@ def accuracies(
 
 
 def path_accuracy(model: nn.Module, train: Half, val: Half) -> float:
-    """:func:`accuracy` with batch statistics of what the supernet runs at the moment."""
+    """Return :func:`accuracy` with the batch statistics of the operations that the supernet currently runs."""
     device = next(model.parameters()).device
     batches = [images.to(device) for images, _ in islice(train.plain(64), CALIBRATION_BATCHES)]
     with use_bn_stats(measure_bn_stats(model, lambda: [model(images) for images in batches])):
@@ -393,7 +395,7 @@ def path_accuracy(model: nn.Module, train: Half, val: Half) -> float:
 
 @torch.no_grad()
 def accuracy(model: nn.Module, val: Half) -> float:
-    """The share of images that the model gets right."""
+    """Return the share of images that the model classifies correctly."""
     model.eval()
     device = next(model.parameters()).device
     right = [(model(images.to(device)).argmax(1).cpu() == labels).sum() for images, labels in val.plain(500)]
@@ -401,7 +403,7 @@ def accuracy(model: nn.Module, val: Half) -> float:
 
 
 def main(output: str, images: str, settings: dict[str, int], **what: Any) -> None:
-    """Search, and write the result whole."""
+    """Search, and write the result atomically."""
     torch.set_num_threads(1)
     with quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")

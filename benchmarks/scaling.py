@@ -1,11 +1,12 @@
-"""How the cost of a search step grows with the number of cells and with the batch: DARTS and EDAS.
+"""Measure how the cost of a search step of DARTS and EDAS grows with the number of cells and with the batch size.
 
     python benchmarks/scaling.py OUTPUT [--small] [--rounds N] [--what NAME ...] [--threads N]
 
-OUTPUT gets a CSV file, a row a measurement, and a picture of it. On a CPU the seconds are those of the processor, on
-one thread unless told otherwise, which other work on the machine changes little. Beside the two stands the network
-that is derived from the same α. A training step of it is one forward and backward pass, a search step has two, so its
-slope is compared twice: as it is, and for two passes. A measurement that is in the CSV already is not made again.
+The script writes a CSV file with one row per measurement, and a plot of it, into OUTPUT. On a CPU the times are CPU
+seconds, by default of one thread, on which other work on the machine has little effect. The network that is derived
+from the same α is measured for comparison. Its training step has one forward and backward pass, a search step has two,
+so slopes are compared with one and with two such passes. Measurements that are already in the CSV file are not
+repeated.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from measuring import DERIVED, Setting, measure_apart
 from tqdm import tqdm
 
 WHAT = {"DARTS": ("#64748b", 1), "EDAS": ("#ea580c", 10), "EDAS recomputing": ("#16a34a", 10), DERIVED: ("#2563eb", 6)}
-"""What is measured -> its colour, and its steps; EDAS relaxes another edge in each."""
+"""Name of a measured step -> its colour and the number of steps; EDAS relaxes another edge in each."""
 UNITS = {"seconds": "s", "memory_mb": "MB"}
 KEYS = ["round", "what", "cells", "batch"]
 
@@ -44,7 +45,7 @@ def main() -> None:
     sizes = [(n, usual) for n in cells] + [(8, batch) for batch in batches if batch != usual]
 
     options.output.mkdir(parents=True, exist_ok=True)
-    name = f"scaling{'-small' if options.small else ''}-{options.threads}-threads"  # what must not be mixed
+    name = f"scaling{'-small' if options.small else ''}-{options.threads}-threads"  # settings that must not be mixed
     path = options.output / f"{name}.csv"
     table = pd.read_csv(path) if path.exists() else pd.DataFrame(columns=[*KEYS, "seconds", "memory_mb"])
     jobs = [(number, what, *size_) for number in range(options.rounds) for size_ in sizes for what in options.what]
@@ -61,7 +62,7 @@ def main() -> None:
 
 
 def slopes(table: pd.DataFrame) -> pd.DataFrame:
-    """A row a method: the line through its sizes, how much of the variance that explains, its slope to the others'."""
+    """Return one row per method: slope and R² over its sizes, and the ratio of its slope to the derived network's."""
     rows = []
     measured = [what for what in WHAT if (table["what"] == what).any()]
     fits = {(what, key): _line(table[table["what"] == what], key) for what in measured for key in UNITS}
@@ -80,14 +81,14 @@ def slopes(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _line(rows: pd.DataFrame, key: str) -> tuple[float, float, float]:
-    """Slope, intercept, R²."""
+    """Return slope, intercept and R² of a line over the number of cells."""
     x, y = rows["cells"].astype(float), rows[key].astype(float)
     slope, intercept = np.polyfit(x, y, 1)
     return slope, intercept, float(np.corrcoef(x, y)[0, 1] ** 2)
 
 
 def draw(table: pd.DataFrame, usual: int, path: Path) -> None:
-    """Seconds and memory over cells and over the batch."""
+    """Plot time and memory over the number of cells and over the batch size."""
     figure, axes = plt.subplots(2, 2, figsize=(10, 6.4), layout="constrained", sharex="col", sharey="row")
     by_cells, by_batch = table[table["batch"] == usual], table[table["cells"] == 8]
     for row, (key, label, factor) in enumerate((("seconds", "seconds a step", 1), ("memory_mb", "peak GB", 1e-3))):

@@ -1,4 +1,4 @@
-"""Statistics that compare methods over seeds, or over any other runs that come in pairs.
+"""Statistics that compare methods over seeds, or over any other paired runs.
 
 Sources: Holm, A simple sequentially rejective multiple test procedure, 1979; Demšar, Statistical comparisons of
 classifiers over multiple data sets, JMLR 2006 (average ranks, critical difference, groups).
@@ -17,21 +17,21 @@ RESAMPLES = 9_999
 
 
 class Interval(NamedTuple):
-    """A confidence interval."""
+    """Confidence interval."""
 
     low: float
     high: float
 
 
 def bootstrap_interval(differences: ArrayLike, confidence: float = 0.95) -> Interval:
-    """Return the percentile bootstrap interval of the mean of paired differences, the same every time.
+    """Return the percentile bootstrap interval of the mean of paired differences, computed with a fixed seed.
 
     Args:
-        differences: One number a pair.
-        confidence: Share of intervals that hold the true mean, from 0 to 1.
+        differences: One number per pair.
+        confidence: Share of intervals that contain the true mean, from 0 to 1.
 
     Returns:
-        The interval; of a single pair, not-a-number.
+        The interval; NaN for a single pair.
     """
     values = np.asarray(differences, dtype=float)
     if len(values) == 1:
@@ -46,16 +46,16 @@ def bootstrap_interval(differences: ArrayLike, confidence: float = 0.95) -> Inte
 
 
 def permutation_p(differences: ArrayLike) -> float:
-    """Return the p value of the hypothesis that paired differences are symmetric about 0, two-sided.
+    """Return the two-sided p value of the hypothesis that paired differences are symmetric about 0.
 
-    The test flips the signs of the differences and compares their means: all flips of up to 13 pairs, random ones of
-    more. With n pairs p is at least 2 / 2ⁿ: 0.0625 for five, 0.002 for ten.
+    The test flips the signs of the differences and compares their means, with all flips for up to 13 pairs and random
+    ones for more. With n pairs p is at least 2 / 2ⁿ: 0.0625 for five, 0.002 for ten.
     """
     values = np.asarray(differences, dtype=float)
     if not values.any():
         return 1.0
     if len(values) == 1:
-        return 1.0  # of two flips, both are as far from 0
+        return 1.0  # both flips of a single pair are equally far from 0
     found = stats.permutation_test(
         (values, np.zeros_like(values)), lambda a, b, axis: np.mean(a - b, axis=axis), permutation_type="samples",
         vectorized=True, n_resamples=RESAMPLES, rng=np.random.default_rng(0),
@@ -76,7 +76,7 @@ def average_ranks(scores: ArrayLike) -> list[float]:
     """Return the average rank of each method, 1 for the best; equal scores share their ranks.
 
     Args:
-        scores: (blocks, methods), where more is better. A block is a seed.
+        scores: Scores of shape (blocks, methods), where higher is better. A block is a seed.
     """
     return [float(rank) for rank in stats.rankdata(-np.asarray(scores, dtype=float), axis=1).mean(axis=0)]
 
@@ -85,7 +85,7 @@ def friedman_p(scores: ArrayLike) -> float:
     """Return the p value of the hypothesis that all methods, at least three, are equal: Friedman's test.
 
     Args:
-        scores: (blocks, methods).
+        scores: Scores of shape (blocks, methods).
     """
     values = np.asarray(scores, dtype=float)
     if (values == values[:, :1]).all():
@@ -94,7 +94,7 @@ def friedman_p(scores: ArrayLike) -> float:
 
 
 def critical_difference(methods: int, blocks: int, significance: float = 0.05) -> float:
-    """Return by how much two average ranks differ at least to be significant, by Nemenyi's test.
+    """Return the smallest significant difference between two average ranks, by Nemenyi's test.
 
     Args:
         methods: Number of methods, at least 2.

@@ -1,14 +1,14 @@
-"""What a search step costs: NNI's DARTS, our DARTS of each order, our EDAS and others, on one space, in one run.
+"""Measure a search step of NNI's DARTS, our DARTS of each order, our EDAS and other methods on one space in one run.
 
     python benchmarks/step_cost.py [--small] [--rounds N] [--strategies NAME ...] [--spaces NAME ...] [--compiled]
         [--output F]
 
-A step is an architecture step and a weight step, through NNI's experiment and Lightning; "EDAS, bare
-loop" is EDAS without the two. The strategies alternate, so that a machine that slows down slows all of
-them. CPU seconds are those of all threads, and change little with what else the machine does. Memory is the
-peak of the whole process, or of the accelerator where there is one. Ratios are to
-the first strategy that is measured. A method with several weight steps for each architecture step has the mean of whole
-cycles of these, every other the median of its steps.
+A step consists of an architecture step and a weight step, run by NNI's experiment and Lightning; "EDAS, bare loop" is
+EDAS without these two. The strategies alternate, so that a machine that slows down slows all of them. CPU seconds are
+summed over all threads, and other work on the machine has little effect on them. Memory is the peak of the whole
+process, or of the accelerator if there is one. Ratios are relative to the first strategy that is measured. The time of
+a method with several weight steps per architecture step is the mean over whole cycles; that of all others is the median
+over steps.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def main() -> None:
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """A row a strategy: medians, and the ratio to the first strategy in the same round with its range."""
+    """Return one row per strategy: medians, and the ratio to the first strategy in the same round with its range."""
     names = list(table["strategy"].unique())
     base = table[table["strategy"] == names[0]].set_index("round")
     rows = []

@@ -16,7 +16,7 @@ def read_architecture_file(file: Path) -> Architecture:
     """Read a genotype file, or a sample of NNI in JSON.
 
     Returns:
-        A genotype, also of a sample of cells; the choices of a sample of another space.
+        A genotype, also for a sample of a space with cells; for a sample of another space its choices.
 
     Raises:
         InputError: The file cannot be read, or is neither a genotype nor a sample.
@@ -42,6 +42,6 @@ def _has_cells(data: dict[str, Any]) -> bool:
 
 
 def _is_choice(value: Any) -> bool:
-    """Return whether a value is one that NNI chooses: a scalar, or several of them."""
+    """Return whether a value can be a choice of NNI: a scalar, or a list of scalars."""
     items = value if isinstance(value, list) else [value]
     return all(item is None or isinstance(item, (str, int, float)) for item in items)

@@ -90,7 +90,7 @@ class Stages(nn.Module):
         return outputs
 
     def _measure(self) -> list[Stage]:
-        """Return the stages, found by a pass on tensors without memory."""
+        """Return the stages, found by a forward pass on the meta device."""
         shadow = copy.deepcopy(self).to("meta").eval()
         with torch.no_grad():
             image = torch.empty(1, self.image_channels, _SIDE, _SIDE, device="meta")
@@ -146,7 +146,7 @@ class Backbone(nn.Module):
         count = len(self.body.stages)
         levels = count if levels is None else levels
         trained = count + 1 if trainable_stages is None else trainable_stages
-        # Python would take other numbers of stages as well, for other ones.
+        # Without this check, slicing would accept numbers out of range and select other stages.
         for name, value, least, most in (("levels", levels, 1, count), ("trainable_stages", trained, 0, count + 1)):
             if not least <= value <= most:
                 raise InputError(f"{name}: {value} should be from {least} to {most}: the network has {count} stages")

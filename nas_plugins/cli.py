@@ -23,7 +23,7 @@ from nas_plugins.terminal import printable, show
 
 _OVERRIDES = "--KEY VALUE overrides a key of the config"
 _TRAINING = ("search", "resume", "retrain", "evaluate", "predict", "derive", "export", "latency", "trial", "demo")
-"""Commands that import what trains."""
+"""Commands that import PyTorch, NNI and Lightning."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,11 +38,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.exit(2, f"nas-plugins: unknown argument {overrides[0]}; see nas-plugins {options.command} --help\n")
     options.overrides = overrides
     before = signal.signal(signal.SIGTERM, _terminate), warnings.formatwarning
-    warnings.formatwarning = lambda message, *_, **__: f"nas-plugins: {message}\n"  # without the place in the code
+    warnings.formatwarning = lambda message, *_, **__: f"nas-plugins: {message}\n"  # without file and line
     try:
         if options.command in _TRAINING:
             if getattr(options, "config", None):
-                read_text(Path(options.config))  # a wrong path is said at once
+                read_text(Path(options.config))  # reports a wrong path before the slow imports
             _import_training()
         options.run(options)
         sys.stdout.flush()
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _import_training() -> None:
-    """Import PyTorch, NNI and Lightning, a tenth faster than with a garbage collection, which would find nothing."""
+    """Import PyTorch, NNI and Lightning, a tenth faster without garbage collection, which would find nothing."""
     collected = gc.isenabled()
     gc.disable()
     try:

@@ -10,7 +10,7 @@ from typing import Any
 from nas_plugins.errors import InputError
 
 PathLike = str | os.PathLike[str]
-"""A path, as a public function takes it."""
+"""Path as an argument of a public function."""
 
 
 def read_text(path: Path) -> str:

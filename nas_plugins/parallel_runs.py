@@ -1,6 +1,6 @@
 """Run searches and retrainings in parallel subprocesses, skipping those already finished.
 
-The basis of examples and benchmarks that compare methods. After an interruption, a run is resumed.
+Used by the examples and benchmarks that compare methods. Interrupted runs are resumed.
 """
 
 from __future__ import annotations

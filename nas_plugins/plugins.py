@@ -35,7 +35,7 @@ def registered(kind: Kind) -> dict[str, EntryPoint]:
 
 @cache
 def _registered(kind: Kind, _path: tuple[str, ...]) -> dict[str, EntryPoint]:
-    """Return what :func:`registered` does; cached per ``sys.path``, because reading all packages is slow."""
+    """Return the result of :func:`registered`, cached per ``sys.path`` because reading all packages is slow."""
     points = set(entry_points(group=GROUPS[kind]))
     times = Counter(point.name for point in points)
     named = {}
@@ -77,17 +77,17 @@ def find(kind: Kind, name: str) -> type[Any]:
 
 
 def import_class(key: str, path: str) -> Any:
-    """Return what an import path leads to.
+    """Return the object at an import path.
 
     Args:
-        key: Key of the config that names it, for messages.
-        path: Path like ``package.module.Class``. One into Python's own library gives None.
+        key: Key of the config that names the path, for messages.
+        path: Path like ``package.module.Class``. A path into Python's standard library gives None.
 
     Raises:
-        InputError: It cannot be imported.
+        InputError: The path cannot be imported.
     """
     module, _, attribute = path.rpartition(".")
-    if module.partition(".")[0] in sys.stdlib_module_names:  # none is a plugin, and some run code when imported
+    if module.partition(".")[0] in sys.stdlib_module_names:  # no plugins, and some run code when imported
         return None
     try:
         return getattr(importlib.import_module(module), attribute)
@@ -108,7 +108,7 @@ def _not_imported(key: str, path: str, error: BaseException) -> InputError:
 
 
 def _similar(path: str) -> str | None:
-    """Return an import path that exists, and differs from another one in the spelling of its first wrong part."""
+    """Return an existing import path that differs from a wrong one in the spelling of its first wrong part."""
     parent, folders, parts = "", None, path.split(".")
     for place, part in enumerate(parts):
         known = {module.name for module in pkgutil.iter_modules(folders)}
@@ -121,6 +121,6 @@ def _similar(path: str) -> str | None:
         if place + 1 < len(parts):
             try:
                 folders = getattr(importlib.import_module(parent), "__path__", [])
-            except (Exception, SystemExit):  # the error that is reported
+            except (Exception, SystemExit):  # this is the error that is reported
                 return None
     return None

@@ -26,7 +26,7 @@ PREFIXES = ("train_", "val_", "derived_val_")
 """Prefixes of the columns of metrics.csv that a training logs."""
 
 DEFAULT_METRIC = "val_acc"
-"""The metric of an evaluator that names none."""
+"""Metric of an evaluator that does not name one."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Targets:
     Args:
         task: The task.
         names: Names of the outputs: classes, labels or values.
-        ignore_index: Value of the pixels of a mask that count for nothing.
+        ignore_index: Value of ignored pixels in masks.
         mean: Mean of each value over the training images, for a regression.
         std: Standard deviation of each value over the training images, for a regression.
     """
@@ -49,7 +49,7 @@ class Targets:
 
     @property
     def count(self) -> int:
-        """Return the number of outputs, for an image or, in a segmentation, for each of its pixels."""
+        """Return the number of outputs per image or, in a segmentation, per pixel."""
         return len(self.names)
 
     def output_shape(self, images: int, size: int) -> tuple[int, ...]:
@@ -72,14 +72,14 @@ class Targets:
         """Return new metrics by key.
 
         Args:
-            each: Whether to measure each output on its own.
+            each: Whether to measure each output separately.
             settings: Further arguments of the metrics.
         """
         return nn.ModuleDict({metric.key: metric.make(self, each, **settings) for metric in self.task.metrics})
 
 
 def significant(value: float, digits: int) -> str:
-    """Return a number with so many significant digits, and with all those before its point: 1,234,567 and 0.0012346."""
+    """Return a number with ``digits`` significant digits, and all before its point: 1,234,567 or 0.0012346."""
     if 10 ** (digits - 1) <= abs(value) < 1e15:
         return f"{value:,.0f}"
     return f"{value:,.{digits}g}"
@@ -125,7 +125,7 @@ class ImageMetric(TaskMetric):
     """Metric of a task on images.
 
     Args:
-        make: (targets, whether each output is measured on its own, further arguments) -> metric.
+        make: (targets, whether each output is measured separately, further arguments) -> metric.
     """
 
     make: Callable[..., Metric] = field(kw_only=True)
@@ -133,7 +133,7 @@ class ImageMetric(TaskMetric):
 
 @dataclass(frozen=True)
 class Task:
-    """Task that a network is trained for, by what is measured: one of :data:`TASKS`, or that of a user's evaluator.
+    """Task that a network is trained for, with its metrics: one of :data:`TASKS`, or that of a user-defined evaluator.
 
     Args:
         name: A key of :data:`TASKS`, or the name of the class of the evaluator.
@@ -142,7 +142,7 @@ class Task:
         network: Word for a network that does the task.
         raw: Word for the outputs of an exported network.
         dense: Whether a network has an output for each pixel.
-        further: Whether metrics.csv has other metrics too that are logged under names with one of :data:`PREFIXES`.
+        further: Whether metrics.csv also has all other metrics that are logged with one of the :data:`PREFIXES`.
     """
 
     name: str
@@ -197,7 +197,7 @@ class ImageTask(Task):
 
 
 def _pixel_cross_entropy(targets: Targets, label_smoothing: float) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return the mean over the pixels that count; 0 for a batch without any."""
+    """Return the mean over the pixels that are not ignored; 0 for a batch without any."""
     criterion = nn.CrossEntropyLoss(ignore_index=targets.ignore_index, label_smoothing=label_smoothing, reduction="sum")
 
     def loss(logits: Tensor, masks: Tensor) -> Tensor:
@@ -243,7 +243,7 @@ def _intersection_over_union(targets: Targets, each: bool, **settings: Any) -> M
 
 
 def _ignoring(targets: Targets) -> dict[str, Any]:
-    # The values of masks are checked before a run; to check them at every step would sort all pixels.
+    # The values of masks are checked before a run; checking them at every step would sort all pixels.
     return {"ignore_index": targets.ignore_index, "validate_args": False} if targets.task.dense else {}
 
 
@@ -321,7 +321,7 @@ METRICS: Mapping[str, TaskMetric] = {metric.key: metric for task in TASKS.values
 
 
 def metric_of(key: str) -> TaskMetric:
-    """Return the metric of a key. One that no task has is shown as it is; its name tells which values are better."""
+    """Return the metric of a key; whether higher values are better is guessed from the name if no task has the key."""
     return METRICS.get(key) or TaskMetric(key, key, key, not lower_is_better(key), fraction=False)
 
 

@@ -37,7 +37,7 @@ METHODS: dict[str, list[object]] = {
     "DARTOpti": [
         "--space", f"{{name: DartOptiSpace, channels: 4, baseline: {BASELINE}}}",
         "--strategy.derivation", "edge", "--strategy.warmup_epochs", 2,
-        # α of the baseline starts at 10, four times as far from the value at which an operation is dropped.
+        # α of the baseline starts at 10, four times as far from the threshold for dropping an operation.
         "--strategy.learning_rate", 0.2, "--strategy.min_learning_rate", 0.08,
     ],
 }  # fmt: skip

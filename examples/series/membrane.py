@@ -1,7 +1,7 @@
-"""Forecasts of the potential of a nerve cell that fires: a data module and a LightningModule for nas-plugins search.
+"""Forecasts of the membrane potential of a firing nerve cell: data module and LightningModule for nas-plugins search.
 
-The series is the recording that matplotlib has among its sample data: 12,000 values of the potential of the membrane.
-``python examples/series/membrane.py`` prints what simple forecasts reach.
+The series is a recording of 12,000 values from the sample data of matplotlib. ``python examples/series/membrane.py``
+prints the errors of simple forecasts.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 _BLOCK = 600
-"""Values of a block of the recording, which belongs to one part as a whole."""
+"""Values per block of the recording; each block belongs to one part."""
 
 _PARTS = ("train", "val", "train", "test")
-"""Parts of consecutive blocks: the firing changes over the recording, so that each part has all of it."""
+"""Parts of consecutive blocks, repeated so that every part covers the recording, over which the firing changes."""
 
 
 class Membrane(pl.LightningDataModule):
     """Windows of the recording and the values that follow each.
 
-    No window, with what follows it, crosses the border of a block.
+    Neither a window nor the values that follow it cross the border of a block.
 
     Args:
         past: Values of a window.
@@ -77,7 +77,7 @@ class Membrane(pl.LightningDataModule):
         return DataLoader(self.parts["val"], self.batch_size)
 
     def test_dataloader(self) -> DataLoader:
-        """Return the windows of the test."""
+        """Return the windows for the test."""
         return DataLoader(self.parts["test"], self.batch_size)
 
 
@@ -96,7 +96,7 @@ class Forecast(LightningModule):
         self.learning_rate, self.weight_decay = learning_rate, weight_decay
 
     def forward(self, past: Tensor) -> Tensor:
-        """(batch, 1, past) -> (batch, future)."""
+        """Return forecasts of shape (batch, future) for windows of shape (batch, 1, past)."""
         return past[:, :, -1] + self.model(past)
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:

@@ -1,7 +1,7 @@
-"""Test metrics of simple models on the folders of make_data.py, which a network should be better than.
+"""Measure simple models, which a network should outperform, on the folders of make_data.py.
 
 Run ``python examples/tasks/baselines.py FOLDER``. The models are a constant, and extremely randomized trees on the
-pixels; for a segmentation on the 7×7 pixels around each one.
+pixels of an image, or in a segmentation on the 7×7 pixels around each pixel.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sklearn.multiclass import OneVsRestClassifier
 from nas_plugins.tasks import TASKS, Targets
 
 AROUND = 3
-"""Pixels on each side of one that the trees of a segmentation see."""
+"""Number of pixels on each side of a pixel that the trees of a segmentation use."""
 
 
 def main() -> None:
@@ -52,7 +52,7 @@ def pixels(files: list[Path]) -> np.ndarray:
 
 
 def from_table(folder: Path) -> tuple[list[str], dict[str, tuple[np.ndarray, np.ndarray]]]:
-    """Return the names of the outputs of a table, and part -> images (N, 576) and outputs (N, outputs)."""
+    """Return the names of the outputs of a table, and images (N, 576) and outputs (N, outputs) by part."""
     table = pd.read_csv(folder / "labels.csv", index_col="image")
     found = {}
     for part in ("train", "test"):
@@ -63,7 +63,7 @@ def from_table(folder: Path) -> tuple[list[str], dict[str, tuple[np.ndarray, np.
 
 
 def multilabel(folder: Path) -> None:
-    """Measure labels from a table."""
+    """Measure the models on labels from a table."""
     names, parts = from_table(folder)
     (images, labels), (test_images, true) = parts["train"], parts["test"]
     targets = Targets(TASKS["multilabel"], tuple(names))
@@ -76,7 +76,7 @@ def multilabel(folder: Path) -> None:
 
 
 def regression(folder: Path) -> None:
-    """Measure values from a table."""
+    """Measure the models on values from a table."""
     names, parts = from_table(folder)
     (images, values), (test_images, true) = parts["train"], parts["test"]
     targets = Targets(TASKS["regression"], tuple(names))
@@ -85,7 +85,7 @@ def regression(folder: Path) -> None:
 
 
 def segmentation(folder: Path) -> None:
-    """Measure classes of pixels."""
+    """Measure the models on classes of pixels."""
     found = {}
     for part in ("train", "test"):
         images, masks = (pixels(sorted((folder / part / kind).iterdir())) for kind in ("images", "masks"))

@@ -1,8 +1,8 @@
 """Image folders for the tasks other than classification, made of the handwritten digits that scikit-learn ships.
 
-Run ``python examples/tasks/make_data.py FOLDER``. It makes FOLDER/multilabel (three digits side by side, and which
-digits are there), FOLDER/regression (one digit in any position, and how much ink it has and where it is) and
-FOLDER/segmentation (digits and boxes on noise, with their masks). No digit of a training image is in a test image.
+Run ``python examples/tasks/make_data.py FOLDER``. It makes FOLDER/multilabel (three digits side by side, labelled with
+the digits present), FOLDER/regression (one digit in any position, with its amount of ink and its position as values)
+and FOLDER/segmentation (digits and boxes on noise, with their masks). No digit of a training image is in a test image.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ def main() -> None:
 
 
 def digits_of(part: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the digits of a part as images (N, 8, 8) from 0 to 1, and what they are."""
+    """Return the digits of a part as images (N, 8, 8) from 0 to 1, and their labels."""
     bunch = load_digits()
     first = {"train": slice(0, 1400), "test": slice(1400, None)}[part]
     return bunch.images[first] / 16, bunch.target[first]
 
 
 def parts() -> Iterator[tuple[str, np.random.Generator, np.ndarray, np.ndarray]]:
-    """Return each part with its generator of random numbers and its digits."""
+    """Yield each part with its random generator and its digits."""
     for seed, part in enumerate(COUNTS):
         yield part, np.random.default_rng(seed), *digits_of(part)
 
 
 def make_multilabel(folder: Path) -> None:
-    """Make images of three digits side by side, some of them absent, and a table of the digits that are there."""
+    """Make images of up to three digits side by side, and a table of the digits present."""
     rows = []
     for part, random, images, targets in parts():
         for number in range(COUNTS[part]):
@@ -58,7 +58,7 @@ def make_multilabel(folder: Path) -> None:
 
 
 def make_regression(folder: Path) -> None:
-    """Make images of a digit anywhere, and a table of its ink and its place in pixels."""
+    """Make images of a digit in any position, and a table of its amount of ink and its position in pixels."""
     rows = []
     for part, random, images, _ in parts():
         for number in range(COUNTS[part]):

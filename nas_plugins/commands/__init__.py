@@ -1,4 +1,4 @@
-"""Commands beside searches and reports: derived networks, experiments, genotypes in files, the demo.
+"""Commands other than searches and reports: derived networks, experiments, genotype files and the demo.
 
-What they need is imported late.
+Their dependencies are imported late.
 """

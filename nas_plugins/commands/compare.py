@@ -15,7 +15,7 @@ from nas_plugins.report.text_table import text_table
 from search_spaces.genotype import Genotype, after_cells
 
 Parts = dict[tuple[str, ...], Counter[str]]
-"""(cell, edge) -> the operations there; or (label,) -> the choice."""
+"""(cell, edge) -> its operations; or (label,) -> the choice."""
 
 _SIDES = ("both", "only A", "only B")
 _WORDS = ("", "cell", "edge", "label", *_SIDES)
@@ -26,17 +26,18 @@ def compare(a: PathLike, b: PathLike, layers: int | None = None, **size: Any) ->
 
     Args:
         a: A genotype file, or a sample of NNI as JSON.
-        b: Another one.
+        b: The file to compare with, of the same kind.
         layers: Number of cells of both networks; None for those of the genotypes.
         size: Further arguments of :func:`~nas_plugins.commands.describe.describe`, for the parameters and multiply-adds
-            of both networks; none to leave these out.
+            of both networks, which are left out without such arguments.
 
     Returns:
-        Lines and tables: what both have and what only one has, and for genotypes the figures of the networks.
+        Text and tables: the common operations or choices, those of only one file, and for genotypes the sizes of the
+        networks.
 
     Raises:
-        InputError: A file has no architecture, or only one of them has cells, or a number is out of range.
-        GenotypeError: A genotype is damaged, or does not have so many layers.
+        InputError: A file has no architecture, only one of the two has cells, or a number is out of range.
+        GenotypeError: A genotype is damaged, or cannot have the given number of layers.
     """
     first, second = (read_architecture_file(Path(file)) for file in (a, b))
     files = f"A: {a}\nB: {b}"
@@ -58,7 +59,7 @@ def _choices(sample: dict[str, Any]) -> Parts:
 
 
 def _cells(a: Genotype, b: Genotype) -> tuple[Parts, Parts]:
-    """Return the operations of two genotypes by cell and edge; cells go by kind if both have kinds, else by number."""
+    """Return the operations of two genotypes by cell (its kind if both have kinds, else its number) and edge."""
     kinds = a.kinds(), b.kinds()
     if kinds[0] is not None and kinds[1] is not None:
         names = {"normal": "normal", "reduce": "reduction"}
@@ -81,7 +82,7 @@ def _operations(genotype: Genotype, cells: dict[str, int]) -> Parts:
 
 
 def _differences(a: Parts, b: Parts, headings: tuple[str, ...]) -> tuple[str, str]:
-    """Return a line of counts, and a table of what both have and what only one has."""
+    """Return a line of counts, and a table of the common parts and of those that only one architecture has."""
     nothing: Counter[str] = Counter()
     keys = sorted({**a, **b}, key=_order)
     sides = [(x & y, x - y, y - x) for x, y in ((a.get(key, nothing), b.get(key, nothing)) for key in keys)]
@@ -95,13 +96,13 @@ def _differences(a: Parts, b: Parts, headings: tuple[str, ...]) -> tuple[str, st
 
 
 def _order(key: tuple[str, ...]) -> list[tuple[bool, int, str]]:
-    """Return a sort key by which 2 comes before 10."""
+    """Return a sort key that puts 2 before 10."""
     words = " ".join(key).split()
     return [(not word.isdecimal(), int(word) if word.isdecimal() else 0, word) for word in words]
 
 
 def _figures(genotype: Genotype, size: dict[str, Any]) -> dict[str, str]:
-    """Return name -> text of the figures of a network."""
+    """Return name -> text of the number of parameters and other sizes of a network."""
     figures = {
         "layers": str(len(genotype.layout)),
         "reductions": ", ".join(map(str, genotype.reductions)),

@@ -1,4 +1,4 @@
-"""The demo: the commands from a search to a report, on handwritten digits that scikit-learn ships."""
+"""Demo: the commands from a search to a report, on the handwritten digits that scikit-learn ships."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from nas_plugins.runs.directory import CONFIG, GENOTYPE, check_output
 
 
 def demo_commands(output: Path, configs: Path, overrides: Sequence[str] = ()) -> list[list[str]]:
-    """Return the arguments of each command, after a check of all that the demo is given.
+    """Check the arguments of the demo, and return those of each of its commands.
 
-    A demo that was interrupted, and is given nothing else, goes on where it stopped.
+    An interrupted demo continues where it stopped if there are no overrides.
 
     Args:
         output: Folder for the two runs and the report.

@@ -1,4 +1,4 @@
-"""Config section cost: what a search keeps low."""
+"""Config section cost: the costs that a search keeps low."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ _UNITS = {"": 1.0, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9}
 
 @dataclass
 class CostConfig:
-    """A cost that a search keeps low.
+    """Cost that a search keeps low.
 
     Args:
         metric: ``parameters``, ``multiply_adds`` (``flops`` in most papers), ``activations`` or ``latency``.
-        target: The highest cost that the derived network should have: a number, which k, M or G may follow. Latency is
+        target: Highest cost that the derived network should have, a number optionally followed by k, M or G. Latency is
             in milliseconds for one image.
         weight: Weight of the term max(0, expected cost / target − 1) in the loss of α; null for a multiplier that the
             search adapts to meet the target.
         table: File of ``nas-plugins latency``; null to measure latency on this machine.
-        device: Name of the device that the file should be of; null for this one.
+        device: Name of the device for which the table must have been measured; null for this one.
     """
 
     metric: Metric
@@ -98,7 +98,7 @@ def _read(entry: Any) -> CostConfig:
 
 
 def _amount(value: Any) -> Any:
-    """Return the number that a text such as 30M stands for, other values unchanged."""
+    """Return the number that a text like 30M stands for, and other values unchanged."""
     if isinstance(value, str):
         match = re.fullmatch(r"\s*(\d*\.?\d+(?:[eE][-+]?\d+)?)\s*([kKMGB]?)\s*", value)
         if match is not None:

@@ -1,4 +1,4 @@
-"""The settings of a YAML file, with those of the command line that take precedence, before they are checked."""
+"""Unchecked settings of a YAML file, with overrides from the command line."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def merged(file: PathLike, overrides: Sequence[str]) -> dict[str, Any]:
     """Return the settings of a file with ``--key value`` and ``--key=value`` applied.
 
     Raises:
-        InputError: The file cannot be read, or an override is no pair of a key and a value.
+        InputError: The file cannot be read, or an override is not a pair of a key and a value.
     """
     values = {key: dict(value) if isinstance(value, dict) else value for key, value in read_yaml(file).items()}
     arguments = iter(overrides)
@@ -39,10 +39,10 @@ def merged(file: PathLike, overrides: Sequence[str]) -> dict[str, Any]:
 
 
 def section_of(values: dict[str, Any], name: str) -> dict[str, Any]:
-    """Return a section of the settings, which is made if there is none.
+    """Return a section of the settings, which is created if it does not exist.
 
     Raises:
-        InputError: The key has a value that is no section.
+        InputError: The value of the key is not a section.
     """
     section = values.setdefault(name, {})
     if not isinstance(section, dict):

@@ -34,7 +34,7 @@ Kind = Literal["search", "retrain"]
 """Kind of a run."""
 
 _INTERNAL = {"composition", "cost", "engine", "model_space", "mutation_hooks", "penalty"}
-"""Arguments of strategies that a config cannot express, or has another section for."""
+"""Arguments of strategies that a config cannot express, or that have a separate section."""
 
 _DEFAULT_NAMES: Mapping[plugins.Kind, str] = {"space": "DartsSpace", "strategy": "EDAS"}
 
@@ -48,10 +48,10 @@ class Config:
         arguments: The same in the types that the space and the strategy declare, for example tuples.
         training: The section training.
         compute: The section compute.
-        derived: The section network of a retraining; of that of a sample only the recipe. None in a search.
+        derived: The section network of a retraining, for a sample its recipe only; None in a search.
         unused: Given keys that this kind of run does not use.
         costs: The section cost of a search.
-        user: Section (evaluator, data) -> the class of the user's that it names; empty without one.
+        user: Section (evaluator, data) -> the user-defined class that it names; empty without such classes.
     """
 
     values: Mapping[str, Any]
@@ -70,7 +70,7 @@ class Config:
 
     @property
     def task(self) -> Task:
-        """Return the task: what is measured, by the evaluator of the user's if there is one."""
+        """Return the task, which is that of a user-defined evaluator if there is one."""
         return task_of(self.values)
 
     @property
@@ -85,7 +85,7 @@ class Config:
         return _flat({name: self.values[name] for name in named if name in self.values})
 
     def data(self) -> Data:
-        """Return the prepared data set, or the prepared data module of the user's.
+        """Return the prepared data set, or the prepared user-defined data module.
 
         Raises:
             InputError: Images are missing, broken or too few, or the code of the data module fails.
@@ -94,7 +94,7 @@ class Config:
             module: pl.LightningDataModule = self.user["data"].build()
             with self.user["data"].errors():
                 module.prepare_data()
-                module.setup("fit")  # a space may need what it finds out
+                module.setup("fit")  # a space may need sizes that it determines
             return module
         task = "classification" if "evaluator" in self.user else self.task.name
         data = ImageData(**self.values["data"], task=task)
@@ -109,7 +109,7 @@ class Config:
             from_data: Arguments known from the data; those that the class does not take are dropped.
 
         Raises:
-            InputError: The class refuses its arguments.
+            InputError: The arguments are not valid for the class.
         """
         given = dict(self.arguments[kind])
         found = plugins.find(kind, given.pop("name"))
@@ -152,7 +152,7 @@ def read_kind(file: PathLike) -> Kind:
 
 
 def read_task(file: PathLike, overrides: Sequence[str] = ()) -> Task:
-    """Return the task of a config, of which nothing else is checked.
+    """Return the task of a config without checking its other settings.
 
     Raises:
         InputError: The file cannot be read.
@@ -204,7 +204,7 @@ def read_retrain_sample(
             the section space, so that keys of the section network other than those of the recipe are left out.
         overrides: ``--key value`` pairs, which take precedence over the file.
         space: Section space of the search that found the sample. The file and the overrides take precedence over it,
-            key by key, or as a whole where they name another space.
+            key by key, or as a whole if they name another space.
 
     Raises:
         InputError: No space is named, a key is unknown or a value is wrong; the message names the key.
@@ -284,7 +284,7 @@ def _checked(values: dict[str, Any], classes: Mapping[str, type]) -> Config:
 
 
 def _skipped(section: str, found: type, values: Mapping[str, Any], user: Mapping[str, Any]) -> set[str]:
-    """Return the arguments of the class of a section that are no keys of it."""
+    """Return the arguments of the class of a section that are not keys of the section."""
     if section == "space":
         return {"dense_head"} | FROM_DATA - (values["space"].keys() if "data" in user else set())
     if section == "data":
@@ -308,9 +308,9 @@ def _renamed(section: str, given: Mapping[str, Any], new_names: Mapping[str, str
 
 @lru_cache(maxsize=64)
 def _parser(sections: tuple[tuple[str, type, frozenset[str]], ...]) -> ArgumentParser:
-    """Return the parser of sections, each with the class whose arguments are its keys and those that are no keys.
+    """Return the parser of sections: for each its name, the class whose arguments are its keys, and arguments to skip.
 
-    It is cached, because making one takes as long as reading a config.
+    Cached, because building a parser takes as long as reading a config.
     """
     parser = ArgumentParser(exit_on_error=False, add_help=False)
     parser.add_argument("--seed", type=Seed, default=0)

@@ -68,7 +68,7 @@ class NetworkConfig(Recipe):
         layers: Number of cells; null keeps that of the genotype.
         stem: ``"cifar"`` keeps the resolution, ``"tiny_imagenet"`` halves it, ``"imagenet"`` divides it by 8;
             with the prefix ``dual_``, two such stems make the two inputs of the first cell. ``"series"`` is for
-            series (batch, channels, steps) of a data module of the user's.
+            series (batch, channels, steps) of a user-defined data module.
         mlp_width: Width of the first layer of the course project's classifier (its Table 4); null for
             pooling and a linear classifier.
     """
@@ -102,7 +102,7 @@ class Compute:
 
 
 def check_task(task: ImageTask, training: Training, recipe: Recipe | None) -> None:
-    """Raise an InputError for a setting that a task has no use for."""
+    """Raise an InputError for a setting that has no effect on a task."""
     if training.label_smoothing > 0 and not task.smooths:
         raise InputError(f"training.label_smoothing: {training.label_smoothing}, but task: {task.name} has no classes")
     if task.dense and recipe is not None and recipe.auxiliary_weight > 0:

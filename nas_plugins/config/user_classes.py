@@ -1,4 +1,4 @@
-"""Config sections evaluator and data where they name a class of the user's: import path and arguments."""
+"""Config sections evaluator and data that name a user-defined class, by import path and arguments."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ from nas_plugins.plugins import import_class
 from nas_plugins.tasks import DEFAULT_METRIC
 
 _BASES = {"evaluator": LightningModule, "data": pl.LightningDataModule}
-"""Section -> the class that the class of the user inherits from."""
+"""Section -> base class of the user-defined class."""
 
 _PACKAGES = {"evaluator": "nni.nas.evaluator.pytorch", "data": "pytorch_lightning"}
-"""Section -> where one imports that class from."""
+"""Section -> package from which users import that base class."""
 
 OWN_RECIPE = {
     Training: {field.name for field in fields(Training)} - {"epochs"},
     NetworkConfig: {"auxiliary_weight", "drop_path"},
     Recipe: {"auxiliary_weight", "drop_path"},
 }
-"""Class of a section -> its keys for which an evaluator of the user's has code of its own."""
+"""Class of a section -> its keys that have no effect with a user-defined evaluator, which has its own recipe."""
 
 
 @dataclass(frozen=True)
 class UserClass:
-    """A class of the user's with its checked arguments.
+    """User-defined class with its checked arguments.
 
     Args:
         section: Section of the config, evaluator or data.
@@ -57,7 +57,7 @@ class UserClass:
         """Return an instance.
 
         Raises:
-            InputError: Its constructor fails.
+            InputError: The constructor fails.
         """
         parser = _parser(self.found)
         parsed = parser.parse_object(dict(self.values["init_args"]))
@@ -66,24 +66,24 @@ class UserClass:
 
     @contextmanager
     def errors(self) -> Iterator[None]:
-        """Raise errors of the class within this context in one line, with the place in the code that raised them."""
+        """Convert errors of the class within this context to one line that names the place in the code."""
         try:
             yield
         except InputError:
             raise
-        except Exception as error:  # code of the user raises any kind
+        except Exception as error:  # user code can raise any exception
             raise InputError(f"{self.section}: {self.name}: {described(error)}") from error
 
 
 @contextmanager
 def errors_of(user: Mapping[str, UserClass]) -> Iterator[None]:
-    """Raise errors within this context in one line if there are classes of the user's; else leave them as they are."""
+    """Convert errors within this context to one line if there are user-defined classes; else leave them unchanged."""
     with next(iter(user.values())).errors() if user else nullcontext():
         yield
 
 
 def described(error: BaseException) -> str:
-    """Return the kind and the message of an error on one line, with the innermost place that is not in a library."""
+    """Return the type and the message of an error on one line, with the innermost place that is not in a library."""
     places = traceback.extract_tb(error.__traceback__)
     own = [place for place in places if "site-packages" not in place.filename]
     place = (own or places)[-1]
@@ -91,11 +91,11 @@ def described(error: BaseException) -> str:
 
 
 def pop_user_classes(values: dict[str, Any]) -> dict[str, UserClass]:
-    """Take the sections that name classes of the user's out of a config, and return these classes by section.
+    """Remove the sections that name user-defined classes from a config, and return these classes by section.
 
     Raises:
-        InputError: A class cannot be imported or is none of Lightning's kind, or an argument is unknown, missing or
-            wrong; the message names the key.
+        InputError: A class cannot be imported or has another base class, or an argument is unknown, missing or wrong;
+            the message names the key.
     """
     if values.get("evaluator") is None:
         values.pop("evaluator", None)
@@ -133,12 +133,12 @@ def _metric(section: str, values: Mapping[str, Any]) -> dict[str, str]:
 
 
 def check_recipe(values: Mapping[str, Any], classes: Mapping[str, type], user: Mapping[str, UserClass]) -> None:
-    """Raise an InputError for a key that has no effect on an evaluator of the user's.
+    """Raise an InputError for a key that has no effect with a user-defined evaluator.
 
     Args:
         values: The settings by section and key.
         classes: Section -> the class whose arguments are its keys.
-        user: Section -> class of the user's.
+        user: Section -> user-defined class.
     """
     for section, found in classes.items() if "evaluator" in user else ():
         for key in values[section].keys() & OWN_RECIPE.get(found, set()):
@@ -148,11 +148,11 @@ def check_recipe(values: Mapping[str, Any], classes: Mapping[str, type], user: M
 
 
 def check_task_of(task: Any, user: Mapping[str, UserClass]) -> None:
-    """Raise an InputError for a task beside classes of the user's that leave no choice of it.
+    """Raise an InputError for a task that user-defined classes do not allow.
 
     Args:
         task: The key task; None if it is not given.
-        user: Section -> class of the user's.
+        user: Section -> user-defined class.
     """
     if "evaluator" in user and task is not None:
         raise InputError(f"task: {task!r}: leave it out: {user['evaluator'].name} is the task, see evaluator.metric")
@@ -163,7 +163,7 @@ def check_task_of(task: Any, user: Mapping[str, UserClass]) -> None:
 
 
 def _hint(found: Any, section: str) -> str:
-    """Return what is missing, where a class is almost right."""
+    """Return advice for a class that is almost right; empty for others."""
     if section == "evaluator" and isinstance(found, type) and issubclass(found, pl.LightningModule):
         return ": inherit from that in place of Lightning's, and call self.model, which the search sets"
     names = {f"{kind.__module__}.{kind.__name__}" for kind in getattr(found, "__mro__", ())}
@@ -195,7 +195,7 @@ def _checked(section: str, found: type, given: Any) -> dict[str, Any]:
 
 
 def _parser(found: type) -> ArgumentParser:
-    """Return the parser of the arguments of a class; one without a type takes any value."""
+    """Return the parser of the arguments of a class; arguments without a type accept any value."""
     parser = ArgumentParser(exit_on_error=False, add_help=False)
     parser.add_class_arguments(getattr(found, "__wrapped__", found), fail_untyped=False)  # NNI's trace wraps a class
     return parser

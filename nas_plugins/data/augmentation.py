@@ -1,6 +1,6 @@
 """Augmentation and normalization of a batch of images, on the device that holds them.
 
-Every image draws its own place, side, square or rectangle. Nothing reads a value back from the device.
+Random places, sides, squares and rectangles are drawn for each image. No value is read back from the device.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ Moved = tuple[Tensor, Tensor | None]
 
 
 class RandomCrop(nn.Module):
-    """Pad every image, and cut its size out of it at a random place.
+    """Pad every image with zeros, and crop it to its original size at a random place.
 
     Args:
-        padding: Padding in pixels, at least 1, of zeros.
-        ignored: Padding of masks.
+        padding: Padding in pixels, at least 1.
+        ignored: Value of the padding of masks.
     """
 
     def __init__(self, padding: int, ignored: int = 0) -> None:
@@ -43,10 +43,10 @@ class RandomCrop(nn.Module):
 
 
 class RandomFlip(nn.Module):
-    """Mirror every other image left to right, drawn for each image."""
+    """Mirror each image left to right with probability 1/2."""
 
     def forward(self, images: Tensor, masks: Tensor | None = None) -> Moved:
-        """Return images and masks of which a random half is mirrored."""
+        """Return the images and masks, some of them mirrored."""
         mirrored = (torch.rand(len(images), device=images.device) < 0.5)[:, None, None]
         flipped = None if masks is None else torch.where(mirrored, masks.flip(-1), masks)
         return torch.where(mirrored[:, None], images.flip(-1), images), flipped
@@ -107,7 +107,7 @@ class RandomErasing(nn.Module):
         return torch.where(rectangle[:, None], torch.randn_like(images), images)
 
     def _sizes(self, count: int, height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-        """Return height and width of a rectangle for each image, the first of some tries that fits, and if one does."""
+        """Return height and width of the first random rectangle that fits, and whether one fits, for each image."""
         draws = torch.empty(2, count, self.TRIES, device=device)
         area = draws[0].uniform_(*self.AREA) * (height * width)
         ratio = draws[1].uniform_(*map(math.log, self.RATIO)).exp()
@@ -131,9 +131,9 @@ def _inside(place: Tensor, length: Tensor, side: int) -> Tensor:
 
 
 class Normalize(nn.Module):
-    """Bytes, or floats from 0 to 1, to floats with mean 0 and standard deviation 1.
+    """Normalize bytes, or floats from 0 to 1, to mean 0 and standard deviation 1.
 
-    Unlike torchvision's, it keeps the statistics on the device, where each batch would wait for them.
+    Unlike torchvision's transform, it keeps the statistics on the device, so that batches need not wait for them.
 
     Args:
         mean: Mean of each channel, for pixels from 0 to 1.
@@ -151,7 +151,7 @@ class Normalize(nn.Module):
 
 
 class BatchTransform(nn.Module):
-    """What is done to a batch on its device: moves of pixels, which masks follow, then changes of their values.
+    """Transform of a batch on its device: moves of pixels, also in masks, then changes of pixel values.
 
     Args:
         moves: Modules that map images and masks.

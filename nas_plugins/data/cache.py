@@ -1,4 +1,4 @@
-"""The samples of a data set in the memory of the device that trains, read and resized once."""
+"""Samples of a data set in the memory of the device that trains, read and resized once."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from nas_plugins.data.samples import HeldSamples, Samples
 from nas_plugins.errors import InputError
 
 AUTO_LIMIT = 2 * 2**30
-"""Bytes up to which samples are held where the config leaves it open: the same on all machines, for a resume."""
+"""Largest size in bytes that ``cache: auto`` holds in memory; the same on all machines, for a resume on another one."""
 
 
-@torch.inference_mode(False)  # a test may be the first to ask, and its tensors could not be filled by threads
+@torch.inference_mode(False)  # threads cannot fill inference tensors, and a test may be the first caller
 def hold(samples: Samples, device: torch.device) -> HeldSamples:
     """Read all samples into the memory of a device.
 
@@ -23,7 +23,7 @@ def hold(samples: Samples, device: torch.device) -> HeldSamples:
         device: The device.
 
     Raises:
-        InputError: They do not fit.
+        InputError: The samples do not fit into the memory.
         BrokenImage: An image cannot be read.
     """
     first, target = samples[0]

@@ -27,11 +27,11 @@ EXTENSIONS = (*IMG_EXTENSIONS, ".npy", ".npz")
 """Endings of image files in lower case."""
 
 _INTEGERS = {"I;16S": np.int16, "I;16BS": np.int16, "I;32N": np.uint32, "I;32S": np.int32, "I;32BS": np.int32}
-"""Type of the pixels of Pillow's mode I, by its raw mode; of all others it is uint16."""
+"""Raw mode -> type of the pixels in Pillow's mode I; uint16 for all other raw modes."""
 
 _HEADERS = Lock()
-"""Held while the header of an array is read, a Python literal: where two threads parse at one time, some versions of
-CPython fail (gh-106905)."""
+"""Lock for reading the header of an array, a Python literal: some versions of CPython fail when two threads parse at
+the same time (gh-106905)."""
 
 
 class BrokenImage(InputError):
@@ -187,7 +187,7 @@ def _refuse_loss(image: ImageFile.ImageFile) -> None:
 def _pixels(file: str, image: ImageFile.ImageFile) -> np.ndarray:
     """Return the pixels of a picture: one channel for grey ones of more than 8 bits, otherwise three or four."""
     if _has_deep_colours(image):
-        from torchvision.io import decode_image  # here, since a later torchvision will leave it to TorchCodec
+        from torchvision.io import decode_image  # late, since torchvision will move it to TorchCodec
 
         pixels = decode_image(file).numpy().transpose(1, 2, 0)
         return pixels if pixels.shape[2] > 2 else pixels[:, :, [0, 0, 0, 1]]  # grey with transparency

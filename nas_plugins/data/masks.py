@@ -22,7 +22,7 @@ _LAYOUT = "ROOT/train/images/NAME.EXT with ROOT/train/masks/NAME.png, and the sa
 
 
 class _Content(NamedTuple):
-    """Classes of a mask, and whether it has pixels that count for nothing, with the mask."""
+    """Classes of a mask, whether it has ignored pixels, and its path."""
 
     classes: frozenset[int]
     ignored: bool
@@ -32,15 +32,15 @@ class _Content(NamedTuple):
 def load_masks(root: Path, classes: Sequence[str] | None, ignore_index: int) -> tuple[Store, Store, list[str]]:
     """Return the training images, the test images and the classes of a folder of images with masks.
 
-    All masks are read, since a wrong number would end a run.
+    All masks are read, because a wrong class number would end a run later.
 
     Args:
         root: Folder with ``train`` and ``test`` (or ``val``), each with the folders ``images`` and ``masks``.
         classes: Names of the classes 0, 1, … of the masks; None for numbers up to the highest one in training.
-        ignore_index: Value of the pixels that count for nothing.
+        ignore_index: Value of ignored pixels.
 
     Raises:
-        InputError: Files are missing, do not fit together, or have numbers of other classes.
+        InputError: Files are missing, do not fit together, or have wrong class numbers.
     """
     test_name = "val" if (root / "val").is_dir() and not (root / "test").is_dir() else "test"
     train, test = (_pairs(root, name) for name in ("train", test_name))
@@ -59,7 +59,7 @@ def load_masks(root: Path, classes: Sequence[str] | None, ignore_index: int) -> 
 
 
 def _check_classes(root: Path, present: frozenset[int], named: bool, ignored: str) -> None:
-    """Raise an InputError if the training masks have fewer than two classes, or none for a number between them."""
+    """Raise an InputError if the training masks have fewer than two classes, or lack a class number in between."""
     if len(present) < 2:
         raise InputError(
             f"data.root is {str(root)!r}: the training masks have {len(present)} of two or more classes{ignored}"
@@ -113,7 +113,7 @@ def read_mask(file: str) -> Tensor:
     """Return a mask as class numbers of shape (H, W).
 
     Raises:
-        BrokenImage: The file cannot be read, or is no picture of class numbers.
+        BrokenImage: The file cannot be read, or is not a picture of class numbers.
     """
     with _explained(file), Image.open(file) as image:
         if image.mode not in ("1", "L", "P") and not image.mode.startswith("I"):

@@ -1,8 +1,8 @@
 """Lightning data module with the splits for search and retraining.
 
 A data set is a pair of image stores (training, test), each a sequence of tensors (C, H, W): one tensor for the small
-sets, files for a folder. Each image is read and resized by itself, on demand or once into the memory of the device
-that trains. Augmentation and normalization are done on the whole batch, where its images are.
+sets, files for a folder. Images are read and resized one by one, on demand or once into the memory of the device that
+trains. Augmentation and normalization are applied to whole batches, on the device that holds their images.
 """
 
 import itertools
@@ -36,7 +36,7 @@ from search_spaces.deprecation import renamed_arguments
 if TYPE_CHECKING:
     Seed = int
 else:
-    Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])  # what NumPy takes
+    Seed = restricted_number_type("Seed", int, [(">=", 0), ("<", 2**32)])  # seeds that NumPy accepts
 
 
 class ImageData(pl.LightningDataModule):
@@ -57,7 +57,7 @@ class ImageData(pl.LightningDataModule):
             path is one in root.
         class_names: Names of the classes of masks, from 0 on, for segmentation; null for numbers up to the highest
             one in the training masks.
-        ignore_index: Value of the pixels of masks that count for nothing, for segmentation.
+        ignore_index: Value of ignored pixels in masks, for segmentation.
         batch_size: Images per batch.
         val_fraction: Share of the training images kept from the weights, from 0 to below 1. A search learns
             the architecture on them, a retraining validates on them. With 0 the weights train on all
@@ -130,7 +130,7 @@ class ImageData(pl.LightningDataModule):
         usual_padding = 0 if resized_crop else conventions.crop_padding
         self.crop_padding = usual_padding if crop_padding is None else crop_padding
         self.task = TASKS[task]
-        # The mirror image of a measured one may have another value.
+        # In a regression, the value of a mirrored image may differ.
         self.flip = conventions.flip and task != "regression" if flip is None else flip
         self.cutout = cutout
         self.random_erasing = random_erasing
@@ -192,7 +192,7 @@ class ImageData(pl.LightningDataModule):
         return load(self.dataset, self.root, self.download)
 
     def _targets(self) -> Targets:
-        """Return what the outputs are compared with."""
+        """Return the targets that the outputs are compared with."""
         names = tuple(self.classes)
         if self.task.name != "regression":
             return Targets(self.task, names, self.ignore_index)
@@ -204,7 +204,7 @@ class ImageData(pl.LightningDataModule):
         return Targets(self.task, names, mean=tuple(values.mean(0).tolist()), std=tuple(std.tolist()))
 
     def _prepare_files(self) -> None:
-        """Check the image files, and measure the channels of others than photographs, on the training images."""
+        """Check the image files, and measure the channel statistics of training images other than 8-bit photographs."""
         files = {part: self._files(part) for part in self.parts}
         forms = check_images([*itertools.chain(*files.values())])
         self.image_channels, self.image_size = common_shape(forms, any_size=self.resize_to is not None)
@@ -217,7 +217,7 @@ class ImageData(pl.LightningDataModule):
         return [paths[index] for index in self.parts[part]]
 
     def check_memory(self, device: torch.device) -> None:
-        """Raise an InputError if the images of a training are to be held, and do not fit into the memory of a device.
+        """Raise an InputError if the images of a training are to be held but do not fit into the memory of a device.
 
         Args:
             device: The device that trains.
@@ -286,7 +286,7 @@ class ImageData(pl.LightningDataModule):
         kind: dict[str, Any] = {
             "num_workers": 0 if isinstance(images, HeldSamples) else self.workers,
             "collate_fn": partial(collate, self._per_batch(learn).to(on_device)),
-            # Pinned memory is copied to a GPU while it computes.
+            # Pinned memory can be copied to a GPU while the GPU computes.
             "pin_memory": device.type == "cuda" and on_device.type == "cpu",
         }
         if learn:
@@ -301,7 +301,7 @@ class ImageData(pl.LightningDataModule):
         return DataLoader(images, batch, sampler=sampler, **kind)
 
     def _samples(self, part: str, learn: bool, device: torch.device) -> tuple[Samples | HeldSamples, torch.device]:
-        """Return the samples of a part, held in the memory of a device or read on demand, and where batches begin."""
+        """Return the samples of a part, held in memory or read on demand, and the device on which batches are made."""
         store = self._test if part == "test" else self._train
         samples = Samples(store, self.parts[part], self._per_image(learn), self.task)
         if not self._is_held():

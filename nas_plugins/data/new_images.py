@@ -1,4 +1,4 @@
-"""Image files outside a data set, prepared as the test images of the data set are."""
+"""Image files outside a data set, prepared like the test images of the data set."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ COLOURS, WITH_ALPHA = 3, 4
 
 
 class NewImages(Dataset):
-    """Images in files, as the network sees the test images of a data set.
+    """Images in files, prepared for a network like the test images of a data set.
 
     Args:
         files: Paths of image files.
@@ -48,7 +48,7 @@ class NewImages(Dataset):
         return image
 
     def _check(self, file: str, size: int | None) -> None:
-        """Raise a BrokenImage if a file has another size or other channels; pixels are read only if they decide."""
+        """Raise a BrokenImage if a file has another size or other channels; pixels are read only if necessary."""
         form = form_of(file)
         if size is not None and (form.height, form.width) != (size, size):
             raise BrokenImage(
@@ -74,9 +74,9 @@ class NewImages(Dataset):
         return fitted
 
     def _with_channels(self, pixels: Tensor) -> Tensor:
-        """Return a picture with the channels of the data set, or other ones where something would be lost.
+        """Return a picture with the channels of the data set, or unchanged if the conversion would lose information.
 
-        Grey pictures of 8 bits are read as colours, as in training; those of more bits have values of another kind.
+        Grey pictures of 8 bits are read as colours, as in training; those of more bits have another range of values.
         """
         opaque = 255 if pixels.dtype == torch.uint8 else 1
         if len(pixels) == WITH_ALPHA > self.channels and bool((pixels[-1] == opaque).all()):
@@ -108,7 +108,7 @@ def find_images(paths: Iterable[PathLike]) -> list[str]:
     """Return the image files among paths, with those in folders and their subfolders in the order of their names.
 
     Args:
-        paths: Image files and folders. Files of other types are passed over in folders.
+        paths: Image files and folders. In folders, files of other types are skipped.
 
     Raises:
         InputError: A path does not exist, or a folder has no images.

@@ -26,7 +26,7 @@ class Samples(Dataset):
 
     Args:
         store: The images.
-        indices: Indices of the selected ones.
+        indices: Indices of the selected images.
         transform: Transform of an image, and of its mask.
         task: The task.
     """
@@ -49,7 +49,7 @@ class Samples(Dataset):
 
 
 class HeldSamples(Dataset):
-    """Samples in the memory of a device, of which a batch is a single selection.
+    """Samples in the memory of a device; selecting a batch is a single operation.
 
     Args:
         images: Images (N, C, H, W).
@@ -66,7 +66,7 @@ class HeldSamples(Dataset):
         return self.images[index], self.targets[index]
 
     def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
-        """Return a batch, for which PyTorch's loader asks at once."""
+        """Return a batch; PyTorch's loader calls this method once per batch instead of once per sample."""
         chosen = torch.tensor(indices).to(self.images.device, non_blocking=True)
         return self.images[chosen], self.targets[chosen]
 
@@ -86,9 +86,9 @@ def collate(
 
 
 def batch_of_a_share(size: int, images: int, processes: int) -> int:
-    """Return the smallest batch size, at least the wanted one, that gives every process the same number of batches.
+    """Return the smallest batch size, at least the given one, with which every process has the same number of batches.
 
-    Processes run in step, batch by batch, while their shares may differ by one image.
+    Processes synchronize after each batch, while their shares may differ by one image.
     """
     share, left = divmod(images, processes)
     return next(count for count in itertools.count(size) if not left or share % count)

@@ -1,4 +1,4 @@
-"""What data of any kind tells about itself: sizes for which a network is made, targets, loaders."""
+"""Properties of image data and user-defined data modules: sizes that a network depends on, targets and loaders."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from nas_plugins.errors import InputError
 from nas_plugins.tasks import TASKS, Targets
 
 Data = ImageData | pl.LightningDataModule
-"""The data of a run: images, or a data module of the user's."""
+"""Data of a run: images, or a user-defined data module."""
 
 FROM_DATA = {"num_classes", "image_channels", "image_size"}
 """Attributes of the data that are arguments of spaces."""
 
 REQUIRED = ("num_classes", "image_channels")
-"""Those of which no default of a space will do."""
+"""Attributes for which no default of a space is suitable."""
 
 
 def sizes(data: Data) -> dict[str, int]:
-    """Return those of num_classes, image_channels and image_size that the data has."""
+    """Return num_classes, image_channels and image_size, without those that the data lacks."""
     return {name: getattr(data, name) for name in sorted(FROM_DATA) if getattr(data, name, None) is not None}
 
 
@@ -28,7 +28,7 @@ def size(data: Data, name: str) -> int:
     """Return a size of the data.
 
     Raises:
-        InputError: The data module of the user's does not have it.
+        InputError: A user-defined data module lacks it.
     """
     found = sizes(data)
     if name not in found:
@@ -40,7 +40,7 @@ def class_names(data: Data) -> list[str]:
     """Return the names of the classes: the attribute ``classes`` of the data, or numbers.
 
     Raises:
-        InputError: The data module of the user's does not have the number of classes.
+        InputError: A user-defined data module lacks the number of classes.
     """
     number = size(data, "num_classes")
     names = [str(name) for name in getattr(data, "classes", None) or range(number)]
@@ -50,16 +50,16 @@ def class_names(data: Data) -> list[str]:
 
 
 def targets_of(data: Data) -> Targets:
-    """Return what the outputs of a network are compared with: those of images, or the classes of a user's data module.
+    """Return the targets of image data; for a user-defined data module, those of a classification.
 
     Raises:
-        InputError: The data module of the user's does not have the number of classes.
+        InputError: A user-defined data module lacks the number of classes.
     """
     return data.targets if isinstance(data, ImageData) else Targets(TASKS["classification"], tuple(class_names(data)))
 
 
 def check_loaders(data: Data, *loaders: str) -> None:
-    """Raise an InputError if a data module of the user's lacks one of these loaders."""
+    """Raise an InputError if a user-defined data module lacks one of these loaders."""
     for loader in loaders:
         if not is_overridden(loader, data, pl.LightningDataModule):
             raise InputError(f"data.class_path: {type(data).__name__} has no {loader}")

@@ -34,7 +34,7 @@ def load_table(root: Path, labels: str, task: Task) -> tuple[Store, Store, list[
 
     Args:
         root: Folder of the images.
-        labels: Path of the table, by default in the folder.
+        labels: Path of the table; a relative path is one in the folder.
         task: The task, multilabel or regression.
 
     Raises:

@@ -1,4 +1,4 @@
-"""The doctor: measures of a search over its epochs, and findings about it in words."""
+"""Doctor: measures of a search over its epochs, and findings about it in words."""
 
 from nas_plugins.doctor.measures import measures
 from nas_plugins.doctor.rules import Finding, diagnose

@@ -1,4 +1,4 @@
-"""Measures of a search: pure functions of its alphas.csv, read as a whole, with a row per epoch."""
+"""Measures of a search per epoch, as pure functions of its alphas.csv."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class Examination:
         run: The search.
         finished: Whether it has written its result.
         composition: The parts of its strategy; None for NNI's strategies, and for classes that are not installed here.
-        classes: Number of classes of its images; None if the run does not have it.
+        classes: Number of classes of its images; None if unknown.
         cells: See :func:`derived_cells`.
         epochs: See :func:`measures`.
-        empty_cells: Cells of which the derivation would keep nothing after the last epoch, so that they are derived as
+        empty_cells: Cells for which the derivation keeps no operation after the last epoch, so that they are derived as
             ``darts``.
     """
 
@@ -70,7 +70,7 @@ def examine(run: Run) -> Examination:
 
 
 def measures(run: Run) -> pd.DataFrame:
-    """Return what the α of a search shows, with a row per epoch.
+    """Return the measures of the α of a search, with a row per epoch.
 
     The columns are
 
@@ -132,8 +132,8 @@ def rank_correlation(before: pd.DataFrame, now: pd.DataFrame) -> float:
     """Return the mean over edges of Spearman's rank correlation of their candidates; NaN if no edge has a ranking.
 
     Args:
-        before, now: A row per edge, a column per candidate. Candidates that are missing in one of them do not count,
-            nor edges on which all candidates are equal.
+        before, now: A row per edge, a column per candidate. Candidates that one of the two lacks are ignored, and so
+            are edges on which all candidates are equal.
     """
     before = before.reindex(now.index)
     both = before.notna() & now.notna()
@@ -156,7 +156,7 @@ def derived_cells(run: Run, history: Mapping[float, Derived], derivation: Deriva
 
     Returns:
         Columns epoch, cell, operations, skips and free (operations without weights), the last three as counts; and
-        skips_share and free_share, the shares of both among the candidates that the search began with.
+        skips_share and free_share, their shares among the candidates at the beginning of the search.
     """
     if run.alphas is None or SKIP not in run.alphas:
         return pd.DataFrame(columns=CELL_COLUMNS)
@@ -196,7 +196,7 @@ def derived_history(run: Run, derivation: Derivation) -> dict[float, Derived]:
 
 
 def _composition(run: Run) -> tuple[Composition | None, Derivation]:
-    """Return the parts of the strategy of a search if they are known, and its derivation, else ``darts``."""
+    """Return the parts of the strategy of a search and its derivation; None and ``darts`` if they are unknown."""
     try:
         with warnings.catch_warnings():  # the search itself has warned about its settings
             warnings.simplefilter("ignore")

@@ -17,26 +17,29 @@ from strategies.relaxation import Step
 from strategies.stop_rules import rise
 
 SKIP_SHARE, FREE_SHARE = 1 / 4, 3 / 4
-"""Shares of skip connections, and of operations without weights, above which a cell is ill: P-DARTS keeps 2 of 8."""
+"""Shares of skip connections, and of operations without weights, above which a cell is reported.
+
+P-DARTS keeps 2 skip connections of 8 operations.
+"""
 BY_CHANCE = 1 / 8
-"""Highest probability that a cell of random candidates has as many of them."""
+"""Highest probability that a cell of random candidates has as many such operations, for a cell to be reported."""
 UNDECIDED = 0.97
-"""Entropy from which on α has not decided: the best of 8 operations has about twice the weight of the others."""
+"""Entropy from which α counts as undecided: there the best of 8 operations has about twice the weight of the others."""
 KEPT = 1 / 2
-"""Share of the metric of the supernet above its base that its derived network should keep."""
+"""Share of the supernet's metric above the base that the derived network should keep."""
 LEAST_EPOCHS = 2
-"""Epochs before which a search is not judged, for one says little about it."""
+"""Minimum number of epochs to judge a search, since a single one says little."""
 GROWTH, WINDOW, DISTANCE = 1.3, 5, 4
-"""Growth of the local average of the eigenvalue that RobustDARTS ends a search at, and its two averages."""
+"""Stop rule of RobustDARTS: growth of the average eigenvalue, window of the averages, and distance between them."""
 
 
 class Finding(NamedTuple):
-    """Something about a search that its owner should know.
+    """Finding about a search.
 
     Args:
         rule: Name of the rule, a heading of docs/doctor.md.
-        text: What is the case.
-        advice: What helps.
+        text: Description of the finding.
+        advice: Suggested remedy.
     """
 
     rule: str
@@ -48,7 +51,7 @@ class Finding(NamedTuple):
 
 
 def diagnose(run: Run) -> list[Finding]:
-    """Return the findings about a search, the most serious ones first; a search that goes on may be diagnosed too.
+    """Return the findings about a search, which may still be running, the most serious ones first.
 
     Args:
         run: The search. A retraining has no findings.
@@ -91,7 +94,7 @@ def not_finite(search: Examination) -> Finding | None:
 
 
 def never_moved(search: Examination) -> Finding | None:
-    """Report edges whose α is the same in all epochs, of which at least two should have trained it."""
+    """Report edges whose α is the same in all epochs, if at least two epochs should have trained it."""
     alphas = search.run.alphas
     if alphas is None or len(trained_epochs(search)) < 2:
         return None
@@ -136,7 +139,7 @@ def undecided(search: Examination) -> Finding | None:
 
 
 def nothing_kept(search: Examination) -> Finding | None:
-    """Report cells of a finished search that no operation reached the threshold of."""
+    """Report cells of a finished search in which no operation reaches the threshold."""
     if not search.finished or not search.empty_cells:
         return None
     text = f"No operation reaches the threshold of the derivation in {', '.join(search.empty_cells)}: derived as darts"
@@ -144,7 +147,7 @@ def nothing_kept(search: Examination) -> Finding | None:
 
 
 def still_changing(search: Examination) -> Finding | None:
-    """Report a finished search whose derived network was another one an epoch before."""
+    """Report a finished search whose derived network changed in the last epoch."""
     last = search.epochs.iloc[-1]
     if not search.finished or not last["changed"] > 0:
         return None
@@ -159,12 +162,12 @@ def still_changing(search: Examination) -> Finding | None:
 
 
 class Base(NamedTuple):
-    """What a network that has learned nothing reaches in a metric of which higher is better.
+    """Value of a metric, for which higher is better, that a network reaches without having learned anything.
 
     Args:
         metric: The metric.
-        value: What it reaches at most.
-        of: How it does so, in words.
+        value: Highest value of a network that has learned nothing.
+        of: Prediction that gives this value, in words.
     """
 
     metric: TaskMetric
@@ -172,16 +175,16 @@ class Base(NamedTuple):
     of: str
 
     def reached(self, value: float) -> bool:
-        """Return whether a value is at most half above the base, or 0.05 above 0, and at most 5% of the way to 1."""
+        """Return whether a value is at most 50% above the base (0.05 if that is 0) and at most 5% of the way to 1."""
         return value <= self.value + min(self.value / 2 or 0.05, 0.05 * (1 - self.value))
 
 
 def base_of(search: Examination) -> Base | None:
-    """Return the base of the first metric of the task that has one; None if the run does not know its classes.
+    """Return the base of the first metric of the task that has one; None if the number of classes is unknown.
 
-    A network that names the same class for all images, or all pixels, has an accuracy and a mean IoU of about one in
-    the number of classes; one that names no label an F1 of 0; and one that gives the mean of each value an R² of 0,
-    where the mean absolute error has no base that a run knows.
+    A network that predicts the same class for all images or pixels has an accuracy or mean IoU of about 1 / classes.
+    One that predicts no label has an F1 of 0, and one that predicts the mean of each value an R² of 0. The base of the
+    mean absolute error cannot be known from a run.
     """
     for metric in search.run.task.metrics:
         if metric.key in ("f1", "r2"):
@@ -244,13 +247,13 @@ ALPHA_RULES: tuple[Callable[[Examination], Finding | None], ...] = (
     nothing_kept,
     still_changing,
 )
-"""Rules that need α, which is finite, in the order of their findings."""
+"""Rules that need finite α, in the order of their findings."""
 METRIC_RULES: tuple[Callable[[Examination], Finding | None], ...] = (supernet_at_chance, derived_gap, curvature_grows)
 """Rules that need metrics.csv alone."""
 
 
 def trained_epochs(search: Examination) -> list[float]:
-    """Return the epochs in which α was trained; without the parts of the strategy, all epochs."""
+    """Return the epochs in which α was trained; all epochs if the parts of the strategy are unknown."""
     epochs, planned = list(search.epochs["epoch"]), get(search.run.config, "training", "epochs")
     if search.composition is None or not isinstance(planned, int):
         return epochs
@@ -258,7 +261,7 @@ def trained_epochs(search: Examination) -> list[float]:
 
 
 def _in_cells(cells: pd.DataFrame, kind: str, share: float) -> str | None:
-    """Return in words which cells have too many operations of a kind, the worst one and since when; None for no cell.
+    """Describe the cells with too many operations of a kind: the worst one, and since when; None if there are none.
 
     Args:
         cells: See :func:`~nas_plugins.doctor.measures.derived_cells`; reduction cells do not count.
@@ -290,7 +293,7 @@ def _other_methods(search: Examination, *names: str) -> str:
 
 
 def _tail(count: int, of: int, chance: float) -> float:
-    """Return the probability of at least so many successes, each with the same chance."""
+    """Return the probability of at least ``count`` successes in ``of`` trials with the same chance."""
     return sum(math.comb(of, k) * chance**k * (1 - chance) ** (of - k) for k in range(count, of + 1))
 
 

@@ -1,4 +1,4 @@
-"""What the doctor says about a run, line by line."""
+"""Report of the doctor about a run, as lines of text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Networks of runs as files that need no part of this project."""
+"""Export of networks to files that do not need this project."""
 
 from nas_plugins.export.exporter import Export, export
 from nas_plugins.export.formats import FORMATS, FormatName

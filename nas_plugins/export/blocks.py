@@ -1,7 +1,7 @@
-"""Building blocks of an exported Python file, which gets the source of those that it uses.
+"""Building blocks of an exported Python file, which contains the source of those that it uses.
 
-They compute what the operations of :mod:`search_spaces.operations` compute in derived networks, in plain PyTorch: those
-have further code for training on a CPU. A block may use the blocks above it, and lines have at most 88 characters.
+They compute the same as the operations of :mod:`search_spaces.operations` in derived networks, but in plain PyTorch,
+without the code for training on a CPU. A block may use the blocks above it, and lines have at most 88 characters.
 """
 
 from __future__ import annotations
@@ -220,7 +220,7 @@ _CALLS_AT_STRIDE = {
     ("skip_connect", "2"): "FactorizedReduce({channels}, {channels})",
     ("squeeze_excitation", "1"): "SqueezeExcitation({channels})",
 }
-"""Shorter expressions at a fixed stride."""
+"""Shorter expressions for a fixed stride."""
 
 OPERATIONS = tuple(_CALLS)
 """Names of the operations that have a block."""
@@ -241,7 +241,7 @@ def expression(operation: str, channels: str, stride: str) -> str:
 
 
 def sources(text: str) -> list[str]:
-    """Return the source of the blocks that a text uses, and of those that these use, in an order that defines each."""
+    """Return the source of the blocks that a text uses, directly or indirectly, each after those that it uses."""
     found: list[str] = []
     for name, block in reversed(_BLOCKS.items()):
         if any(re.search(rf"\b{name}\(", user) for user in (text, *found)):

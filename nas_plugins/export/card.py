@@ -116,7 +116,7 @@ def _facts(model: Model, exported: Exported) -> dict[str, str]:
 
 
 def _output(model: Model) -> str:
-    """Return the shape and the meaning of the output in words."""
+    """Describe the shape and the meaning of the output."""
     raw, count = model.task.raw, len(model.images.classes)
     if model.task.dense:
         return f"{raw} of shape (batch, {count}, height, width), a class for each pixel"
@@ -130,7 +130,7 @@ def _output(model: Model) -> str:
 
 
 def _tested(model: Model) -> str:
-    """Return what ``nas-plugins evaluate`` measured, in words."""
+    """Return the results of ``nas-plugins evaluate`` as text."""
     if not model.trained:
         return "none: not trained"
     if not model.test:
@@ -165,7 +165,7 @@ def _loading(model: Model, name: FormatName, file: str) -> str:
 
 
 def _calls(images: Images, maker: str) -> dict[str, str]:
-    """Return the expressions of the examples: names that they import, and samples of random values, prepared."""
+    """Return the expressions in the examples: imported names, and prepared random samples."""
     shape = ", ".join(map(str, images.shape))
     names = {"images": "images" if images.mean else "samples"}
     if not images.mean:

@@ -1,4 +1,4 @@
-"""The class of a cell in an exported Python file."""
+"""Class of a cell in an exported Python file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _IDENTITY = "skip_connect"
 
 
 class CellClass:
-    """The source of a cell as a class, which layers with different channels and strides share.
+    """Source of a cell as a class, which layers with different channels and strides share.
 
     Operations whose output reaches no output of the cell are left out.
 
@@ -26,10 +26,10 @@ class CellClass:
         name: Name of the class.
         layers: Layer -> its cell, for the layers that share the class.
         reductions: Layers that halve the resolution.
-        after: Names of the fixed operations behind the cell.
+        after: Names of the fixed operations after the cell.
 
     Raises:
-        InputError: An operation has no plain form.
+        InputError: An operation has no building block in plain PyTorch.
     """
 
     def __init__(
@@ -176,7 +176,7 @@ def _with_effect(edges: Sequence[Edge], outputs: Collection[int]) -> dict[int, E
 
 
 def _distinct(names: Mapping[int, str]) -> dict[int, str]:
-    """Return the names with a letter behind those that occur again."""
+    """Return the names, with a letter appended to repeated ones."""
     distinct: dict[int, str] = {}
     for number, name in names.items():
         again = sum(1 for other in distinct if names[other] == name)

@@ -19,11 +19,11 @@ from search_spaces.files import write_whole
 
 @dataclass(frozen=True)
 class Export:
-    """The files of an export.
+    """Files of an export.
 
     Args:
-        files: Their paths: the exported file, those beside it, and the model card.
-        images: Number of test images on which it was checked.
+        files: Paths of the exported file, of further files, and of the model card.
+        images: Number of test images on which the export was checked.
         difference: Largest difference of a logit, see :data:`~nas_plugins.export.formats.TOLERANCE`.
     """
 
@@ -34,17 +34,17 @@ class Export:
 
 @quiet()
 def export(run: PathLike, format: FormatName, output: PathLike, weights: Weights | None = None) -> Export:
-    """Write the network of a run as files that need no part of this project.
+    """Write the network of a run to files that do not need this project.
 
     A retraining is exported with its weights. A search is exported with those of its supernet, or as Python without
-    any. The auxiliary head, which only training uses, is left out.
+    weights. The auxiliary head, which only training uses, is left out.
 
     Args:
         run: The run directory of a finished retraining or search.
         format: A key of :data:`~nas_plugins.export.formats.FORMATS`.
-        output: The file to write. Its model card gets the same name with ``.md`` behind it; the weights of a Python
-            file get the suffix ``.safetensors``.
-        weights: Of a search: "inherited" from its supernet, or "new", the default.
+        output: The file to write. Its model card has the same name with ``.md`` appended; the weights of a Python file
+            have the suffix ``.safetensors``.
+        weights: Weights of the network of a search: "inherited" from its supernet, or "new" (the default).
 
     Raises:
         InputError: The run cannot be exported in this format, a package is missing, or the output cannot be written.

@@ -1,4 +1,4 @@
-"""The formats of an export, each written to memory and checked on test images before a file exists."""
+"""Formats of an export. Each is written to memory and checked on test images before a file is created."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ TOLERANCE = 1e-5
 
 @dataclass(frozen=True)
 class Exported:
-    """The files of an export.
+    """Files of an export.
 
     Args:
         files: Suffix -> content, the main file last.
         difference: Largest difference of a logit on the test images, see :data:`TOLERANCE`.
-        network: The network whose size the model card states.
+        network: Network whose size the model card states.
     """
 
     files: Mapping[str, bytes]
@@ -46,7 +46,7 @@ class Exported:
 
 @dataclass(frozen=True)
 class Format:
-    """A format of an export.
+    """Format of an export.
 
     Args:
         suffix: Suffix of the main file.
@@ -64,11 +64,11 @@ class Format:
 def compare(model: Model, run: Callable[[Tensor], Tensor], what: str) -> float:
     """Return the largest difference between the logits of an export and those of the run's network.
 
-    Both get the test images of the model at once, and one image alone.
+    Both are applied to all test images of the model at once, and to a single image.
 
     Args:
         model: The model.
-        run: Function from images to logits, of the export.
+        run: Function of the export from images to logits.
         what: Name of the export in messages.
 
     Raises:
@@ -133,7 +133,7 @@ def _write_safetensors(model: Model) -> Exported:
     from safetensors.torch import load
 
     weights = model.network.state_dict()
-    # Copies, because the format has no weights that share memory.
+    # Copies, because the format does not allow weights that share memory.
     copies = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in weights.items()}
     content = _tensors(copies, model)
     loaded = copy.deepcopy(model.network)
@@ -148,7 +148,7 @@ def _tensors(weights: dict[str, Tensor], model: Model) -> bytes:
 
 
 def metadata(model: Model) -> dict[str, str]:
-    """Return what a file says about the images and the network, as JSON texts by name."""
+    """Return the metadata of a file about the images and the network, as JSON texts by name."""
     images = model.images
     facts: dict[str, Any] = {
         "dataset": images.dataset,
@@ -203,14 +203,14 @@ def _write_onnx(model: Model) -> Exported:
 
 
 def _traced(model: Model, what: str) -> torch.export.ExportedProgram:
-    """Return the network as a program for any number of images, without the places of its source on this machine."""
-    two_images = torch.zeros(2, *model.images.shape)  # a single one would fix the number
+    """Return the network as a program for any number of images, without the paths of its source on this machine."""
+    two_images = torch.zeros(2, *model.images.shape)  # a single image would fix the batch size
     with torch.no_grad(), _silent():
         try:
             program = torch.export.export(
                 model.network, (two_images,), dynamic_shapes=({0: torch.export.Dim("batch")},)
             )
-        except Exception as error:  # of many kinds
+        except Exception as error:  # the tracer raises many kinds
             reason = str(error).strip().partition("\n")[0]
             raise InputError(f"--format {what}: PyTorch cannot trace the network: {reason:.200}") from None
     for node in program.graph.nodes:
@@ -219,7 +219,7 @@ def _traced(model: Model, what: str) -> torch.export.ExportedProgram:
 
 
 def _without_form(error: Exception) -> str:
-    """Return the operator that has no ONNX form, or another reason of a failure, in words."""
+    """Describe the reason of a failure, for example the operator that has no ONNX form."""
     text = one_line(error)
     operator = text.partition("<OpOverload(op='")[2].partition("'")[0]
     reason = text.rpartition("Exception summary ")[2]
@@ -227,7 +227,7 @@ def _without_form(error: Exception) -> str:
 
 
 def _strip(graph: Any) -> None:
-    """Remove the notes of the exporter, which name files of this machine."""
+    """Remove the metadata of the exporter, which contain paths of this machine."""
     parts = graph.graph
     for part in (parts, *parts.node, *parts.input, *parts.output, *parts.initializer, *parts.value_info):
         part.ClearField("metadata_props")

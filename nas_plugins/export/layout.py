@@ -1,11 +1,11 @@
-"""Layout of the lines of an exported Python file, as a formatter of Python leaves them."""
+"""Line breaks of an exported Python file, as a Python formatter would set them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 WIDTH = 88
-"""Most characters of a line, the default of Black and Ruff."""
+"""Maximum number of characters in a line, the default of Black and Ruff."""
 
 
 def listed(start: str, items: Sequence[str], end: str) -> str:
@@ -14,7 +14,7 @@ def listed(start: str, items: Sequence[str], end: str) -> str:
     Args:
         start: Text before the items, with its indentation.
         items: Texts of the items.
-        end: Text behind the items.
+        end: Text after the items.
     """
     line = f"{start}{', '.join(items)}{end}"
     if len(line) <= WIDTH:

@@ -1,4 +1,4 @@
-"""The network of a run, with what an export of it needs."""
+"""Network of a run, with everything that its export needs."""
 
 from __future__ import annotations
 
@@ -39,16 +39,16 @@ _MOST_IMAGES = 64
 
 @dataclass(frozen=True)
 class Model:
-    """The network of a run in evaluation mode, without auxiliary head and on the CPU.
+    """Network of a run in evaluation mode, without auxiliary head and on the CPU.
 
     Args:
         network: The network.
-        trained: Whether it has weights that are worth keeping.
+        trained: Whether its weights are worth keeping, because they are not random.
         searched: Whether it is the network of a search.
-        task: The task that it does.
-        images: The images that it takes.
-        examples: Some test images of the run, normalized, of shape (images, channels, height, width); of a data module
-            of the user's, what its batches begin with.
+        task: Task of the network.
+        images: Input images of the network.
+        examples: Some test images of the run, normalized, of shape (images, channels, height, width); for a
+            user-defined data module, the first tensors of its batches.
         preparation: Sentence about the preparation of an image before its normalization.
         history: Sentence about the training.
         test: Results of ``nas-plugins evaluate``; empty if there are none.
@@ -79,11 +79,12 @@ def read_model(run: PathLike, weights: Weights | None = None) -> Model:
 
     Args:
         run: The run directory.
-        weights: Of a search: new ones, the default, or those of its supernet. A retraining has its own.
+        weights: Weights of the network of a search: new ones (the default), or those of its supernet. None for a
+            retraining, which has its own.
 
     Raises:
         InputError: The directory is not a finished run, one of its files is damaged, its images are missing, or a
-            search has found a network that is not one of cells.
+            search has found a network without cells.
     """
     run = Path(run)
     config, kind = runs.read_config(run)
@@ -117,7 +118,7 @@ def _retrained(run: Path) -> Model:
 
 
 def _beginning(settings: object) -> str:
-    """Return in words with what weights a retraining began, where they were not new ones."""
+    """Describe the initial weights of a retraining if they were not random."""
     inherited = getattr(settings, "weights", "new") == "inherited"
     return ", from the weights of the supernet of a search" if inherited else ""
 
@@ -127,7 +128,7 @@ def _test_results(file: Path, config: Config) -> dict[str, float]:
 
     Args:
         file: The file.
-        config: The settings of the run. An evaluator of the user's names results as it likes.
+        config: The settings of the run. The results of a user-defined evaluator may have any names.
 
     Raises:
         InputError: The file is damaged.
@@ -206,7 +207,7 @@ def _examples(data: Data) -> Tensor:
     """Return some test samples, or validation samples of a data module without these.
 
     Raises:
-        InputError: The batches of a data module of the user's do not begin with a tensor.
+        InputError: The batches of a user-defined data module do not begin with a tensor.
     """
     tested = is_overridden("test_dataloader", data, pl.LightningDataModule)
     if tested:
@@ -226,7 +227,7 @@ def _examples(data: Data) -> Tensor:
 
 
 def _give_units(network: nn.Module, targets: Targets) -> None:
-    """Let the last layer of a regression, whose outputs are standardized, give values in their units.
+    """Rescale the last layer of a regression, so that it returns values in their units instead of standardized values.
 
     Raises:
         InputError: The network does not end in a linear layer.
@@ -241,7 +242,7 @@ def _give_units(network: nn.Module, targets: Targets) -> None:
 
 
 def _preparation(settings: Mapping[str, Any], size: int) -> str:
-    """Return in words what an image goes through before it is normalized."""
+    """Describe the preparation of an image before its normalization."""
     if settings.get("resized_crop"):
         return f"shorter side resized to {round(size * 256 / 224)} pixels, centre of {size}×{size} cut out"
     return f"resized to {size}×{size} pixels" if settings.get("image_size") else "none"

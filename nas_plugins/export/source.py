@@ -19,18 +19,18 @@ from search_spaces.network import Network
 from search_spaces.stems import CifarStem, DenseHead, DualStem, ImageNetStem
 
 MOST_CLASSES = 100
-"""Most classes whose names stand in the file; the model card has those of larger data sets."""
+"""Maximum number of classes whose names are in the file; for larger data sets they are in the model card."""
 
 
 class Images(NamedTuple):
-    """Images that a network takes.
+    """Input images of a network.
 
     Args:
         dataset: Name of the data set.
-        shape: Channels, height and width; that of any sample of a data module of the user's.
-        mean: Mean of each channel, for pixels from 0 to 1; empty for samples of a data module of the user's.
-        std: Standard deviation of each channel; empty as the mean.
-        classes: Names of the outputs; empty where an evaluator of the user's gives the outputs their meaning.
+        shape: Channels, height and width; for a user-defined data module the shape of a sample.
+        mean: Mean of each channel, for pixels from 0 to 1; empty for samples of a user-defined data module.
+        std: Standard deviation of each channel; empty if the mean is.
+        classes: Names of the outputs; empty if a user-defined evaluator determines their meaning.
     """
 
     dataset: str
@@ -40,7 +40,7 @@ class Images(NamedTuple):
     classes: tuple[str, ...]
 
     def describe(self, task: Task) -> str:
-        """Return in words what the network takes, and what it gives."""
+        """Describe the input and the output of the network."""
         classes = f", {len(self.classes)} {task.outputs}" if self.classes else ""
         if not self.mean:
             return f"samples of {self.dataset}, of shape ({', '.join(map(str, self.shape))}){classes}"
@@ -61,7 +61,7 @@ class Source(NamedTuple):
     names: Mapping[str, str]
 
     def rename(self, weight: str) -> str | None:
-        """Return the name in the file of a weight of the network; None if the file leaves it out."""
+        """Return the name of a weight of the network in the file; None if the file does not have it."""
         owner = weight
         while owner:
             if owner in self.names:
@@ -76,12 +76,12 @@ def write_source(network: Network, genotype: Genotype, images: Images, task: Tas
     Args:
         network: The network.
         genotype: The genotype of the network.
-        images: The images that it takes.
-        task: The task that it does.
-        trained: Whether the file has a function that loads the weights beside it.
+        images: Input images of the network.
+        task: Task of the network.
+        trained: Whether the file has a function that loads the weights from the file beside it.
 
     Raises:
-        InputError: An operation has no plain form.
+        InputError: An operation has no building block in plain PyTorch.
     """
     classes = _cell_classes(network, genotype)
     stem = _stem(network.stem, images.shape[0])
@@ -177,7 +177,7 @@ class _Stem(NamedTuple):
     """Source of a stem.
 
     Args:
-        makes: Lines that make it.
+        makes: Lines that construct the stem.
         runs: Lines that compute ``before`` and ``previous`` from ``x``.
         names: Part of the stem -> attribute of the network in the file.
     """
@@ -269,7 +269,7 @@ def _network(network: Network, classes: Sequence[CellClass], stem: _Stem) -> str
 
 
 def _loop_with_early(early_layer: int) -> list[str]:
-    """Return the lines that run the cells and keep the features of an early layer, of the stem for -1."""
+    """Return the lines that run the cells and keep the features of an early layer, or of the stem for -1."""
     if early_layer < 0:
         return [
             "        early = previous",

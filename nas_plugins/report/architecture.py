@@ -18,7 +18,7 @@ from nas_plugins.report.style import FAINT, INK, MUTED
 from search_spaces.genotype import Genotype
 
 FORMATS = ("svg", "png")
-"""Endings of a picture."""
+"""Extensions of pictures."""
 
 
 def draw(file: PathLike, picture: PathLike) -> str:
@@ -32,7 +32,7 @@ def draw(file: PathLike, picture: PathLike) -> str:
         Description of what was drawn.
 
     Raises:
-        InputError: The picture has another ending, or the file is no sample.
+        InputError: The picture has another extension, or the file is not a sample.
         GenotypeError: The file is a damaged genotype.
     """
     kind = Path(picture).suffix.lower().removeprefix(".")

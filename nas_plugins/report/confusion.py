@@ -1,4 +1,4 @@
-"""Plots and a table of what a retrained network takes for what, class by class."""
+"""Plots and a table of the confusions of a retrained network between classes."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from matplotlib.ticker import PercentFormatter
 from nas_plugins.report.style import FAINT, INK, MUTED, STYLE, axes_at, save
 
 COUNTED, NAMED = 30, 150
-"""Numbers of classes up to which every field shows its count, and every row and column its class."""
+"""Maximum numbers of classes for which every field shows its count, and every row and column its class."""
 
 BARS, MOST_BARS = 25, 100
-"""Bars in one column of the plot of accuracies, and in all of them."""
+"""Maximum number of bars in one column of the plot of accuracies, and in all columns."""
 
 CONFUSION_HEADINGS = ("class", "taken for")
-"""Headings of the columns of words in the table of errors."""
+"""Headings of the text columns in the table of errors."""
 
 
 def class_accuracy(confusion: pd.DataFrame) -> pd.Series:
@@ -77,7 +77,7 @@ def plot_confusion(confusion: pd.DataFrame, path: str | os.PathLike[str]) -> Pat
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(margin + side + 1.1, margin + side + 0.2))
         axis = axes_at(figure, margin, margin, side, side)
-        # By the square root, or rare errors would be as white as none.
+        # Square-root scale, since rare errors would otherwise be as white as none.
         picture = axis.imshow(shares, cmap="Blues", norm=PowerNorm(0.5, vmin=0, vmax=1), aspect="auto")
         _label_classes(axis, names if n <= NAMED else [], font)
         if n <= COUNTED:
@@ -108,7 +108,7 @@ def _label_classes(axis: Axes, names: Sequence[str], font: float) -> None:
 
 
 def plot_class_accuracy(confusion: pd.DataFrame, path: str | os.PathLike[str]) -> Path:
-    """Plot the accuracy of each class as bars, the lowest first; of very many classes the lowest ones.
+    """Plot the accuracy of each class as bars, the lowest first; with very many classes only the lowest.
 
     Args:
         confusion: Number of images by their class (rows) and the predicted class (columns).

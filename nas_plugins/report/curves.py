@@ -234,7 +234,7 @@ def plot_comparison(
         axes[0].tick_params(length=0, which="both")
         lengths = [len(metrics) for metrics in histories.values()]
         if max(lengths) > 4 * min(lengths):
-            # Logarithmic, or a search of 25 epochs is invisible beside a retraining of 600.
+            # Logarithmic, since a search of 25 epochs would be invisible beside a retraining of 600.
             axes[0].set_xscale("log")
             axes[0].xaxis.set_major_formatter("{x:g}")
             axes[0].xaxis.set_minor_formatter(NullFormatter())

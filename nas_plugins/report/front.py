@@ -1,4 +1,4 @@
-"""Accuracy or another metric against cost over runs, with the Pareto front: no network is both cheaper and better."""
+"""Accuracy or another metric against cost over runs, with the Pareto front: networks that no other beats in both."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Front:
     Args:
         dataset: Name of the data set.
         task: The task, whose metric, such as the accuracy, is shown.
-        measured: The metric, in words, and the networks that have it.
+        measured: Name of the metric, and description of the networks, for the labels of the plot.
         metric: The cost; one of :data:`~nas_plugins.runs.tables.COSTS`.
         runs: A row per run: cost, value (of the metric), series (its method) and point, the label that it shares with
             the other seeds.
@@ -62,10 +62,10 @@ class Front:
 
 
 def fronts(runs: Sequence[Run]) -> list[Front]:
-    """Return what can be compared, per data set and task: tested retrainings, otherwise searches with costs.
+    """Return the front of each data set and task, of tested retrainings or, without these, of searches with costs.
 
-    The cost is the one that most runs have, of several the one that most searches have a target for; without targets
-    the multiply-adds.
+    The cost is the one that most runs have; if there are several, the one for which most searches have a target, or
+    without targets the multiply-adds.
 
     Args:
         runs: Searches and retrainings. A retraining is named after the target of the search that found its network.
@@ -75,7 +75,7 @@ def fronts(runs: Sequence[Run]) -> list[Front]:
         own = [run for run in runs if _compared(run) == (task, dataset)]
         tested = [run for run in own if run.kind == "retrain" and run.test]
         searches = [run for run in own if run.kind == "search" and run.targets]
-        # Searches on another data set may have found what is retrained on this one.
+        # Networks that are retrained on this data set may have been found by searches on another one.
         known = [run for run in runs if run.kind == "search" and run.task == task]
         front = _front(dataset, tested, known) or _front(dataset, searches, known)
         found += [] if front is None else [front]
@@ -137,7 +137,7 @@ def _series(runs: Sequence[Run], origins: Sequence[Run | None]) -> list[str]:
 
 
 def _points(runs: Sequence[Run], origins: Sequence[Run | None], series: Sequence[str], metric: str) -> list[str]:
-    """Return the target of each run, or without one its name, shared by the runs of a series with the same network."""
+    """Return the target of each run; without a target, a name that runs of a series with the same network share."""
     count = Counter(run.name for run in runs)
     names: dict[tuple[str, object], str] = {}
     points = []
@@ -152,7 +152,7 @@ def plot_front(front: Front, path: str | os.PathLike[str]) -> Path:
     """Plot a metric against cost: each run, mean and deviation over the seeds of a target, and the Pareto front.
 
     Args:
-        front: What is compared.
+        front: The front to plot.
         path: PNG file to write.
     """
     points = front.points

@@ -1,4 +1,4 @@
-"""Plot of the measures of a search: what would be derived, how decided α is, and how stable."""
+"""Plot of the measures of a search: the derived operations, and the entropy and stability of α."""
 
 from __future__ import annotations
 

@@ -49,10 +49,10 @@ def _differs(key: str, own: Mapping[str, str], other: Mapping[str, str]) -> bool
 
 
 _EARLIER = {"data.labels": None, "data.class_names": None, "data.ignore_index": 255}
-"""Settings of images that runs of earlier versions lack, with the values that these had."""
+"""Settings of images that runs of earlier versions lack, with the values that applied to these runs."""
 
 _WITHOUT_EFFECT = ("data.root", "data.cache", "data.workers")
-"""Settings of the data that change no result."""
+"""Settings of the data that do not affect results."""
 
 
 def _settings(run: Run) -> dict[str, str]:

@@ -56,7 +56,7 @@ _RANKING_HEADINGS = ("architecture", "choice of the search")
 """Text headings of the table of ranked architectures."""
 
 _PIXELS_PER_INCH = 118
-"""Scale of the pictures in the page: the widest, of 10.5 inches, fill it."""
+"""Scale of the pictures in the page, whose width fits the widest ones of 10.5 inches."""
 
 
 def write_report(

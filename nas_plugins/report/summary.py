@@ -34,7 +34,7 @@ def summary(runs: Iterable[str | os.PathLike[str] | Run], compare: str | None = 
         compare: Name of a table of published results, appended as rows of kind "published".
 
     Returns:
-        The columns of :data:`COLUMNS` and :data:`DEVIATION`, and those of the metrics of evaluators of the user's.
+        The columns of :data:`COLUMNS` and :data:`DEVIATION`, and those of the metrics of user-defined evaluators.
         Accuracies are fractions; missing measurements are empty.
 
     Raises:
@@ -94,7 +94,7 @@ def last(values: pd.Series) -> float | None:
 
 
 def _count(*values: float, decimals: int = 2) -> str:
-    """Return values in millions with so many decimals, or in thousands if these would leave fewer than two digits."""
+    """Return values in millions with ``decimals``, or in thousands if that would leave fewer than two digits."""
     size, unit, decimals = (1e6, "M", decimals) if values[0] >= 10 ** (7 - decimals) else (1e3, "k", 1)
     return " ± ".join(f"{value / size:.{decimals}f}" for value in values) + f" {unit}"
 
@@ -110,11 +110,11 @@ def _seconds(*values: float) -> str:
 
 
 _STAGES = {"train": "train", "val": "val", "derived_val": "derived", "test": "test"}
-"""Beginning of the column of a metric -> the word for it in headings."""
+"""Prefix of the column of a metric -> the word for it in headings."""
 
 
 def _metric_columns(task: Task) -> dict[str, tuple[str, Callable[..., str]]]:
-    """Return the columns of the metrics of a task: those of the first in every stage, those of others in the test.
+    """Return the columns of the metrics of a task: the first metric in every stage, the others in the test only.
 
     The headings of tasks other than classification name the metric.
     """
@@ -145,7 +145,7 @@ COLUMNS: dict[str, tuple[str, Callable[..., str]]] = {
     "peak_memory_mb": ("memory", "{:.0f} MB".format),
     "gpu_days": ("GPU days", "{:g}".format),
 }
-"""Column of a summary -> its heading and the function that formats its values; evaluators of the user's add others."""
+"""Column of a summary -> its heading and the function that formats its values; user-defined evaluators add others."""
 DEVIATION = "test_acc_std"
 """Column of a summary with the standard deviation of a published accuracy."""
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from prettytable import HRuleStyle, PrettyTable, VRuleStyle
 
 LEFT_ALIGNED = ("run", "method", "dataset", "retrained on", "image")
-"""Headings of the columns of words; the other columns hold numbers and are aligned right."""
+"""Headings of the text columns; the other columns hold numbers and are aligned right."""
 
 
 def text_table(

@@ -40,7 +40,7 @@ def architecture_weights(alphas: pd.DataFrame, weights: Weights) -> pd.DataFrame
 
 
 class SearchedCell(NamedTuple):
-    """The α of a cell, and those of the inputs of its nodes, None in a search without a topology."""
+    """α of a cell, and α of the inputs of its nodes, which is None in a search without a topology."""
 
     edges: dict[tuple[int, int], dict[str, float]]
     nodes: dict[int, dict[str, float]] | None
@@ -54,7 +54,7 @@ def by_cell(file: Path, rows: pd.DataFrame) -> dict[str, SearchedCell]:
         rows: Rows of one epoch, without the column epoch.
 
     Raises:
-        InputError: A row is not that of an edge of a cell, nor of a node.
+        InputError: A row belongs neither to an edge of a cell nor to a node.
     """
     cells: dict[str, SearchedCell] = {}
     for row in rows.to_dict("records"):
@@ -72,7 +72,7 @@ def by_cell(file: Path, rows: pd.DataFrame) -> dict[str, SearchedCell]:
 
 
 def as_searched(run: Path, cells: Mapping[str, SearchedCell]) -> dict[str, SearchedCell]:
-    """Return α as the search derived them at its end: with what its costs and its finish add to each.
+    """Return the α from which the search derived its result, including the shift by its costs and its finish.
 
     Args:
         run: The run directory.

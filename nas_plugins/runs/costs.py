@@ -18,13 +18,13 @@ _UNITS = (("G", 1e9), ("M", 1e6), ("k", 1e3))
 
 @dataclass(frozen=True)
 class CostResult:
-    """A cost of the network that a search derived.
+    """Cost of the network that a search derived.
 
     Args:
         metric: One of :data:`~nas_plugins.runs.tables.COSTS`.
-        target: The highest cost that it should have.
-        derived: The cost that it has.
-        missed_by: Share by which it is above the target, 0 if it meets the target.
+        target: Highest cost that the network should have.
+        derived: Cost of the network.
+        missed_by: Share by which the cost is above the target, 0 if it meets the target.
     """
 
     metric: str
@@ -48,7 +48,7 @@ def amount(metric: str, value: float) -> str:
     """
     if metric == "latency":
         return f"{_rounded(value)} ms"
-    rounded = float(f"{value:.3g}")  # first, since 999,900 is 1M
+    rounded = float(f"{value:.3g}")  # before the choice of the unit, since 999,900 is 1M
     unit, size = next(((unit, size) for unit, size in _UNITS if rounded >= size), ("", 1.0))
     return f"{rounded / size:g}{unit}"
 

@@ -34,7 +34,7 @@ CONFUSION, CLASS_ACCURACY = "confusion.csv", "class_accuracy.csv"
 OUTPUTS = "outputs.csv"
 
 Architecture = Genotype | dict[str, Any]
-"""What a search finds: a genotype, or a sample of NNI's for a space without cells."""
+"""Result of a search: a genotype, or a sample of NNI for a space without cells."""
 
 
 def is_first() -> bool:
@@ -43,7 +43,7 @@ def is_first() -> bool:
 
 
 def results_of(run: Path, kind: Kind) -> list[Path]:
-    """Return those of the files written at the end of a run that exist."""
+    """Return the existing files among those that are written at the end of a run."""
     names = (GENOTYPE, SAMPLE) if kind == "search" else (NETWORK, WEIGHTS)
     return [run / name for name in names if (run / name).exists()]
 
@@ -79,7 +79,7 @@ def read_config(run: PathLike) -> tuple[Config, Kind]:
     if kind == "retrain":
         return (read_retrain_sample if (Path(run) / SAMPLE).exists() else read_retrain)(file), kind
     strategy = sections.get("strategy", {})
-    # Searches by EDAS from before it had the choice flipped both steps, and end as they began.
+    # Searches by EDAS from before there was this choice flipped both steps, and continue to do so.
     older = str(strategy.get("name")).endswith("EDAS") and "flip" not in strategy
     return read_search(file, ["--strategy.flip", "both"] if older else []), kind
 
@@ -89,7 +89,7 @@ def read_architecture(run: Path) -> Architecture:
 
     Raises:
         InputError: The file cannot be read.
-        GenotypeError: It holds no genotype.
+        GenotypeError: The file does not hold a genotype.
     """
     sample = run / SAMPLE
     return read_object(sample) if sample.exists() else Genotype.load(run / GENOTYPE)
@@ -101,7 +101,7 @@ def create(output: PathLike, config: Config, architecture: Architecture | None =
     Args:
         output: The directory, which :func:`check_output` accepts.
         config: The settings of the run.
-        architecture: What a retraining trains; None for a search.
+        architecture: Architecture to retrain; None for a search.
 
     Raises:
         InputError: The directory cannot be made, or another process makes it at the same time.

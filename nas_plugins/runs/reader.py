@@ -34,7 +34,7 @@ from nas_plugins.tasks import Task, task_of
 from search_spaces.genotype import Genotype
 
 _OTHER_METRICS = ("seconds", "peak_memory_mb", "seconds_per_iteration", *DISTANCES, *COST_COLUMNS, EIGENVALUE)
-"""Columns of metrics.csv behind those of the task."""
+"""Columns of metrics.csv after those of the task."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class Run:
         network: Size of a retrained network and of its images.
         test: Results of ``nas-plugins evaluate``.
         confusion: Number of test images by their class (rows) and the predicted class (columns).
-        outputs: Metrics of each label, value or class of pixels, a row each, with their names in the column output.
+        outputs: Metrics of labels, values or classes of pixels, one row for each, with its name in the column output.
         weights: Function that turns α into the weights of operations.
         targets: Metric -> the highest cost that the search aims at.
         costs: Costs of the derived network of a finished search with targets.
@@ -89,19 +89,19 @@ class Run:
 
     @property
     def task(self) -> Task:
-        """Return the task: what the run measures."""
+        """Return the task of the run."""
         return task_of(self.config)
 
     @property
     def found(self) -> object:
-        """Return what a search found or a retraining trains, equal in both: cells, or a sample of a space."""
+        """Return the cells or the sample that a search found or a retraining trains, comparable between both."""
         if not self.sample:
             return cells_of(self.genotype)
         return get(self.config, "space", "name"), json.dumps(self.sample, sort_keys=True)
 
     @property
     def dataset(self) -> str | None:
-        """Return the name of the data set, or that of the data module of the user's."""
+        """Return the name of the data set, or of the user-defined data module."""
         path = get(self.config, "data", "class_path")
         return get(self.config, "data", "dataset") if path is None else str(path).rpartition(".")[2]
 

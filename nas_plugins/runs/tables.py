@@ -42,7 +42,7 @@ def read_table(path: Path, required: Sequence[str], texts: Sequence[str] = ()) -
     Raises:
         InputError: The file is not such a table, or its end is missing.
     """
-    if not read_text(path).endswith("\n"):  # a number that is cut is still a number
+    if not read_text(path).endswith("\n"):  # a truncated number is still a valid number
         raise InputError(f"{path}: has no newline at its end: its last line may be cut; put back the whole file")
     try:
         # As text, because pandas before 3.1 rounds numbers. Only empty fields are missing: an edge may be called "NA".

@@ -62,7 +62,7 @@ def _check_trial(arguments: list[str], settings: ExperimentConfig) -> None:
     if options.config is None:
         raise ValueError("nas-plugins trial needs --config FILE")
     for name, parameter in settings.search_space.items():
-        if not isinstance(parameter, dict) or parameter.get("_type") not in _TYPES:  # NNI would draw something from it
+        if not isinstance(parameter, dict) or parameter.get("_type") not in _TYPES:  # NNI would accept and sample it
             raise ValueError(f"{name}: {parameter!r:.80} should have a _type of {', '.join(_TYPES)}")
     tuner = RandomTuner(seed=0)
     tuner.update_search_space(settings.search_space)
@@ -74,7 +74,7 @@ def _check_trial(arguments: list[str], settings: ExperimentConfig) -> None:
 
 
 def _check_mode(task: Task, settings: ExperimentConfig) -> None:
-    """Raise a ValueError if the tuner or the assessor looks for the worst trials; of unknown metrics only it knows."""
+    """Raise a ValueError if the tuner or the assessor prefers the worst trials; unknown metrics are not checked."""
     metric = task.metric
     if metric.key not in METRICS:
         return

@@ -1,4 +1,4 @@
-"""The command ``nas-plugins launch``: an NNI experiment from its start to its end."""
+"""The command ``nas-plugins launch``, which runs an NNI experiment from start to end."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from nas_plugins.tasks import metric_of
 
 _POLL_SECONDS = 1.0
 _MAX_IDLE_POLLS = 15
-"""Polls without a running trial after which no further one is expected; NNI starts the next one within 5 seconds."""
+"""Polls without a running trial after which no further trial is expected; NNI starts the next within 5 seconds."""
 _UNFINISHED = ("WAITING", "RUNNING", "UNKNOWN")
 """States of trials that have not ended."""
 
@@ -125,10 +125,10 @@ def _watch(
             if state["status"] in ("DONE", "STOPPED"):
                 break
             idle = 0 if trials["status"].isin(_UNFINISHED).any() else idle + 1
-            # NNI never ends an experiment whose tuner has no more trials, as a grid search,
+            # NNI never ends an experiment whose tuner has no more trials, for example a grid search.
             if state["status"] == "TUNER_NO_MORE_TRIAL" and idle > _MAX_IDLE_POLLS and not trials.empty:
                 break
-            # nor one whose tuner has died.
+            # Neither does NNI end an experiment whose tuner has died.
             if idle and _tuner_has_ended(experiment.id, folder / "log" / "dispatcher.log"):
                 raise RuntimeError("its tuner has ended")
     finally:
@@ -169,7 +169,7 @@ def _tuner_has_ended(experiment: str, log: Path) -> bool:
 
 
 def _show(trials: pd.DataFrame, planned: int | None, before: str) -> str:
-    """Print and return the progress: on a terminal in place, elsewhere only where it differs from ``before``."""
+    """Print and return the progress: on a terminal in place, elsewhere only if it differs from ``before``."""
     counts = trials["status"].value_counts()
     ended = len(trials) - sum(counts.get(status, 0) for status in _UNFINISHED)
     line = f"{ended} of {planned or '?'} trials ended, {counts.get('RUNNING', 0)} running"

@@ -46,8 +46,8 @@ def read_trials(experiment: str | os.PathLike[str]) -> pd.DataFrame:
 
     Returns:
         Columns trial (its ID), status (one of :data:`STATUSES`), value (the final result), run (the run directory,
-        empty where the trial reported none), parameters (key -> value, as chosen) and metric (key of that of the
-        value). In a stopped experiment a trial is never RUNNING but WAITING, since a resume starts it again.
+        empty if the trial reported none), parameters (key -> chosen value) and metric (key of the metric of the value).
+        In a stopped experiment a trial is never RUNNING but WAITING, since a resume starts it again.
 
     Raises:
         InputError: There is no such experiment, or its records cannot be read.
@@ -69,7 +69,7 @@ def read_trials(experiment: str | os.PathLike[str]) -> pd.DataFrame:
 
 
 def _minimizes(database: sqlite3.Connection) -> bool | None:
-    """Return whether the tuner of the experiment looks for the least value; None if it does not say."""
+    """Return whether the tuner of the experiment minimizes; None if its settings do not specify it."""
     try:
         rows = database.execute("SELECT params FROM ExperimentProfile ORDER BY revision DESC LIMIT 1").fetchall()
     except sqlite3.OperationalError:  # no such table: NNI writes it when an experiment starts

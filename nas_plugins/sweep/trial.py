@@ -34,7 +34,7 @@ from search_spaces.genotype import Genotype
 
 
 class Job(NamedTuple):
-    """What a trial has to do: a retraining of one of two files, or a search without either.
+    """Job of a trial: a retraining of a genotype file or of a sample file, or a search if there is neither.
 
     Args:
         genotype: Genotype file to retrain.
@@ -59,9 +59,9 @@ def run_trial(
     The first metric of the task, such as the accuracy, or the metric of the evaluator is an intermediate result after
     every epoch. The final result has "default", which the tuner uses, "run", the run directory, for a retraining e.g.
     "test_acc", "parameters" and "multiply_adds", and for a search with costs those of the derived network, e.g.
-    "latency"; "metric" is the key of the metric, e.g. "acc". Of the mean absolute error lower values are better: the
-    tuner has to minimize. A search reports the metric of the derived network on the validation images; a retraining
-    that of its network, and without a validation split that on the test images.
+    "latency"; "metric" is the key of the metric, e.g. "acc". For the mean absolute error, lower values are better, so
+    the tuner has to minimize. A search reports the metric of the derived network on the validation images. A retraining
+    reports the metric of its network on the validation images, or without a validation split on the test images.
 
     A trial that NNI starts a second time, e.g. on ``nnictl resume``, continues from its last complete epoch.
 
@@ -83,7 +83,7 @@ def run_trial(
     if nni.get_trial_id() == "STANDALONE":
         raise InputError("trial: is started by NNI, as the trialCommand of an experiment; for a single run: search")
     run = _run_directory(output)
-    if not is_first():  # a process that the first one of a search on several devices started
+    if not is_first():  # a process started by the first one of a search on several devices
         return resume(run)
     signal.signal(signal.SIGINT, _end)
     manager = _Manager()
@@ -117,12 +117,9 @@ def merged(
     """Return the checked job of a trial with the chosen parameters.
 
     Args:
-        config: As of :func:`run_trial`.
-        overrides: As of :func:`run_trial`.
-        genotype: As of :func:`run_trial`.
+        config, overrides, genotype, sample: See :func:`run_trial`.
         chosen: Key of the config -> value. A nested choice, e.g.
             ``{"strategy": {"_name": "EDAS", "sign_flip_epochs": 5}}``, replaces the whole section.
-        sample: As of :func:`run_trial`.
 
     Raises:
         InputError: A key is unknown, or a value is wrong.
@@ -170,10 +167,10 @@ def _run_directory(output: PathLike | None) -> Path:
 
 
 def _end(number: int, frame: object) -> None:
-    """Die of the interrupt by which NNI cancels a trial.
+    """End the process by the interrupt with which NNI cancels a trial.
 
-    NNI counts a trial that dies of it as canceled, and one that exits with a status as failed. Nothing is lost, since
-    files are written atomically.
+    NNI counts a trial that is ended by this signal as canceled, and one that exits with a status as failed. No data are
+    lost, since files are written atomically.
     """
     for child in psutil.Process().children(recursive=True):
         with suppress(psutil.NoSuchProcess):
@@ -236,7 +233,7 @@ def _parameters_in(portal: str) -> Any:
 
 
 class _Reporter(pl.Callback):
-    """Callback that reports the result after every epoch: the first of the measures that the run has.
+    """Callback that reports the result after every epoch: the first measure of the task that the run has.
 
 
     Args:
@@ -262,9 +259,9 @@ class _Reporter(pl.Callback):
             self.reported.add(epoch)
 
     def report_missed(self, before: set[int]) -> None:
-        """Report the epochs that neither the manager had before the resume nor this process reported.
+        """Report the epochs that were neither on record before the resume nor reported by this process.
 
-        A manager that is stopped no longer takes the result of a trial that is in the middle of reporting it.
+        A manager that is being stopped no longer accepts a result that a trial is about to report.
         """
         for _, row in read_table(self.run / METRICS, ["epoch", *self.measures]).iterrows():
             if row["epoch"] not in before | self.reported:
@@ -282,7 +279,7 @@ def _final_result(run: Path, searched: bool) -> dict[str, Any]:
     else:
         size = read_object(run / NETWORK)
         tested = f"test_{task.metric.key}"
-        with suppress(UntestableError):  # classes of the user's need no test
+        with suppress(UntestableError):  # user-defined classes need no test
             result[tested] = round(evaluate(run)[tested], 6)
         result |= {metric: size[metric] for metric in COSTS if metric in size}
         if f"val_{task.metric.key}" not in last:

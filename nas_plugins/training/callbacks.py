@@ -106,7 +106,7 @@ class FiniteLoss(Callback):
     Long epochs are also stopped before their end. The losses of single iterations are unknown for NNI's own strategies.
 
     Args:
-        rate: The learning rate of the weights, in messages.
+        rate: Key of the learning rate of the weights, for messages.
     """
 
     def __init__(self, rate: str = "training.learning_rate") -> None:

@@ -50,7 +50,7 @@ class WholeCheckpoints(TorchCheckpointIO):
             raise InputError(f"{error}; {BEGIN_AGAIN}") from None
         saved = checkpoint.get("settings", {})
         for key, here in self.settings.items():
-            if key in saved and saved[key] != here:  # a setting of only one version is no difference
+            if key in saved and saved[key] != here:  # settings that only one version has are ignored
                 raise InputError(
                     f"{path}: not the checkpoint of this run: {key} is {saved[key]!r:.80} there, and {here!r:.80} "
                     f"here; {BEGIN_AGAIN}"

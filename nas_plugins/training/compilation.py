@@ -1,4 +1,4 @@
-"""``torch.compile`` of the training steps of a run, with a line that says what it did, or why it did nothing."""
+"""``torch.compile`` of the training steps of a run, with a message about what is compiled, or why nothing is."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ BACKEND = "inductor"
 """Backend of ``torch.compile``."""
 
 GRAPHS = 256
-"""Number of graphs of one function, where PyTorch would stop at 8: cells differ in channels, strides and plans."""
+"""Maximum number of graphs of one function. PyTorch's 8 are too few: cells differ in channels, strides and plans."""
 
 
 class Compilation(Callback):
     """Compile the training steps of a run: a derived network as a whole, a supernet cell by cell.
 
-    Validation is not compiled, for it would need graphs of its own. The random numbers are those of a run that is not
-    compiled, and so are the names of the weights.
+    Validation is not compiled, because it would need separate graphs. The random numbers and the names of the weights
+    are the same as without compilation.
     """
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ class Compilation(Callback):
         self._started: float | None = None
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Mark what is to be compiled, or say why nothing can be; the first step compiles it."""
+        """Mark the modules that the first step compiles, or print why nothing can be compiled."""
         device = trainer.strategy.root_device
         reason = "several devices train" if trainer.world_size > 1 else _missing(device)
         what, regions = ("", ()) if reason else regions_of(pl_module)
@@ -54,33 +54,33 @@ class Compilation(Callback):
             region.compile(**_arguments(device, graphs=isinstance(pl_module, TaskModule)))
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Begin a step, the first one by the clock."""
+        """Begin a step, and time the first one."""
         if self._regions:
             torch.compiler.cudagraph_mark_step_begin()
             self._started = time.monotonic() if self._started is None else self._started
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        """Say how long the first step took."""
+        """Print the duration of the first step."""
         if self._regions and self._started:
             _tell(trainer, f"{self._what}; the first step took {time.monotonic() - self._started:.0f} s")
             self._started = 0.0
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Leave the validation as it is."""
+        """Run the validation without compilation."""
         if self._regions:
             torch.compiler.set_stance("force_eager")
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Go on with what is compiled."""
+        """Continue with the compiled modules."""
         if self._regions:
             torch.compiler.set_stance("default")
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Leave modules and settings as they were."""
+        """Restore modules and settings."""
         self.teardown(trainer, pl_module, "fit")
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Leave modules and settings as they were."""
+        """Restore modules and settings."""
         if self._regions:
             torch.compiler.set_stance("default")
         for region in self._regions:
@@ -90,7 +90,7 @@ class Compilation(Callback):
 
 
 def regions_of(module: pl.LightningModule) -> tuple[str, Sequence[nn.Module]]:
-    """Return what is compiled by itself in a run, in words and as modules; no modules, and why, where nothing can be.
+    """Return the modules to compile, each by itself, with a description; no modules, with the reason, if none can be.
 
     Args:
         module: The module of a retraining or of a search.
@@ -125,7 +125,7 @@ def _arguments(device: torch.device, graphs: bool) -> dict[str, Any]:
 
 
 def _missing(device: torch.device) -> str | None:
-    """Return what this machine lacks to compile, in words; None if a small function can be compiled."""
+    """Return why this machine cannot compile; None if a small function can be compiled."""
     if not hasattr(torch.compiler, "set_stance"):
         return "it needs PyTorch 2.6"
     try:

@@ -1,4 +1,4 @@
-"""Costs in a search: tables of what candidates cost, and what the derived network costs."""
+"""Costs in a search: cost tables of the candidates, and costs of the derived network."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def costs_of(
     Args:
         config: The settings.
         strategy: The strategy.
-        space: The space, before it is a supernet.
-        example: Some input of the model.
+        space: The space, before it becomes a supernet.
+        example: Example input of the model.
         latency: The latencies that the run began with; None if there are none yet.
 
     Raises:
@@ -60,12 +60,12 @@ def costs_of(
 
 
 def with_counts(found: dict[str, Any], network: nn.Module, example: Example) -> dict[str, Any]:
-    """Return the costs of a derived network as they are counted on it, and by which share they miss their targets.
+    """Return the costs counted on a derived network, and the shares by which they miss their targets.
 
     Args:
         found: What :meth:`~strategies.cost.search.CostSearch.derived_costs` returns.
         network: The derived network.
-        example: Some input of the network.
+        example: Example input of the network.
     """
     counted = {
         "parameters": count_parameters(network),
@@ -104,7 +104,7 @@ def _check_same_space(file: PathLike, config: Config) -> None:
     """Check that a table of latencies is of the space of a config, on images of this size.
 
     Raises:
-        InputError: It says that it is not. A table from elsewhere may not say.
+        InputError: The table names another space or size. Tables that name none are accepted.
     """
     written = read_object(Path(file))
     for section, here in _space_of(config).items():
@@ -120,7 +120,7 @@ def _check_same_space(file: PathLike, config: Config) -> None:
 
 
 def save_latency(file: Path, latency: Latency, config: Config) -> None:
-    """Write a table of latencies, with the settings of the space that it is of."""
+    """Write a table of latencies, with the settings of its space."""
     runs.write_json(file, {**latency.to_json(), **_space_of(config)})
 
 
@@ -142,7 +142,7 @@ def read_latency(file: Path) -> Latency:
     """Return the latencies of a file.
 
     Raises:
-        InputError: The file is no table of latencies.
+        InputError: The file is not a table of latencies.
     """
     try:
         return Latency.from_json(json.loads(read_text(file)))

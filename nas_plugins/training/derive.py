@@ -40,8 +40,8 @@ def derive(
         layers: Depth of the network; None for that of the search.
         epoch: Epoch whose final α are used, counted from 0; None for the last epoch.
         max_skips: Maximum number of skip connections in each cell, at least 0: see
-            :class:`~strategies.derivation.FewSkips`. None for no limit but that of the search. Costs may then be above
-            their targets.
+            :class:`~strategies.derivation.FewSkips`. None for the limit of the search only. With a maximum, costs may
+            be above their targets.
 
     Returns:
         The genotype.

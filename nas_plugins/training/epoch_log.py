@@ -31,13 +31,13 @@ from search_spaces.genotype import Genotype
 from strategies.rng import isolate_rng
 
 _NOTE = "logged.json"
-"""File in the folder of the logs: logger -> number of epochs that it holds, and its identifier."""
+"""File in the folder of the logs: logger -> number of logged epochs, and identifier."""
 
 _IMAGES = 10
 """Number of epochs, spread evenly, whose cells and weights are drawn, besides the last one."""
 
 _RESOURCES = ("seconds", "seconds_per_iteration", "peak_memory_mb")
-"""Columns of metrics.csv that have a group of their own in a log."""
+"""Columns of metrics.csv that form a separate group in a log."""
 
 Derived = Callable[[pl.LightningModule], Genotype | None]
 
@@ -45,8 +45,8 @@ Derived = Callable[[pl.LightningModule], Genotype | None]
 class EpochLog(Callback):
     """Log every epoch, from the tables that the :class:`~nas_plugins.training.recorder.Recorder` has just written.
 
-    The step of a log is the epoch. A run that begins at its first epoch begins its logs anew; a resumed one continues
-    them, and logs no epoch twice. The random generators are left as they were.
+    The step of a log is the epoch. A run that begins at its first epoch replaces its logs; a resumed run continues them
+    without logging an epoch twice. The states of the random generators are restored.
 
     Args:
         config: The settings of the run, which are logged as its hyperparameters.
@@ -83,7 +83,7 @@ class EpochLog(Callback):
             self._write_note()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Log the metrics of the epoch and the weights of the candidates; from time to time also drawings."""
+        """Log the metrics of the epoch and the weights of the candidates, after some epochs also drawings."""
         epoch = trainer.current_epoch
         loggers = {name: logger for name, logger in self._loggers.items() if self._note[name]["epochs"] <= epoch}
         if not loggers:
@@ -128,7 +128,7 @@ class EpochLog(Callback):
             self._close(finished=True)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Close the loggers of a run that ends too early."""
+        """Close the loggers of a run that fails."""
         self._close(finished=False)
 
     def _close(self, finished: bool) -> None:
@@ -149,7 +149,7 @@ def epoch_logs(config: Config, run: Path, derived: Derived | None = None) -> lis
 
 
 def _metrics(run: Run, epoch: int, logged: Any) -> dict[str, float]:
-    """Return the metrics of an epoch: those of metrics.csv, and what else was logged."""
+    """Return the metrics of an epoch: those of metrics.csv, and all others that were logged."""
     row = run.metrics[run.metrics["epoch"] == epoch].iloc[-1].drop("epoch").dropna()
     measured = {str(name): float(value) for name, value in row.items()}
     others = {name: float(value) for name, value in logged.items() if name not in run.metrics}
@@ -157,7 +157,7 @@ def _metrics(run: Run, epoch: int, logged: Any) -> dict[str, float]:
 
 
 def _grouped(name: str) -> str:
-    """Return the name of a metric with its group before it."""
+    """Return the name of a metric, prefixed with its group."""
     if "/" in name:
         return name
     return f"resources/{name}" if name in _RESOURCES else f"metrics/{name}"

@@ -1,4 +1,4 @@
-"""Retrainings that begin with the weights of the supernet of a finished search."""
+"""Retrainings that start from the weights of the supernet of a finished search."""
 
 from __future__ import annotations
 
@@ -27,17 +27,18 @@ _WEIGHTS = "training_module._model."
 """Prefix of the weights of the supernet in the checkpoint of a search."""
 
 _SIZE = ("channels", "stem", "mlp_width")
-"""Keys of the section network that a space of cells has too."""
+"""Keys of the section network that are also arguments of spaces of cells."""
 
 
 class Supernet:
-    """The supernet of a finished search, with its trained weights.
+    """Supernet of a finished search, with its trained weights.
 
     Args:
-        found: The genotype file or the sample file, which lies in the run directory of the search.
+        found: The genotype file or the sample file in the run directory of the search.
 
     Raises:
-        InputError: It lies in no finished search by a strategy of this project, or the checkpoint is damaged.
+        InputError: The file is not in the run directory of a finished search by a strategy of this project, or the
+            checkpoint is damaged.
     """
 
     def __init__(self, found: PathLike) -> None:
@@ -65,8 +66,8 @@ class Supernet:
         """Return the settings of a retraining with the size of the supernet.
 
         Raises:
-            InputError: The space has no cells of this project, the task is another one, or the retraining of a sample
-                has another space.
+            InputError: The space has no cells of this project, the task of the search is another one, or the retraining
+                of a sample has another space.
         """
         task, searched = config.task, self.config.task
         if task != searched and not (task.further or searched.further):  # an evaluator trains networks of any task
@@ -102,7 +103,7 @@ class Supernet:
             data: Data of the retraining.
 
         Raises:
-            InputError: The architecture is no point of the space, the images are others, or no weights fit.
+            InputError: The architecture is not in the space, the images have other sizes, or no weights fit.
         """
         for key in ("num_classes", "image_channels"):
             here, there = sizes(data).get(key), sizes(self.data).get(key)

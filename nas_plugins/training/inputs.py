@@ -1,4 +1,4 @@
-"""The LightningModule of a run, and an example of what its model gets, by trying classes of the user's on a batch."""
+"""LightningModule of a run, and an example input of its model, for which user-defined classes are tried on a batch."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from strategies.supernet.trial_pass import first_samples
 
 
 def training_module(config: Config, data: Data) -> LightningModule:
-    """Return the LightningModule of a run, without its model: that of the user's, or that of the task.
+    """Return the LightningModule of a run, without its model: a user-defined one, or that of the task.
 
     Args:
         config: The settings.
         data: The data.
 
     Raises:
-        InputError: The constructor of the user's fails, or classes are to be told apart and their number is unknown.
+        InputError: A user-defined constructor fails, or the number of classes of a classification is unknown.
     """
     if "evaluator" in config.user:
         module: LightningModule = config.user["evaluator"].build()
@@ -40,15 +40,15 @@ def training_module(config: Config, data: Data) -> LightningModule:
 
 
 def example_of(config: Config, data: Data, build: Callable[[], nn.Module]) -> Example:
-    """Return the input of a model for two samples: blank images, or what a real batch gives with classes of the user's.
+    """Return the input of a model for two samples: blank images or, with user-defined classes, a part of a real batch.
 
     Args:
         config: The settings.
         data: The data.
-        build: Function that returns a model. With classes of the user's it is trained on one batch.
+        build: Function that returns a model. With user-defined classes, the model is trained on one batch.
 
     Raises:
-        InputError: The model, the data and the evaluator do not fit, or the evaluator does not log what it should.
+        InputError: The model, the data and the evaluator do not fit together, or the evaluator does not log its metric.
     """
     if not config.user:
         assert isinstance(data, ImageData)
@@ -59,7 +59,7 @@ def example_of(config: Config, data: Data, build: Callable[[], nn.Module]) -> Ex
 
 
 def _try_out(config: Config, data: Data, model: nn.Module) -> Example:
-    """Train and validate a model on one batch each, and return what it got of the first two samples."""
+    """Train and validate a model on one batch each, and return its input for the first two samples."""
     module, seen = training_module(config, data), list[Example]()
     module.set_model(model)
     losses = _losses_of(module)
@@ -81,8 +81,8 @@ def _try_out(config: Config, data: Data, model: nn.Module) -> Example:
         trainer.fit(module, datamodule=data)
     except InputError:
         raise
-    except Exception as error:  # code of the user raises any kind
-        if "multiple optimizers" in str(error):  # Lightning advises what a search does not allow
+    except Exception as error:  # user code can raise any exception
+        if "multiple optimizers" in str(error):  # Lightning's advice would not work in a search
             raise InputError(
                 f"evaluator: configure_optimizers of {type(module).__name__} gives several optimizers; it should be one"
             ) from None
@@ -101,7 +101,7 @@ def _try_out(config: Config, data: Data, model: nn.Module) -> Example:
 
 
 def _losses_of(module: LightningModule) -> list[Any]:
-    """Return a list to which each training step of a module will add its loss, None if it returns none."""
+    """Return a list to which each training step of a module will append its loss, or None if it returns no loss."""
     losses: list[Any] = []
     step = module.training_step
 
@@ -115,7 +115,7 @@ def _losses_of(module: LightningModule) -> list[Any]:
 
 
 def _hint(model: nn.Module, seen: Sequence[Example]) -> str:
-    """Return advice where cells of images got series, or cells of series images."""
+    """Return advice if cells for images received series, or cells for series received images."""
     dimensions = getattr(getattr(model, "network", model), "dimensions", None)
     first = seen[0][0][0] if seen and seen[0][0] else None
     if not isinstance(first, Tensor) or dimensions in (None, first.dim() - 2):
@@ -128,7 +128,7 @@ def _on_cpu(value: Any) -> Any:
 
 
 def _check_metric(evaluator: UserClass, logged: Mapping[str, Any]) -> None:
-    """Raise an InputError if an evaluator does not log the metric that counts."""
+    """Raise an InputError if an evaluator does not log its metric."""
     name, metric = evaluator.name, evaluator.values["metric"]
     validated = [key for key in logged if key.startswith("val_")]
     if not validated:

@@ -1,4 +1,4 @@
-"""Lightning's loggers of a run: the packages they need, the place they write to, and their images."""
+"""Lightning's loggers of a run: their packages, where they write, and their images."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def open_logger(name: LoggerName, run: Path, folder: Path, epochs: int, identifi
         name: Name of the logger.
         run: The run directory, whose name is shown.
         folder: Folder to write to.
-        epochs: Number of epochs that the log holds; what it has of later ones is dropped.
+        epochs: Number of epochs that the log holds; entries of later epochs are dropped.
         identifier: Identifier of the log that is continued (see :func:`identifier_of`); None for a new log.
 
     Raises:
@@ -60,12 +60,12 @@ def open_logger(name: LoggerName, run: Path, folder: Path, epochs: int, identifi
             logger: Any = _OPEN[name](run.resolve().name, folder.absolute(), epochs, identifier)
             _ = logger.experiment  # made on first use
             return logger
-    except Exception as error:  # each package has errors of its own
+    except Exception as error:  # each package raises different errors
         raise InputError(f"logger: {name} does not start: {one_line(error)[:300]}") from None
 
 
 def identifier_of(logger: Logger) -> str | None:
-    """Return what W&B or MLflow call a log; None for the other loggers, which are known by their folder."""
+    """Return the identifier of a log of W&B or MLflow; None for other loggers, which are identified by their folder."""
     return str(logger.version) if isinstance(logger, (WandbLogger, MLFlowLogger)) else None
 
 
@@ -153,9 +153,9 @@ def _read_rows(file: Path, epochs: int) -> list[dict[str, Any]]:
 
 @contextmanager
 def _quiet_start() -> Iterator[None]:
-    """Silence the start of a logger in this context.
+    """Silence the start of a logger within this context, and restore the environment.
 
-    MLflow notes its store in the environment; without the restoration, the next run of this process would log there.
+    MLflow writes its store into the environment; without the restoration, the next run of this process would log there.
     """
     before = {name: os.environ.get(name) for name in ("MLFLOW_TRACKING_URI", "MLFLOW_LOGGING_LEVEL")}
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "ERROR")

@@ -15,7 +15,7 @@ from search_spaces.network import Network
 
 
 class TaskModule(LightningModule):
-    """The loss of a task, SGD with momentum and a cosine schedule: the recipe of DARTS and its descendants.
+    """Loss of a task, SGD with momentum and a cosine schedule: the recipe of DARTS and its descendants.
 
     The model is set by NNI or by :meth:`set_model`. Logs the loss and the metrics of the task with the prefixes
     ``train_``, ``val_`` and ``test_``, for example ``train_loss`` and ``train_acc``.
@@ -33,12 +33,12 @@ class TaskModule(LightningModule):
         self.derived = derived
         self.criterion = targets.loss(training.label_smoothing)
         self.train_metrics, self.val_metrics = targets.metrics(), targets.metrics()
-        # A single process tests, also right after a training by several.
+        # Only one process tests, even right after a training on several devices.
         self.test_metrics = targets.metrics(sync_on_compute=False)
 
     def setup(self, stage: str) -> None:
         """Choose the memory format of a derived network."""
-        # As for a supernet. Only CPUs were measured in this format.
+        # The same format as for a supernet. It was measured on CPUs only.
         if isinstance(self.model, Network) and self.trainer.strategy.root_device.type == "cpu":
             self.to(memory_format=torch.channels_last)
 
@@ -80,7 +80,7 @@ class TaskModule(LightningModule):
         return self._evaluate("test", self.test_metrics, batch)
 
     def predict_step(self, batch: Tensor, batch_idx: int) -> Tensor:
-        """Return the outputs for images; of dense ones the class of each pixel, -1 if they are not finite."""
+        """Return the outputs for images; if they are dense, the class of each pixel, or -1 if they are not finite."""
         outputs: Tensor = self(batch)
         if not self.targets.task.dense:
             return outputs

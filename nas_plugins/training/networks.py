@@ -1,4 +1,4 @@
-"""The network that a retraining trains: that of a genotype, or that of a sample of any other space."""
+"""Network of a retraining, built from a genotype or from a sample of any other space."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from strategies.supernet.shared_input import copied
 Sample = Mapping[str, Any]
 
 _NDS_OPTIONS = {"auxiliary_loss", "drop_path_prob"}
-"""Arguments by which NNI's spaces of cells (NASNet, ENAS, AmoebaNet, PNAS, DARTS) have what the recipe uses."""
+"""Arguments of NNI's spaces of cells (NASNet, ENAS, AmoebaNet, PNAS, DARTS) that the recipe sets."""
 
 
 def network_of_genotype(genotype: Genotype, config: Config, data: Data) -> Network:
@@ -69,13 +69,13 @@ def network_of_genotype(genotype: Genotype, config: Config, data: Data) -> Netwo
 
 
 def network_of_sample(sample: Sample, config: Config, data: Data) -> nn.Module:
-    """Return the network of a sample: the space of the config, made with this sample.
+    """Return the network of a sample, which is an instance of the space of the config.
 
-    The auxiliary head and drop-path of NNI's spaces of cells are there if the recipe uses them. A network that inherits
+    In NNI's spaces of cells it has an auxiliary head and drop-path if the recipe uses them. A network that inherits
     weights has neither, since it is a part of the supernet.
 
     Raises:
-        InputError: The sample is no point of the space, or the network does not fit the images.
+        InputError: The sample is not in the space, or the network does not fit the images.
     """
     assert config.derived is not None
     searching: dict[str, Any] = {}
@@ -87,7 +87,7 @@ def network_of_sample(sample: Sample, config: Config, data: Data) -> nn.Module:
         space = build_space(config, data, **searching)
     fitting = fitting_sample(space, sample)
     if config.derived.weights == "inherited":
-        network = inherit(DARTS().mutate_model(space), fitting).train()  # its form is the same for every strategy
+        network = inherit(DARTS().mutate_model(space), fitting).train()  # any strategy makes the same supernet
     else:
         with model_context(fitting):
             network = build_space(config, data, **options)
@@ -100,8 +100,8 @@ def build_space(config: Config, data: Data, **options: Any) -> ModelSpace:
     """Return the space of a config for the data, with further arguments that its class may take.
 
     Raises:
-        InputError: The class refuses its arguments, has no head for the task, or takes an argument that neither the
-            config nor the data has.
+        InputError: The arguments are not valid for the class, the class has no head for the task, or neither the config
+            nor the data has one of its arguments.
     """
     given, known = config.arguments["space"], sizes(data)
     taken = argument_names(plugins.find("space", given["name"]))
@@ -122,17 +122,17 @@ def build_space(config: Config, data: Data, **options: Any) -> ModelSpace:
 
 
 def fitting_sample(space: ModelSpace, sample: Sample) -> dict[str, Any]:
-    """Return the sample with values as the space has them, which in JSON may have another type.
+    """Return the sample with the values of the space, which may have another type in JSON.
 
     Raises:
-        InputError: The sample is no point of the space; the message names the label, the value and what is right.
+        InputError: The sample is not in the space; the message names the label, the value and the accepted values.
     """
     choices = space.simplify()
     restored = {label: _restored(choices.get(label), value) for label, value in sample.items()}
     name = type(space).__name__
     try:
         error = space.check_contains(restored)
-    except (TypeError, ValueError, KeyError, AttributeError, AssertionError) as raised:  # of values of another kind
+    except (TypeError, ValueError, KeyError, AttributeError, AssertionError) as raised:  # values of a wrong type
         error = SampleValidationError(one_line(raised))
     if error is None:
         return restored
@@ -145,7 +145,7 @@ def fitting_sample(space: ModelSpace, sample: Sample) -> dict[str, Any]:
 
 
 def _restored(choice: Mutable | None, value: Any) -> Any:
-    """Return the value of a choice that JSON writes as this value."""
+    """Return the value of a choice that has this representation in JSON."""
     if isinstance(choice, Categorical):
         for possible in choice.values:
             if json.loads(json.dumps(possible, default=str)) == value:
@@ -161,7 +161,7 @@ def _contains(choice: Mutable, sample: Sample) -> bool:
 
 
 def _right(choice: Mutable) -> str:
-    """Return the values of a choice in words."""
+    """Describe the values of a choice."""
     if isinstance(choice, Categorical):
         return f"one of {', '.join(map(str, choice.values))}"
     if isinstance(choice, CategoricalMultiple):
@@ -188,7 +188,7 @@ def _check_output(network: nn.Module, data: ImageData, name: str) -> None:
 
 
 def _training_output(network: nn.Module, example: Example) -> Any:
-    """Return the output of a copy of a network in training mode for some input."""
+    """Return the output of a copy of a network in training mode for an example input."""
     args, kwargs = copied(example)
     with torch.no_grad(), isolate_rng():
         return copy.deepcopy(network).train()(*args, **kwargs)
@@ -200,7 +200,7 @@ def warn_unused(network: nn.Module, config: Config, example: Example) -> None:
     Args:
         network: The network.
         config: The settings.
-        example: Some input of the network.
+        example: Example input of the network.
     """
     recipe, name = config.derived, type(network).__name__
     assert recipe is not None
@@ -233,7 +233,7 @@ def auxiliary_head(network: nn.Module) -> nn.Module | None:
 
 
 def space_beside(sample: PathLike) -> dict[str, Any]:
-    """Return the section space of the run in whose directory a sample lies; empty if it lies in none.
+    """Return the section space of the run whose directory contains a sample; empty if there is no such run.
 
     Raises:
         InputError: The config of the run is damaged.

@@ -14,11 +14,11 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from nas_plugins.tasks import TASKS, Targets
 
 MATRIX = "confusion"
-"""Key of the confusion matrix, which a classification has in place of metrics for each class."""
+"""Key of the confusion matrix, which a classification has instead of metrics for each class."""
 
 
 class OutputMetrics(Callback):
-    """Measure each output on its own: the confusion matrix of a classification, else the metrics of the task.
+    """Measure each output separately: the confusion matrix of a classification, otherwise the metrics of the task.
 
     Args:
         targets: Targets of the data set.
@@ -26,7 +26,7 @@ class OutputMetrics(Callback):
 
     def __init__(self, targets: Targets) -> None:
         self.targets = targets
-        # A single process evaluates, also right after a training by several.
+        # Only one process evaluates, even right after a training on several devices.
         self.metrics: dict[str, Metric] = (
             {MATRIX: MulticlassConfusionMatrix(targets.count, sync_on_compute=False)}
             if targets.task is TASKS["classification"]
@@ -34,7 +34,7 @@ class OutputMetrics(Callback):
         )
 
     def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Start at zero, on the device of the test."""
+        """Move the metrics to the device of the test, and reset them."""
         for metric in self.metrics.values():
             metric.to(pl_module.device).reset()
 

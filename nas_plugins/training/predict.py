@@ -31,7 +31,7 @@ def predict(run: PathLike, images: Iterable[PathLike]) -> pd.DataFrame:
     """Predict the outputs for image files, prepared as ``evaluate`` prepares the test images.
 
     Args:
-        run: Run directory of a finished retraining, whose data set is still there.
+        run: Run directory of a finished retraining, whose data set is still available.
         images: Image files, and folders that are searched for them.
 
     Returns:
@@ -46,7 +46,7 @@ def predict(run: PathLike, images: Iterable[PathLike]) -> pd.DataFrame:
         values = targets.predicted(outputs)
     elif targets.task.dense:
         values = torch.stack([outputs.flatten(1) == number for number in range(targets.count)]).double().mean(2).T
-    else:  # in 64 bits, in which different logits have different probabilities
+    else:  # in 64 bits, so that different logits have different probabilities
         logits = outputs.double()
         values = logits.sigmoid() if targets.task.name == "multilabel" else logits.softmax(1)
     return pd.DataFrame(values.numpy(), pd.Index(files, name="image"), list(targets.names))
@@ -56,10 +56,10 @@ def predict(run: PathLike, images: Iterable[PathLike]) -> pd.DataFrame:
 def predict_masks(run: PathLike, images: Iterable[PathLike], output: PathLike) -> int:
     """Predict the masks of image files, and write them as grey PNG files of class numbers.
 
-    A mask has the size of its image, except where images are cropped, which it is as the network sees it.
+    A mask has the size of its image. If images are cropped, it has the size of the cropped image.
 
     Args:
-        run: Run directory of a finished retraining for segmentation, whose data set is still there.
+        run: Run directory of a finished retraining for segmentation, whose data set is still available.
         images: Image files, and folders that are searched for them.
         output: Folder for the masks, which are named after the images.
 
@@ -119,7 +119,7 @@ def _predicted(run: Path, files: list[str]) -> tuple[Targets, list[str], Tensor]
 def save_predictions(predictions: pd.DataFrame, path: PathLike, task: str = "classification") -> None:
     """Write predictions as a CSV table.
 
-    Its columns are the image, the most probable class or the labels of a probability of at least 0.5, and each output.
+    Columns are the image, the most probable class or the labels with a probability of at least 0.5, and the outputs.
 
     Args:
         predictions: What :func:`predict` returns.
@@ -132,7 +132,7 @@ def save_predictions(predictions: pd.DataFrame, path: PathLike, task: str = "cla
         table.insert(0, "class", predictions.idxmax(axis=1))
     elif task == "multilabel":
         table.insert(0, "labels", [";".join(row.index[row >= 0.5]) for _, row in predictions.iterrows()])
-    # Linux takes names of files that are no text.
+    # On Linux, names of files may not be valid text.
     table.index = table.index.map(lambda image: image.encode("utf-8", "replace").decode("utf-8"))
     write_text_whole(path, table.to_csv())
 

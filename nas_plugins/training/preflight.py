@@ -71,14 +71,14 @@ def check_space(space: ModelSpace, data: ImageData) -> None:
 
 
 def check_validated(metric: str, key: str, task: Task) -> None:
-    """Raise an InputError if the validation of a task does not log a metric; a task of the user's may log any."""
+    """Raise an InputError if the validation of a task does not log a metric; a user-defined task may log any."""
     known = [column for column in task.columns if column.startswith("val_")]
     if metric not in known and not task.further:
         raise InputError(f"{key}: {metric!r} should be one of {', '.join(known)}, for task: {task.name}")
 
 
 def check_sample(searched: ModelSpace, ranked: ModelSpace) -> None:
-    """Raise an InputError if a space has no network for the samples of another one."""
+    """Raise an InputError if a space has no network for the samples of the searched space."""
     sample: dict[str, Any] = {}
     searched.default(sample)
     try:

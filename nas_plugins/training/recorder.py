@@ -22,7 +22,7 @@ _STATUS = Path("/proc/self/status")
 
 
 Alphas = Callable[[], Mapping[str, Mapping[Any, float]]]
-"""Returns the current α by edge and operation."""
+"""Function that returns the current α by edge and operation."""
 
 
 class Recorder(Callback):
@@ -109,12 +109,13 @@ def peak_memory_mb(accelerated: bool) -> float:
     """Return the peak memory since :func:`reset_peak_memory`, in units of 2**20 bytes.
 
     Args:
-        accelerated: Measure the memory of the accelerator instead of that of the process, which only Linux tells.
+        accelerated: Whether to measure the memory of the accelerator instead of that of the process, which is known on
+            Linux only.
     """
     if accelerated:
         return torch.cuda.max_memory_allocated() / 2**20
     if not _STATUS.exists():
         return math.nan
-    # Not resource.getrusage, whose peak includes that of the process that started this one.
+    # Not resource.getrusage, whose peak includes that of the parent process.
     (peak,) = (line for line in _STATUS.read_text().splitlines() if line.startswith("VmHWM"))
     return int(peak.split()[1]) / 2**10

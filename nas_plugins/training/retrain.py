@@ -90,10 +90,10 @@ def retrain_sample(
     overrides: Sequence[str] = (),
     callbacks: Sequence[pl.Callback] = (),
 ) -> Path:
-    """Train the network of a sample of any space, by default from scratch; that of a space with cells by its genotype.
+    """Train the network of a sample of any space, by default from scratch; in a space with cells, that of its genotype.
 
     Args:
-        sample: The sample file, a JSON object of label and value of every choice.
+        sample: The sample file, a JSON object with the value of every choice by its label.
         config: The config file. Its section space takes precedence over that of the search run in which the sample
             lies, key by key.
         output: The run directory to make.
@@ -104,7 +104,7 @@ def retrain_sample(
         The run directory, with ``weights.pt``.
 
     Raises:
-        InputError: An argument or a setting cannot be used, or the sample is no point of the space.
+        InputError: An argument or a setting cannot be used, or the sample is not in the space.
     """
     found = read_object(Path(sample))
     if "format" in found:
@@ -116,7 +116,7 @@ def retrain_sample(
 
 
 def _check(settings: Config, output: PathLike) -> None:
-    check_compute(settings.compute)  # first, because on several machines only Lightning knows which process is first
+    check_compute(settings.compute)  # before the others: on several machines only Lightning knows the first process
     runs.check_output(output)
     check_loggers(settings.loggers)
 
@@ -160,13 +160,13 @@ def evaluate(run: PathLike) -> dict[str, float]:
     """Test a retrained network, using only the files of its run, and write the result into the run.
 
     The files are ``test.json`` with the returned values, for a classification ``confusion.csv`` and
-    ``class_accuracy.csv``, and for another task ``outputs.csv`` with the metrics of each label, value or class. An
-    evaluator of the user's, whose outputs may be anything, has ``test.json`` only.
+    ``class_accuracy.csv``, and for another task ``outputs.csv`` with the metrics of each label, value or class. A
+    user-defined evaluator, whose outputs may be anything, has ``test.json`` only.
 
     Returns:
         The metrics of the task, for example ``test_acc`` (a fraction from 0 to 1), ``test_loss`` and ``images``, the
-        number of test images. With an evaluator of the user's what it logs in ``test_step``, and with data of the
-        user's ``samples`` in place of ``images``.
+        number of test images. With a user-defined evaluator, the values that it logs in ``test_step``; with
+        user-defined data, ``samples`` instead of ``images``.
 
     Raises:
         InputError: The directory is not a finished retraining, or its weights are damaged.
@@ -199,7 +199,7 @@ def load_retraining(run: Path, command: str, on_cpu: bool = False) -> Retraining
     Args:
         run: The run directory.
         command: Name of the command that needs the run, for messages.
-        on_cpu: Whether to use the CPU, whatever trained the network.
+        on_cpu: Whether to use the CPU, on whatever device the network was trained.
 
     Raises:
         InputError: The directory is not a finished retraining, or its weights are damaged.
@@ -208,7 +208,7 @@ def load_retraining(run: Path, command: str, on_cpu: bool = False) -> Retraining
     if kind == "search" or not runs.is_finished(run, kind):
         what = "a search" if kind == "search" else f"not finished (nas-plugins resume {run} goes on with it)"
         raise InputError(f"{run}: {what}; {command} takes the run directory of a finished retraining")
-    # Several processes would count some images twice to have equal shares, and this machine may have one device only.
+    # Several processes would count some images twice to get equal shares, and this machine may have only one device.
     compute = replace(settings.compute, devices=1, nodes=1)
     if on_cpu or (compute.accelerator in ("gpu", "cuda") and not torch.cuda.is_available()):
         compute = replace(compute, accelerator="cpu", precision="32-true")
@@ -220,7 +220,7 @@ def load_retraining(run: Path, command: str, on_cpu: bool = False) -> Retraining
 
 
 class UntestableError(InputError):
-    """Classes of the user's have no test."""
+    """User-defined classes have no test."""
 
 
 class Retraining:
@@ -252,22 +252,22 @@ class Retraining:
 
     @cached_property
     def example(self) -> Example:
-        """Some input of the network.
+        """Return an example input of the network.
 
         Raises:
-            InputError: Classes of the user's do not fit the network.
+            InputError: User-defined classes do not fit the network.
         """
         return example_of(self.config, self.data, lambda: copy.deepcopy(self.network))
 
     def begin_with(self, weights: dict[str, Tensor], file: Path) -> None:
-        """Take inherited weights; an auxiliary head, which no supernet has, keeps its own.
+        """Load inherited weights; an auxiliary head, which no supernet has, keeps its random weights.
 
         Args:
             weights: The weights of the network by name.
-            file: The file that they are from, for messages.
+            file: The file that the weights are from, for messages.
 
         Raises:
-            InputError: They are not those of the network.
+            InputError: The weights are not those of the network.
         """
         own = self.network.state_dict()
         load_weights(self.network, file, {name: own[name] for name in own if name.startswith("auxiliary.")} | weights)
@@ -308,7 +308,7 @@ class Retraining:
         }
 
     def check_test(self) -> None:
-        """Raise an UntestableError if classes of the user's cannot test a network."""
+        """Raise an UntestableError if user-defined classes cannot test a network."""
         if not is_overridden("test_dataloader", self.data, pl.LightningDataModule):
             raise UntestableError(f"data.class_path: {type(self.data).__name__} has no test_dataloader")
         if not is_overridden("test_step", self.module):
@@ -318,7 +318,7 @@ class Retraining:
         """Return what the module logs on the test samples, and their number.
 
         Raises:
-            InputError: Code of the user's fails, or tests on several loaders.
+            InputError: User code fails, or tests on several loaders.
         """
         counter = SampleCounter()
         trainer = make_trainer(self.config, run, [*callbacks, counter])

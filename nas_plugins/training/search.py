@@ -73,7 +73,7 @@ def search(
         InputError: An argument or a setting cannot be used.
     """
     settings = read_search(config, overrides)
-    check_compute(settings.compute)  # first, because on several machines only Lightning knows which process is first
+    check_compute(settings.compute)  # before the others: on several machines only Lightning knows the first process
     runs.check_output(output)
     check_loggers(settings.loggers)
     experiment = _Search(settings)
@@ -145,7 +145,7 @@ class _Search:
             strategy.cost = self.costs
 
     def _set_finish(self, strategy: OneShotStrategy) -> None:
-        """Give the ranking at the end its metric and, of the arguments of its space, a function that makes it."""
+        """Set the metric of the final ranking, and replace the arguments of its space by a function that makes it."""
         finish = strategy.finish if isinstance(strategy, DifferentiableStrategy) else None
         if finish is None:
             return
@@ -160,13 +160,13 @@ class _Search:
             try:
                 with isolate_rng():
                     check_sample(self.space, make())
-            except InputError as error:  # of the section space
+            except InputError as error:  # its message begins with the section space
                 raise InputError(f"strategy.finish.{error}") from None
             finish = replace(finish, space=make)
         strategy.finish = finish
 
     def _try_strategy(self) -> None:
-        """Raise an InputError if the strategy cannot search the space, using further instances of both."""
+        """Raise an InputError if the strategy cannot search the space, tested with new instances of both."""
         pair = f"{type(self.strategy).__name__} cannot search {type(self.space).__name__}"
         with isolate_rng():
             strategy = self.config.build("strategy")
@@ -182,7 +182,7 @@ class _Search:
                 self.strategy.candidates_checked = True
 
     def run(self, run: Path, callbacks: Sequence[pl.Callback] = ()) -> Path:
-        """Search, starting from the checkpoint of the run if it exists, and write what was found.
+        """Search, starting from the checkpoint of the run if it exists, and write the result.
 
         Args:
             run: The run directory.
@@ -208,7 +208,7 @@ class _Search:
         return run
 
     def _write_costs(self, run: Path, sample: dict[str, Any]) -> None:
-        """Write latencies and, counted on the derived network itself, its costs."""
+        """Write the latencies, and the costs counted on the derived network itself."""
         if not self.costs:
             return
         with isolate_rng():
@@ -238,13 +238,13 @@ class _Search:
             fit_kwargs={"ckpt_path": str(checkpoint)} if checkpoint.exists() else {},
         )
         settings = NasExperimentConfig.default(self.space, evaluator, self.strategy)
-        # NNI locks its list of experiments with a file named after the process id, and waits forever for the lock of a
-        # killed process with the same id, which a restarted container has.
+        # NNI locks its list of experiments with a file named after the process id. It would wait forever for the lock
+        # of a killed process with the same id, as after the restart of a container.
         Path(NNI_HOME_DIR, f".experiment.lock.{os.getpid()}").unlink(missing_ok=True)
         with runs.nni_folder(run) as settings.experiment_working_directory:
             experiment = NasExperiment(self.space, evaluator, self.strategy, settings)
             try:
-                # Searches with strategies of this project see to it themselves.
+                # Strategies of this project set the memory format themselves.
                 with nullcontext() if alphas is not None else ChannelsLast():
                     experiment.run()
                 (sample,) = experiment.export_top_models(formatter="dict")
@@ -265,7 +265,7 @@ class _Search:
 def _use_shuffled_images(strategy: OneShotStrategy, data: Any) -> None:
     """Let one of NNI's own strategies learn the architecture from shuffled and augmented validation images.
 
-    It would use the validation loader, which keeps the order of the files: class by class.
+    By default it would use the validation loader, which keeps the order of the files, class by class.
     """
     original = strategy.train_dataloader
 
