@@ -2,8 +2,8 @@
 
 The encodings are those of the paper's authors: cells hold the blocks of a network and begin at node 0. That node is the
 output of the layer before last, so that every second layer in a chain of such cells has no effect. A baseline with the
-suffix ``_chained`` begins at node 1 instead, the output of the layer before, and so uses all layers like the network of
-that name.
+suffix ``_chained`` begins at node 1 instead, the output of the layer before, and therefore uses all layers like the
+network of that name.
 """
 
 from __future__ import annotations

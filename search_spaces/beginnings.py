@@ -15,12 +15,12 @@ _BEGINNINGS = (nn.ReLU, nn.MaxPool1d, nn.MaxPool2d, nn.AvgPool1d, nn.AvgPool2d)
 
 @dataclass(frozen=True)
 class Beginning:
-    """The ReLU or the pooling at the beginning of operations, the same for all that have an equal one.
+    """The ReLU or the pooling at the beginning of an operation. Operations with equal beginnings can share its output.
 
     Args:
-        kind: Its class.
-        settings: Its settings.
-        module: A module that has these settings.
+        kind: Class of the module.
+        settings: Settings of the module.
+        module: Module with these settings.
     """
 
     kind: type[nn.Module]
@@ -28,7 +28,7 @@ class Beginning:
     module: nn.Module = field(compare=False)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """Return the output for an input, which stays as it is."""
+        """Return the output for an input, which is not changed."""
         if self.kind is nn.ReLU:  # the module may write to its input
             return functional.relu(x)
         output: Tensor = self.module(x)
@@ -38,8 +38,8 @@ class Beginning:
 def split_beginning(operation: nn.Module) -> tuple[Beginning | None, nn.Module]:
     """Divide an operation into the ReLU or the pooling at its beginning, None if it has none, and the rest.
 
-    A chain is its own rest, with an identity at its beginning: the names of its weights stay. An operation with hooks
-    is not divided, for they would not be called, or with another input.
+    The rest of a chain is the chain itself with an identity at its beginning, so that the names of its weights do not
+    change. An operation with hooks is not divided, because its hooks would not be called, or with another input.
     """
     place = "0" if is_chain(operation) else "relu" if type(operation) is FactorizedReduce else None
     first = operation if place is None else operation.get_submodule(place)
@@ -54,7 +54,7 @@ def split_beginning(operation: nn.Module) -> tuple[Beginning | None, nn.Module]:
 
 
 def is_chain(module: nn.Module) -> TypeGuard[nn.Sequential]:
-    """Return whether a module runs its submodules one after another, and can be asked for them."""
+    """Return whether a module is a sequence of submodules that it runs one after another."""
     # Subclasses of Sequential may override forward.
     return isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward and len(module) > 0
 

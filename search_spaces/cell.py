@@ -38,7 +38,8 @@ class CellShape(NamedTuple):
         previous: Channels of its newer input, the output of the layer before.
         channels: Channels of each of its nodes.
         reduction: Whether the cell halves the resolution.
-        after_reduction: Whether the layer before it does, so that the older input is twice as large.
+        after_reduction: Whether the layer before the cell halves the resolution, so that the older input is twice as
+            large.
         dimensions: 1 for cells of series, 2 for cells of images.
     """
 
@@ -98,7 +99,7 @@ def searchable_cell(
         label: Label of the cell. Cells with the same label share one architecture.
         fixed: Fixed operations on edges.
         after: Fixed operations that follow the cell.
-        derived: Whether its operations have the form that they have in a derived network.
+        derived: Whether its operations have the form of derived networks.
     """
     make = partial(derived_operation if derived else searchable, dimensions=shape.dimensions)
     candidates = {name: partial(_candidate, shape=shape, name=name, make=make) for name in operations}
@@ -119,8 +120,8 @@ def searchable_cell(
 
 
 def _candidate(node: int, slot: int, source: int | None, *, shape: CellShape, name: str, make: Make) -> nn.Module:
-    """Return a candidate of an edge, as NNI's cell asks for it."""
-    # A cell that is not being searched asks without a source and reads its inputs from node 0 on.
+    """Return a candidate of an edge; NNI's cell calls this function."""
+    # A cell that is not being searched passes no source and reads its inputs from node 0 on.
     return make(name, shape.channels, shape.stride(0 if source is None else source))
 
 
@@ -249,7 +250,7 @@ class DiscreteCell(nn.Module):
         self._kept.fill_(1 - probability)
 
     def _skipped(self, out: Tensor) -> Tensor:
-        """Return the output of an operation, zero for random images and larger for the others."""
+        """Return the output of an operation, set to zero for random images and scaled up for the others."""
         kept = torch.empty(len(out), *[1] * (out.dim() - 1), dtype=out.dtype, device=out.device).bernoulli_(self._kept)
         return out * kept.div_(self._kept)
 
@@ -269,6 +270,6 @@ class DiscreteCell(nn.Module):
             nodes[edge.target] = nodes[edge.target] + out if edge.target in nodes else out
         for node in self.ends:
             if nodes[node].requires_grad:
-                # The gradient is a slice of that of the concatenation, with which normalizations are slow.
+                # The gradient is a slice of the gradient of the concatenation; normalizations are faster with a copy.
                 nodes[node].register_hook(torch.clone)  # type: ignore[no-untyped-call]
         return self.after(torch.cat([nodes[node] for node in self.outputs], dim=1))

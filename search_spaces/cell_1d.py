@@ -1,4 +1,4 @@
-"""The cell space of DARTS for series, such as sensor readings, sound or prices."""
+"""The cell space of DARTS for series, for example sensor readings, sound or prices."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Cell1dSpace(DartsSpace):
     Args:
         num_classes: Number of outputs: classes, or values that a regression predicts.
         image_channels: Channels of the series.
-        operations: Candidates of every edge, of those that have a form for series.
+        operations: Candidates of every edge, which must have a form for series.
         channels, layers, nodes: See :class:`~search_spaces.darts.DartsSpace`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Checks of arguments, with one form of message: the name, the value, and what is right."""
+"""Checks of arguments, with one form of message: the name, the value, and the expected values."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ def require(name: str, value: object, right: bool, expected: str) -> None:
 
 
 def require_one_of(name: str, value: object, known: Iterable[str]) -> None:
-    """Raise a ValueError if an argument is none of the known ones.
+    """Raise a ValueError if an argument is not one of the known values.
 
     Args:
         name: Name of the argument.
         value: Its value.
-        known: What it may be.
+        known: The known values.
 
     Raises:
         ValueError: The argument is unknown.

@@ -17,7 +17,7 @@ class DDartsSpace(StackedSpace):
     The labels of layer 3 are ``cell_3/op_2_0``, ``cell_3/input_2_0`` and so on. NNI's strategies search cells with two
     operations per node. Cells whose nodes have any other number of operations are points of the space as well; the
     derivations ``sparse`` and ``edge`` find them. Their samples have ``none`` for a missing operation, and
-    ``cell_3/op_2_2`` and so on for further ones. ``none`` is no candidate.
+    ``cell_3/op_2_2`` and so on for further ones. ``none`` is not a candidate.
 
     Args:
         nodes: Intermediate nodes of a cell.

@@ -20,8 +20,8 @@ from search_spaces.stems import Stem
 class DartOptiSpace(StackedSpace):
     """All networks with the layout of a baseline, from which a search starts.
 
-    Layers whose cells are identical in the baseline have one label and so share α and its optimizer. ``cell_0/op_2_0``
-    and so on belong to the first layer and to all layers with the same cell.
+    Layers whose cells are identical in the baseline have one label and therefore share α and its optimizer.
+    ``cell_0/op_2_0`` and so on belong to the first layer and to all layers with the same cell.
 
     Strategies of this project start from :attr:`initial_alphas`, which are high for the operations of the baseline;
     NNI's strategies start from their usual values. Only the derivation "edge" can reproduce every baseline: "sparse"
@@ -88,7 +88,7 @@ class DartOptiSpace(StackedSpace):
         self.baseline, self.initial_alphas = genotype, initial_alphas
 
     def search_metrics(self, alphas: Mapping[str, Mapping[str, float]], sample: Mapping[str, Any]) -> dict[str, float]:
-        """Return how far a search has moved from the baseline; it is logged with every validation.
+        """Return the distance of a search from the baseline, which is logged with every validation.
 
         Args:
             alphas: The α of each candidate of each edge; those that a search has pruned are missing.
@@ -131,7 +131,7 @@ def alphas_of(
         other_alpha: α of all other operations.
 
     Raises:
-        ValueError: An operation of the cell is no candidate, stands on no edge, or stands twice on one.
+        ValueError: An operation of the cell is not a candidate, is not on an edge, or is on an edge twice.
     """
     alphas: dict[tuple[int, int], dict[str, float]] = {
         (source, target): dict.fromkeys(operations, other_alpha)

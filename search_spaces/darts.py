@@ -16,8 +16,8 @@ class DartsSpace(StackedSpace):
     """Networks of one normal and one reduction cell, each repeated.
 
     Labels are those of ``nni.nas.hub.pytorch.DARTS`` (``normal/op_2_0``, ``normal/input_2_0``, …), so that a sample of
-    one space freezes the other. ``none`` is no candidate of the space; strategies whose papers have it add it to the
-    relaxation.
+    one space freezes the other. ``none`` is not a candidate of the space; strategies whose papers include it add it to
+    the relaxation.
 
     Args:
         num_classes: Number of classes.

@@ -1,4 +1,4 @@
-"""Further names of arguments: aliases, and old keywords, which go on working for a release with a warning."""
+"""Additional names of arguments: aliases, and old keywords, which work for one more release with a warning."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Depthwise convolutions that train several times faster on a CPU, with the results of PyTorch's.
+"""Depthwise convolutions that train several times faster on a CPU than PyTorch's, with the same results.
 
 Forward passes are fast everywhere. For backward passes oneDNN, PyTorch's CPU library, has fast kernels for undilated
 convolutions only, and for the gradient of the weight only if the kernel has at most three columns and no more rows than
-the image. This module reduces the other cases to these.
+the image. This module reduces all other cases to these.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ COLUMNS = 3
 
 
 class DepthwiseConv2d(nn.Conv2d):
-    """A convolution of each channel by itself, without bias, that divides the resolution by its stride.
+    """A depthwise convolution without bias that divides the resolution by its stride.
 
     Args:
         channels: Channels of the input and of the output.
@@ -43,7 +43,7 @@ class DepthwiseConv2d(nn.Conv2d):
 
 
 def depthwise(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
-    """Return the convolution of each channel by itself, which keeps the resolution at stride 1.
+    """Return the depthwise convolution, which keeps the resolution at stride 1.
 
     Args:
         x: (batch, channels, height, width).
@@ -63,9 +63,10 @@ def depthwise(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
 
 
 def _is_transformed() -> bool:
-    """Return whether a forward pass is traced, or transformed as by ``torch.vmap``, which PyTorch's own operations are.
+    """Return whether a forward pass is traced or transformed (``torch.vmap``), which needs PyTorch's own operations.
 
-    A function that separated its context, as transforms ask for, would take seven times as long to call.
+    An autograd function with a separate ``setup_context``, which transforms require, would take seven times as long to
+    call.
     """
     tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
     return tracing or torch._C._are_functorch_transforms_active()  # type: ignore[attr-defined, no-any-return]
@@ -104,7 +105,7 @@ class _Depthwise(torch.autograd.Function):
 def _weight_gradient(x: Tensor, gradient: Tensor, kernel: int, stride: int, dilation: int) -> Tensor:
     """Return the gradient of the weight of a square kernel: (channels, 1, kernel, kernel)."""
     if dilation > 1:
-        # Pixels with different remainders never meet: the image is several images without dilation.
+        # Rows with different remainders modulo the dilation never interact, so they become separate, undilated images.
         x, gradient = _rows_apart(x, dilation), _rows_apart(gradient, dilation)
         return _of_columns_apart(x, gradient, dilation, partial(_undilated, kernel=kernel))
     return _undilated(x, gradient, kernel, stride)
@@ -122,9 +123,10 @@ def _undilated(x: Tensor, gradient: Tensor, kernel: int, stride: int = 1) -> Ten
 def _of_columns_apart(
     x: Tensor, gradient: Tensor, distance: int, gradient_of: Callable[[Tensor, Tensor], Tensor], stride: int = 1
 ) -> Tensor:
-    """Return the gradient of the weights of columns that have a distance from one to the next.
+    """Return the gradient of the weights of kernel columns with a given distance from one to the next.
 
-    Columns of other remainders never meet. Those of each remainder become an image, with channels of its own.
+    Image columns with different remainders modulo the distance never interact. The columns of each remainder become a
+    separate image, in separate channels.
     """
     channels = x.shape[1]
     x = _columns_apart(x, distance)
@@ -137,7 +139,7 @@ def _of_columns_apart(
 def _columns_apart(x: Tensor, distance: int) -> Tensor:
     """Return the columns of each remainder as channels: (batch, distance × channels, height, ⌈width / distance⌉).
 
-    Images in channels_last stay where they are.
+    Images in channels_last are not copied, except for padding.
     """
     x = _pad(x, 0, -x.shape[-1] % distance).permute(0, 2, 3, 1)
     batch, height, width, channels = x.shape
@@ -161,7 +163,7 @@ def _narrow(x: Tensor, gradient: Tensor, kernel: tuple[int, int], strides: tuple
 
 
 def _pad(x: Tensor, rows: int, columns: int) -> Tensor:
-    """Return images with rows of zeros below and columns of zeros to the right; PyTorch's function copies for none."""
+    """Pad images with zeros below and to the right; unlike PyTorch's function, do not copy them without padding."""
     return functional.pad(x, (0, columns, 0, rows)) if rows or columns else x
 
 

@@ -16,20 +16,20 @@ KINDS = ("normal", "reduce")
 """Labels of the two cells of a DARTS space, in the order of its genotypes."""
 
 NONE = "none"
-"""The operation that computes zero. Searches and samples may have it, a genotype never does."""
+"""The operation that computes zero. Searches and samples may contain it, genotypes never do."""
 
 SKIP = "skip_connect"
-"""The operation that passes its input on."""
+"""The operation that returns its input."""
 
 CellAlphas = Mapping[tuple[int, int], Mapping[str, float]]
 """(source node, target node) -> operation -> α, for every edge of a cell."""
 
 NodeAlphas = Mapping[int, Mapping[str, float]]
-"""Node -> candidate -> α of its inputs, for every node of a cell, where a search weighs the inputs of nodes."""
+"""Node -> candidate -> α of its inputs, for every node of a cell, in a search that weights the inputs of nodes."""
 
 
 class GenotypeError(ValueError):
-    """Error for a value that describes no genotype; its one-line message says where and what is right."""
+    """Error for a value that is not a valid genotype; its one-line message names the place and the expected value."""
 
 
 class Edge(NamedTuple):
@@ -72,7 +72,7 @@ class EdgeName(NamedTuple):
 
 
 class NodeName(NamedTuple):
-    """The name of the inputs of a node, where a search weighs them, written ``normal/node_3``.
+    """The name of the weighted inputs of a node, written ``normal/node_3``.
 
     Args:
         cell: Label of the cell.
@@ -162,19 +162,19 @@ def darts_layout(layers: int) -> tuple[int, ...]:
 
 
 def smallest_set(cells: Iterable[Iterable[Edge]]) -> str:
-    """Return the name of the smallest set of operations that these cells are made of.
+    """Return the name of the smallest set of operations that contains those of the cells.
 
     Raises:
-        GenotypeError: An operation is in no set.
+        GenotypeError: An operation is in none of the sets.
     """
     return set_of({edge.operation for cell in cells for edge in cell})
 
 
 def set_of(operations: Set[str]) -> str:
-    """Return the name of the smallest set that has these operations.
+    """Return the name of the smallest set that contains these operations.
 
     Raises:
-        GenotypeError: An operation is in no set.
+        GenotypeError: An operation is in none of the sets.
     """
     for name, known in OPERATION_SETS.items():
         if operations <= set(known):
@@ -191,7 +191,7 @@ def as_edge(edge: Any, where: str) -> Edge:
         where: Start of the error message.
 
     Raises:
-        GenotypeError: The value is no edge.
+        GenotypeError: The value is not an edge.
     """
     match edge:
         case [str(operation), int(source), int(target)]:
@@ -206,7 +206,7 @@ def as_fixed(values: Any) -> Fixed:
         values: A list or tuple, either of the operation or of operation, cell, source and target.
 
     Raises:
-        GenotypeError: The value is no fixed operation.
+        GenotypeError: The value is not a fixed operation.
     """
     match values:
         case [str(operation)] | [str(operation), None, None, None]:
@@ -224,7 +224,7 @@ def as_integers(values: Any, name: str) -> tuple[int, ...]:
         name: Start of the error message.
 
     Raises:
-        GenotypeError: The value is no such list.
+        GenotypeError: The value is not such a list.
     """
     match values:
         case [*integers] if all(isinstance(value, int) for value in integers):

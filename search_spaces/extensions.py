@@ -12,10 +12,10 @@ from search_spaces.genotype import Genotype
 
 @runtime_checkable
 class HasInitialAlphas(Protocol):
-    """A space that decides where a search starts.
+    """A space that sets the initial α of a search.
 
     Attributes:
-        initial_alphas: Edge -> candidate -> α. Candidates that it leaves out start where the strategy puts them.
+        initial_alphas: Edge -> candidate -> α. Missing candidates start with the α of the strategy.
     """
 
     initial_alphas: Mapping[str, Mapping[Any, float]]
@@ -23,11 +23,11 @@ class HasInitialAlphas(Protocol):
 
 @runtime_checkable
 class HasMemoryFormat(Protocol):
-    """A space that decides about its memory format on a CPU.
+    """A space that declares its memory format on a CPU.
 
     Attributes:
         channels_last: Whether it may be searched in channels_last, in which convolutions are faster. A space that
-            depends on the order of the dimensions in memory, as ``view`` does, may not.
+            depends on the order of the dimensions in memory, for example by ``view``, may not.
     """
 
     channels_last: bool
@@ -35,7 +35,7 @@ class HasMemoryFormat(Protocol):
 
 @runtime_checkable
 class HasSearchMetrics(Protocol):
-    """A space with metrics of its own, which are logged in every epoch of a search.
+    """A space with additional metrics, which are logged in every epoch of a search.
 
     Example::
 
@@ -73,4 +73,4 @@ class HasDerivedForm(Protocol):
     """
 
     def in_derived_form(self) -> ModelSpace:
-        """Return a space of the same choices, whose operations have the form and so the cost of derived networks."""
+        """Return a space with the same choices, whose operations have the form and the cost of derived networks."""

@@ -1,4 +1,4 @@
-"""A discrete architecture as a value: the result of a search, and the plan of a network."""
+"""Discrete architectures as values: the result of a search, and the specification of a network."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ __all__ = [
 ]
 
 MOST_LAYERS = 1000
-"""Upper bound on the layers of a network: a mistyped number fills the memory."""
+"""Maximum number of layers of a network, because a mistyped number could exhaust the memory."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ class Genotype:
         operations: Name of the set of operations, a key of :data:`~search_spaces.operations.OPERATION_SETS`.
         fixed: Operations that no search chooses, each a :class:`Fixed`. One on an edge is added to its target node,
             beside the searched operations; those that follow the cells run in this order.
-        max_skips: Limit of skip connections per cell by which the cells were derived, None for none. It is a note for
-            the reader, and equal genotypes may differ in it.
+        max_skips: Limit of skip connections per cell with which the cells were derived, None for no limit. It is
+            informative only, and ignored by comparisons.
 
     Raises:
         GenotypeError: The arguments do not describe a network. It is a ``ValueError``.
@@ -139,7 +139,7 @@ class Genotype:
         return tuple(node for node in self.concat if node in reached)
 
     def kinds(self) -> dict[str, int] | None:
-        """Return the index of the ``normal`` and the ``reduce`` cell, or None if layers of a kind have several."""
+        """Return the index of the ``normal`` and the ``reduce`` cell, or None if a kind has several cells."""
         normal = {cell for layer, cell in enumerate(self.layout) if layer not in self.reductions}
         reduce = {self.layout[layer] for layer in self.reductions}
         if len(normal) > 1 or len(reduce) > 1:
@@ -147,7 +147,7 @@ class Genotype:
         return {kind: cell for kind, cells in zip(KINDS, (normal, reduce), strict=True) for cell in cells}
 
     def distance(self, other: Genotype) -> int:
-        """Return the number of operations that one of two genotypes has and the other lacks, over their cells.
+        """Return the number of operations, over all cells, that only one of two genotypes has.
 
         Args:
             other: A genotype with the same layout, reductions and number of cells.
@@ -172,7 +172,7 @@ class Genotype:
         are the reductions of this layout, which are those of the paper for a layout of D-DARTS.
 
         Args:
-            layers: Number of layers, at least 3. At the present number nothing changes.
+            layers: Number of layers, at least 3. The current number changes nothing.
 
         Raises:
             GenotypeError: The layout has more or fewer than two reductions, too few cells between them, or cells of
@@ -211,26 +211,26 @@ class Genotype:
             layers: Number of layers of the space; None for 8, or for one per cell in a space with one cell per layer.
 
         Raises:
-            GenotypeError: The value is no such sample, or not for so many layers.
+            GenotypeError: The value is not such a sample, or does not have this number of layers.
         """
         return cls(**genotype_io.read_sample(sample, layers))
 
     def to_sample(self) -> dict[str, Any]:
         """Return the sample that freezes a DARTS cell space, of this project or of NNI's hub, to this architecture.
 
-        A layout with one cell per layer becomes a sample of ``DDartsSpace``, with ``none`` in place of the operations
-        that a node lacks to two.
+        A layout with one cell per layer becomes a sample of ``DDartsSpace``, with ``none`` for each operation that a
+        node has fewer than two.
 
         Raises:
-            GenotypeError: No sample describes the genotype: layers of a kind differ, or a node has another number of
-                inputs than two.
+            GenotypeError: No sample describes the genotype: layers of a kind differ, or a node does not have two
+                inputs.
         """
         return genotype_io.write_sample(self)
 
     # Files
 
     def to_json(self) -> str:
-        """Return the genotype as the text of a JSON file, one cell a line."""
+        """Return the genotype as the text of a JSON file, with one cell per line."""
         return genotype_io.write_json(self)
 
     @classmethod
@@ -243,7 +243,7 @@ class Genotype:
         return cls(**genotype_io.read_json(text))
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the genotype as a JSON file, whole or not at all."""
+        """Write the genotype as a JSON file, atomically."""
         write_text_whole(path, self.to_json())
 
     @classmethod
@@ -251,7 +251,7 @@ class Genotype:
         """Read a genotype file, or a file with a sample of NNI in JSON.
 
         Raises:
-            GenotypeError: The file is no genotype; the message names it.
+            GenotypeError: The file is not a genotype; the message names the file.
             OSError: The file cannot be read.
         """
         try:
@@ -266,8 +266,8 @@ class Genotype:
         The text is a statement, a log or a whole Python file. Known forms are
 
         - ``Genotype(normal=[…], normal_concat=…, reduce=[…], reduce_concat=…)`` (DARTS), where an operation is
-          ``(op, from)``, ``(op, from, α)`` or ``(op, to, from)``, in one list or in a list a node. It gets 8 layers;
-          :meth:`deepen` changes the number.
+          ``(op, from)``, ``(op, from, α)`` or ``(op, to, from)``, in one list or in one list per node. It gets 8
+          layers; :meth:`deepen` changes the number.
         - ``Genotype_nested(genes=[[(op, to, from), …], …], concat=…, reductions=…)`` and
           ``Genotype_opt(genes=…, seq=…, concat=…, reductions=…)`` (D-DARTS).
         - ``CNNGenotype(normal_0=[(op, from, to), …], normal_0_concat=…, reduce_1=…, reduce_1_concat=…)`` (aw_nas).
@@ -280,7 +280,7 @@ class Genotype:
             name: Name of the genotype, a key of :func:`~search_spaces.published.find_published`; None for the only one.
 
         Raises:
-            GenotypeError: The text has no such genotype, or it is no network of cells of known operations.
+            GenotypeError: The text has no such genotype, or it is not a network of cells with known operations.
         """
         return cls(**read_published(text, name))
 

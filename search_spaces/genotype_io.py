@@ -33,7 +33,7 @@ VERSION = 1
 
 
 def write_json(genotype: Genotype) -> str:
-    """Return the text of a genotype file, one cell a line."""
+    """Return the text of a genotype file, with one cell per line."""
     cells = ",\n  ".join(json.dumps({"edges": [list(edge) for edge in cell]}) for cell in genotype.cells)
     fixed = [[one.operation] if one.cell is None else list(one) for one in genotype.fixed]
     optional = {"fixed": fixed or None, "max_skips": genotype.max_skips}
@@ -100,7 +100,7 @@ def read_sample(sample: Mapping[str, Any], layers: int | None = None) -> dict[st
         The arguments of a genotype.
 
     Raises:
-        GenotypeError: The value is no such sample, or not for so many layers.
+        GenotypeError: The value is not such a sample, or does not have this number of layers.
     """
     read, end = read_cells(sample)
     cells = tuple(read.values())
@@ -156,7 +156,7 @@ def read_cells(sample: Mapping[str, Any]) -> tuple[dict[str, Cell], int]:
         nodes of the largest, inputs included.
 
     Raises:
-        GenotypeError: The sample lacks a key, or has something that is no operation or no node.
+        GenotypeError: The sample lacks a key, or has an invalid operation or node.
     """
     labels = list(KINDS)
     if any(str(key).startswith("cell_0/") for key in sample):

@@ -38,7 +38,7 @@ class Network(nn.Module):
         dense_head: Whether a :class:`~search_spaces.stems.DenseHead` gives outputs for each pixel of an image.
 
     Raises:
-        ValueError: An argument is out of range, or goes with no dense head.
+        ValueError: An argument is out of range, or cannot be combined with a dense head.
     """
 
     def __init__(

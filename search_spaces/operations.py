@@ -1,10 +1,10 @@
 """Operations of the spaces, both candidates and fixed ones: name -> factory(channels, stride, affine, dimensions).
 
 Every operation keeps the number of channels and divides height and width by its stride, rounded up. On series (batch,
-channels, steps) it has one dimension in place of two: the kernel of ``sep_conv_5x5`` is five steps long. A genotype is
-thus one of series or of images; the stem of its network makes the difference. With ``affine``,
-batch normalizations learn a scale and a shift. Supernets go without, since the weights of the relaxation scale the
-operations; derived networks have it (DARTS, appendix A.1).
+channels, steps) it has one dimension instead of two: the kernel of ``sep_conv_5x5`` is five steps long. A genotype can
+therefore describe a network for series or for images; the stem decides. With ``affine``, batch normalizations learn a
+scale and a shift. Supernets do not use it, because the weights of the relaxation scale the operations; derived networks
+do (DARTS, appendix A.1).
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ class Layers(NamedTuple):
 
     Args:
         conv, norm, max_pool, avg_pool: PyTorch's classes.
-        pointwise: A convolution of one step or pixel, given input channels, output channels, stride and first pixel.
-        depthwise: A convolution of each channel by itself, given channels, kernel, stride and dilation.
+        pointwise: A convolution with a kernel of one step or pixel, given input channels, output channels, stride and
+            first pixel.
+        depthwise: A depthwise convolution, given channels, kernel, stride and dilation.
     """
 
     conv: Callable[..., nn.Module]
@@ -78,7 +79,7 @@ def relu_conv_bn(
 class FactorizedReduce(nn.Module):
     """Two 1×1 convolutions of stride 2, one pixel apart, which halve height and width, or the steps of a series.
 
-    Together they read every second diagonal of the image, where a single one would read a quarter of the pixels. This
+    Together they read every second diagonal of the image, whereas a single one would read a quarter of the pixels. This
     is the ``skip_connect`` of stride 2.
 
     Args:
@@ -206,7 +207,7 @@ FIXED_OPERATIONS: dict[str, OperationFactory] = {
     "sep_conv_7x7": _sep_conv(7),
     "squeeze_excitation": _squeeze_excitation,
 }
-"""Operations that no search chooses: its candidates, that of NASNet's published cells, and attention."""
+"""Operations that can be fixed: all candidates, ``sep_conv_7x7`` of NASNet's published cells, and attention."""
 
 DARTS_OPERATIONS = tuple(OPERATIONS)[:7]
 """The seven candidates of DARTS in the order of NNI's hub. Only strategies add ``none``."""
@@ -216,7 +217,7 @@ OPERATION_SETS: dict[str, tuple[str, ...]] = {
     "dartopti": tuple(OPERATIONS),
     "nasnet": (*OPERATIONS, "sep_conv_7x7"),
 }
-"""Sets of operations by their name in a genotype, the smaller first."""
+"""Sets of operations by their name in a genotype, from small to large."""
 
 
 IMAGES_ONLY = ("conv_3x1_1x3", "conv_7x1_1x7", "bottleneck_1x3x1", "squeeze_excitation")

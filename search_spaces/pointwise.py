@@ -1,4 +1,4 @@
-"""1×1 convolutions whose stride does not reach the CPU library of PyTorch."""
+"""1×1 convolutions that apply their stride before they call PyTorch's CPU library."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from torch import Tensor, nn
 class PointwiseConv2d(nn.Conv2d):
     """A 1×1 convolution without bias, which reads every ``stride``-th pixel.
 
-    A strided 1×1 convolution is an ordinary one of the pixels that it reads. It is computed that way because oneDNN's
-    kernel for a strided one writes beyond its buffers on processors without AVX-512 (docs/cpu_kernels.md).
+    A strided 1×1 convolution equals an unstrided one on the pixels that it reads. It is computed that way because
+    oneDNN's kernel for strided ones writes beyond its buffers on processors without AVX-512 (docs/cpu_kernels.md).
 
     Args:
         in_channels: Channels of the input.
@@ -32,7 +32,7 @@ class PointwiseConv2d(nn.Conv2d):
 class PointwiseConv1d(nn.Conv1d):
     """A convolution of one step without bias, which reads every ``stride``-th step.
 
-    Like :class:`PointwiseConv2d` it leaves its stride to a view.
+    Like :class:`PointwiseConv2d`, it applies its stride with a view.
 
     Args:
         in_channels: Channels of the input.
@@ -61,8 +61,8 @@ def subsample(x: Tensor, rows: int, columns: int, first: int = 0) -> Tensor:
     """
     if rows == columns == 1 and first == 0:
         return x
-    # Slicing is two views, and the backward pass would fill a gradient for each; below is the same view as one, whose
-    # offset torch.compile cannot trace.
+    # Slicing creates two views, and the backward pass would fill a gradient for each. as_strided creates the same view
+    # in one step, but torch.compile cannot trace its offset.
     if not x.requires_grad or torch.compiler.is_compiling():
         return x[..., first::rows, first::columns]
     *shape, height, width = x.shape

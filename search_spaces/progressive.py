@@ -20,9 +20,9 @@ from search_spaces.stems import Stem
 class ProgressiveSpace(StackedSpace):
     """The space of :class:`~search_spaces.darts.DartsSpace`, searched in networks of growing depth.
 
-    All networks exist from the start, with weights of their own, and share the two cells and so α. The network of the
-    present stage runs; a search starts in the shallowest. Samples, genotypes and derived networks are those of the
-    deepest. Strategies without stages search in the shallowest network.
+    All networks exist from the start, with separate weights, and share the two cells and therefore α. The network of
+    the current stage runs; a search starts with the shallowest. Samples, genotypes and derived networks are those of
+    the deepest network. Strategies without stages search in the shallowest network.
 
     Args:
         layers: Number of cells in the network of each stage, ascending, each at least 3.
@@ -69,7 +69,7 @@ class ProgressiveSpace(StackedSpace):
         self.stage = 0
 
     def enter_stage(self, index: int) -> None:
-        """Let the network of a stage run from now on, the deepest in all stages after the last."""
+        """Switch to the network of a stage, or to the deepest network in all stages after the last."""
         self.stage = min(index, len(self.earlier))
 
     def forward(self, x: Tensor) -> Tensor:

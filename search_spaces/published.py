@@ -36,7 +36,7 @@ _TYPES = {"int", "int32", "int64", "float", "float32", "float64", "str_", "tenso
 """Types of Python, NumPy and PyTorch around a value."""
 
 _LONGEST, _MOST = 100_000, 10_000
-"""Characters of a statement, since Python's parser takes up to a thousand bytes for each; integers and list lengths."""
+"""Limits of the characters in a statement (Python's parser takes up to 1 KB for each), and of integers and lists."""
 
 _CALL = re.compile(r"(?<!class )Genotype\w{0,20}\(")
 _NAME = re.compile(r"""(\w+)['"]?\s*[=:]\s*['"]?[\w.]*$""")
@@ -48,7 +48,7 @@ def find_published(text: str) -> dict[str, str]:
     """Find the genotypes in Python code, a log or prose.
 
     Returns:
-        The statements by the name that they are assigned to; by ``line N`` where there is none. The last statement of
+        The statements by the name that they are assigned to; by ``line N`` without an assignment. The last statement of
         a name counts, as in Python.
     """
     found: dict[str, str] = {}
@@ -83,7 +83,7 @@ def read_published(text: str, name: str | None = None) -> dict[str, Any]:
         The arguments of a genotype.
 
     Raises:
-        GenotypeError: The text has no such genotype, or it is no network of cells of known operations.
+        GenotypeError: The text has no such genotype, or it is not a network of cells with known operations.
     """
     found = find_published(text)
     if not found and text.lstrip().startswith(("{", "[")):
@@ -205,7 +205,7 @@ def _names(items: Any) -> set[str]:
 
 
 def _cell(items: Any, concat: tuple[int, ...], where: str) -> Cell:
-    """Read the operations of a cell: a list of them, two a node where they name no target, or a list a node."""
+    """Read the operations of a cell: one list, with two per node if they name no target, or one list per node."""
     match items:
         case [*nodes] if all(isinstance(node, list) and all(isinstance(one, list) for one in node) for node in nodes):
             edges = [_edge(one, INPUTS + i, where) for i, node in enumerate(nodes) for one in node]

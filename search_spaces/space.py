@@ -70,7 +70,7 @@ class CellStack:
         Args:
             layer: The layer.
             shape: Channels and strides of the cell.
-            derived: Whether its operations have the form that they have in a derived network.
+            derived: Whether its operations have the form of derived networks.
         """
         fixed, index = self.fixed_operations, self.layout[layer]
         edges, after = fixed_edges(fixed, index), after_cells(fixed)
@@ -81,7 +81,7 @@ class CellStack:
         """Return the genotype of a sample.
 
         Raises:
-            GenotypeError: The sample is no point of the space.
+            GenotypeError: The sample is not in the space.
         """
         found = {str(key).partition("/")[0] for key in sample if "/op_" in str(key)}
         if found != set(self.labels):
@@ -108,7 +108,7 @@ class CellStack:
         """Return the sample of a genotype, the inverse of :meth:`genotype`.
 
         Raises:
-            GenotypeError: The genotype is no point of the space.
+            GenotypeError: The genotype is not in the space.
         """
         sample: dict[str, Any] = {}
         for label, cell in zip(self.labels, genotype.cells, strict=False):
@@ -134,7 +134,7 @@ class StackedSpace(nas.ModelSpace):
 
     Args:
         cells: Cells of the space.
-        derived: Whether its operations have the form that they have in derived networks, see :meth:`in_derived_form`.
+        derived: Whether its operations have the form of derived networks, see :meth:`in_derived_form`.
         network: Further arguments of :class:`~search_spaces.network.Network`.
 
     Raises:
@@ -178,16 +178,16 @@ class StackedSpace(nas.ModelSpace):
         """Return the derived network of a sample with new weights, also after a strategy has mutated the space.
 
         Raises:
-            GenotypeError: The sample is no point of this space.
+            GenotypeError: The sample is not in this space.
         """
         return Network.from_genotype(self.genotype(sample), **self._network_arguments)
 
     def in_derived_form(self) -> nas.ModelSpace:
-        """Return a space of the same choices, whose operations have the form and so the cost of derived networks."""
+        """Return a space with the same choices, whose operations have the form and the cost of derived networks."""
         return StackedSpace(self.cells, derived=True, **self._network_arguments)
 
     def check_contains(self, sample: Mapping[str, Any]) -> SampleValidationError | None:
-        """Return the error of a sample that is no point of this space, else None."""
+        """Return the error of a sample that is not in this space, else None."""
         try:
             self.genotype(sample)
         except GenotypeError as error:
@@ -198,7 +198,7 @@ class StackedSpace(nas.ModelSpace):
         """Return the genotype of a sample, with the layout and the fixed operations of this space.
 
         Raises:
-            GenotypeError: The sample is no point of this space.
+            GenotypeError: The sample is not in this space.
         """
         return self.cells.genotype(sample)
 
@@ -206,7 +206,7 @@ class StackedSpace(nas.ModelSpace):
         """Return the sample that freezes this space to a genotype.
 
         Raises:
-            GenotypeError: The genotype is no point of this space.
+            GenotypeError: The genotype is not in this space.
         """
         return self.cells.sample(genotype)
 

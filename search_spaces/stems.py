@@ -1,4 +1,4 @@
-"""Stems, the auxiliary head, the head for each pixel, and the classifier of the course project."""
+"""Stems, the auxiliary head, the head for dense outputs, and the classifier of the course project."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ class StemKind:
 
 
 class AuxiliaryHead(nn.Module):
-    """A second classifier at two thirds of the depth, whose loss trains the layers before it better.
+    """A second classifier at two thirds of the depth, whose loss improves the training of the layers before it.
 
     Args:
         channels: Channels of the input.
@@ -224,8 +224,8 @@ IMAGE_STEMS = tuple(name for name, kind in STEMS.items() if kind.dimensions == 2
 def global_average(x: Tensor) -> Tensor:
     """Return the mean over all pixels or steps: (batch, channels, …) -> (batch, channels).
 
-    In channels_last it is written so that its gradient is in channels_last too, as PyTorch's is not: a normalization
-    before it goes backward in a fifth of the time on a CPU.
+    For an input in channels_last, its gradient is in channels_last too, unlike that of PyTorch's mean. On a CPU, the
+    backward pass of a preceding normalization then takes a fifth of the time.
     """
     if x.requires_grad and x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
         return x.permute(0, 2, 3, 1).mean(dim=(1, 2))

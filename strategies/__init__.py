@@ -1,4 +1,4 @@
 """Search strategies for NNI's experiments, and the parts that they are composed of."""
 
-# Must precede every module of nni.nas.oneshot: imported first, those hide the classes of NNI's own strategies.
+# Must be imported before any module of nni.nas.oneshot, which would otherwise hide the classes of NNI's strategies.
 import nni.nas.strategy  # noqa: F401

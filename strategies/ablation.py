@@ -40,27 +40,27 @@ def ablation_losses(contributions: Tensor) -> Tensor:
 
 
 class Ablation:
-    """The objective that adds the ablation loss of each cell to the evaluator's loss (D-DARTS, Eqs. 6 to 8)::
+    """Objective that adds the ablation loss of each cell to the evaluator's loss (D-DARTS, Eqs. 6 to 8)::
 
         M_i = L − (L without cell i)
         L_T,i = L − weight · L_AB,i      with L_AB of ablation_losses()
 
     L_T,i is the loss of the α of cell i only. The sign is that of the released code: M is negative for a useful cell,
-    so L_AB is positive for a cell that is more useful than the mean, which Eq. 8 as printed would punish.
+    so L_AB is positive for a cell that is more useful than the mean. Eq. 8 as printed would penalize such a cell.
 
     M_i is logged as ``contribution/`` and the label of the cell.
 
-    The gradient for α is exact at the present weights (first order and one level). The gradient for the weights is
-    that of L alone, so a second-order step would leave L_AB out of its correction.
+    The gradient for α is exact at the current weights (first order and one level). The gradient for the weights is that
+    of L alone, so a second-order step would leave L_AB out of its correction.
 
     Args:
         weight: w_abl, at least 0.
         mode: Replacement of an ablated cell. "random": its operations with random weights from 0 to 1, as in the
             released code. "skip": the output of the layer before it, see :func:`shortcut`.
-        gradient: Whether to differentiate L_AB. In the released code it is a constant and moves no α.
-        seed: Seed of the random weights, which depend only on it, the iteration and the cell.
-        interval: Distance in batches between two measurements of M where L_AB is a constant, at least 1. The first
-            batch of each epoch is measured. With a gradient, every step needs M.
+        gradient: Whether to differentiate L_AB. In the released code it is a constant, which does not change α.
+        seed: Seed of the random weights, which depend only on this seed, the iteration and the cell.
+        interval: Interval in batches between two measurements of M if L_AB is a constant, at least 1. The first batch
+            of each epoch is measured. With a gradient, every step needs M.
 
     Raises:
         ValueError: A setting is out of range. When called: the model is not a chain of cells.
@@ -113,8 +113,8 @@ class Ablation:
         """Return the evaluator's loss, with the gradient of L_T,i for the α of cell i."""
         relaxed = {edge: weight for edge, weight in batch.architecture.plan.items() if isinstance(weight, Tensor)}
         edge_weights = list(relaxed.values())
-        # With constant network weights, as in a first-order step, nothing else needs the graph of this pass. It is
-        # freed before the ablated passes build theirs, and the pass is repeated after them.
+        # With constant network weights, as in a first-order step, only these gradients need the graph of this pass. It
+        # is freed before the ablated passes build their graphs, and the pass is repeated after them.
         repeat = not any(parameter.requires_grad for parameter in batch.model.parameters())
         loss_gradients = _gradients([loss], edge_weights, [None], keep_graph=not repeat)
         with batch_stats_only(chain.norms):
@@ -177,7 +177,7 @@ def _log_contributions(batch: ArchitectureBatch, chain: CellChain, loss: Tensor,
 def _gradients(
     outputs: Sequence[Tensor], inputs: Sequence[Tensor], grad_outputs: Sequence[Tensor | None], keep_graph: bool
 ) -> list[Tensor]:
-    """Return the gradient for each input, zeros for those on which no output depends."""
+    """Return the gradient for each input, or zeros if no output depends on it."""
     pairs = [pair for pair in zip(outputs, grad_outputs, strict=True) if pair[0].requires_grad]
     trained = [tensor for tensor in inputs if tensor.requires_grad]
     if not pairs or not trained:
@@ -274,7 +274,7 @@ class CellChain:
         plan = architecture.plan
         architecture.plan = {**plan, **architecture.of_all(weights or {})}
         for module, forward in forwards.items():
-            module.forward = forward  # set on the instance, where it hides the method of the class
+            module.forward = forward  # an attribute of the instance, which overrides the method
         try:
             yield
         finally:
@@ -292,9 +292,9 @@ def _skip(shape: torch.Size, before: Tensor, previous: Tensor) -> Tensor:
 
 
 def shortcut(x: Tensor, shape: Sequence[int]) -> Tensor:
-    """Return x itself where it has the shape, else a projection of it without weights.
+    """Return x if it has the given shape, else a projection of x without weights.
 
-    The projection takes every second pixel where the resolution is halved, and repeats the channels of x in turn.
+    The projection takes every second pixel if the resolution is halved, and repeats the channels of x cyclically.
 
     Args:
         x: Features (batch, channels, height, width).

@@ -42,7 +42,7 @@ __all__ = ["Composition", "DifferentiableStrategy", "MutationHook", "OneShotStra
 
 
 LOGS = "at least 1, or null for no such logs"
-"""The distances between two logs that a strategy takes."""
+"""Valid intervals between two logs, for messages."""
 
 
 class DifferentiableStrategy(OneShotStrategy):
@@ -55,23 +55,23 @@ class DifferentiableStrategy(OneShotStrategy):
 
     Args:
         composition: The parts of the search.
-        mutation_hooks: Further hooks of NNI, which replace modules of the space by supernet modules of the user's own.
-        log_prob_every_n_step: Distance in batches between two logs of the weights of all candidates, under
+        mutation_hooks: Further hooks of NNI, which replace modules of the space by user-defined supernet modules.
+        log_prob_every_n_step: Interval in batches between two logs of the weights of all candidates, under
             ``prob/<edge>/<candidate>``. None for no such logs.
-        log_eigenvalue_every_n_epoch: Distance in epochs between two logs of the largest eigenvalue of the Hessian of
+        log_eigenvalue_every_n_epoch: Interval in epochs between two logs of the largest eigenvalue of the Hessian of
             the validation loss for α, under ``dominant_eigenvalue``. It takes a backward pass for each α. None for no
             such logs.
-        cost: Costs of the derived network that the search keeps low, such as ``Cost("multiply_adds", target=30e6)``.
-            None for no such costs.
+        cost: Costs of the derived network that the search keeps low, for example
+            ``Cost("multiply_adds", target=30e6)``. None for no costs.
         penalty: A penalty of NNI on the loss of α: an ``ExpectationProfilerPenalty``, or a dictionary of its arguments.
         finish: Settings of a ranking of likely architectures at the end of the search: a
-            :class:`~strategies.finish.Finish`, or a dictionary of its arguments. None derives by α alone.
+            :class:`~strategies.finish.Finish`, or a dictionary of its arguments. None to derive by α alone.
         parts: The fields of a :class:`~strategies.composition.Composition`, instead of a composition.
 
     Attributes:
         composition: The parts of the search.
         architecture: α and the current plan.
-        candidates_checked: Whether the candidates of the space are known to fit together. False lets a search try them
+        candidates_checked: Whether the candidates of the space are known to fit together. If False, a search tries them
             before its first step.
         warmup_argument: Name of the argument for the epochs in which only weights are trained.
     """
@@ -112,7 +112,7 @@ class DifferentiableStrategy(OneShotStrategy):
         self._architecture_loader: Callable[[], Any] | None = None
 
     def __init_subclass__(cls, **settings: Any) -> None:
-        """Let a strategy take its ``learning_rate`` under the name that NNI's strategies have for it."""
+        """Let subclasses also accept ``learning_rate`` under its name in NNI's strategies."""
         super().__init_subclass__(**settings)
         if "__init__" in vars(cls):
             accepting = argument_aliases(arc_learning_rate="learning_rate")
@@ -131,7 +131,7 @@ class DifferentiableStrategy(OneShotStrategy):
             model: The model space.
 
         Returns:
-            The same object. Its ``freeze`` gives derived networks with the weights of the supernet from now on.
+            The same object. Afterwards, its ``freeze`` returns derived networks with the weights of the supernet.
 
         Raises:
             ValueError: The model is already a supernet.
@@ -149,7 +149,7 @@ class DifferentiableStrategy(OneShotStrategy):
             self.architecture.start(model.initial_alphas)
         if not isinstance(model, StackedSpace):
             self._derive_by_darts(model)
-        if self.composition.partial_channels == 1:  # weights for a part of the channels fit no derived network
+        if self.composition.partial_channels == 1:  # weights of partial channels fit no derived network
             model.freeze = partial(inherit, model)
         return model
 
@@ -157,7 +157,7 @@ class DifferentiableStrategy(OneShotStrategy):
         """Return a function that makes the profiler of a space, given an example of the input of its model.
 
         Args:
-            space: The model space, before it is a supernet; it is not changed.
+            space: The model space, before it becomes a supernet; it is not changed.
         """
         composition = Composition(self.composition.relaxation, self.composition.optimizer, none=self.composition.none)
         strategy = DifferentiableStrategy(composition, mutation_hooks=self.extra_mutation_hooks)
@@ -260,7 +260,7 @@ class DifferentiableStrategy(OneShotStrategy):
 
 
 def _composition(parts: Mapping[str, Any]) -> Composition:
-    # A function, so that jsonargparse does not take the parts for arguments of every strategy.
+    # A separate function, so that jsonargparse does not mistake the parts for arguments of every strategy.
     return Composition(**parts)
 
 

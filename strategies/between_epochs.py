@@ -1,4 +1,4 @@
-"""The part of a search module that acts between epochs: pruning, stop rules, and what they may read."""
+"""Part of a search module that acts between epochs: pruning, stop rules, and the state that they may read."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ EIGENVALUE = "dominant_eigenvalue"
 """Name under which the curvature of the validation loss is logged."""
 
 STATE = "nas_plugins"
-"""Key of a checkpoint for what pruning and stop rules keep."""
+"""Key of a checkpoint for the state of pruning and stop rules."""
 
 
 class BetweenEpochs(Validation):
-    """The part of a search module that prunes at the start of an epoch, and may end the search after it.
+    """Part of a search module that prunes at the start of an epoch, and may end the search after it.
 
     Args: See :class:`~strategies.validation.Validation`.
     """
@@ -54,7 +54,7 @@ class BetweenEpochs(Validation):
         self.ended: Tensor
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what pruning and stop rules keep."""
+        """Add the state of pruning and stop rules."""
         super().on_save_checkpoint(checkpoint)
         if self._keeps_state():
             checkpoint[STATE] = {
@@ -64,7 +64,7 @@ class BetweenEpochs(Validation):
             }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore what pruning and stop rules keep."""
+        """Restore the state of pruning and stop rules."""
         super().on_load_checkpoint(checkpoint)
         state = checkpoint.get(STATE, {})
         self.architecture.living = {edge: tuple(indices) for edge, indices in state.get("living", {}).items()}
@@ -141,7 +141,7 @@ class BetweenEpochs(Validation):
         return replace(step, iteration=step.iteration + 1)
 
     def _position(self) -> Step:
-        """Return the position of the present iteration."""
+        """Return the position of the current iteration."""
         epochs = self.trainer.max_epochs
         return Step(
             self.trainer.fit_loop.epoch_loop.total_batch_idx,

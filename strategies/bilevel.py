@@ -20,10 +20,10 @@ from search_spaces.checks import require, require_one_of
 from strategies.rng import isolate_rng
 
 Loss = Callable[[], Tensor]
-"""Computes a scalar from the current values of the parameters."""
+"""Function that computes a scalar from the current values of the parameters."""
 
 Gradients = list[Tensor | None]
-"""A gradient for each parameter, None where the loss does not depend on it."""
+"""Gradient for each parameter, or None if the loss does not depend on it."""
 
 
 def no_reduction(gradients: Gradients) -> Gradients:
@@ -36,13 +36,13 @@ class BilevelProblem:
     """The bilevel problem at one iteration of a search.
 
     Args:
-        train_loss: Computes L_train(w, α).
-        val_loss: Computes L_val(w, α).
+        train_loss: Function that computes L_train(w, α).
+        val_loss: Function that computes L_val(w, α).
         alphas: The upper-level variables α.
         weights: The lower-level variables w. Those that do not require a gradient are constants.
         optimizer: The optimizer of w.
         buffers: Tensors that a loss changes in place, for example running batch statistics.
-        average: Averages gradients over all processes of a distributed search.
+        average: Function that averages gradients over all processes of a distributed search.
         scale: Factor by which losses are multiplied for the backward pass, and gradients divided after it. In half
             precision, small gradients would vanish without it.
     """
@@ -69,7 +69,7 @@ class BilevelProblem:
 
 
 class Gradient(Protocol):
-    """Computes the gradient of the validation loss with respect to α.
+    """Function that computes the gradient of the validation loss with respect to α.
 
     Example::
 
@@ -78,7 +78,7 @@ class Gradient(Protocol):
     """
 
     def __call__(self, problem: BilevelProblem, /) -> Gradients:
-        """Return a gradient of the shape of each α, or None where the loss does not depend on it."""
+        """Return a gradient of the shape of each α, or None if the loss does not depend on it."""
 
 
 Order = Literal["one-level", "first", "second"]
@@ -107,9 +107,9 @@ def one_level(loss: Loss, alphas: Sequence[Tensor], descend: Callable[[Tensor], 
     """Take a weight step, and return ∇_α L(w, α) from the same backward pass (DARTS, section 3.3).
 
     Args:
-        loss: Computes L(w, α).
+        loss: Function that computes L(w, α).
         alphas: The architecture parameters, leaves of the graph.
-        descend: Takes the step of w, given the loss, by the ``backward`` of the loss.
+        descend: Function that takes the step of w, given the loss, by calling ``backward`` on the loss.
 
     Returns:
         The detached loss, and the gradient of each α at the weights before the step.
@@ -188,7 +188,7 @@ def hessian_product(
     if not moved:
         return [None] * len(parameters)
     norm = torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(d) for _, d in moved]))
-    norm = norm.clamp_min(torch.finfo(norm.dtype).tiny)  # to ask whether it is 0 would wait for the accelerator
+    norm = norm.clamp_min(torch.finfo(norm.dtype).tiny)  # a test for 0 would wait for the accelerator
     sides = []
     for sign in (1, -1):
         with preserving([*weights, *problem.buffers]), frozen(constant), isolate_rng():

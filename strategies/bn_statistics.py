@@ -26,7 +26,7 @@ def measure_bn_stats(module: nn.Module, run: Callable[[], object]) -> Statistics
 
     Args:
         module: The network, in any mode.
-        run: Makes the passes, at least one.
+        run: Function that runs the passes, at least one.
 
     Returns:
         The average over the passes, for each normalization that ran.
@@ -48,7 +48,7 @@ def measure_bn_stats(module: nn.Module, run: Callable[[], object]) -> Statistics
 
 @contextmanager
 def use_bn_stats(statistics: Statistics) -> Iterator[None]:
-    """Replace the running statistics by these in this context."""
+    """Replace the running statistics by the given ones in this context."""
     before = {norm: _state(norm) for norm in statistics}
     for norm, measured in statistics.items():
         _restore(norm, measured)
@@ -78,7 +78,7 @@ def batch_stats_only(norms: Sequence[_BatchNorm]) -> Iterator[None]:
 def by_batch_statistics(model: nn.Module) -> Iterator[None]:
     """Normalize by the statistics of each batch in this context, also in evaluation mode.
 
-    The running statistics stay as they are.
+    The running statistics are not changed.
     """
     before = [(norm, norm.running_mean, norm.running_var) for norm in norms_with_stats(model)]
     for norm, _, _ in before:
@@ -93,7 +93,7 @@ def by_batch_statistics(model: nn.Module) -> Iterator[None]:
 class frozen_bn_stats:
     """Freeze the running statistics of batch normalizations in this context.
 
-    For the recomputation of a forward pass on the same batch. The context can be entered repeatedly, once for each
+    Used when a forward pass is recomputed on the same batch. The context can be entered repeatedly, once for each
     backward pass through the first forward pass.
 
     Args:

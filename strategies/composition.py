@@ -36,7 +36,7 @@ __all__ = [
 
 
 class OptimizerFactory(Protocol):
-    """Makes the optimizer for a group of α.
+    """Function that creates the optimizer for a group of α.
 
     Example::
 
@@ -58,11 +58,11 @@ class Schedule(Protocol):
     """
 
     def __call__(self, initial_rate: float, progress: float, /) -> float:
-        """Return the learning rate, given the initial one and the share of the epochs that are done, from 0 to 1."""
+        """Return the learning rate, given the initial one and the completed share of the epochs, from 0 to 1."""
 
 
 class Perturbation(Protocol):
-    """Changes the plan of a weight step, so that the weights are trained for a neighbourhood of α.
+    """Function that changes the plan of a weight step, so that the weights are trained for a neighbourhood of α.
 
     Example::
 
@@ -75,8 +75,8 @@ class Perturbation(Protocol):
 
         Args:
             plan: The plan of the relaxation.
-            loss: Computes the training loss (scalar) on the batch of the step by a plan, in evaluation mode and without
-                effect on the search.
+            loss: Function that computes the training loss (scalar) on the batch of the step by a plan, in evaluation
+                mode and without effect on the search.
             step: The position of the search.
         """
 
@@ -86,36 +86,40 @@ class Composition:
     """Everything that distinguishes one differentiable strategy from another.
 
     Args:
-        relaxation: Turns α into the plan of the supernet.
-        optimizer: Makes the optimizer for a group of α.
+        relaxation: Relaxation, which turns α into the plan of the supernet.
+        optimizer: Function that creates the optimizer for a group of α.
         objective: The loss that an architecture step minimizes.
-        gradient: Computes the gradient of the objective with respect to α. None for one-level optimization: α and
-            weights take one step together on the training images, following the plan of an architecture step, and the
-            validation images only validate.
-        grouping: Divides α into the groups that have an optimizer each.
-        schedule: Sets the learning rate of α at the start of each epoch. None keeps it constant.
-        derivation: Turns the α of a cell into its discrete operations. Cells of third-party spaces are derived by
-            :func:`~strategies.derivation.darts`.
+        gradient: Function that computes the gradient of the objective with respect to α. None for one-level
+            optimization: α and weights take one step together on the training images, following the plan of an
+            architecture step, and the validation images are used for validation only.
+        grouping: Function that divides α into groups, each with its own optimizer.
+        schedule: Learning rate of α as a function of the progress, set at the start of each epoch. None keeps it
+            constant.
+        derivation: Function that turns the α of a cell into its discrete operations. Cells of third-party spaces are
+            derived by :func:`~strategies.derivation.darts`.
         none: Whether to add the candidate ``none`` (zero) to the edges of cells.
         alpha_scale: Standard deviation of the normal distribution that α is initialized from; 0 for zeros.
         warmup_epochs: Epochs in which only weights are trained.
         gradient_clip_val: Maximum norm of the gradient of the weights. None for no limit.
         recompute: Whether to recompute relaxed edges of cells in the backward pass, for less memory and more time.
         partial_channels: K; candidates run on 1/K of the channels, and the others are passed on (PC-DARTS). Candidates
-            of layer choices that cannot run on a part run on all of them.
-        wider_partial_channels: K in the second half of the epochs, a smaller one (DrNAS). None for the same.
-        topology: Gives the inputs of each node of a cell α of their own. None for none.
-        companion: Makes a module beside the candidates of each edge, which derived networks do not have. None for none.
-        candidate: Wraps each candidate. None for none.
-        perturbation: Changes the plan of each weight step. None for none.
-        pruning: Narrows the candidates at the start of each epoch. None for none.
-        stop: Ends the search after an epoch. None for a search of all epochs.
-        trains_alphas: Returns whether α is stepped at a position of the search. None for all epochs after the warm-up.
-        joint: Returns whether α and the weights take one step together at a position of the search, as they do
-            everywhere if the gradient is None. None for nowhere.
+            of layer choices that cannot run on a part of the channels run on all of them.
+        wider_partial_channels: K in the second half of the epochs, smaller than in the first (DrNAS). None to keep K.
+        topology: Function that names the candidates of the inputs of each node of a cell, which then have α as well.
+            None for no such α.
+        companion: Function that creates a module beside the candidates of each edge, which derived networks do not
+            have. None for no such module.
+        candidate: Function that wraps each candidate. None to leave candidates unchanged.
+        perturbation: Function that changes the plan of each weight step. None to leave plans unchanged.
+        pruning: Function that narrows the candidates at the start of each epoch. None for no pruning.
+        stop: Rule that ends the search after an epoch. None for a search of all epochs.
+        trains_alphas: Function that returns whether α is stepped at a position of the search. None for all epochs after
+            the warm-up.
+        joint: Function that returns whether α and the weights take one step together at a position of the search. If
+            the gradient is None, they always do. None for separate steps.
         weight_steps: Number of weight steps for each architecture step, unless they are joint.
-        single_path: Whether paths run one candidate an edge, so that spaces whose input choices take several inputs are
-            refused.
+        single_path: Whether paths run one candidate per edge. Spaces with input choices that take several inputs are
+            then rejected.
 
     Raises:
         ValueError: A number is out of range.
@@ -195,7 +199,7 @@ def adam(learning_rate: float, weight_decay: float, betas: tuple[float, float]) 
     if len(betas) != 2 or not all(0 <= beta < 1 for beta in betas):
         raise ValueError(f"betas: {list(betas)} should be two numbers from 0 to below 1")
     first, second = betas
-    optimizer = partial(torch.optim.Adam, foreach=True)  # α are many and small
+    optimizer = partial(torch.optim.Adam, foreach=True)  # the α are many small tensors
     return partial(optimizer, lr=learning_rate, betas=(float(first), float(second)), weight_decay=weight_decay)
 
 

@@ -21,9 +21,9 @@ class DDARTS(DifferentiableStrategy):
     """The D-DARTS strategy: every cell has its own α, loss, optimizer and schedule.
 
     The loss of cell i is the evaluator's loss plus the zero-one loss of its α minus its ablation loss (Eq. 8, with the
-    sign of the released code), which measures the contribution of the cell. It reaches the α of cell i only. With the
-    ablation loss, only spaces that are a chain of cells can be searched; in :class:`~search_spaces.d_darts.DDartsSpace`
-    every layer has its own cell.
+    sign of the released code), which measures the contribution of the cell. Its gradient reaches the α of cell i only.
+    With the ablation loss, only spaces that are a chain of cells can be searched; in
+    :class:`~search_spaces.d_darts.DDartsSpace` every layer has its own cell.
 
     The defaults are the settings of section 5 and of the released code. DARTOpti (section 4.4) is this strategy with
     ``warmup_epochs=5`` on :class:`~search_spaces.dartopti.DartOptiSpace`, whose identical cells share α, loss and
@@ -31,7 +31,7 @@ class DDARTS(DifferentiableStrategy):
 
     Args:
         w_abl: Weight of the ablation loss (section 5.2.1), at least 0. With 0, as in the paper's searches with L_F,
-            there is no ablation loss and any space can be searched. It moves α only with ``ablation_gradient=True``.
+            there is no ablation loss and any space can be searched. It affects α only with ``ablation_gradient=True``.
         w_01: Weight of the zero-one loss (section 5.2.1), at least 0.
         ablation_mode: Replacement of an ablated cell (Eq. 6). "random": its operations with random weights, as in the
             released code. "skip": the output of the layer before it.
@@ -43,8 +43,9 @@ class DDARTS(DifferentiableStrategy):
         min_alpha_change: Early stopping: the search ends after an epoch in which the sigmoids of α changed by less
             than this on average, above 0. None disables it.
         seed: Seed of the random weights. None for PyTorch's seed when the strategy is created.
-        contribution_interval: Distance in batches between two measurements of the contributions, at least 1, each a
-            pass per cell; the first is on the first batch of each epoch. ``ablation_gradient=True`` needs every step.
+        contribution_interval: Interval in batches between two measurements of the contributions, at least 1. A
+            measurement takes one pass per cell; the first one is on the first batch of each epoch.
+            ``ablation_gradient=True`` needs every step.
         common: Arguments of all strategies, see :class:`~strategies.base.DifferentiableStrategy`.
 
     Raises:
@@ -91,7 +92,7 @@ class DDARTS(DifferentiableStrategy):
         )
 
     def mutate_model(self, model: ModelSpace) -> ModelSpace:
-        """Turn the model space into a supernet, in place; a ValueError if the ablation loss has no chain of cells."""
+        """Turn the model space into a supernet, in place; raise a ValueError if a needed chain of cells is missing."""
         model = super().mutate_model(model)
         if self.w_abl > 0:
             CellChain(model)  # raises now instead of at the first architecture step

@@ -36,7 +36,7 @@ class AuxiliarySkip(nn.Module):
 
 
 def auxiliary_skip(beta: float = 1.0, decay: Literal["linear", "cosine"] = "linear") -> Companion:
-    """Return the companion that gives an :class:`AuxiliarySkip` to every edge with a candidate ``skip_connect``."""
+    """Return the companion that adds an :class:`AuxiliarySkip` to every edge with a candidate ``skip_connect``."""
     require("beta", beta, 0 <= beta < float("inf"), "at least 0")
     require("decay", repr(decay), decay in ("linear", "cosine"), "linear or cosine")
 
@@ -50,7 +50,7 @@ def auxiliary_skip(beta: float = 1.0, decay: Literal["linear", "cosine"] = "line
 class DARTSMinus(DifferentiableStrategy):
     """The DARTS- strategy: DARTS, with an auxiliary skip connection on every edge, which fades out during the search.
 
-    Gradients flow through it, so α of ``skip_connect`` measures the worth of the operation alone. The defaults are the
+    Gradients flow through it, so α of ``skip_connect`` measures the value of the operation alone. The defaults are the
     settings of the paper and of the released code.
 
     Args:

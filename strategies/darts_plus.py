@@ -16,12 +16,12 @@ class DARTSPlus(DifferentiableStrategy):
 
     The search ends after the first epoch in which one of two criteria holds: the derived normal cell has ``skip_limit``
     or more skip connections (criterion 1), or the ranks of its learnable operations have been stable for
-    ``stable_epochs`` (criterion 1*). The rest is DARTS of first order, with the settings of that paper.
+    ``stable_epochs`` (criterion 1*). All else is first-order DARTS, with the settings of the DARTS paper.
 
     Args:
-        skip_limit: Number of skip connections in a derived normal cell that ends the search, at least 1. None for no
-            such criterion.
-        stable_epochs: Number of epochs with the same ranks that ends the search, at least 2. None for no such
+        skip_limit: Number of skip connections in a derived normal cell that ends the search, at least 1. None to
+            disable this criterion.
+        stable_epochs: Number of epochs with the same ranks that ends the search, at least 2. None to disable this
             criterion.
         order: Approximation of the architecture gradient, see :class:`~strategies.darts.DARTS`.
         xi: Step size ξ of the second order, at least 0. None for the current learning rate of the weights.

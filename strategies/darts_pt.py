@@ -14,14 +14,14 @@ from strategies.relaxation import EveryEdge, softmax
 class DARTSPT(DifferentiableStrategy):
     """The DARTS-PT strategy: DARTS whose operations and edges are chosen by how much the supernet loses without them.
 
-    The choices are made in the last ``projection_epochs``, at regular distances. Each fixes one random edge of every
+    The choices are made in the last ``projection_epochs``, at regular intervals. Each fixes one random edge of every
     cell to the operation without which the supernet validates worst. After all edges, each choice keeps the two edges
-    of a node without which it validates worst. In between, the supernet is trained on. The defaults are the settings of
-    the released code, with one choice every 5 epochs for the 17 choices of a cell of DARTS.
+    of a node without which it validates worst. In between, the training of the supernet continues. The defaults are the
+    settings of the released code, with one choice every 5 epochs for the 17 choices of a cell of DARTS.
 
     Args:
-        projection_epochs: Number of last epochs in which choices are made, at least 1.
-        metric: Name of the metric that choices are made by. Lower is better if it ends in ``loss``, ``error``, ``mae``
+        projection_epochs: Number of epochs at the end of the search in which choices are made, at least 1.
+        metric: Name of the metric by which choices are made. Lower is better if it ends in ``loss``, ``error``, ``mae``
             or ``mse``, else higher.
         batch_statistics: Whether the choices normalize by the statistics of each validation batch, as in the released
             code, instead of by the running ones. False for validation images that are ordered by class.

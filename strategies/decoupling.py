@@ -1,4 +1,4 @@
-"""Decisions on operations first, and on the pair of inputs of each node afterwards (DOTS, section 3)."""
+"""Search for the operations first, and for the pair of inputs of each node afterwards (DOTS, section 3)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class TwoStages:
     """The relaxation of DOTS.
 
     Args:
-        architecture: Returns the architecture, which knows the names of the candidates.
+        architecture: Function that returns the architecture, which holds the names of the candidates.
         stages, temperatures, operation_temperature: See :class:`~strategies.dots.DOTS`.
     """
 
@@ -41,7 +41,7 @@ class TwoStages:
         self.operation_temperature = operation_temperature
 
     def architecture(self, alphas: Alphas, step: Step) -> Plan:
-        """Return the plan of either step: the inputs of nodes have no weights in the first stage."""
+        """Return the plan of either kind of step; in the first stage, the inputs of nodes have no weights."""
         names = self.current().candidates
         if step.progress < self.stages[1]:
             return {edge: softmax_by_group(alpha, names[edge]) for edge, alpha in alphas.items() if not is_node(edge)}
@@ -60,21 +60,21 @@ class TwoStages:
         return self.architecture(alphas, step if step.epochs else Step(epochs=1))  # unknown before the first step
 
     def temperature(self, step: Step) -> float:
-        """Return the temperature of an epoch of the second stage, in which it falls by the same factor every epoch."""
+        """Return the temperature of an epoch of the second stage, which decreases by the same factor every epoch."""
         (first, last), start, epoch = self.temperatures, self.stages[2], 1 / (step.epochs or 1)
         done = (step.progress - start) / max(1 - epoch - start, epoch)
         return first * (last / first) ** min(max(done, 0.0), 1.0)
 
 
 def begin_second_stage(epoch: Epoch, start: float) -> None:
-    """Prune every edge to the strongest operation of each group, and restart, once in a search.
+    """Prune every edge to the strongest operation of each group, and restart, once per search.
 
     Args:
         epoch: The epoch that begins.
         start: Share of the epochs after which the second stage begins.
     """
     if isinstance(epoch.model, HasStages) and epoch.step.progress >= start:
-        epoch.model.enter_stage(1)  # in every epoch, as a resumed search needs it
+        epoch.model.enter_stage(1)  # in every epoch, because a resumed search needs it
     if begins_second_stage(epoch, start):
         keep_strongest(epoch.architecture)
         epoch.restart()
@@ -82,7 +82,7 @@ def begin_second_stage(epoch: Epoch, start: float) -> None:
 
 @keeps_inputs
 def by_stage(cell: CellAlphas, nodes: NodeAlphas, *, inputs: int = 2) -> list[DerivedEdge]:
-    """Return the strongest operations of a cell, in the second stage those of the strongest pair of inputs per node.
+    """Return the strongest operations of a cell; in the second stage, those on the strongest pair of inputs per node.
 
     In the first stage the weights are those of the relaxation. In the second, an edge has one operation of each group.
 

@@ -1,6 +1,6 @@
 """Derivations: from the α of a cell to its discrete operations.
 
-They take plain numbers, so they work for a supernet in memory and for a table read from a file.
+Derivations take plain numbers, so they work for a supernet in memory and for a table read from a file.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from search_spaces.edges import NONE, SKIP, CellAlphas, NodeAlphas
 
 
 class DerivedEdge(NamedTuple):
-    """A derived operation from node ``source`` to node ``target``, and the weight that it was chosen by."""
+    """A derived operation from node ``source`` to node ``target``, and the weight by which it was chosen."""
 
     operation: str
     source: int
@@ -24,10 +24,10 @@ class DerivedEdge(NamedTuple):
 
 
 class Derivation(Protocol):
-    """Turns the α of a cell into its discrete operations.
+    """Function that turns the α of a cell into its discrete operations.
 
-    A derivation for a search with a topology (:mod:`strategies.topology`) is also given the α of the inputs of nodes.
-    One that is marked by :func:`keeps_inputs` is given the number of edges to keep per node.
+    A derivation for a search with a topology (:mod:`strategies.topology`) is also given the α of the inputs of nodes. A
+    derivation marked by :func:`keeps_inputs` is also given the number of edges to keep per node.
 
     Example::
 
@@ -48,7 +48,7 @@ Marked = TypeVar("Marked", bound=Derivation)
 def keeps_inputs(derivation: Marked) -> Marked:
     """Mark a derivation that keeps exactly ``inputs`` edges per node (keyword, 2 by default), one operation each.
 
-    The cells of third-party spaces can be derived by such a derivation only.
+    Cells of third-party spaces can be derived only by such a derivation.
     """
     _KEEPS_INPUTS.add(derivation)
     return derivation
@@ -56,7 +56,7 @@ def keeps_inputs(derivation: Marked) -> Marked:
 
 @dataclass(frozen=True)
 class ByCell:
-    """A derivation for each cell.
+    """Derivation that differs between cells, chosen by the label of the cell.
 
     Args:
         derivations: Label of a cell -> its derivation.
@@ -71,7 +71,7 @@ class ByCell:
         return self.derivations.get(label, self.others)
 
     def __call__(self, cell: CellAlphas, /, *nodes: Any, **inputs: Any) -> list[DerivedEdge]:
-        """Return the operations that another cell keeps."""
+        """Return the operations that a cell without an entry in ``derivations`` keeps."""
         return self.others(cell, *nodes, **inputs)
 
 
@@ -94,7 +94,7 @@ def derive_cell(
 
 
 def has_fixed_inputs(derivation: Derivation) -> bool:
-    """Return whether a derivation, or each of those by cell, is marked by :func:`keeps_inputs`."""
+    """Return whether a derivation, or each derivation of a :class:`ByCell`, is marked by :func:`keeps_inputs`."""
     if isinstance(derivation, ByCell):
         return all(map(has_fixed_inputs, (*derivation.derivations.values(), derivation.others)))
     return derivation in _KEEPS_INPUTS
@@ -136,7 +136,7 @@ def by_method(method: Method, threshold: float = 0.85) -> Derivation:
 
 @dataclass(frozen=True)
 class _ByMethod:
-    """The function :func:`derive` with its settings; the α of nodes have no influence."""
+    """The function :func:`derive` with its settings; the α of nodes are not used."""
 
     method: Method
     threshold: float
@@ -150,11 +150,11 @@ def darts(cell: CellAlphas, /, *nodes: Any, inputs: int = 2) -> list[DerivedEdge
     """Return the best operation of each of the strongest edges per node (DARTS, section 2.4).
 
     The strength of an edge is the weight of its best operation other than ``none``, after the softmax over all
-    candidates including ``none``. Of equal edges and operations the first is kept.
+    candidates including ``none``. Of equal edges or operations, the first is kept.
 
     Args:
         cell: The α of the cell.
-        nodes: The α of the inputs of its nodes, which have no influence.
+        nodes: The α of the inputs of its nodes, which are not used.
         inputs: Number of edges kept per node.
     """
     return strongest({edge: softmax(alphas) for edge, alphas in cell.items()}, inputs)
@@ -189,11 +189,11 @@ def edge(cell: CellAlphas, threshold: float, operations: int = 2) -> list[Derive
 
 @dataclass(frozen=True)
 class FewSkips:
-    """A derivation by which a cell has at most so many skip connections (P-DARTS, section 3.2.2).
+    """Derivation that limits the number of skip connections in a cell (P-DARTS, section 3.2.2).
 
-    While it has more, the weakest gets the weight 0 and the cell is derived again, so that its edge competes with its
-    next best operation. The weights of all other operations stay the same. An edge without another operation keeps its
-    skip connection if the derivation needs that edge.
+    While the cell has more, the weakest skip connection gets the weight 0 and the cell is derived again, so that its
+    edge competes with its next best operation. The weights of all other operations stay the same. An edge without
+    another operation keeps its skip connection if the derivation needs that edge.
 
     Args:
         derivation: The derivation of the cell.
@@ -217,7 +217,7 @@ class FewSkips:
 
 
 def _without_skip(alphas: Mapping[str, float]) -> dict[str, float]:
-    """Return α of an edge whose skip connection has no weight; that of ``none`` grows by as much, in a softmax."""
+    """Return the α of an edge with the softmax weight of its skip connection moved to ``none``."""
     lower, higher = sorted((alphas[SKIP], alphas.get(NONE, -math.inf)))
     others = {name: alpha for name, alpha in alphas.items() if name not in (SKIP, NONE)}
     rest = {**others, NONE: higher + math.log1p(math.exp(lower - higher))}
@@ -225,9 +225,9 @@ def _without_skip(alphas: Mapping[str, float]) -> dict[str, float]:
 
 
 def few_skips(derivation: Derivation, skips: int | None) -> Derivation:
-    """Return a derivation with at most so many skip connections in each cell, None for no limit: see :class:`FewSkips`.
+    """Return a derivation with at most ``skips`` skip connections per cell, None for no limit: see :class:`FewSkips`.
 
-    A cell with a derivation of its own keeps it.
+    In a :class:`ByCell`, each derivation is limited separately.
     """
     if skips is None:
         return derivation
@@ -243,7 +243,7 @@ def strongest(weights: CellAlphas, inputs: int = 2) -> list[DerivedEdge]:
     """Return the best operation, other than ``none``, of each of the strongest edges per node.
 
     Args:
-        weights: (source node, target node) -> operation -> weight. Of equal ones the first is kept.
+        weights: (source node, target node) -> operation -> weight. Of equal weights, the first is kept.
         inputs: Number of edges kept per node.
     """
     kept = []

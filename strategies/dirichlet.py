@@ -20,10 +20,10 @@ def concentration(alpha: Tensor) -> Tensor:
 
 
 class DirichletEdges:
-    """The relaxation of every edge by weights that are sampled from its Dirichlet distribution (DrNAS, section 2.2).
+    """Relaxation of every edge with weights sampled from its Dirichlet distribution (DrNAS, section 2.2).
 
-    Architecture and weight steps have different samples, as in the released code. Gradients reach α along the path
-    of the sample (Jankowiak and Obermeyer, 2018). Validation takes the mean of the distribution.
+    Architecture and weight steps have different samples, as in the released code. Gradients reach α along the path of
+    the sample (Jankowiak and Obermeyer, 2018). Validation uses the mean of the distribution.
 
     Args:
         seed: Seed of the samples.
@@ -68,7 +68,7 @@ def dirichlet_kl(weight: float) -> Objective:
     def objective(batch: ArchitectureBatch) -> Tensor:
         divergences = []
         for alpha in batch.architecture.living_alphas().values():
-            # Without the check of arguments, for which a GPU would have to wait.
+            # Without validation of the arguments, which would synchronize with a GPU.
             uniform = Dirichlet(torch.ones_like(alpha), validate_args=False)
             divergences.append(kl_divergence(Dirichlet(concentration(alpha), validate_args=False), uniform))
         return weight * torch.stack(divergences).sum()

@@ -14,8 +14,8 @@ from strategies.topology import pairs_of_inputs
 class DOTS(DifferentiableStrategy):
     """The DOTS strategy: α decides first on the operation of each edge, and then on the pair of inputs of each node.
 
-    In the first stage, candidates without weights and those with weights are two groups, each mixed by a softmax of
-    its own. The second stage starts again with new weights and the best candidate of each group, and anneals one
+    In the first stage, candidates without weights and those with weights are two groups, each mixed by a separate
+    softmax. The second stage starts again with new weights and the best candidate of each group, and anneals one
     softmax over these two, and another over all pairs of inputs of a node.
 
     The defaults are the settings of the released code.

@@ -17,7 +17,7 @@ from strategies.supernet.widening import widen
 
 
 def progress(keep: int | None, wider: int | None, warmup_epochs: int, seed: int) -> Pruning:
-    """Return what changes after half of the epochs: fewer candidates, more channels; arguments as of :class:`DrNAS`."""
+    """Return the pruning after half of the epochs: fewer candidates, more channels; see :class:`DrNAS`."""
 
     def pruning(epoch: Epoch) -> None:
         architecture, epochs = epoch.architecture, epoch.step.epochs
@@ -47,11 +47,12 @@ class DrNAS(DifferentiableStrategy):
         reg_type: Regularization of α towards the uniform distribution. "l2": an L2 penalty of α. "kl": the divergence
             of the distribution of each edge from the uniform one.
         reg_scale: Weight of the regularization, at least 0.
-        keep: Candidates that every edge keeps after half of the epochs, at least 1. None for all.
+        keep: Number of candidates that every edge keeps after half of the epochs, at least 1. None for all.
         partial_channels: K; candidates run on 1/K of the channels. 1 runs them on all channels.
-        wider_partial_channels: K after half of the epochs, a smaller one. None for the same.
+        wider_partial_channels: K after half of the epochs, smaller than ``partial_channels``. None to keep K.
         learning_rate, betas, alpha_scale: See :class:`~strategies.darts.DARTS`.
-        warmup_epochs: Epochs in which only weights are trained, at the start and, if anything changes then, after half.
+        warmup_epochs: Epochs in which only weights are trained, at the start and, if candidates or channels change
+            then, after half of the epochs.
         gradient_clip_val: See :class:`~strategies.darts.DARTS`.
         seed: Seed of the samples. None for PyTorch's seed when the strategy is created.
         common: Arguments of all strategies, see :class:`~strategies.base.DifferentiableStrategy`.

@@ -12,12 +12,12 @@ from strategies.supernet.architecture import Architecture
 
 
 class ScheduledDropout(nn.Module):
-    """Drops a part of its input in training, and scales the rest up.
+    """Dropout with a scheduled rate: in training, zero a part of the input and scale up the rest.
 
     Args:
-        drop: Drops a part, given the input and the rate.
-        rate: Returns the rate at a position of the search.
-        architecture: The architecture, which knows the position.
+        drop: Function that drops a part, given the input and the rate.
+        rate: Function that returns the rate at a position of the search.
+        architecture: The architecture, which holds the position.
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class ScheduledDropout(nn.Module):
 
 
 def drop_paths(x: Tensor, probability: float) -> Tensor:
-    """Replace the output of a candidate by zeros for random images of a batch, and scale that of the others up."""
+    """Replace the output of a candidate by zeros for random images of a batch, and scale up the others."""
     return stochastic_depth(x, probability, "row")
 
 

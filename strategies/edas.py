@@ -24,8 +24,8 @@ class EDAS(DifferentiableStrategy):
     plain variant.
 
     Args:
-        weight_decay: L2 penalty of the α optimizer, at least 0; it applies to relaxed edges only. None for the
-            paper's: 1e-3 with warm-up, 0 without.
+        weight_decay: L2 penalty of the α optimizer, at least 0; it applies to relaxed edges only. None for the values
+            of the paper: 1e-3 with warm-up, 0 without.
         sign_flip_epochs: Epochs in which every second iteration uses −α instead of α (see ``flip``), the warm-up of
             Eq. 3.
         alpha_max: Whether to relax no edge in weight steps, the ablation of section 5.3.
@@ -37,13 +37,13 @@ class EDAS(DifferentiableStrategy):
         order: Approximation of the architecture gradient, see :class:`~strategies.darts.DARTS`; "first" in the paper.
             "one-level" takes 0.6 of the time.
         flip: Steps that use −α during the warm-up: "weights" for weight steps, or "both" for architecture steps too,
-            whose gradient it turns around. None for "weights", or for "both" with the order "one-level", in which α and
-            the weights share a pass.
+            which reverses the sign of their gradient. None for "weights", or for "both" with the order "one-level", in
+            which α and the weights share a pass.
         weights_first_epochs: Epochs at the start in which only weights are trained, with every edge relaxed; 0 in the
-            paper. They take the time and the memory of DARTS.
+            paper. These epochs take as much time and memory as DARTS.
         path: Candidates that unrelaxed edges run: "strongest" (the paper), or "sampled" by the softmax of α, so that a
-            short search does not settle on those that it began with (docs/quality.md); without ``weights_first_epochs``
-            it then favours operations without weights.
+            short search does not settle on its initial candidates (docs/quality.md). Without ``weights_first_epochs``,
+            "sampled" favours operations without weights.
         common: Arguments of all strategies, see :class:`~strategies.base.DifferentiableStrategy`.
 
     Raises:

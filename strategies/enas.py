@@ -14,9 +14,9 @@ class ENAS(NniENAS):
     """NNI's ENAS strategy: a controller learns to sample paths whose reward on the supernet's weights is high.
 
     Differs from NNI's class in two ways. NNI's loader yields (batch, loader index), and since version 2.1 Lightning
-    unpacks such a pair itself, so NNI would take the labels for the index. The loader here marks a batch with a word,
-    which NNI's steps accept as well. NNI sees a reward only if the evaluator logs it at every step; here every logged
-    reward is.
+    unpacks such a pair itself, so NNI would mistake the labels for the index. The loader of this class yields (batch,
+    "train" or "val"), which NNI's steps accept as well. NNI finds a reward only if the evaluator logs it at every step;
+    this class logs every reward at every step.
 
     Args:
         reward_metric_name: Metric that the evaluator logs in its ``validation_step`` and the controller maximizes, for

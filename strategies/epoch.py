@@ -18,21 +18,22 @@ AlphaTable = Mapping[str, Mapping[Any, float]]
 
 @dataclass(frozen=True)
 class Epoch:
-    """A search between two epochs.
+    """State of a search between two epochs.
 
     Args:
-        architecture: α, which candidates live, and the current plan.
+        architecture: α, the living candidates, and the current plan.
         step: The position of the search: the epoch that begins, for a pruning; the epoch that ended, for a stop rule.
         sample: The sample of the network that would be derived now.
         before: α at the start of the epoch.
         history: α at the end of each completed epoch.
-        memory: Plain values that a part keeps between epochs; checkpoints hold them.
-        validate: Returns the metrics of the evaluator on all validation images, by the names under which it logs them,
-            given a plan of the living candidates. The model is in evaluation mode; nothing else of the search changes.
-        val_loss: Computes the evaluator's loss (scalar) on the last batch of an architecture step by the relaxation's
-            plan of such a step. Only at the end of an epoch in which α was stepped.
-        restart: Gives α its initial values and the trained weights new random ones, as far as their modules have a
-            ``reset_parameters``, and clears the state of all optimizers. Schedules go on.
+        memory: Plain values that a part keeps between epochs; checkpoints include them.
+        validate: Function that returns the metrics of the evaluator on all validation images, by the names under which
+            it logs them, given a plan of the living candidates. The model is in evaluation mode; nothing else of the
+            search changes.
+        val_loss: Function that computes the evaluator's loss (scalar) on the last batch of an architecture step by the
+            relaxation's plan of such a step. Available only at the end of an epoch in which α was stepped.
+        restart: Function that resets α to its initial values and the trained weights to new random ones, if their
+            modules have a ``reset_parameters``, and clears the state of all optimizers. Schedules continue.
         model: The supernet.
         optimizers: The optimizers of the weights and of α.
     """
@@ -51,7 +52,7 @@ class Epoch:
 
 
 class Pruning(Protocol):
-    """Narrows the candidates of edges at the start of an epoch, or begins a stage of a search in another way.
+    """Function that narrows the candidates of edges at the start of an epoch, or otherwise begins a stage of a search.
 
     It must depend on the state of the search alone, so that a resumed search is pruned in the same way.
 
@@ -68,7 +69,7 @@ class Pruning(Protocol):
 
 
 class StopRule(Protocol):
-    """Ends a search early. It may set α back to those of an earlier epoch, which are derived then.
+    """Rule that ends a search early. It may reset α to those of an earlier epoch, which are then derived.
 
     Example::
 

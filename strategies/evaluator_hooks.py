@@ -18,7 +18,7 @@ def serve_batches_in_parts(owner: pl.LightningModule | pl.LightningDataModule | 
     """Apply the batch hooks of an evaluator to each part of a training batch: "train" and "val".
 
     Args:
-        owner: The module that defines the hooks: the evaluator's LightningModule or data module. None for none.
+        owner: The module that defines the hooks: the evaluator's LightningModule or data module. None to set no hooks.
         caller: The module on which Lightning calls the hooks; the hooks are set on it.
     """
     for hook in BATCH_HOOKS:

@@ -18,7 +18,7 @@ class FairDARTS(DifferentiableStrategy):
 
     Args:
         w_01: Weight of the zero-one loss (D-DARTS, Eq. 4), at least 0.
-        derivation: Operations that a cell keeps. "sparse": those of the two strongest per node that reach the
+        derivation: Operations that a cell keeps. "sparse": those of the two strongest edges per node that reach the
             threshold. "edge": up to two per edge that reach the threshold. "darts": the two strongest edges per node,
             with the best operation of each. "darts" is also the fallback for cells in which no operation reaches the
             threshold, and for cells of third-party spaces.

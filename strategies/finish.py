@@ -1,4 +1,4 @@
-"""The end of a search: likely architectures are ranked on the weights of the supernet, and the best one is derived."""
+"""Ranking of likely architectures on the weights of the supernet, at the end of a search, to derive the best one."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from strategies.rng import isolate_rng
 from strategies.validation import CALIBRATION_BATCHES, DERIVED, UNLOGGED, score, without_warnings
 
 STATE = "nas_plugins_finish"
-"""Key of a checkpoint for what a finish has found."""
+"""Key of a checkpoint for the ranking."""
 MARGIN = 1e-9
-"""What decides between candidates of the same α."""
+"""Margin that decides between candidates with the same α."""
 DRAWS = 50
-"""Number of shifts that are tried for each architecture to rank, as several may give the same one."""
+"""Number of shifts that are tried for each architecture to rank, as several may give the same architecture."""
 
 
 @dataclass(frozen=True)
@@ -41,27 +41,28 @@ class Finish:
     """Settings of the ranking at the end of a search.
 
     After the last epoch, the most likely architectures are validated, each with its own batch statistics, and the best
-    one is derived. The most likely one is that which the search would derive; each other one differs from it in the
-    operations with the smallest distance of α to the chosen ones.
+    one is derived. The most likely architecture is the one that the search would derive without a ranking. The others
+    differ from it in operations whose α is closest to that of the derived ones.
 
-    Further rungs make it a successive halving (Jamieson and Talwalkar, Non-stochastic Best Arm Identification and
-    Hyperparameter Optimization, AISTATS 2016).
+    With further rungs, the ranking is a successive halving (Jamieson and Talwalkar, Non-stochastic Best Arm
+    Identification and Hyperparameter Optimization, AISTATS 2016).
 
     Args:
         architectures: Number of architectures to rank, at least 2.
-        steps: Number of weight steps that each architecture gets before, with the optimizer of the evaluator and a
-            learning rate that falls along a cosine.
+        steps: Number of weight steps of each architecture before its validation, with the optimizer of the evaluator
+            and a learning rate that decays along a cosine.
         exchanges: Largest number of edges whose operation is exchanged. With 1, the architectures are the neighbors of
             the most likely one. None for any number.
-        rungs: Further rungs, each as (architectures, steps): so many of the best ones are ranked anew, after so many
-            weight steps from the weights that they began with. Each rung has fewer architectures and more steps than
-            the one before.
+        rungs: Further rungs, each as (architectures, steps): the number of best architectures that are ranked again,
+            and the number of weight steps of each, starting again from its initial weights. Each rung has fewer
+            architectures and more steps than the one before.
         metric: Name of the metric that the evaluator logs in ``validation_step``. Lower is better if it ends in
-            ``loss``, ``error``, ``mae`` or ``mse``, else higher. None for that of the task or of the evaluator in a
-            config, outside of the command line for ``val_acc``.
-        space: Makes the space whose networks are ranked, each trained alone from new weights; a deeper one shows what
-            depth asks of an architecture, such as skip connections. In a config: the arguments in which it differs from
-            the space that is searched. None ranks paths of the supernet, which begin with its weights.
+            ``loss``, ``error``, ``mae`` or ``mse``, else higher. None for the metric of the task or of the evaluator in
+            a config or, outside of the command line, for ``val_acc``.
+        space: Function that creates the space whose networks are ranked, each trained separately from new weights. A
+            deeper space shows which operations depth requires, for example skip connections. In a config: the arguments
+            that differ from those of the searched space. None ranks paths of the supernet, which start from its
+            weights.
 
     Raises:
         ValueError: A number is out of range.
@@ -88,7 +89,7 @@ class Finish:
 
     @property
     def all_rungs(self) -> list[tuple[int, int]]:
-        """Return the number of architectures and of the weight steps of each for every rung."""
+        """Return the number of architectures and of weight steps per architecture for every rung."""
         return [(self.architectures, self.steps), *((count, steps) for count, steps in self.rungs)]
 
     @property
@@ -107,7 +108,7 @@ class Finish:
 
 
 class FinishArguments(TypedDict, total=False):
-    """Arguments of a :class:`Finish`, as a config has them."""
+    """Arguments of a :class:`Finish` in a config."""
 
     architectures: int
     steps: int
@@ -120,7 +121,7 @@ class FinishArguments(TypedDict, total=False):
 def exchanges(alphas: Mapping[str, Sequence[float]], most: int | None = None) -> Iterator[dict[str, list[float]]]:
     """Yield addends to α that exchange the largest α of some edges with another one, by ascending sum of distances.
 
-    The first is empty. An exchange leaves the strength of an edge as it is.
+    The first is empty. An exchange does not change the strength of an edge.
 
     Args:
         alphas: Edge -> α of its candidates.
@@ -154,11 +155,11 @@ def exchanges(alphas: Mapping[str, Sequence[float]], most: int | None = None) ->
 
 
 class Finishing(CostSearch):
-    """The part of a search module that ranks likely architectures at the end of the search.
+    """Part of a search module that ranks likely architectures at the end of the search.
 
     Args:
         args: See :class:`~strategies.cost.search.CostSearch`.
-        finish: Settings of the ranking. None for none.
+        finish: Settings of the ranking. None for no ranking.
     """
 
     def __init__(self, *args: Any, finish: Finish | None = None) -> None:
@@ -172,19 +173,19 @@ class Finishing(CostSearch):
             self._recent = type(self._recent)(maxlen=max(CALIBRATION_BATCHES, finish.all_rungs[-1][1]))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add what was found."""
+        """Add the ranking."""
         super().on_save_checkpoint(checkpoint)
         if self._chosen is not None:
             checkpoint[STATE] = {"ranking": self.ranking, "chosen": dict(self._chosen)}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore what was found."""
+        """Restore the ranking."""
         super().on_load_checkpoint(checkpoint)
         if STATE in checkpoint:
             self.ranking, self._chosen = checkpoint[STATE]["ranking"], checkpoint[STATE]["chosen"]
 
     def on_train_epoch_start(self) -> None:
-        """Check that the evaluator logs the metric, once it has validated."""
+        """Check that the evaluator logs the metric, after its first validation."""
         super().on_train_epoch_start()
         self._chosen = None  # for a search that is extended after its end
         logged = self.trainer.callback_metrics
@@ -193,7 +194,7 @@ class Finishing(CostSearch):
             self.finish.score(dict.fromkeys(validated, 0.0))  # raises if there is no such metric
 
     def on_train_end(self) -> None:
-        """Warn if the Trainer ended the search before there was a ranking."""
+        """Warn if the Trainer ended the search before the ranking."""
         super().on_train_end()
         if self.finish is not None and self._chosen is None:
             warnings.warn(
@@ -203,7 +204,7 @@ class Finishing(CostSearch):
             )
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int, *args: Any, **kwargs: Any) -> None:
-        """Rank after the last batch of the search, before its validation."""
+        """Rank architectures after the last batch of the search, before its validation."""
         super().on_train_batch_end(outputs, batch, batch_idx, *args, **kwargs)
         epochs = self.trainer.max_epochs or 0
         last = bool(self.ended) or self.current_epoch + 1 == epochs
@@ -211,7 +212,7 @@ class Finishing(CostSearch):
             self._rank(self.finish)
 
     def _shift(self) -> Mapping[str, Tensor]:
-        """Return what the chosen architecture, or else the targets, add to α."""
+        """Return the addend to α of the chosen architecture, or of the cost targets if none is chosen."""
         return super()._shift() if self._chosen is None else self._chosen
 
     def _rank(self, finish: Finish) -> None:
@@ -231,13 +232,13 @@ class Finishing(CostSearch):
         ]
 
     def _shown(self, architectures: Sequence[int], steps: int) -> Iterable[int]:
-        """Return the architectures of a rung, with a progress bar where the trainer has one."""
+        """Return the architectures of a rung, with a progress bar if the Trainer has one."""
         shown = self.trainer.progress_bar_callback is not None and self.trainer.is_global_zero
         text = f"ranking after {steps} steps" if steps else "ranking"
         return tqdm(list(architectures), text, unit="architecture", leave=False, disable=not shown)
 
     def _changed(self, plan: Plan, first: Plan) -> dict[str, str]:
-        """Return edge -> candidates of a network, where they differ from those of the most likely one."""
+        """Return edge -> candidates of a network, for edges on which it differs from the most likely one."""
         candidates = self.architecture.candidates
         return {
             edge: ", ".join(str(candidates[edge][index]) for index in entry) or NONE
@@ -246,12 +247,12 @@ class Finishing(CostSearch):
         }
 
     def finished(self) -> dict[str, Any] | None:
-        """Return the ranking and what the choice adds to α, in plain JSON types; None if there was none.
+        """Return the ranking and the addend of the choice to α, in plain JSON types; None without a ranking.
 
         Returns:
             ``ranking``: for each architecture, the most likely first, ``operations`` (edge -> candidates, where they
-            differ from those of the first), ``metrics`` after its last ``steps`` (None where they are no number), and
-            whether it is ``chosen``; ``shift``: edge -> candidate -> what derivation adds to its α.
+            differ from those of the first), ``metrics`` after its last ``steps`` (None if they are not finite), and
+            whether it is ``chosen``; ``shift``: edge -> candidate -> addend to its α in the derivation.
         """
         if self._chosen is None:
             return None
@@ -259,7 +260,7 @@ class Finishing(CostSearch):
         return {"ranking": ranking, "shift": self.architecture.named(self._chosen)}
 
     def _likely(self, finish: Finish) -> Iterator[tuple[Plan, Mapping[str, Tensor]]]:
-        """Yield the plan of each of the most likely architectures that meet the targets, and what gives it."""
+        """Yield the plan of each of the most likely architectures that meet the targets, and its addend to α."""
         base, seen = super()._shift(), list[Plan]()
         first = self._shifted_plan(base)
         with self.architecture.shifted(base):
@@ -277,7 +278,7 @@ class Finishing(CostSearch):
                 yield plan, shift
 
     def _with(self, base: Mapping[str, Tensor], exchange: Mapping[str, Sequence[float]]) -> dict[str, Tensor]:
-        """Return the sum of an addend of all candidates and one of those that live, without ``none``."""
+        """Return the sum of an addend for all candidates and one for the living candidates without ``none``."""
         shift = dict(base)
         for edge, values in exchange.items():
             candidates = self.architecture.candidates[edge]
@@ -288,7 +289,7 @@ class Finishing(CostSearch):
         return shift
 
     def _metrics_of(self, finish: Finish, plan: Plan, shift: Mapping[str, Tensor], steps: int) -> dict[str, float]:
-        """Return the metrics of an architecture after weight steps; supernet and weights stay as they were."""
+        """Return the metrics of an architecture after weight steps; the supernet and its weights are restored."""
         supernet, before = self.training_module.model, self.architecture.plan
         try:
             with self._pointwise(), preserving([*self._own_weights, *self._own_buffers]), isolate_rng():
@@ -339,12 +340,12 @@ class Finishing(CostSearch):
 
 
 def _finite(metrics: Mapping[str, float]) -> dict[str, float | None]:
-    """Return metrics with None for those that are no number, which JSON does not have."""
+    """Return metrics with None for values that are not finite, which JSON cannot represent."""
     return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
 
 
 def _only_optimizer(configured: Any) -> Optimizer:
-    """Return the optimizer in what ``configure_optimizers`` of an evaluator gives, in any of Lightning's forms."""
+    """Return the optimizer from the result of ``configure_optimizers``, in any form that Lightning accepts."""
     while not isinstance(configured, Optimizer):
         configured = configured["optimizer"] if isinstance(configured, Mapping) else configured[0]
     return configured

@@ -14,7 +14,7 @@ from strategies.noise import chosen_seed
 
 
 def first_order_of_all(problem: BilevelProblem) -> Gradients:
-    """Return the first-order gradient, zeros for an edge that runs ``none``, so that Adam steps all α together."""
+    """Return the first-order gradient, with zeros for edges that run ``none``, so that Adam steps all α together."""
     return [
         torch.zeros_like(alpha) if gradient is None else gradient
         for alpha, gradient in zip(problem.alphas, first_order(problem), strict=True)

@@ -16,7 +16,7 @@ from strategies.topology import is_node
 
 
 def groups(names: Iterable[Any]) -> list[list[int]]:
-    """Return the indices of candidates without weights, as their names say, and those of all others."""
+    """Return the indices of candidates without weights, known by their names, and those of all others."""
     free = [re.search("none|skip|identity|pool", str(name)) is not None for name in names]
     parts = ([index for index, one in enumerate(free) if one is kind] for kind in (True, False))
     return [part for part in parts if part]

@@ -1,7 +1,7 @@
-"""Relaxations that sample candidates by Gumbel noise: of GDAS and ProxylessNAS; that of SNAS is in its own file.
+"""Relaxations of GDAS and ProxylessNAS, which sample candidates by Gumbel noise; for SNAS see :mod:`strategies.snas`.
 
-The arg-max of α plus Gumbel noise is a sample with the probabilities softmax(α), and the n largest are a sample of n
-without replacement. All three validate the path of the strongest candidates.
+The arg-max of α plus Gumbel noise is a sample with the probabilities softmax(α), and the n largest values are a sample
+of n candidates without replacement. All three strategies validate the path of the strongest candidates.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from strategies.relaxation import Alphas, Plan, Step, WeightedOps, argmax, rows
 
 
 class SampledPath:
-    """The weight steps and the validation of a search that samples a candidate of every edge.
+    """Base class for relaxations that sample a candidate of every edge: the plans of weight steps and validation.
 
     Args:
-        seed: Seed of the noise. Architecture and weight steps have samples of their own.
+        seed: Seed of the noise. Architecture and weight steps have different samples.
     """
 
     activation: Literal["softmax", "sigmoid"] = "softmax"
@@ -28,7 +28,7 @@ class SampledPath:
         self.seed = seed
 
     def noisy(self, alphas: Alphas, step: Step, name: str = "") -> Alphas:
-        """Return α + Gumbel noise for the use of that name."""
+        """Return α plus Gumbel noise; different names give different noise."""
         noise = gumbel(alphas, self.seed, step, name)
         return {edge: alpha + noise[edge] for edge, alpha in alphas.items()}
 
@@ -42,9 +42,9 @@ class SampledPath:
 
 
 class HardGumbelSoftmax(SampledPath):
-    """Every edge runs one sampled candidate (GDAS, section 3.2).
+    """Relaxation in which every edge runs one sampled candidate (GDAS, section 3.2).
 
-    Its weight is 1, with the gradient of the softmax of (α + noise) / τ.
+    The weight of the candidate is 1, with the gradient of the softmax of (α + noise) / τ.
 
     Args:
         seed: Seed of the noise.
@@ -76,7 +76,7 @@ class HardGumbelSoftmax(SampledPath):
 
 
 class BinaryGates(SampledPath):
-    """Every edge runs one sampled candidate (ProxylessNAS, section 3.2).
+    """Relaxation in which every edge runs one sampled candidate (ProxylessNAS, section 3.2).
 
     An architecture step samples two candidates of an edge without replacement, as if there were no others, and opens
     the binary gate of one of them, by the softmax of the two α. The gradient of a gate stands for that of its

@@ -1,10 +1,10 @@
 """Architecture gradients by the implicit function theorem, with approximations of the inverse Hessian.
 
-Where the weights w minimize L_train(w, α), the gradient of L_val(w(α), α) with respect to α is::
+If the weights w minimize L_train(w, α), the gradient of L_val(w(α), α) with respect to α is::
 
     ∇_α L_val − ∇²_{α,w} L_train · H⁻¹ ∇_w L_val,   H = ∇²_{w,w} L_train
 
-The weights of a search are no minimum, and H⁻¹ is out of reach; the methods differ in what stands for H⁻¹.
+The weights of a search are not at a minimum, and H⁻¹ is too expensive; the methods differ in their substitute for H⁻¹.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from strategies.rng import isolate_rng
 
 
 class InverseHessian(Protocol):
-    """Approximates the product of H⁻¹ and a vector.
+    """Function that approximates the product of H⁻¹ and a vector.
 
     Example::
 
@@ -44,11 +44,11 @@ class InverseHessian(Protocol):
 def implicit(problem: BilevelProblem, inverse: InverseHessian, epsilon: float = 0.01) -> Gradients:
     """Return ∇_α L_val − ∇²_{α,w} L_train · H⁻¹ ∇_w L_val at the current weights.
 
-    Weights, buffers, optimizer and random generators are left as they were. All training losses see the same dropout.
+    Weights, buffers, optimizer and random generators are restored. All training losses use the same dropout masks.
 
     Args:
         problem: The problem.
-        inverse: Stands for H⁻¹.
+        inverse: Approximation of the product with H⁻¹.
         epsilon: Step size of the finite difference, see :func:`~strategies.bilevel.mixed_product`.
     """
     count, weights = len(problem.alphas), trained(problem.weights)

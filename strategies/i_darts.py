@@ -18,9 +18,9 @@ class IDARTS(DifferentiableStrategy):
     The defaults are the settings of the released code.
 
     Args:
-        terms: Products with the Hessian in the series, K, at least 0. With 0 the gradient is that of DARTS' second
-            order, taken at the current weights instead of those after a virtual step.
-        weight_steps: Weight steps for each architecture step, T, at least 1.
+        terms: Number K of products with the Hessian in the series, at least 0. With 0 the gradient is that of DARTS'
+            second order, taken at the current weights instead of those after a virtual step.
+        weight_steps: Number T of weight steps for each architecture step, at least 1.
         epsilon: Step size of the finite difference that follows the series, above 0; see
             :func:`~strategies.bilevel.mixed_product`. In bf16 the compared weights hardly differ, so full precision is
             needed.

@@ -1,8 +1,8 @@
 """Derived networks with the weights and the batch statistics of the supernet.
 
 The output of such a network is that of the supernet under the plan of the derived network, in evaluation mode, except
-where the two are not the same function: a derived cell of this project's spaces has no normalization behind pooling,
-and none of the operations that read a node without inputs.
+where the two networks differ as functions: a derived cell of this project's spaces has no normalization after pooling,
+and no operations that read a node without inputs.
 """
 
 from __future__ import annotations
@@ -42,19 +42,19 @@ class InheritanceError(ValueError):
 def inherit(supernet: ModelSpace, sample: Sample) -> nn.Module:
     """Return the derived network of a sample, with copies of the weights and batch statistics of the supernet.
 
-    The network of a space of this project is that of the genotype. The normalizations of its cells learn a scale and a
-    shift, which start at 1 and 0. Any other network is a copy of the supernet, in which each choice is the chosen one:
-    an instance of the class of the space.
+    For a space of this project, it is the network of the genotype. The normalizations of its cells learn a scale and a
+    shift, which start at 1 and 0. For any other space, it is a copy of the supernet with each choice replaced by the
+    chosen module: an instance of the class of the space.
 
     Args:
         supernet: A model space that a strategy of this project has searched, or turned into a supernet.
-        sample: The sample, for instance that of ``export_top_models(formatter="dict")``.
+        sample: The sample, for example from ``export_top_models(formatter="dict")``.
 
     Returns:
-        The network, in the type and on the device of the supernet.
+        The network, in the data type and on the device of the supernet.
 
     Raises:
-        InheritanceError: The sample is no point of the space, or a choice has no weights that fit.
+        InheritanceError: The sample is not in the space, or a choice has no weights that fit.
     """
     error = supernet.check_contains(dict(sample))
     if error is not None:
@@ -80,14 +80,14 @@ def _refuse_partial_channels(supernet: nn.Module) -> None:
 
 
 def _like(source: nn.Module, made: Any) -> Any:
-    """Return a module in the type, on the device and in the mode of another."""
+    """Return a module in the data type, on the device and in the mode of another."""
     for tensor in (*source.parameters(), *source.buffers()):
         if tensor.is_floating_point():
             return made.to(device=tensor.device, dtype=tensor.dtype).train(source.training)
     return made.train(source.training)
 
 
-# Copies of a supernet in which choices are made
+# Copies of a supernet with chosen modules in place of choices
 
 
 def _frozen(module: Any, sample: Sample, memo: Memo) -> Any:
@@ -105,7 +105,7 @@ def _outermost_choices(module: nn.Module) -> list[nn.Module]:
 
 
 def _chosen(choice: nn.Module, sample: Sample, memo: Memo) -> nn.Module:
-    """Return the module that a sample makes of a choice."""
+    """Return the module that replaces a choice in the network of a sample."""
     if isinstance(choice, MixedLayer):
         index = choice.architecture.candidates[choice.label].index(sample[choice.label])
         chosen: nn.Module = _frozen(choice.originals[index], sample, memo)
@@ -119,7 +119,7 @@ def _chosen(choice: nn.Module, sample: Sample, memo: Memo) -> nn.Module:
     if isinstance(choice, MixedOperation):
         return _operation(choice, sample)
     try:
-        other: nn.Module = choice.freeze(sample)  # type: ignore[operator]  # a choice of the user's own
+        other: nn.Module = choice.freeze(sample)  # type: ignore[operator]  # a user-defined choice
     except NotImplementedError:
         raise InheritanceError(
             f"{type(choice).__name__} does not give its weights to a derived network: it needs a method freeze(sample)"
@@ -154,7 +154,7 @@ class AlignedFirst(nn.Module):
 
 def _operation(choice: MixedOperation, sample: Sample) -> nn.Module:
     """Return the operation with the slice of the weights that a super-kernel uses for the values of a sample."""
-    # Not the super-kernel's own freeze, which fails for layers without bias and for batch normalizations.
+    # The super-kernel's own freeze is not used, because it fails for layers without bias and for batch normalizations.
     chosen = {name: value.freeze(dict(sample)) for name, value in choice.mutable_arguments.items()}
     arguments = choice.init_arguments | chosen
     operation: nn.Module = _like(choice, choice.bound_type(**arguments))
@@ -166,7 +166,7 @@ def _operation(choice: MixedOperation, sample: Sample) -> nn.Module:
 
 def _cell(choice: MixedCell, sample: Sample, memo: Memo) -> Cell:
     """Return NNI's cell with the chosen operations. All its nodes are concatenated, as in the supernet."""
-    # Before the context, in which NNI would make new modules instead of copies.
+    # Copied before the context, because within it NNI would create new modules instead of copies.
     around = [_frozen(module, sample, memo) for module in (choice.preprocessor, choice.postprocessor)]
     shape = len(choice.nodes), choice.num_ops_per_node, choice.num_predecessors, "all"
     with model_context(dict(sample)):
@@ -202,7 +202,7 @@ def _give_cells(supernet: Network, network: Network, genotype: Genotype) -> None
         _give_dense_head(supernet.classifier, network.classifier, early, previous)
         return
     if previous is not None:
-        # The classifier of the course project reads the pixels of a channel one after another, any other their mean.
+        # The classifier of the course project reads all pixels of each channel, any other classifier their mean.
         first = next(module for module in network.classifier.modules() if isinstance(module, nn.Linear))
         pixels = first.in_features // len(previous)
         previous = (previous[:, None] * pixels + torch.arange(pixels)).flatten()
@@ -260,10 +260,11 @@ def _kept_channels(cell: MixedCell | NodeByNodeCell, derived: DiscreteCell) -> T
 def _give(source: Any, target: Any, inputs: Tensor | None = None) -> None:
     """Copy the tensors of a module of a supernet to the same module of a derived network.
 
-    A target without tensors, as pooling, is given none. A scale and a shift that the source lacks stay as they are.
+    Nothing is copied to a target without tensors, for example pooling. A scale and a shift that the source lacks keep
+    their values.
 
     Args:
-        source: The module, possibly followed by modules without tensors, as dropout.
+        source: The module, possibly followed by modules without tensors, for example dropout.
         target: The module of the derived network.
         inputs: Input channels that the target has, None for all.
     """

@@ -1,4 +1,4 @@
-"""The memory format of a space on a CPU, and what other spaces need in channels_last."""
+"""Memory format of a space on a CPU, and replacements of PyTorch functions for third-party spaces in channels_last."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from search_spaces.pointwise import subsample
 def takes_channels_last(space: nn.Module) -> bool:
     """Return whether a space is searched in channels_last, in which convolutions on a CPU are faster.
 
-    The spaces of NNI's hub are. Another space may depend on the order of the dimensions, so it decides itself.
+    The spaces of NNI's hub are searched so. Other spaces may depend on the order of the dimensions, so they declare it
+    themselves.
     """
     if isinstance(space, HasMemoryFormat):
         return space.channels_last
@@ -26,15 +27,15 @@ def takes_channels_last(space: nn.Module) -> bool:
 
 
 class ChannelsLast(TorchFunctionMode):
-    """Context manager: run the modules and functions of other spaces in channels_last on a CPU.
+    """Context manager: run the modules and functions of third-party spaces in channels_last on a CPU.
 
     - A strided 1×1 convolution is computed without the stride, on the pixels that it reads. oneDNN's AVX2 kernel for
-      the weight gradient of a strided one writes beyond its buffer (docs/cpu_kernels.md).
+      the weight gradient of a strided convolution writes beyond its buffer (docs/cpu_kernels.md).
     - A depthwise convolution trains as :func:`~search_spaces.depthwise.depthwise` does.
-    - The sum of a stack of images stays in channels_last. PyTorch's is not, and all that reads it is slower:
-      NNI's cell of NAS-Bench-201 adds its edges so.
+    - The sum of a stack of images stays in channels_last. PyTorch's sum does not, which slows down all later
+      operations. NNI's cell of NAS-Bench-201 adds its edges in this way.
 
-    The operations of this project need no such context.
+    The operations of this project do not need this context.
     """
 
     def __torch_function__(
@@ -44,7 +45,7 @@ class ChannelsLast(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        """Call a function of PyTorch, or what stands for it here."""
+        """Call a function of PyTorch, or its replacement."""
         return _INSTEAD.get(func, func)(*args, **(kwargs or {}))
 
 
@@ -83,7 +84,7 @@ def _is_depthwise(input: Tensor, weight: Tensor, stride: int, padding: Any, dila
 
 
 def _square(sides: Any) -> int:
-    """Return the number that is the same for both sides, 0 if there is none."""
+    """Return the value of both sides if they are equal, else 0."""
     rows, columns = _pair(sides) if len(_pair(sides)) == 2 else _pair(sides[0])
     return int(rows) if rows == columns else 0
 
@@ -110,4 +111,4 @@ def _in_channels_last(x: Any) -> bool:
 
 
 _INSTEAD: dict[Callable[..., Any], Callable[..., Any]] = {torch.conv2d: _conv2d, torch.stack: _stack, torch.sum: _sum}
-"""A function of PyTorch -> what computes the same here."""
+"""Function of PyTorch -> its replacement, which computes the same."""

@@ -11,30 +11,30 @@ from strategies.relaxation import Alphas, Step
 
 
 def chosen_seed(seed: int | None) -> int:
-    """Return a seed, PyTorch's where it is None."""
+    """Return a seed, or PyTorch's if it is None."""
     return torch.initial_seed() if seed is None else seed
 
 
 def generator(seed: int, step: Step, name: str = "") -> torch.Generator:
-    """Return a generator on the CPU that the seed, the iteration and the name determine.
+    """Return a generator on the CPU, determined by the seed, the iteration and the name.
 
     Args:
         seed: Seed of the search.
-        step: Position of the search, of which the iteration counts.
-        name: Name of the use, where an iteration has several.
+        step: Position of the search; only the iteration is used.
+        name: Name that distinguishes several uses in an iteration.
     """
     return torch.Generator().manual_seed(random.Random(f"{seed}/{step.iteration}/{name}").getrandbits(63))
 
 
 def uniform(alphas: Alphas, seed: int, step: Step, name: str = "") -> dict[str, Tensor]:
-    """Return noise for each α, uniform between 0 and 1 and equal to neither.
+    """Return noise for each α, uniform strictly between 0 and 1.
 
     Args:
         alphas: Edge -> α.
         seed, step, name: See :func:`generator`.
 
     Returns:
-        Edge -> noise of the shape, type and device of its α.
+        Edge -> noise with the shape, data type and device of its α.
     """
     if not alphas:
         return {}
@@ -46,7 +46,7 @@ def uniform(alphas: Alphas, seed: int, step: Step, name: str = "") -> dict[str, 
 
 
 def gumbel(alphas: Alphas, seed: int, step: Step, name: str = "") -> dict[str, Tensor]:
-    """Return standard Gumbel noise for each α, which is finite.
+    """Return finite standard Gumbel noise for each α.
 
     Args and result: See :func:`uniform`.
     """

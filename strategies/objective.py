@@ -21,12 +21,13 @@ class ArchitectureBatch:
     """The input of an objective: a batch of an architecture step.
 
     Args:
-        loss: Computes the evaluator's loss (scalar) on the batch, by the current plan. To be called once.
-        again: Computes that loss again, without counting it in any metric.
+        loss: Function that computes the evaluator's loss (scalar) on the batch, by the current plan. It must be called
+            once.
+        again: Function that computes that loss again, without counting it in any metric.
         architecture: α and the current plan.
         model: The supernet.
         step: The position of the search.
-        log: Logs a value under a name; its mean over an epoch appears among the evaluator's metrics.
+        log: Function that logs a value under a name; its mean over an epoch appears among the evaluator's metrics.
         batch_idx: Index of the batch in the epoch.
     """
 
@@ -62,7 +63,7 @@ class Objective(Protocol):
 
 
 class Grouping(Protocol):
-    """Divides α into groups, each with its own optimizer or loss.
+    """Function that divides α into groups, each with its own optimizer or loss.
 
     Example::
 

@@ -14,8 +14,8 @@ class OLES(DifferentiableStrategy):
     """The OLES strategy: DARTS that ends the training of each operation when it overfits the training images.
 
     The weights of an operation are frozen when their gradients on training and on validation images differ in
-    direction, on average over ``window`` iterations. α and all other weights are trained on. The defaults are the
-    settings of the released code.
+    direction, on average over ``window`` iterations. The training of α and all other weights continues. The defaults
+    are the settings of the released code.
 
     Args:
         threshold: Mean cosine similarity of the gradients below which an operation is frozen, from −1 to 1.

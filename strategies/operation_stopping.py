@@ -17,16 +17,15 @@ STOPPED = "stopped_operations"
 
 
 class OperationStopping:
-    """Compares the gradients of operations, and freezes those that overfit. Its methods are parts of a composition.
+    """Comparison of the gradients of operations, to freeze those that overfit. Its methods are parts of a composition.
 
-    Means are taken within an epoch, and its first iteration compares nothing, because a resumed search has no earlier
-    gradient.
+    Means are taken within an epoch, without its first iteration, because a resumed search has no earlier gradient.
 
     Args: See :class:`~strategies.oles.OLES`.
 
     Attributes:
-        operations: The candidates with weights, in all layers; skip connections, also those of stride 2, excepted.
-        similarities: Sum of the similarities so far of the operations that are trained, by index.
+        operations: The candidates with weights, in all layers, except skip connections (including those of stride 2).
+        similarities: Index of an operation that is still trained -> sum of its similarities so far.
     """
 
     def __init__(self, threshold: float, window: int, accumulated: bool) -> None:
@@ -48,7 +47,7 @@ class OperationStopping:
         return module
 
     def begin(self, epoch: Epoch) -> None:
-        """Freeze what was frozen in the epochs before, also after a resume."""
+        """Freeze the operations that were frozen in earlier epochs, also after a resume."""
         self._stopped, self._compared, self.similarities = epoch.memory.setdefault(STOPPED, []), -1, {}
         for index in self._stopped:
             self.operations[index].requires_grad_(False)

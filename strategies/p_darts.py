@@ -19,7 +19,7 @@ class PDARTS(DifferentiableStrategy):
     every edge removed. Skip connections are dropped at random, and limited in number in the normal cell.
 
     The defaults are the settings for CIFAR-10 and 75 epochs. The depth grows in
-    :class:`~search_spaces.progressive.ProgressiveSpace` only. For CIFAR-100 the paper has ``dropout=[0.1, 0.2, 0.3]``.
+    :class:`~search_spaces.progressive.ProgressiveSpace` only. For CIFAR-100 the paper uses ``dropout=[0.1, 0.2, 0.3]``.
 
     Args:
         keep: Number of candidates that an edge keeps, for each stage after the first.

@@ -37,7 +37,7 @@ class PCDARTS(DifferentiableStrategy):
     Every edge mixes its candidates with the softmax of α, on 1/K of the channels (section 3.2), and every node its
     edges with the softmax of β (section 3.3). A supernet takes less memory, so larger batches fit.
 
-    The defaults are the settings for CIFAR-10 (section 4.2). For ImageNet the paper has ``partial_channels=2``,
+    The defaults are the settings for CIFAR-10 (section 4.2). For ImageNet the paper uses ``partial_channels=2``,
     ``warmup_epochs=35`` of 50 and ``learning_rate=6e-3`` (section 4.3).
 
     Args:

@@ -28,7 +28,8 @@ def perturbed(kind: Kind, epsilon: float, min_epsilon: float, attack_steps: int,
     Args:
         kind: "random": uniform noise. "adversarial": noise that raises the training loss, from :func:`attacked`.
         epsilon: Largest change of a weight at the end of the search, before the weights of an edge are normalized.
-        min_epsilon: The same at its start, from 0 to ``epsilon``. In between it grows linearly over the epochs.
+        min_epsilon: Largest change at the start of the search, from 0 to ``epsilon``. In between, it grows linearly
+            over the epochs.
         attack_steps: Gradient steps of "adversarial", at least 1.
         seed: Seed of the noise.
 
@@ -55,14 +56,14 @@ def perturbed(kind: Kind, epsilon: float, min_epsilon: float, attack_steps: int,
 
 
 def attacked(weights: Weights, moved: Weights, loss: Loss, radius: float, steps: int) -> Weights:
-    """Return weights within ``radius`` of others, moved by ascents of the loss; unmoved if the loss is lower there.
+    """Return weights within ``radius`` of the given ones after gradient ascent of the loss; unmoved if it fell.
 
     Args:
         weights: Edge -> weights (candidates,).
-        moved: The same where the ascent starts.
-        loss: Computes the training loss (scalar) by such weights.
+        moved: Edge -> weights (candidates,) at the start of the ascent.
+        loss: Function that computes the training loss (scalar), given such weights.
         radius: Largest change of a weight, before the weights of an edge are normalized.
-        steps: Number of ascents.
+        steps: Number of gradient steps.
     """
     for _ in range(steps):
         leaves = {edge: weight.detach().requires_grad_() for edge, weight in moved.items()}

@@ -17,7 +17,7 @@ from strategies.validation import score
 
 
 class Projection:
-    """Makes the choices of DARTS-PT (Algorithm 1); a pruning part of a composition.
+    """Pruning that makes the choices of DARTS-PT (Algorithm 1).
 
     Args: See :class:`~strategies.darts_pt.DARTSPT`.
 
@@ -30,13 +30,13 @@ class Projection:
         self.epochs, self.metric, self.batch_statistics, self.seed = epochs, metric, batch_statistics, seed
 
     def __call__(self, epoch: Epoch) -> None:
-        """Make the choices of an epoch: number k of n at epoch ⌊k · (epochs − 1) / (n − 1)⌋ of the projection."""
+        """Make the choices of an epoch; choice k of n is at epoch ⌊k · (epochs − 1) / (n − 1)⌋ of the projection."""
         total = epoch.step.epochs
         if total is None or total < self.epochs:
             raise UnfitSettingError(
                 f"projection_epochs: {self.epochs} should be at most max_epochs: {total} of the evaluator"
             )
-        if epoch.step.epoch == 0:  # fail in the first epoch if something is missing that only the last ones need
+        if epoch.step.epoch == 0:  # fail in the first epoch, not at the end, if the metric is missing
             score(epoch.validate(softmax(epoch.architecture.living_alphas())), self.metric)
         cells = self.choices(epoch.architecture)
         last = max(map(len, cells), default=0) - 1
@@ -49,9 +49,9 @@ class Projection:
                         self._keep_two(epoch, edges)
 
     def choices(self, architecture: Architecture) -> list[list[list[str]]]:
-        """Return the choices of each cell in order: first [edge] for each edge, then the edges of each node of several.
+        """Return the choices of each cell in order: [edge] per edge, then the edges of each node with more than two.
 
-        All edges outside cells are those of one cell without nodes.
+        All edges outside cells are treated as one cell without nodes.
         """
         cells: dict[str, dict[object, list[str]]] = {}
         for edge in architecture.candidates:
@@ -89,7 +89,7 @@ class Projection:
 
     @torch.no_grad()
     def _validate(self, epoch: Epoch, edge: str, entry: PlanEntry) -> float:
-        """Return how well the supernet validates with another entry for an edge: higher is better."""
+        """Return the validation score of the supernet with another entry for an edge; higher is better."""
         with by_batch_statistics(epoch.model) if self.batch_statistics else nullcontext():
             metrics = epoch.validate({**softmax(epoch.architecture.living_alphas()), edge: entry})
         return score(metrics, self.metric)

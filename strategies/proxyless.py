@@ -19,7 +19,7 @@ def rescaled(make: OptimizerFactory) -> OptimizerFactory:
     """Return a factory of optimizers that keep the probabilities of candidates that were not sampled (section 3.2.1).
 
     After a step, the α with a gradient are shifted so that the sum of their exponentials is that before the step. All
-    others keep their value, whatever momentum and weight decay would make of it.
+    other α keep their values, regardless of momentum and weight decay.
     """
 
     def factory(alphas: Sequence[nn.Parameter]) -> Optimizer:
@@ -46,10 +46,10 @@ def _logsumexp(alpha: Tensor, sampled: Tensor) -> Tensor:
 
 
 class Proxyless(DifferentiableStrategy):
-    """The ProxylessNAS strategy: every edge runs one sampled candidate, and two where α learns.
+    """The ProxylessNAS strategy: every edge runs one sampled candidate, and an architecture step compares two.
 
     It searches cells too, unlike NNI's Proxyless. The supernet is validated as the path of the strongest candidates.
-    The latency of the paper is not part of this.
+    The latency term of the paper is not included.
 
     Args:
         weight_steps: Number of weight steps for each architecture step, at least 1.

@@ -48,7 +48,7 @@ Plan = Mapping[str, PlanEntry]
 
 
 class UnfitSettingError(ValueError):
-    """A setting of a strategy does not fit the search that it is in."""
+    """A setting of a strategy does not fit the search."""
 
 
 @dataclass(frozen=True)
@@ -78,11 +78,11 @@ class Step:
 
 
 class Relaxation(Protocol):
-    """Turns α into the plan of each kind of forward pass.
+    """Conversion of α into the plan of each kind of forward pass.
 
-    A relaxation that samples derives the sample from the iteration (:mod:`strategies.noise`) and not from the generator
-    of PyTorch: all losses of a second-order step must see the same plan. With a topology, the inputs of each node have
-    α too, see :mod:`strategies.topology`.
+    A relaxation that samples must derive the sample from the iteration (:mod:`strategies.noise`), not from PyTorch's
+    generator: all losses of a second-order step must see the same plan. With a topology, the inputs of each node have α
+    too, see :mod:`strategies.topology`.
 
     Attributes:
         activation: The function that turns α into the weights that a report shows.
@@ -121,7 +121,7 @@ def rows(alphas: Alphas) -> dict[str, list[float]]:
 
 
 def argmax(alphas: Alphas) -> Plan:
-    """Return the plan in which every edge runs its strongest candidate, the first of equal ones."""
+    """Return the plan in which every edge runs its strongest candidate; of equal candidates, the first."""
     return {edge: (row.index(max(row)),) for edge, row in rows(alphas).items()}
 
 
@@ -136,11 +136,11 @@ def sigmoid(alphas: Alphas) -> Plan:
 
 
 def by_size(function: Callable[[Tensor], Tensor], alphas: Alphas) -> dict[str, Tensor]:
-    """Return edge -> the values of a function of α, computed together for all edges with as many candidates.
+    """Return edge -> the values of a function of α, computed together for all edges with the same number of candidates.
 
     Args:
-        function: Maps (edges, candidates) to the same shape, each edge by itself.
-        alphas: α.
+        function: Function from (edges, candidates) to the same shape, independent for each edge.
+        alphas: Edge -> α.
     """
     sizes: dict[int, list[str]] = defaultdict(list)
     for edge, alpha in alphas.items():
@@ -154,11 +154,11 @@ def by_size(function: Callable[[Tensor], Tensor], alphas: Alphas) -> dict[str, T
 
 
 class EveryEdge:
-    """The relaxation of every edge, in both steps and in validation.
+    """Relaxation of every edge, in architecture and weight steps and in validation.
 
     Args:
-        relax: :func:`softmax` (DARTS), :func:`sigmoid` (FairDARTS), or another function of all α. A report shows the
-            weights of another function as softmax.
+        relax: :func:`softmax` (DARTS), :func:`sigmoid` (FairDARTS), or another function of all α. For another function,
+            a report shows the softmax of α.
     """
 
     def __init__(self, relax: Callable[[Alphas], Plan]) -> None:
@@ -183,21 +183,21 @@ Flip = Literal["weights", "both"]
 
 
 class SampledEdges:
-    """The relaxation of a few sampled edges; all others run one candidate (EDAS, Eq. 2, for one edge).
+    """Relaxation of a few sampled edges; all others run one candidate (EDAS, Eq. 2, for one edge).
 
     The edges are sampled once per iteration, for both its steps. During the warm-up every second iteration uses −α
-    instead of α on all edges (Eq. 3). In an architecture step this turns the gradient of α around: what favours a
-    candidate in one iteration counts against it in the next.
+    instead of α on all edges (Eq. 3). In an architecture step this reverses the gradient of α: evidence for a candidate
+    in one iteration counts against it in the next.
 
     Args:
-        draw: Returns the relaxed edges, given α and the iteration; see :mod:`strategies.sampling`.
+        draw: Function that returns the relaxed edges, given α and the iteration; see :mod:`strategies.sampling`.
         sign_flip_epochs: Number of warm-up epochs.
         flip: Steps that use −α: "weights" for weight steps, "both" for architecture steps too.
         relax_weights: Whether to relax the edges in the weight step as well. False is the ablation "α-max" of section
             5.3, which trains the operations of the derived path only.
         weights_first_epochs: Number of epochs at the start whose weight steps relax every edge.
-        path: Returns the candidates that the other edges run; see :func:`strategies.sampling.path_policy`. None for the
-            strongest ones.
+        path: Function that returns the candidates that the other edges run; see
+            :func:`strategies.sampling.path_policy`. None for the strongest ones.
     """
 
     activation: Literal["softmax", "sigmoid"] = "softmax"

@@ -41,7 +41,7 @@ def isolate_rng() -> Iterator[None]:
 
 @contextmanager
 def replay_rng(since: Generators) -> Iterator[None]:
-    """Repeat in this context the draws that followed earlier states, then restore the current states.
+    """Replay the draws that followed earlier states within this context, then restore the current states.
 
     Args:
         since: The earlier states, from :func:`generators`.

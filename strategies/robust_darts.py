@@ -20,15 +20,15 @@ class RobustDARTS(DifferentiableStrategy):
     """The RobustDARTS strategy: DARTS that ends when the curvature of the validation loss rises, with drop-path.
 
     The curvature is the largest eigenvalue of the Hessian of the validation loss for α. When its local average rises by
-    ``stop_factor``, the search ends, and the α of before the rise are derived (DARTS-ES). The defaults are the settings
-    of the released code. R-DARTS (DP) sets ``drop_path``; R-DARTS (L2) is the weight decay of the evaluator.
+    ``stop_factor``, the search ends, and the α from before the rise are derived (DARTS-ES). The defaults are the
+    settings of the released code. R-DARTS (DP) sets ``drop_path``; R-DARTS (L2) is the weight decay of the evaluator.
 
     Args:
         stop_factor: Rise of the local average that ends the search, above 0. None for a search of all epochs.
-        every: Distance in epochs between two eigenvalues, at least 1.
+        every: Interval in epochs between two eigenvalues, at least 1.
         window: Number of eigenvalues in a local average, odd.
         distance: Number of eigenvalues between the two averages that are compared, at least 1.
-        start: First epoch that α may be set back to.
+        start: First epoch to which α may be reset.
         drop_path: Probability of dropping a candidate in the last epoch, from 0 to below 1; it grows linearly from 0.
         order: Approximation of the architecture gradient, see :class:`~strategies.darts.DARTS`.
         xi: Step size ξ of the second order, at least 0. None for the current learning rate of the weights.

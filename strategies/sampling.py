@@ -16,7 +16,7 @@ from strategies.noise import gumbel
 from strategies.relaxation import Alphas, Plan, Step, argmax, rows
 
 Draw = Callable[[Alphas, int], list[str]]
-"""Returns the relaxed edges, each once, given α and the iteration."""
+"""Function that returns the relaxed edges, each once, given α and the iteration."""
 
 
 def uniform(alphas: Alphas, iteration: int, *, seed: int, count: int) -> list[str]:
@@ -25,7 +25,7 @@ def uniform(alphas: Alphas, iteration: int, *, seed: int, count: int) -> list[st
 
 
 def cyclic(alphas: Alphas, iteration: int, *, seed: int, count: int) -> list[str]:
-    """Take the edges in turn, as in coordinate descent: a sweep takes all of them, ``count`` per iteration.
+    """Take the edges in turn, as in coordinate descent: a sweep covers all edges, ``count`` per iteration.
 
     Each sweep has a random order. In a fixed order an edge could always meet the same sign during the warm-up, which
     flips the sign at every second iteration.
@@ -34,7 +34,7 @@ def cyclic(alphas: Alphas, iteration: int, *, seed: int, count: int) -> list[str
     order = list(alphas)
     random.Random(f"{seed}/{sweep}").shuffle(order)
     edges = order[part * count : (part + 1) * count]
-    return edges + order[: count - len(edges)]  # the last iteration of a sweep is filled up from its first edges
+    return edges + order[: count - len(edges)]  # the last iteration is filled up with the first edges
 
 
 def by_entropy(alphas: Alphas, iteration: int, *, seed: int, count: int) -> list[str]:
@@ -43,7 +43,7 @@ def by_entropy(alphas: Alphas, iteration: int, *, seed: int, count: int) -> list
     The entropy is relative to its maximum, so undecided edges are relaxed more often than decided ones.
     """
     generator = random.Random(f"{seed}/{iteration}")
-    # Efraimidis and Spirakis (2006): the edges of the largest log(u) / weight are a weighted sample.
+    # Efraimidis and Spirakis (2006): the edges with the largest log(u) / weight are a weighted sample.
     keys = {
         edge: math.log(1 - generator.random()) / max(_relative_entropy(row), 1e-9)  # 1 − random() is never zero
         for edge, row in rows(alphas).items()

@@ -42,12 +42,13 @@ class SearchModule(Finishing):
         training_module: The LightningModule of the evaluator.
         architecture: α and the plan that the supernet follows.
         composition: The parts of the search.
-        log_prob_every_n_step: Distance in batches between two logs of the weights of all candidates, None for none.
+        log_prob_every_n_step: Interval in batches between two logs of the weights of all candidates, None for no such
+            logs.
         candidates_checked: Whether the candidates are known to fit together; else they are tried before the first step.
         costs: Costs of the derived network that the search keeps low.
-        profile: Returns the table of each cost, given an example of the input.
-        penalty: A penalty of NNI on the loss of α. None for none.
-        finish: Settings of a ranking of likely architectures at the end. None for none.
+        profile: Function that returns the table of each cost, given an example of the input.
+        penalty: A penalty of NNI on the loss of α. None for no penalty.
+        finish: Settings of a ranking of likely architectures at the end. None for no ranking.
     """
 
     def __init__(
@@ -92,7 +93,7 @@ class SearchModule(Finishing):
             )
 
     def on_train_start(self) -> None:
-        """List the weights, which in each step would take a noticeable part of its time."""
+        """List the weights once, because listing them in each step would take noticeable time."""
         super().on_train_start()
         self._own_weights = list(self.training_module.parameters())
         self._own_buffers = list(self.training_module.buffers())
@@ -141,7 +142,7 @@ class SearchModule(Finishing):
         return super().validation_step(batch, batch_idx, dataloader_idx)
 
     def _check_candidates(self, step: Callable[[Any, int], object], batch: Any) -> None:
-        """Try all candidates once in a search, on two samples of what a step of the evaluator gives the model.
+        """Try all candidates once per search, on two samples of the input that the evaluator passes to the model.
 
         Raises:
             UnfitCandidatesError: The candidates of an edge do not fit together.
@@ -155,7 +156,7 @@ class SearchModule(Finishing):
                 self._try_copy_of_model(given)
 
     def _example(self, step: Callable[[Any, int], object], batch: Any) -> Example | None:
-        """Return what a step of the evaluator gives the model of the first two samples of a batch."""
+        """Return the input that a step of the evaluator passes to the model for the first two samples of a batch."""
         self.architecture.follow(self._evaluation())
         with (
             self._pointwise(),
@@ -173,7 +174,7 @@ class SearchModule(Finishing):
             return model(*args, **kwargs)
 
         try:
-            # The copy follows the same plan, and leaves no trace in the model.
+            # The copy follows the same plan, and the model itself is not changed.
             model = copy.deepcopy(self.model, {id(self.architecture): self.architecture})
             check_candidates(self.architecture, run, model.parameters())
         except (UnfitCandidatesError, UnfitSettingError):

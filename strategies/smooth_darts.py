@@ -18,9 +18,11 @@ class SmoothDARTS(DifferentiableStrategy):
 
     Args:
         perturbation: "random": uniform noise (SDARTS-RS). "adversarial": the noise that raises the training loss the
-            most, by projected gradient ascent (SDARTS-ADV); a weight step then costs ``attack_steps`` passes more.
+            most, by projected gradient ascent (SDARTS-ADV); a weight step then takes ``attack_steps`` additional
+            passes.
         epsilon: Largest change of a softmax weight at the end of the search, at least 0.
-        min_epsilon: The same at its start, at least 0. In between it grows linearly over the epochs.
+        min_epsilon: Largest change at the start of the search, at least 0. In between, it grows linearly over the
+            epochs.
         attack_steps: Gradient steps of an adversarial perturbation, at least 1.
         learning_rate, weight_decay, betas, none, alpha_scale, warmup_epochs, gradient_clip_val: See
             :class:`~strategies.darts.DARTS`.

@@ -15,7 +15,7 @@ from strategies.relaxation import Alphas, Plan, Step
 
 
 class ConcreteEdges(SampledPath):
-    """Every edge mixes its candidates with a sample of the concrete distribution of its α (SNAS, section 2.2)::
+    """Relaxation of every edge with a sample of the concrete distribution of its α (SNAS, section 2.2)::
 
         softmax((α + noise) / temperature)
 
@@ -44,10 +44,12 @@ class ConcreteEdges(SampledPath):
 class SNAS(DifferentiableStrategy):
     """The SNAS strategy: every edge mixes its candidates with weights that are sampled and approach one-hot vectors.
 
-    α and the weights take one step together on the training images; the validation images only validate. The supernet
-    is validated as the path of the strongest candidates. The resource constraint of the paper is not part of this.
+    α and the weights take one step together on the training images; the validation images are used for validation only.
+    The supernet is validated as the path of the strongest candidates. The resource constraint of the paper is not
+    included.
 
-    The defaults are those of the paper (section 3.1), which names no temperatures; these are the authors'.
+    The defaults are those of the paper (section 3.1). It names no temperatures; these defaults are those of the
+    authors.
 
     Args:
         initial_temperature: Temperature of the concrete distribution in the first epoch.

@@ -1,4 +1,4 @@
-"""Stages of a search, from each of which to the next the candidates are narrowed (P-DARTS, section 3.2.1)."""
+"""Stages of a search, between which the candidates are narrowed (P-DARTS, section 3.2.1)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DECAY = 0.2
 
 
 def begins_second_stage(epoch: Epoch, start: float) -> bool:
-    """Return whether a search of two stages enters its second, once in a search.
+    """Return whether a search of two stages enters its second stage now; true once per search.
 
     Args:
         epoch: The epoch that begins.
@@ -35,7 +35,7 @@ def begins_second_stage(epoch: Epoch, start: float) -> bool:
 
 
 def after_either_warmup(epochs: int) -> Callable[[Step], bool]:
-    """Return whether α is trained in a search of two halves, which it is not in the first epochs of either."""
+    """Return a function that returns whether α is trained: in each half of the search, after the first epochs."""
     return lambda step: step.epoch >= epochs and not 0 <= 2 * step.epoch - (step.epochs or 0) < 2 * epochs
 
 
@@ -46,7 +46,7 @@ class Stages:
     Args:
         keep: Number of candidates with the highest α that an edge keeps, for each stage after the first.
         dropout: Dropout rate at the start of each stage.
-        warmup: Share of the epochs of each stage, the first ones, in which only weights are trained.
+        warmup: Share of the epochs at the start of each stage in which only weights are trained.
 
     Raises:
         ValueError: A setting is out of range.
@@ -74,7 +74,7 @@ class Stages:
         return stage, step.epoch - start, end - start
 
     def begin(self, epoch: Epoch) -> None:
-        """Begin a stage in its first epoch: a pruning."""
+        """Begin a stage in its first epoch; this is a pruning."""
         _ = epoch.step.progress  # raises for a search without a fixed number of epochs
         (stage, completed, _), architecture = self.place(epoch.step), epoch.architecture
         if isinstance(epoch.model, HasStages):
@@ -89,19 +89,19 @@ class Stages:
             epoch.restart()
 
     def trains_alphas(self, step: Step) -> bool:
-        """Return whether α is trained, which it is after the warm-up of a stage."""
+        """Return whether the warm-up of the stage is over, so that α is trained."""
         _, completed, epochs = self.place(step)
         return completed >= round(self.warmup * epochs)
 
     def dropout_rate(self, step: Step) -> float:
-        """Return the dropout rate: it falls linearly in the warm-up of a stage, and from its start again after it."""
+        """Return the dropout rate: linear decay in the warm-up of a stage, then exponential from the start value."""
         stage, completed, epochs = self.place(step)
         searched = completed - round(self.warmup * epochs)
         share = (epochs - completed - 1) / epochs if searched < 0 else math.exp(-DECAY * searched)
         return self.dropout[stage] * share
 
     def with_dropout(self, name: str, module: nn.Module, architecture: Architecture) -> nn.Module:
-        """Return a candidate with dropout behind it if it is an identity (section 3.2.2): a wrapper of candidates."""
+        """Return a candidate, followed by dropout if it is an identity (section 3.2.2)."""
         if name != SKIP or not isinstance(module, nn.Identity):
             return module
         return nn.Sequential(module, ScheduledDropout(functional.dropout, self.dropout_rate, architecture))

@@ -23,9 +23,9 @@ EIGENVALUES = "dominant_eigenvalues"
 
 
 def either(*rules: StopRule | None) -> StopRule | None:
-    """Return the rule that ends a search as soon as one of several does; None among them, or alone, is no rule."""
+    """Return the rule that ends a search as soon as one of several rules does, ignoring None; None without a rule."""
     given = [rule for rule in rules if rule is not None]
-    # A list, because every rule sees every epoch.
+    # A list and not a generator, because every rule must be called in every epoch.
     return (lambda epoch: any([rule(epoch) for rule in given])) if given else None
 
 
@@ -74,10 +74,10 @@ def skip_count(limit: int = 2) -> StopRule:
 def stable_ranks(epochs: int = 10, start: int = 0) -> StopRule:
     """Return the rule that ends a search when the ranks of the learnable operations are stable (DARTS+, criterion 1*).
 
-    The ranks are those of α on each edge, of reduction cells excepted.
+    The ranks are those of α on each edge, except on edges of reduction cells.
 
     Args:
-        epochs: Number of last epochs after which all ranks were the same, at least 2.
+        epochs: Number of consecutive epochs after which all ranks were the same, at least 2.
         start: First epoch that counts, for a search that begins without steps of α.
 
     Raises:
@@ -112,15 +112,15 @@ def dominant_eigenvalue(
     """Return the rule that ends a search when the curvature of the validation loss rises (Zela et al., section 4.3).
 
     The curvature is the largest eigenvalue of the Hessian for α, see :func:`largest_eigenvalue`. The search ends when
-    its local average is more than ``factor`` times what it was ``distance`` values before, and α is set back to the
-    epoch in the middle of that earlier average. The defaults are those of the released code.
+    its local average is more than ``factor`` times what it was ``distance`` values before, and α is reset to the epoch
+    in the middle of that earlier average. The defaults are those of the released code.
 
     Args:
         factor: Rise that ends the search, above 0.
-        every: Distance in epochs between two eigenvalues, at least 1.
+        every: Interval in epochs between two eigenvalues, at least 1.
         window: Number of eigenvalues in a local average, odd.
         distance: Number of eigenvalues between the two averages, at least 1.
-        start: First epoch that α may be set back to.
+        start: First epoch to which α may be reset.
 
     Raises:
         ValueError: A setting is out of range.
@@ -147,7 +147,7 @@ def dominant_eigenvalue(
 
 
 def rise(values: Sequence[float], window: int = 5, distance: int = 4) -> float:
-    """Return the ratio of the local average of a series at its end to that before.
+    """Return the ratio of the local average at the end of a series to an earlier local average.
 
     Args:
         values: The series, longer than the distance.

@@ -1,6 +1,6 @@
 """α of the inputs of a node, besides the α of the operations on its edges.
 
-With a topology, each node of a searched cell has an edge of its own in the architecture, named ``normal/node_3``. A
+With a topology, each node of a searched cell has an additional edge in the architecture, named ``normal/node_3``. A
 relaxation turns its α into a factor for the output of each incoming edge of the node.
 """
 
@@ -18,7 +18,7 @@ from search_spaces.edges import NodeName
 
 
 class Topology(Protocol):
-    """Names the candidates of a node.
+    """Function that names the candidates of a node.
 
     Example::
 

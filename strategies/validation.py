@@ -35,21 +35,21 @@ CALIBRATION_BATCHES = 4
 
 
 _LOWER_IS_BETTER = ("loss", "error", "mae", "mse")
-"""Ends of the names of metrics of which lower values are better."""
+"""Endings of the names of metrics for which lower values are better."""
 
 
 def lower_is_better(metric: str) -> bool:
-    """Return whether lower values of a metric are better, as its name tells: its end is loss, error, mae or mse."""
+    """Return whether lower values of a metric are better, which is so if its name ends in loss, error, mae or mse."""
     return metric.endswith(_LOWER_IS_BETTER)
 
 
 def score(metrics: Mapping[str, float], metric: str, setting: str = "metric") -> float:
-    """Return how good a network is by one of its metrics; higher is better.
+    """Return the score of a network by one of its metrics; higher is better.
 
     Args:
         metrics: The metrics that the evaluator logs, by name.
         metric: Name of the metric.
-        setting: The setting that names it.
+        setting: Name of the setting that gives the metric, for messages.
 
     Raises:
         UnfitSettingError: The evaluator logs no such metric.
@@ -69,7 +69,7 @@ def without_warnings() -> Iterator[None]:
 
 
 class Validation(EvaluatorHooks):
-    """The half of a search module that validates and logs.
+    """Part of a search module that validates and logs.
 
     Every metric that the ``validation_step`` of the evaluator logs appears twice: under its own name for the supernet,
     and with the prefix ``derived_`` for the derived network on the weights of the supernet.
@@ -199,7 +199,7 @@ class Validation(EvaluatorHooks):
         results.dataloader_idx = index
 
     def _log_metrics_of(self, sample: Mapping[str, Any]) -> None:
-        """Log what the space measures of a derived network."""
+        """Log the metrics of the space for a derived network."""
         if not isinstance(self.model, HasSearchMetrics):
             return
         for name, value in self.model.search_metrics(self.architecture.table(), sample).items():
@@ -259,7 +259,7 @@ class Validation(EvaluatorHooks):
         self.log(self._log_prefix + name, value, prog_bar and not self._log_prefix, *args, **kwargs)
 
     def _pointwise(self) -> AbstractContextManager[object]:
-        # The operations of a StackedSpace need no such context, which costs a little time in each call of PyTorch.
+        # The operations of a StackedSpace do not need this context, which costs a little time in each call of PyTorch.
         return nullcontext() if isinstance(self.model, StackedSpace) else ChannelsLast()
 
     def _scaler(self) -> torch.amp.GradScaler | None:

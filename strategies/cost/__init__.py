@@ -1,4 +1,4 @@
-"""Costs of architectures: expected ones with a gradient, targets of a search, and NNI's penalties."""
+"""Costs of architectures: differentiable expected costs, targets of a search, and NNI's penalties."""
 
 from strategies.cost.latency import Latency, measure_latency
 from strategies.cost.profile import ProfileError, Profiler

@@ -27,7 +27,7 @@ _ELEMENTWISE = {
 }  # fmt: skip
 """Operators whose first output has the shape that their arguments broadcast to.
 
-PyTorch takes most of the time of a pass on the meta device for their shapes.
+Their shapes are computed here, because PyTorch would spend most of a pass on the meta device on them.
 """
 
 
@@ -44,7 +44,7 @@ def _elementwise(func: Any, args: tuple[Any, ...]) -> Any:
 
 
 class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the convolutions and matrix products of the innermost running module.
+    """Counter of the convolutions and matrix products of the innermost running module.
 
     Args:
         running: The modules that are running, the innermost last.
@@ -75,7 +75,7 @@ class _Counter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class _Running:
-    """The modules that are running, and the size of what each has put out.
+    """The modules that are running, and the total size of the outputs of each.
 
     Args:
         model: The model.
@@ -100,8 +100,8 @@ def forward_hooks(model: nn.Module, before: Callable[..., None], after: Callable
 
     Args:
         model: The model.
-        before: Takes the module and its arguments.
-        after: Takes the module, its arguments and its output.
+        before: Function of the module and its arguments.
+        after: Function of the module, its arguments and its output.
     """
     handles = [module.register_forward_pre_hook(before) for module in model.modules()]
     handles += [module.register_forward_hook(after, always_call=True) for module in model.modules()]
@@ -113,14 +113,14 @@ def forward_hooks(model: nn.Module, before: Callable[..., None], after: Callable
 
 
 def count(model: nn.Module, run: Callable[[], Any]) -> Counts:
-    """Return what each module that runs in a pass computes.
+    """Return the counts of each module that runs in a forward pass.
 
     Multiply-adds are those of convolutions, matrix products and attention, as PyTorch's FLOP counter counts them.
-    Activations are the values that these put out (Radosavovic et al., 2020, section 2).
+    Activations are the output values of these operators (Radosavovic et al., 2020, section 2).
 
     Args:
         model: The model, on the meta device.
-        run: Runs the model.
+        run: Function that runs the model.
     """
     running = _Running(model)
     with torch.no_grad(), forward_hooks(model, running.enter, running.leave), _Counter(running.modules) as counter:

@@ -39,7 +39,7 @@ class Expectation:
         self.architecture, self.activation = architecture, activation
         cells = {module.label: module for module in supernet.modules() if isinstance(module, MixedCell)}
         self.kept = {label: cell.num_ops_per_node for label, cell in cells.items()}
-        # Zero operations are not derived (MixedLayer.export); an identity of that name is.
+        # Zero operations are not derived (MixedLayer.export), but an identity named none is.
         self.zeros = {m.label for m in supernet.modules() if isinstance(m, MixedLayer) and m.zero}
         self.nodes: dict[tuple[str, int], list[str]] = {}
         self.others: list[str] = []
@@ -108,7 +108,7 @@ class Expectation:
         return torch.softmax(members @ logs, 0) @ members
 
     def least(self, table: CostTable) -> float:
-        """Return a cost that no network of the space is below; with sigmoid weights cells may keep nothing."""
+        """Return a lower bound of the costs in the space; with sigmoid weights, cells may keep no operation."""
         costs = {edges[0]: cost for edges, cost in table.terms.items() if len(edges) == 1}
         total = float(table.fixed)
         for (cell, _), edges in self.nodes.items() if self.activation == "softmax" else ():

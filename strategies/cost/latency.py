@@ -20,7 +20,7 @@ from strategies.cost.table import CostTable
 from strategies.supernet.architecture import Mixed
 
 WARMUP, REPEATS = 3, 15
-"""Passes before the measurement, and passes that are measured, of each plan."""
+"""Number of warm-up passes and of measured passes for each plan."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Latency:
     Args:
         table: Milliseconds for one sample.
         device: Name of the device on which they were measured.
-        spread: Median over all modules of the interquartile range of a latency, as a share of it.
+        spread: Median over all modules of the interquartile range of a latency, relative to the latency.
     """
 
     table: CostTable
@@ -43,10 +43,10 @@ class Latency:
 
     @classmethod
     def from_json(cls, values: Any) -> Latency:
-        """Return the latencies of what :meth:`to_json` gives.
+        """Return latencies from the output of :meth:`to_json`.
 
         Raises:
-            ValueError: The value is no table of latencies.
+            ValueError: The value is not a table of latencies.
         """
         table = CostTable.from_json(values)
         device, spread = values.get("device"), values.get("spread", 0.0)
@@ -71,8 +71,8 @@ def device_name(device: torch.device) -> str:
 def measure_latency(profiler: Profiler, device: torch.device) -> Latency:
     """Return the latencies of all candidates, each the median over several passes.
 
-    The time of a network is taken as the sum over its modules. What a supernet does besides running its candidates is
-    left out.
+    The time of a network is taken as the sum over its modules. The time that a supernet spends outside of its
+    candidates is left out.
 
     Args:
         profiler: The supernet.
@@ -84,7 +84,7 @@ def measure_latency(profiler: Profiler, device: torch.device) -> Latency:
 
 
 class _Stopwatch:
-    """Times the modules of a supernet.
+    """Stopwatch for the modules of a supernet.
 
     Args: See :func:`measure_latency`.
     """

@@ -21,7 +21,7 @@ __all__ = ["ExpectationProfilerPenalty", "distribution", "expectation_penalty", 
 def expectation_penalty(
     penalty: ExpectationProfilerPenalty | Mapping[str, Any] | None,
 ) -> ExpectationProfilerPenalty | None:
-    """Return the penalty of what the strategies of NNI take for one.
+    """Return the penalty, given in any form that NNI's strategies accept.
 
     Args:
         penalty: A penalty, or its arguments: ``profiler``, ``baseline``, ``scale``, ``nonlinear`` and ``aggregate``.
@@ -37,10 +37,10 @@ def expectation_penalty(
 
 
 def distribution(expectation: Expectation) -> dict[str, dict[Any, Tensor]]:
-    """Return label of NNI -> candidate -> probability (scalar), as an expression of NNI's profilers takes it.
+    """Return label of NNI -> candidate -> probability (scalar), in the form that expressions of NNI's profilers take.
 
-    The choices of a node of a cell have labels such as ``normal/op_2_0`` and ``normal/input_2_0``. Both its operations
-    have the same distribution, whose sum is that of the expected operations of the node.
+    The choices of a node of a cell have labels like ``normal/op_2_0`` and ``normal/input_2_0``. Both operations of a
+    node have the same distribution; their sum is that of the expected operations of the node.
     """
     candidates, probabilities = expectation.architecture.candidates, expectation()
     found = {edge: _by_candidate(candidates[edge], probabilities[edge]) for edge in expectation.others}
@@ -65,12 +65,12 @@ def penalized(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the loss with a penalty, and its parts under NNI's names.
 
-    NNI's own function fails where an expression has whole numbers and fractions among its values.
+    NNI's own function fails if an expression has whole numbers and fractions among its values.
 
     Args:
         penalty: The penalty.
         loss: The loss of α, a scalar.
-        expectation: What the derived network is expected to have.
+        expectation: Expectation of the candidates of the derived network.
     """
     cost = torch.as_tensor(expected_value(penalty.profiler.expression, distribution(expectation))).to(loss)
     normalized = penalty.nonlinear_fn(cost / penalty.baseline - 1)

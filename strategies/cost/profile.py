@@ -1,8 +1,8 @@
-"""Profiles of model spaces: what each candidate costs, from passes of the supernet on the meta device.
+"""Profiles of model spaces: the cost of each candidate, from passes of the supernet on the meta device.
 
-A pass follows a plan of one candidate an edge, and every module is measured in it. First passes let every module run
-at least once. Further ones change one value choice each, which shows the choices that the cost of a module depends on.
-The last ones measure each module in all combinations of those.
+Each pass follows a plan with one candidate per edge, and measures every module. The first passes run every module at
+least once. Further passes change one value choice each, which shows the choices that the cost of a module depends on.
+The last passes measure each module in all combinations of these choices.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ Assignment = dict[str, int]
 """Edge -> index of its candidate."""
 
 Measured = Mapping[nn.Module, tuple[float, ...]]
-"""Module on the meta device -> what it costs in a pass, without its submodules, by metric."""
+"""Module on the meta device -> its cost in a pass, without its submodules, by metric."""
 
 MOST_COMBINATIONS = 10_000
-"""The number of combinations of value choices above which a profile is given up."""
+"""Maximum number of combinations of value choices in a profile."""
 
 
 class ProfileError(ValueError):
@@ -48,8 +48,8 @@ class Condition:
     """The architectures in which a module runs.
 
     Args:
-        edges: The edges that decide.
-        holds: Whether it runs (candidates of the first edge, of the second, …), 0 or 1.
+        edges: The edges that decide whether the module runs.
+        holds: Whether it runs, 0 or 1, of shape (candidates of the first edge, of the second, …).
     """
 
     edges: Edges = ()
@@ -60,7 +60,7 @@ class Condition:
         return Condition(edges, _spread(self.holds, self.edges, edges) * _spread(other.holds, other.edges, edges))
 
     def same_as(self, other: Condition) -> bool:
-        """Return whether both hold in the same architectures."""
+        """Return whether both conditions hold in the same architectures."""
         return self.edges == other.edges and torch.equal(self.holds, other.holds)
 
     def example(self) -> Assignment:
@@ -70,7 +70,7 @@ class Condition:
 
 
 def _spread(values: Tensor, edges: Edges, onto: Edges) -> Tensor:
-    """Return values over some edges as values over more, to be broadcast."""
+    """Reshape values over some edges so that they broadcast over more edges."""
     order = [edges.index(edge) for edge in onto if edge in edges]
     shape = [values.shape[edges.index(edge)] if edge in edges else 1 for edge in onto]
     return values.permute(order).reshape(shape)
@@ -134,7 +134,7 @@ class Profiler:
         """
         smallest = {edge: _smallest(self.architecture.candidates[edge]) for edge in self.values}
         found: dict[nn.Module, set[str]] = {}
-        # From the largest and from the smallest values: a maximum of two choices depends on one of them only there.
+        # From the largest and from the smallest values: at one of them, a minimum or maximum of choices may not change.
         for plan in [base for first in self.first_plans() for base in (first, smallest | first)]:
             before = self.counts(plan)
             for module, counts in before.items():
@@ -161,7 +161,7 @@ class Profiler:
         """Return the table of each metric.
 
         Args:
-            measure: Returns what each module costs by a plan, in each metric.
+            measure: Function that returns the cost of each module by a plan, in each metric.
             dependencies: The modules to measure, and the value choices that the cost of each depends on.
             metrics: Number of metrics.
 
@@ -229,7 +229,7 @@ Wanted = tuple[tuple[str, int], ...]
 
 
 def _packed(wanted: Iterable[Wanted]) -> list[tuple[Assignment, list[Wanted]]]:
-    """Return few assignments, each with those of the wanted ones that it is the first to include."""
+    """Merge the wanted assignments into a few; return each with the wanted ones that it is the first to include."""
     packed: list[tuple[Assignment, list[Wanted]]] = []
     for one in sorted(wanted, key=len, reverse=True):
         for plan, served in packed:
@@ -319,5 +319,5 @@ def _smallest(candidates: tuple[Any, ...]) -> int:
 
 
 def profiled_form(space: ModelSpace) -> ModelSpace:
-    """Return a copy of a model space in the form of its derived networks, to be made a supernet and profiled."""
+    """Return a copy of a model space in the form of its derived networks, for a supernet to be profiled."""
     return space.in_derived_form() if isinstance(space, HasDerivedForm) else copy.deepcopy(space)

@@ -1,4 +1,4 @@
-"""The part of a search module that keeps costs low."""
+"""Part of a search module that keeps costs low."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def cost_tables(costs: Sequence[Cost], profiler: Callable[[Example], Profiler], 
     """Return the table of each cost.
 
     Args:
-        costs: The costs, which may bring a table.
-        profiler: Makes the profiler of the space.
+        costs: The costs, which may include a table.
+        profiler: Function that creates the profiler of the space.
         example: An example of the input of the model, of which the first sample is used.
 
     Raises:
@@ -54,13 +54,13 @@ def cost_tables(costs: Sequence[Cost], profiler: Callable[[Example], Profiler], 
 
 
 class CostSearch(BetweenEpochs):
-    """The part of a search module that keeps costs of the derived network low.
+    """Part of a search module that keeps costs of the derived network low.
 
     Args:
         training_module, architecture, composition: See :class:`~strategies.validation.Validation`.
-        costs: What should be kept low.
-        profile: Returns the table of each cost, given an example of the input; not needed without costs.
-        penalty: A penalty of NNI on the loss of α. None for none.
+        costs: The costs to keep low.
+        profile: Function that returns the table of each cost, given an example of the input; not needed without costs.
+        penalty: A penalty of NNI on the loss of α. None for no penalty.
     """
 
     def __init__(
@@ -102,10 +102,11 @@ class CostSearch(BetweenEpochs):
             self.costs.state = dict(checkpoint[STATE])
 
     def measure_costs(self, example: Callable[[], Example | None]) -> None:
-        """Count the costs, once in a search.
+        """Count the costs, once per search.
 
         Args:
-            example: Returns an example of the input of the model; None if a step of the evaluator does not call it.
+            example: Function that returns an example of the input of the model; None if a step of the evaluator does
+                not call it.
 
         Raises:
             UnfitSettingError: A target is below all networks of the space.
@@ -122,7 +123,7 @@ class CostSearch(BetweenEpochs):
         """Check that no target is below all networks of the space, if the costs are known.
 
         Raises:
-            UnfitSettingError: One is.
+            UnfitSettingError: A target is below all networks of the space.
         """
         if self.costs is not None and self.costs.tables:
             self.costs.check(self.expectation.least)
@@ -138,7 +139,7 @@ class CostSearch(BetweenEpochs):
             return super().export()  # type: ignore[no-any-return]
 
     def _shift(self) -> Mapping[str, Tensor]:
-        """Return what the targets add to α, computed once for the same α."""
+        """Return the addend of the targets to α, cached while α is unchanged."""
         if self.costs is None or not self.costs.tables:
             return {}
         key = rows(self.architecture.alphas), tuple(self.costs.state["multipliers"]), dict(self.architecture.living)
@@ -152,11 +153,11 @@ class CostSearch(BetweenEpochs):
             return self._plan_of(BetweenEpochs.export(self))
 
     def derived_costs(self) -> dict[str, Any]:
-        """Return the costs of the derived network, and what is added to α for it, in plain JSON types.
+        """Return the costs of the derived network, and the addend to α that gives it, in plain JSON types.
 
         Returns:
-            ``costs``: metric, target, weight and derived cost of each; ``shift``: edge -> candidate -> what derivation
-            adds to its α.
+            ``costs``: metric, target, weight and derived cost of each; ``shift``: edge -> candidate -> addend to its α
+            in the derivation.
         """
         if self.costs is None or not self.costs.tables:
             return {"costs": [], "shift": {}}
@@ -191,7 +192,7 @@ class CostSearch(BetweenEpochs):
         return total
 
     def _log_metrics_of(self, sample: Mapping[str, Any]) -> None:
-        """Log the expected costs, those of the derived network, and the multipliers too."""
+        """Log the metrics of the space, the expected costs, those of the derived network, and the multipliers."""
         super()._log_metrics_of(sample)
         if self.costs is not None and self.costs.tables:
             for name, value in self.costs.metrics(self._plan_of(sample)).items():

@@ -25,7 +25,7 @@ class CostTable:
     Args:
         candidates: Edge -> names of its candidates, for the edges that the cost depends on.
         terms: Edges -> cost of each combination of their candidates, of shape (candidates of the first edge, candidates
-            of the second, …). No edges stand for the part that all architectures have.
+            of the second, …). The key without edges stands for the part that all architectures share.
     """
 
     candidates: Mapping[str, tuple[str, ...]]
@@ -39,7 +39,7 @@ class CostTable:
 
     @property
     def fixed(self) -> Tensor:
-        """The part that all architectures have, a scalar."""
+        """The cost that all architectures share, a scalar."""
         return self.terms.get((), torch.zeros((), dtype=torch.float64))
 
     def expected(self, probabilities: Probabilities) -> Tensor:
@@ -92,10 +92,10 @@ class CostTable:
 
     @classmethod
     def from_json(cls, values: Any) -> CostTable:
-        """Return the table of what :meth:`to_json` gives.
+        """Return the table from the output of :meth:`to_json`.
 
         Raises:
-            ValueError: The value is no table of costs.
+            ValueError: The value is not a table of costs.
         """
         try:
             candidates = {str(edge): tuple(map(str, names)) for edge, names in values["candidates"].items()}
@@ -116,7 +116,7 @@ class CostTable:
 
 
 class TableBuilder:
-    """Adds up the costs of modules to a table.
+    """Builder that adds up the costs of modules to a table.
 
     Args:
         candidates: Edge -> its candidates.
@@ -134,7 +134,7 @@ class TableBuilder:
             self._terms[edges] = cost.to(torch.float64).clone()
 
     def table(self) -> CostTable:
-        """Return the table of all that was added, without terms that are zero."""
+        """Return the table of all added costs, without terms that are zero."""
         terms = {edges: cost for edges, cost in self._terms.items() if bool(cost.any())}
         used = {edge for edges in terms for edge in edges}
         return CostTable({e: tuple(map(str, names)) for e, names in self.candidates.items() if e in used}, terms)

@@ -1,4 +1,4 @@
-"""Costs of a search: targets that the derived network should meet, and the gradient that leads there."""
+"""Costs of a search: targets that the derived network should meet, and their gradient for α."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from strategies.cost.table import CostTable, Probabilities
 from strategies.relaxation import Step, UnfitSettingError
 
 Metric = Literal["parameters", "multiply_adds", "activations", "latency"]
-"""Trainable parameters; multiply-adds for one sample; values that convolutions and matrix products put out for one
+"""Trainable parameters; multiply-adds for one sample; values that convolutions and matrix products output for one
 sample; milliseconds for one sample on a device."""
 
 Derive = Callable[[Mapping[str, Tensor]], Mapping[str, Any]]
-"""Returns the plan of the derived network, given what is added to the α of each edge."""
+"""Function that returns the plan of the derived network, given the addend to the α of each edge."""
 
 GROWTH = 0.1
-"""Step size of the dual ascent: growth of a multiplier at an update for each target by which its cost is too high."""
+"""Step size of the dual ascent: growth of a multiplier per update, if its cost is twice the target."""
 DAMPING = 1.0
-"""Weight of the present violation in the multiplier, the quadratic term of an augmented Lagrangian."""
+"""Weight of the current violation in the multiplier, the quadratic term of an augmented Lagrangian."""
 SLACK = 0.03
 """Share by which a derived network may be below a target that restrains the search."""
 MOVES = 4
-"""The most edges that take another candidate to bring a derived network close to its targets."""
+"""Maximum number of edges that take another candidate to bring a derived network close to its targets."""
 MARGIN = 1e-3
-"""What a candidate gets above the α of all others of its edge."""
+"""Margin of a shifted candidate above the α of all others of its edge."""
 UPDATES = 20
-"""Updates of the multipliers in an epoch."""
+"""Number of updates of the multipliers per epoch."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Cost:
     """A cost that a search should keep low.
 
     Args:
-        metric: What is counted; see :data:`Metric`.
+        metric: Metric of the cost, see :data:`Metric`.
         target: The highest cost that the derived network should have, above 0, in units of the metric.
         weight: Weight of the term max(0, expected cost / target − 1) in the loss of α, above 0, which it reaches
             linearly over the search. None for a Lagrange multiplier that the search adapts to meet the target.
@@ -68,13 +68,14 @@ class SearchCosts:
     """The costs of one search.
 
     Args:
-        costs: What should be kept low.
-        expected: Returns the probability that the derived network has each candidate, differentiable in α.
+        costs: The costs to keep low.
+        expected: Function that returns the probability that the derived network has each candidate, differentiable in
+            α.
         alphas: Edge -> α.
 
     Attributes:
         tables: The table of each cost, empty before the costs are known.
-        state: Values that are kept between steps; checkpoints hold them.
+        state: Values that are kept between steps; checkpoints include them.
     """
 
     def __init__(
@@ -95,10 +96,10 @@ class SearchCosts:
         """Check that no target is below all networks of the space.
 
         Args:
-            least: Returns a cost that no network of the space is below.
+            least: Function that returns a lower bound of the cost of all networks of the space.
 
         Raises:
-            UnfitSettingError: One is.
+            UnfitSettingError: A target is below all networks of the space.
         """
         for cost, table in self._pairs():
             if cost.weight is None and least(table) > cost.target:
@@ -132,7 +133,7 @@ class SearchCosts:
         """Return the gradient of the loss and the costs, for the α that the loss has a gradient for.
 
         Args:
-            gradients: Gradient of the loss for each α, None for those that this step leaves alone.
+            gradients: Gradient of the loss for each α, None for those that this step does not change.
             alphas: Edge -> α.
             step: The position of the search.
         """
@@ -189,17 +190,17 @@ class SearchCosts:
         return found
 
     def shift(self, derive: Derive) -> dict[str, Tensor]:
-        """Return what to add to α so that the derived network just meets the targets.
+        """Return the addend to α with which the derived network just meets the targets.
 
-        The cost of each candidate, times a factor, is taken from its α: a Lagrangian relaxation of the most probable
-        network within the targets. Where a target restrains the search and the network is more than :data:`SLACK` below
-        it, the cost is added instead.
+        The cost of each candidate, times a factor, is subtracted from its α: a Lagrangian relaxation of the most
+        probable network within the targets. If a target restrains the search and the network is more than :data:`SLACK`
+        below it, the cost is added instead.
 
         Args:
-            derive: Returns the plan of the derived network, given what is added to the α of each edge.
+            derive: Function that returns the plan of the derived network, given the addend to the α of each edge.
 
         Returns:
-            Edge -> addend (candidates,). Empty if nothing needs to be added, or nothing helps.
+            Edge -> addend (candidates,). Empty if no addend is needed, or none helps.
         """
         plan = derive({})
         met = self.met(plan)
@@ -257,7 +258,7 @@ class SearchCosts:
     def _moved(self, derive: Derive, shift: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return a shift that makes one edge take another candidate, with a network closer to the targets.
 
-        Of the moves that come close enough, it is the one that adds least to an α; if none does, the closest one.
+        Of the moves that come close enough, the one with the smallest addend is taken; if none does, the closest one.
         """
         now = self._share(derive(shift))
         best, rank = shift, (now, 0.0)

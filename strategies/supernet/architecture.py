@@ -29,7 +29,7 @@ class Architecture(nn.Module):
 
     Attributes:
         candidates: Edge -> its candidates, in the order of α: names, indices of inputs, or values.
-        grouped: Whether the cells compute candidates of one kind together, which is for accelerators.
+        grouped: Whether the cells compute candidates of one kind together, which is used on accelerators.
         plan: Edge -> its computation in a forward pass.
         step: The position of the search.
         living: Edge -> indices of the candidates that pruning has left, for edges that were pruned.
@@ -92,13 +92,14 @@ class Architecture(nn.Module):
                     self.alphas[edge][self.candidates[edge].index(candidate)] = value
 
     def prune(self, edge: str, keep: Iterable[int]) -> None:
-        """Let only some candidates of an edge live from now on: relaxations and derivations see no others.
+        """Prune an edge to some of its candidates: relaxations and derivations no longer see the others.
 
         Input choices that take several inputs keep all candidates.
 
         Args:
             edge: Name of the edge.
-            keep: Indices of the candidates that live on, of those that still do. None of them removes the edge.
+            keep: Indices of the candidates to keep; those already pruned are ignored. An empty collection removes the
+                edge.
         """
         if edge in self.multi_input_choices:
             return
@@ -125,7 +126,7 @@ class Architecture(nn.Module):
         self.plan = self.of_all(plan)
 
     def of_all(self, plan: Plan) -> Plan:
-        """Return the plan of all candidates that is the same as a plan of the living ones."""
+        """Return the plan of all candidates that is equivalent to a plan of the living ones."""
         if not self.living:
             return plan
         return {**dict.fromkeys(self.living, ()), **{edge: self._of_all(edge, entry) for edge, entry in plan.items()}}
@@ -225,7 +226,7 @@ def weights_of(choice: PlanEntry) -> Tensor | None:
 
 
 def weighted(choice: PlanEntry, count: int) -> list[tuple[int, Tensor | None]]:
-    """Return the candidates that an edge runs, each with its weight (scalar), or None where it has none.
+    """Return the candidates that an edge runs, each with its weight (scalar), or None without weights.
 
     Args:
         choice: The entry of the edge in a plan.
@@ -242,9 +243,9 @@ def mix(candidates: Iterable[tuple[int, Tensor | None]], output: Callable[[int, 
     The weighted sum is accumulated one candidate at a time, because stacking the outputs would hold all of them twice.
 
     Args:
-        candidates: The candidates that the edge runs, each with its weight, or None where it has none.
-        output: Returns the output of a candidate, given its index and None, or the output times a weight as a new
-            tensor, given its index and the weight.
+        candidates: The candidates that the edge runs, each with its weight, or None without weights.
+        output: Function of the index and the weight of a candidate. It returns the output, multiplied by the weight
+            into a new tensor if the weight is not None.
     """
     total = None
     for index, weight in candidates:
@@ -255,7 +256,7 @@ def mix(candidates: Iterable[tuple[int, Tensor | None]], output: Callable[[int, 
 
 
 def accumulate(total: Any, out: Any) -> Any:
-    """Return total + out, where total is a new tensor that nothing else reads, and is added to in place."""
+    """Return total + out, in place if possible; total must be a new tensor that is not used elsewhere."""
     if not (isinstance(total, Tensor) and isinstance(out, Tensor)):  # tuples or dictionaries of tensors
         return weighted_sum([total, out])
     # In place only if the result is the same: outputs may need broadcasting.

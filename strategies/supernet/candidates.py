@@ -1,4 +1,4 @@
-"""Faster candidates of the edges of a cell: their weights are made all at once, and go into the last normalization."""
+"""Faster candidates of cell edges: all weights are computed at once and fused into the last normalizations."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from strategies.supernet.architecture import active, weights_of
 
 
 class UncountedNorm(nn.BatchNorm2d):
-    """A batch normalization that does not count its batches, which only an average over all of them needs."""
+    """Batch normalization without a count of batches, which only a cumulative average needs."""
 
     @classmethod
     def of(cls, norm: nn.BatchNorm2d) -> UncountedNorm:
@@ -37,8 +37,8 @@ class UncountedNorm(nn.BatchNorm2d):
 class WeightedNorm(UncountedNorm):
     """A batch normalization at the end of a candidate that also multiplies by the weight of the candidate.
 
-    The scale of a normalization and its gradient cost no time. A separate product would cost one more pass over memory
-    forwards and three backwards, and would keep its input for the backward pass.
+    The scale of a normalization and its gradient take no extra time. A separate product would take one more pass over
+    memory forwards and three backwards, and would keep its input for the backward pass.
     """
 
     weight: Tensor | None  # type: ignore[assignment]  # set by the relaxation, not a parameter
@@ -52,7 +52,7 @@ class WeightedNorm(UncountedNorm):
 
 
 def exchange_norms(candidate: nn.Module) -> None:
-    """Exchange the normalizations of a candidate: the last one for a weighted one, unless it is affine."""
+    """Replace the normalizations of a candidate, the last one by a weighted one unless it is affine."""
     *_, parent, last = None, *_endings(candidate)
     if parent is not None and type(last) is nn.BatchNorm2d and not last.affine:
         parent[-1] = WeightedNorm.of(last)
@@ -63,13 +63,13 @@ def exchange_norms(candidate: nn.Module) -> None:
 
 
 Group = tuple[tuple[str, int], ...]
-"""Candidates that are computed together, or one alone: the edge and the index of each."""
+"""Candidates that are computed together, or a single candidate: the edge and the index of each."""
 
 
 def weigh(
     groups: Sequence[Group], entries: Mapping[str, PlanEntry], operations: Mapping[str, nn.ModuleList]
 ) -> list[Tensor | None]:
-    """Return the weights of candidates, all of a form from a few calls, because on an accelerator each costs time.
+    """Return the weights of candidates, in a few calls per form because each call takes time on an accelerator.
 
     Args:
         groups: The candidates.
@@ -110,7 +110,7 @@ def weigh(
 
 
 _Form = tuple[int, torch.dtype | None] | None
-"""The channels and the type of the weight of a candidate, None for that of α; None for a scalar."""
+"""Channels and data type of the weight of a candidate, with None for the data type of α; None for a scalar."""
 
 
 def _form(candidate: nn.Module) -> _Form:
@@ -122,7 +122,7 @@ def _form(candidate: nn.Module) -> _Form:
 
 @lru_cache(maxsize=1024)
 def _indices(positions: tuple[int, ...], device: torch.device) -> Tensor:
-    # Kept, because a copy to an accelerator makes Python wait. Autograd cannot use tensors of the inference mode.
+    # Cached, because a copy to an accelerator blocks Python. Autograd cannot use tensors created in inference mode.
     with torch.inference_mode(False):
         return torch.tensor(positions, device=device)
 

@@ -32,7 +32,7 @@ from strategies.supernet.parts import NO_PARTS, SupernetParts
 from strategies.supernet.shared_input import SharedInput
 
 Weights = list[tuple[int, Tensor | None]]
-"""The candidates that an edge runs, each with its weight, None for none."""
+"""Candidates that an edge runs, each with its weight, or None without weights."""
 
 
 class MixedCell(Mixed):
@@ -41,7 +41,7 @@ class MixedCell(Mixed):
     Args:
         cell: NNI's cell that this module replaces.
         architecture: α and the plan that the module follows.
-        parts: What the strategy adds to the edges.
+        parts: Parts that the strategy adds to the edges.
     """
 
     def __init__(self, cell: Cell, architecture: Architecture, parts: SupernetParts = NO_PARTS) -> None:
@@ -119,7 +119,7 @@ class MixedCell(Mixed):
                 key = f"{source}->{target}"
                 if key not in entries:
                     continue
-                if source in groups:  # all edges that leave the node, at the first of them
+                if source in groups:  # computes all edges that leave the node, at the first of them
                     begin = partial(self._begin, states)
                     sums |= sums_of_groups(groups.pop(source), self.operations, begin)
                 part, rest = add(sums.get(key), self._edge(key, entries[key], alone[key], states)), None
@@ -133,7 +133,7 @@ class MixedCell(Mixed):
             if total is None:
                 total = self._zeros(f"0->{target}", states.part(0))
             elif total.requires_grad:
-                # The gradient is a slice of that of the concatenation, with which normalizations are slow.
+                # The gradient is a slice of the gradient of the concatenation; normalizations are faster with a copy.
                 total.register_hook(torch.clone)
             states.append(total, passed)
         out = torch.cat(states.nodes[self.num_predecessors :], self.concat_dim)
@@ -143,7 +143,7 @@ class MixedCell(Mixed):
         """Return the edges that run, each with its entry in the plan.
 
         Args:
-            factors: Node -> the factor of each of its inputs, None if it has all.
+            factors: Node -> the factor of each of its inputs, None if it has all inputs.
         """
         plan = self.architecture.plan
         entries: dict[str, PlanEntry] = {}
@@ -178,11 +178,11 @@ class MixedCell(Mixed):
         return alone, together
 
     def _begin(self, states: PartialStates, edge: str, index: int) -> Tensor:
-        """Return the input of a candidate behind what it begins with."""
+        """Return the input of a candidate after its beginning, a ReLU or pooling."""
         return states.begin(_source(edge), self.beginnings[edge][index])
 
     def _factors(self, target: int) -> dict[int, Tensor | None] | None:
-        """Return the factor of each input that a node has in the plan, None for 1; None if it has all with 1."""
+        """Return the factor of each input that a node has in the plan, None for 1; None if all inputs have 1."""
         if self.parts.topology is None:
             return None
         node = self.node(target)
@@ -199,7 +199,7 @@ class MixedCell(Mixed):
         return factors
 
     def _edge(self, key: str, choice: PlanEntry, weights: Weights, states: PartialStates) -> Tensor | None:
-        """Return the output of an edge by its entry of the plan, None for zero."""
+        """Return the output of an edge by its entry in the plan, or None if it is zero."""
         x = states.part(_source(key))
         inputs = [self._begin(states, key, index) for index, _ in weights]
         if isinstance(choice, tuple) or not self.architecture.recompute or not torch.is_grad_enabled():
@@ -324,7 +324,7 @@ def _cell_candidates(cell: Cell, target: int, source: int) -> dict[str, nn.Modul
 
 
 def _factories(cell: Cell) -> Any:
-    """Return what NNI's cell makes its candidates of: factories, or modules, which it copies."""
+    """Return the factories of the candidates of NNI's cell, or the modules that it copies."""
     return cell.ops[0][0].candidates if cell.op_candidates_factory is None else cell.op_candidates_factory
 
 

@@ -22,12 +22,12 @@ class MixedLayer(Mixed):
     """A layer choice, which is one edge.
 
     Candidates that change the number of channels, or have other weights than convolutions and batch normalizations, run
-    on all channels also with partial ones.
+    on all channels even with partial channels.
 
     Args:
         choice: NNI's choice that this module replaces.
         architecture: α and the plan that the module follows.
-        parts: What the strategy adds to the edge.
+        parts: Parts that the strategy adds to the edge.
     """
 
     def __init__(self, choice: LayerChoice, architecture: Architecture, parts: SupernetParts = NO_PARTS) -> None:
@@ -44,7 +44,7 @@ class MixedLayer(Mixed):
         self.originals = tuple(candidates.values())
         self.companion = parts.beside(candidates, architecture)
         self.candidates = nn.ModuleList(parts.prepare(candidates, architecture).values())
-        # NNI's hub uses this name for its zero operation. An identity of this name skips the layer and is no zero.
+        # NNI's hub uses this name for its zero operation. An identity of this name skips the layer and is not zero.
         self.zero = NONE in names and not isinstance(choice[NONE], nn.Identity)
         # A candidate that declares itself zero, as NNI's does, adds nothing to the others, whatever its weight.
         self.skipped = names.index(NONE) if self.zero and getattr(choice[NONE], "is_zero", False) else None
@@ -127,7 +127,7 @@ class MixedInput(Mixed):
         return total / len(choice) if self.mean and isinstance(choice, tuple) else total
 
     def export(self, memo: dict[str, Any]) -> dict[str, Any]:
-        """Return the indices of the inputs with the highest α, ascending; of equal ones the first."""
+        """Return the indices of the inputs with the highest α, ascending; of equal inputs, the first."""
         if self.label in memo:
             return {}
         alphas = self.architecture.table([self.label])[self.label]
@@ -164,7 +164,7 @@ class MixedRepeat(Mixed):
         weights = depth_now if isinstance(depth_now, dict) else {depth_now: None}
         outputs = {0: x}
         for depth in range(1, max(weights) + 1):
-            # Outputs that are mixed must keep their values, and a block may return its input.
+            # Outputs to be mixed must keep their values: a block may write to its input or return it.
             x = self.shared(self.blocks[depth - 1], x)
             outputs[depth] = x
         if self.align_first is not None and 1 in weights:
@@ -174,7 +174,7 @@ class MixedRepeat(Mixed):
 
 
 def refuse_multi_input(architecture: Architecture) -> None:
-    """Check that every path of the supernet runs one candidate an edge.
+    """Check that every path of the supernet runs one candidate per edge.
 
     Raises:
         TypeError: An input choice takes more than one input.

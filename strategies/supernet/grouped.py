@@ -1,8 +1,8 @@
 """Candidates of one kind that read the same node, computed together.
 
-An accelerator computes a small convolution faster than Python starts it. Candidates of the edges that leave a node are
-therefore computed as one where they differ by their weights only: convolutions in groups over the concatenated weights,
-normalizations over the concatenated channels. The parameters and the statistics of each candidate stay its own.
+An accelerator computes a small convolution faster than Python launches it. Candidates of the edges that leave a node
+are therefore computed together if they differ only in their weights: as grouped convolutions with concatenated weights,
+and normalizations of concatenated channels. Each candidate keeps its own parameters and statistics.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _CONVOLUTIONS = (nn.Conv2d, DepthwiseConv2d, PointwiseConv2d)
 _NORMS = (UncountedNorm, WeightedNorm)
 
 _Kind = tuple[Any, ...]
-"""What candidates that are computed together have in common."""
+"""Properties that candidates must share to be computed together."""
 
 
 def find_groups(
@@ -40,7 +40,7 @@ def find_groups(
     Args:
         entries: Edge -> its entry in the plan.
         operations: Edge -> its candidates without ``none``, whose index follows theirs.
-        beginnings: Edge -> what each candidate begins with, None for nothing.
+        beginnings: Edge -> the beginning of each candidate, or None.
         sources: Edge -> the node that it leaves.
     """
     groups: dict[_Kind, list[tuple[str, int]]] = defaultdict(list)
@@ -61,9 +61,9 @@ def sums_of_groups(
 
     Args:
         groups: Candidates that read the same node -> their weights, (candidates, channels) or (candidates,), None for
-            none.
+            no weights.
         operations: Edge -> its candidates.
-        begin: Returns the input of a candidate, given its edge and index.
+        begin: Function that returns the input of a candidate, given its edge and index.
     """
     totals: dict[tuple[str, ...], Tensor] = {}
     statistics: _Statistics = []
@@ -83,14 +83,14 @@ def sums_of_groups(
 
 
 def _leaves(candidate: nn.Module) -> list[Any]:
-    """Return the modules of a chain in their order, those of chains inside it included, without identities."""
+    """Return the modules of a chain in order, including those of nested chains, without identities."""
     if is_chain(candidate) and not has_hooks(candidate):
         return [leaf for module in candidate for leaf in _leaves(module)]
     return [] if type(candidate) is nn.Identity else [candidate]
 
 
 def _kind(candidate: nn.Module, weighted: bool) -> _Kind | None:
-    """Return what a candidate has in common with those of its group, None if it is computed alone."""
+    """Return the kind that a candidate shares with its group, or None if it is computed alone."""
     leaves = _leaves(candidate)
     if weighted and leaves and type(leaves[-1]) is not WeightedNorm:
         return None
@@ -134,7 +134,7 @@ def _run(candidates: Sequence[Sequence[Any]], x: Tensor, weights: Tensor | None,
 
 
 def _convolve(layer: Sequence[nn.Conv2d], x: Tensor, shared: bool) -> Tensor:
-    """Convolve the channels of each candidate by its own weights, those of the input if it is shared."""
+    """Convolve the channels of each candidate, or a shared input, with the weights of each candidate."""
     first = layer[0]
     weight = torch.cat([convolution.weight for convolution in layer])
     biases = [convolution.bias for convolution in layer if convolution.bias is not None]
@@ -164,12 +164,12 @@ def _normalize(layer: Sequence[nn.BatchNorm2d], x: Tensor, weights: Tensor | Non
 
 
 _Statistics = list[tuple[Sequence[nn.BatchNorm2d], Tensor, Tensor, int]]
-"""Normalizations of one kind, the means and the inverse standard deviations of their channels, and values a channel."""
+"""Normalizations of one kind, means and inverse standard deviations of their channels, and values per channel."""
 
 
 @torch.no_grad()
 def _update(statistics: _Statistics) -> None:
-    """Update the running statistics of normalizations, by a few calls for all of them."""
+    """Update the running statistics of normalizations, by a few calls for all."""
     by_momentum: dict[float, _Statistics] = defaultdict(list)
     for one in statistics:
         by_momentum[one[0][0].momentum or 0.0].append(one)
@@ -185,6 +185,6 @@ def _update(statistics: _Statistics) -> None:
 
 
 def _together(tensors: Sequence[Tensor | None]) -> Tensor | None:
-    """Return tensors as one, None if there are none."""
+    """Concatenate tensors; return None if there are none."""
     given = [tensor for tensor in tensors if tensor is not None]
     return torch.cat(given) if given else None

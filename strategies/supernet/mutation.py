@@ -29,7 +29,7 @@ def replace_choice(
         module: A module of a model space.
         name: Its name in the model space, for error messages.
         architecture: The architecture that receives the edges of the choice.
-        parts: What the strategy adds to the edges.
+        parts: Parts that the strategy adds to the edges.
 
     Raises:
         TypeError: The choice cannot be searched.

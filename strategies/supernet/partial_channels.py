@@ -23,7 +23,7 @@ _POOLING = {
     1: (functional.max_pool1d, functional.adaptive_max_pool1d),
     2: (functional.max_pool2d, functional.adaptive_max_pool2d),
 }
-"""Dimensions of the input -> its pooling by windows, and to a size."""
+"""Dimensions of the input -> pooling with windows, and pooling to a size."""
 
 
 def narrow(candidate: nn.Module, parts: int) -> None:
@@ -48,7 +48,7 @@ def narrow(candidate: nn.Module, parts: int) -> None:
 
 
 def can_narrow(candidates: Iterable[nn.Module], parts: int) -> bool:
-    """Return whether all candidates keep the number of channels and can run on 1/K of them, and some has weights."""
+    """Return whether all candidates keep the number of channels and can run on 1/K of them, and one has weights."""
     candidates = list(candidates)
     if not any(isinstance(module, CONVOLUTIONS) for candidate in candidates for module in candidate.modules()):
         return False
@@ -66,11 +66,11 @@ def can_narrow(candidates: Iterable[nn.Module], parts: int) -> bool:
 def run_on_part(run: Callable[[Tensor], Tensor], x: Tensor, parts: int) -> Tensor:
     """Return the output of an edge that runs on the first 1/K of the channels, while the others are passed on.
 
-    What is passed on is pooled to the resolution of the output. The channels are shuffled, so that the next edge runs
-    on others (as in the released code of PC-DARTS).
+    The channels that are passed on are pooled to the resolution of the output. The channels are then shuffled, so that
+    the next edge runs on other ones (as in the released code of PC-DARTS).
 
     Args:
-        run: Returns the sum of the candidates on a part of the channels.
+        run: Function that returns the sum of the candidates on a part of the channels.
         x: Input (batch, channels, height, width); K divides the channels.
         parts: K.
     """
@@ -81,9 +81,10 @@ def run_on_part(run: Callable[[Tensor], Tensor], x: Tensor, parts: int) -> Tenso
 
 
 class PartialStates:
-    """The nodes of a cell, of whose channels the candidates of its edges read the first 1/K.
+    """Nodes of a cell whose candidates read only the first 1/K of the channels.
 
-    The edges of one node share what they read, and the sum over its edges is taken before the channels are shuffled.
+    The edges that leave a node share the part that they read and the pooled rest, and the sum over the edges that reach
+    a node is taken before the channels are shuffled.
 
     Args:
         nodes: The input nodes, each (batch, channels, height, width); K divides the channels.
@@ -103,13 +104,13 @@ class PartialStates:
             return x
         if node not in self._parts:
             part = x[:, : x.shape[1] // self.parts]
-            # Otherwise each convolution would make its own copy of the slice.
+            # Without this copy, each convolution would make its own copy of the slice.
             last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
             self._parts[node] = part.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
         return self._parts[node]
 
     def begin(self, node: int, beginning: Beginning | None) -> Tensor:
-        """Return these channels behind what candidates begin with, which all edges that leave the node share."""
+        """Return these channels after the beginning of candidates, computed once for all edges that leave the node."""
         if beginning is None:
             return self.part(node)
         if (node, beginning) not in self._begun:
@@ -134,7 +135,7 @@ class PartialStates:
 
         Args:
             total: Sum of the outputs of the candidates on the edges that reach the node.
-            passed: Sum of what is passed on along them; None for zeros.
+            passed: Sum of the channels that are passed on along these edges; None for zeros.
         """
         if self.parts > 1:
             if passed is None:

@@ -17,7 +17,7 @@ from strategies.topology import Topology
 
 
 class Companion(Protocol):
-    """Makes a module that runs beside the candidates of an edge wherever these are weighted.
+    """Function that creates a module, which runs beside the candidates of an edge whenever these are weighted.
 
     Its output is added to theirs, in a cell or a layer choice. A derived network does not have it. It may read
     ``architecture.step``, the position of the search.
@@ -29,11 +29,11 @@ class Companion(Protocol):
     """
 
     def __call__(self, candidates: Mapping[str, nn.Module], architecture: Architecture, /) -> nn.Module | None:
-        """Return the module of an edge, given its candidates by name; None for none."""
+        """Return the module of an edge, given its candidates by name; None for no module."""
 
 
 class Candidate(Protocol):
-    """Wraps a candidate of an edge, for example by a dropout behind it.
+    """Function that wraps a candidate of an edge, for example to add dropout after it.
 
     Example::
 
@@ -50,12 +50,12 @@ class SupernetParts:
     """Parts that a strategy adds to the edges of a supernet; the fields are those of a composition.
 
     Args:
-        derivation: Turns the α of a cell into its discrete operations.
+        derivation: Function that turns the α of a cell into its discrete operations.
         partial_channels: K; candidates run on 1/K of the channels.
-        wider_partial_channels: K in the second half of the epochs, a smaller one. None for the same.
-        topology: Names the candidates of the inputs of each node of a cell. None for none.
-        companion: Makes the module beside the candidates of an edge. None for none.
-        candidate: Wraps each candidate. None for none.
+        wider_partial_channels: K in the second half of the epochs, smaller than in the first. None to keep K.
+        topology: Function that names the candidates of the inputs of each node of a cell. None for no such candidates.
+        companion: Function that creates the module beside the candidates of an edge. None for no module.
+        candidate: Function that wraps each candidate. None to leave candidates unchanged.
     """
 
     derivation: Derivation = darts
@@ -87,7 +87,7 @@ class SupernetParts:
         return {name: self.candidate(name, module, architecture) for name, module in candidates.items()}
 
     def beside(self, candidates: Mapping[str, nn.Module], architecture: Architecture) -> nn.Module | None:
-        """Return the module beside the candidates of an edge, None for none."""
+        """Return the module beside the candidates of an edge, or None."""
         return None if self.companion is None else self.companion(candidates, architecture)
 
 

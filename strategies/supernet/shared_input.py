@@ -1,4 +1,4 @@
-"""Calls that read the same input, where one of them may write to it, as ``nn.ReLU(inplace=True)`` does."""
+"""Calls that read the same input, to which some may write, for example ``nn.ReLU(inplace=True)``."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 
 class SharedInput:
-    """Calls functions and modules with an input that others read too; those that write to it are given a copy.
+    """Calls of functions and modules that share an input; those that write to it receive a copy.
 
-    Everything is given a copy at its first call in each mode (training or evaluation), which shows whether it writes.
-    Later calls copy only for those that have written. PyTorch's inference mode hides it; there the training mode
-    decides. Tensors are found in tuples, lists and dictionaries.
+    Each function or module receives a copy at its first call in each mode (training or evaluation), which shows whether
+    it writes. Later calls copy only for those that do. PyTorch's inference mode hides writes; there, the result of the
+    training mode is used. Tensors are found in tuples, lists and dictionaries.
     """
 
     def __init__(self) -> None:

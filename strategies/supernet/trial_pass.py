@@ -1,4 +1,4 @@
-"""Trial passes: whether a supernet can run all its candidates, found before a search takes its first step."""
+"""Trial passes, which check that a supernet can run all its candidates before a search takes its first step."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def check_candidates(architecture: Architecture, run: Callable[[], Any], weights
 
     Args:
         architecture: α and the plan that the supernet follows; the plan is restored.
-        run: Returns the output of the supernet by the current plan: tensors, in any structure.
+        run: Function that returns the output of the supernet by the current plan: tensors, in any structure.
         weights: Weights that the output is differentiated for, besides α.
 
     Raises:
@@ -32,7 +32,7 @@ def check_candidates(architecture: Architecture, run: Callable[[], Any], weights
         Exception: They fail for another reason.
     """
     before = architecture.plan
-    # Without the inputs of nodes, which are then not weighted.
+    # The α of the inputs of nodes are left out; these inputs are then not weighted.
     alphas = {edge: alpha for edge, alpha in architecture.alphas.items() if not is_node(edge)}
     trained = [tensor for tensor in (*alphas.values(), *weights) if tensor.requires_grad]
 
@@ -64,7 +64,7 @@ def check_candidates(architecture: Architecture, run: Callable[[], Any], weights
 
 
 def _cause(error: BaseException) -> BaseException:
-    """Return the error that led to an error: NNI's own of a sum says no more than that it failed."""
+    """Return the root cause of an error, because NNI's error for a failed sum does not name the reason."""
     return error if error.__cause__ is None else _cause(error.__cause__)
 
 
@@ -75,11 +75,11 @@ def _differentiate(output: Any, parameters: list[Tensor]) -> None:
 
 
 class _InputSeen(Exception):
-    """Ends a step at the call of the model, with the arguments of the call."""
+    """Exception that ends a step at the call of the model and holds the arguments of the call."""
 
 
 def input_of(model: nn.Module, step: Callable[[], object]) -> tuple[tuple[Any, ...], dict[str, Any]] | None:
-    """Return the arguments that a step calls a model with; the step ends there. None where it does not call it."""
+    """Return the arguments with which a step calls a model, where the step is ended; None if it does not call it."""
 
     def end(model: nn.Module, args: Any, kwargs: Any) -> None:
         raise _InputSeen(args, kwargs)
@@ -96,7 +96,7 @@ def input_of(model: nn.Module, step: Callable[[], object]) -> tuple[tuple[Any, .
 
 
 def first_samples(values: Any, count: int = 2) -> Any:
-    """Return copies of the first samples of batches of one size, in any structure; of other tensors, of the whole."""
+    """Return copies of the first samples of all tensors if these are batches of one size, else of whole tensors."""
     sizes = {len(leaf) for leaf in tree_leaves(values) if isinstance(leaf, Tensor) and leaf.dim() > 0}
 
     def first(leaf: Any) -> Any:

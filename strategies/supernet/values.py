@@ -63,14 +63,14 @@ class Value:
         return outcomes
 
     def of(self, values: tuple[Any, ...]) -> Any:
-        """Return the value of the expression, given that of each choice in the order of the labels."""
+        """Return the value of the expression, given the value of each choice in the order of the labels."""
         if values not in self._evaluated:
             self._evaluated[values] = self.expression.freeze(dict(zip(self.labels, values, strict=True)))
         return self._evaluated[values]
 
 
 class PlanSamplingPolicy(MixedOperationSamplingPolicy):
-    """The source of the arguments of NNI's super-kernels: the plan.
+    """Sampling policy that takes the arguments of NNI's super-kernels from the plan.
 
     Args:
         operation: The super-kernel.

@@ -16,10 +16,10 @@ from strategies.supernet.architecture import Architecture
 from strategies.supernet.partial_channels import CONVOLUTIONS, NORMS, narrow
 
 Draw = Callable[[int, int], Tensor]
-"""Returns the channel that each of the new ones repeats, given the numbers of channels before and after."""
+"""Function that returns the channel that each new channel repeats, given the numbers of channels before and after."""
 
 Take = Callable[[Tensor], Tensor]
-"""Returns a wider tensor, given one of the shape of a weight."""
+"""Function that returns a wider tensor, given one of the shape of a weight."""
 
 
 def in_second_half(step: Step) -> bool:
@@ -30,14 +30,14 @@ def in_second_half(step: Step) -> bool:
 class Widening(nn.Module):
     """A candidate on a part of the channels, which becomes larger after half of the epochs.
 
-    Both stages have weights of their own from the start, so that optimizers, checkpoints and distributed searches keep
-    theirs. Those of the second are set by :func:`widen`.
+    Both stages have separate weights from the start, so that the set of weights in optimizers, checkpoints and
+    distributed searches does not change. The weights of the second stage are set by :func:`widen`.
 
     Args:
         candidate: The candidate with all channels.
         parts: K of the first half of the epochs.
         wider: K of the second half.
-        architecture: The architecture, which knows the position of the search.
+        architecture: The architecture, which holds the position of the search.
     """
 
     def __init__(self, candidate: nn.Module, parts: int, wider: int, architecture: Architecture) -> None:
@@ -48,7 +48,7 @@ class Widening(nn.Module):
         self._architecture = (architecture,)  # in a tuple, so that α is not among the parameters of the network
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return the output (batch, part of the channels, …) of the present stage."""
+        """Return the output (batch, part of the channels, …) of the current stage."""
         out: Tensor = self.stages[in_second_half(self._architecture[0].step)](x)
         return out
 
@@ -81,10 +81,10 @@ def widen(model: nn.Module, optimizers: Iterable[Optimizer], seed: int, step: St
 
 
 def repetitions(candidate: nn.Module, wider: nn.Module, draw: Draw) -> Iterator[tuple[Tensor, Tensor, Take]]:
-    """Yield each weight and running statistic of a candidate, that of the wider one, and a function to the latter.
+    """Yield each weight and running statistic of a candidate, its counterpart in the wider one, and how to widen it.
 
-    A convolution repeats output channels at random, and input channels at random or, behind a depthwise convolution,
-    as that one does. A normalization repeats the channels of the convolution before it.
+    A convolution repeats output channels at random, and input channels at random or, after a depthwise convolution, as
+    that convolution does. A normalization repeats the channels of the convolution before it.
     """
     outputs = inputs = None  # channels of the last convolution, and of the last one if it is depthwise
     for module, new in zip(candidate.modules(), wider.modules(), strict=True):
@@ -99,7 +99,7 @@ def repetitions(candidate: nn.Module, wider: nn.Module, draw: Draw) -> Iterator[
                 yield module.bias, new.bias, partial(_taken, outputs, None)
         elif isinstance(module, NORMS) and isinstance(new, NORMS):
             rows, count = outputs, new.num_features
-            if rows is None or len(rows) != count:  # of a pooling, or of two convolutions side by side
+            if rows is None or len(rows) != count:  # after pooling, or after two parallel convolutions
                 rows = _channels(module.num_features, count, draw)
             for name in ("weight", "bias", "running_mean", "running_var"):
                 if getattr(module, name) is not None:
@@ -107,7 +107,7 @@ def repetitions(candidate: nn.Module, wider: nn.Module, draw: Draw) -> Iterator[
 
 
 def _channels(before: int, after: int, draw: Draw) -> Tensor:
-    """Return the channel that each of the channels is taken from: the old ones from themselves."""
+    """Return the source of each channel: old channels keep theirs, new ones repeat a drawn channel."""
     return torch.cat([torch.arange(before), draw(before, after)])
 
 
