@@ -47,7 +47,7 @@ class Convolution:
     in_channels: int
     out_channels: int
     groups: int
-    pixels: int
+    pixels: tuple[int, int]
     channels_last: bool
     dtype: str
 
@@ -56,14 +56,14 @@ class Convolution:
         return (
             f"{self.kernel[0]}x{self.kernel[1]}, stride {self.stride[0]}x{self.stride[1]}, dilation {self.dilation}, "
             f"{self.in_channels} -> {self.out_channels} channels in {self.groups} groups, "
-            f"{self.pixels}x{self.pixels} pixels, {layout}, {self.dtype}"
+            f"{self.pixels[0]}x{self.pixels[1]} pixels, {layout}, {self.dtype}"
         )
 
 
 def grid(quick: bool = False) -> list[Convolution]:
     """Return the convolutions to run; ``quick`` keeps the 1×1 ones on one image size."""
     found = []
-    layouts = list(product((8,) if quick else (7, 8), (True, False), TOLERANCE))
+    layouts = list(product(((8, 8),) if quick else ((7, 7), (8, 8)), (True, False), TOLERANCE))
     for kernel, stride, channels in product(KERNELS, ((1, 1), (2, 2)), CHANNELS):
         for pixels, channels_last, dtype in layouts:
             rest = (pixels, channels_last, dtype)
@@ -75,7 +75,8 @@ def grid(quick: bool = False) -> list[Convolution]:
                 found += [
                     Convolution(kernel, stride, dilation, channels, channels, channels, *rest) for dilation in (1, 2)
                 ]
-    for kernel, stride, channels, rest in product(PIECES, ((1, 1), (2, 1), (2, 2)), CHANNELS[1:], layouts):
+    narrow = list(product(((7, 3), (8, 4)), (True, False), TOLERANCE))
+    for kernel, stride, channels, rest in product(PIECES, ((1, 1), (2, 1), (2, 2)), CHANNELS[1:], layouts + narrow):
         found.append(Convolution(kernel, stride, 1, channels, channels, channels, *rest))
     found = list(dict.fromkeys(found))
     return [one for one in found if one.kernel == (1, 1)] if quick else found
@@ -126,7 +127,7 @@ def _error(one: Convolution) -> float:
     import torch
 
     generator = torch.Generator().manual_seed(0)
-    image = torch.randn(2, one.in_channels, one.pixels, one.pixels, generator=generator)
+    image = torch.randn(2, one.in_channels, *one.pixels, generator=generator)
     weight = torch.randn(one.out_channels, one.in_channels // one.groups, *one.kernel, generator=generator)
     padding = [one.dilation * (side // 2) for side in one.kernel]
 

@@ -343,7 +343,7 @@ def run(space: ModelSpace, evaluator: Lightning, strategy: OneShotStrategy) -> d
         settings.experiment_working_directory = folder
         experiment = NasExperiment(space, evaluator, strategy, settings)
         try:
-            with ChannelsLast():
+            with ChannelsLast(sums=True):
                 experiment.run()
             (sample,) = experiment.export_top_models(top_k=1, formatter="dict")
         finally:

@@ -54,15 +54,15 @@ def depthwise(x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:
     columns = weight.shape[-1]
     if stride == dilation == 2:  # an undilated convolution of every second pixel
         x, stride, dilation = subsample(x, 2, 2), 1, 1
-    # No search space has a strided kernel with more than five columns.
+    # Strided kernels with more than five columns are left to PyTorch.
     slow = dilation > 1 or (columns == 5 if stride == 2 else columns > COLUMNS)
     on_cpu = x.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
-    if slow and on_cpu and torch.is_grad_enabled() and not _is_transformed():
+    if slow and on_cpu and torch.is_grad_enabled() and not is_transformed():
         return _Depthwise.apply(x, weight, stride, dilation)
     return _convolve(x, weight, stride, dilation)
 
 
-def _is_transformed() -> bool:
+def is_transformed() -> bool:
     """Return whether a forward pass is traced or transformed (``torch.vmap``), which needs PyTorch's own operations.
 
     An autograd function with a separate ``setup_context``, which transforms require, would take seven times as long to
@@ -83,6 +83,8 @@ class _Depthwise(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, stride: int, dilation: int) -> Tensor:  # type: ignore[override]
         ctx.stride, ctx.dilation, ctx.size = stride, dilation, x.shape
+        last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+        ctx.memory_format = torch.channels_last if last else torch.contiguous_format
         # Only the gradient of the weight needs the input.
         ctx.save_for_backward(x if ctx.needs_input_grad[1] else None, weight)
         return _convolve(x, weight, stride, dilation)
@@ -95,10 +97,13 @@ class _Depthwise(torch.autograd.Function):
             if ctx.stride == 1:  # the same convolution with the flipped kernel
                 x_gradient = _convolve(gradient, weight.flip(2, 3), 1, ctx.dilation)
             else:
-                of_shape = torch.empty(ctx.size, dtype=gradient.dtype, memory_format=torch.channels_last)
+                of_shape = torch.empty(ctx.size, dtype=gradient.dtype, memory_format=ctx.memory_format)
                 x_gradient = _aten_gradients(gradient, of_shape, weight, (2, 2), (True, False, False))[0]
         if ctx.needs_input_grad[1]:
             weight_gradient = _weight_gradient(x, gradient, weight.shape[-1], ctx.stride, ctx.dilation)
+            if weight.is_contiguous():
+                # DistributedDataParallel compares the strides of the two, also that of the dimension of size 1.
+                weight_gradient = weight_gradient.contiguous().as_strided(weight.shape, weight.stride())
         return x_gradient, weight_gradient, None, None
 
 
@@ -151,7 +156,7 @@ def _rows_apart(x: Tensor, distance: int) -> Tensor:
     x = _pad(x, -x.shape[-2] % distance, 0).permute(0, 2, 3, 1)
     batch, height, width, channels = x.shape
     rows = x.reshape(batch, height // distance, distance, width, channels).movedim(2, 0)
-    return rows.flatten(0, 1).permute(0, 3, 1, 2)
+    return rows.reshape(distance * batch, height // distance, width, channels).permute(0, 3, 1, 2)
 
 
 def _narrow(x: Tensor, gradient: Tensor, kernel: tuple[int, int], strides: tuple[int, int]) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.modules.utils import _pair
 from torch.overrides import TorchFunctionMode
 
-from search_spaces.depthwise import depthwise
+from search_spaces.depthwise import depthwise, is_transformed
 from search_spaces.extensions import HasMemoryFormat
 from search_spaces.pointwise import subsample
 
@@ -32,11 +32,19 @@ class ChannelsLast(TorchFunctionMode):
     - A strided 1×1 convolution is computed without the stride, on the pixels that it reads. oneDNN's AVX2 kernel for
       the weight gradient of a strided convolution writes beyond its buffer (docs/cpu_kernels.md).
     - A depthwise convolution trains as :func:`~search_spaces.depthwise.depthwise` does.
-    - The sum of a stack of images stays in channels_last. PyTorch's sum does not, which slows down all later
-      operations. NNI's cell of NAS-Bench-201 adds its edges in this way.
+    - With ``sums``, the sum of a stack of images stays in channels_last. PyTorch's sum does not, which slows down all
+      later operations. NNI's cell of NAS-Bench-201 adds its edges in this way.
 
     The operations of this project do not need this context.
+
+    Args:
+        sums: Whether sums of stacks keep the format, which a space may not expect that depends on the order of the
+            dimensions.
     """
+
+    def __init__(self, sums: bool = False) -> None:
+        super().__init__()
+        self.instead = {torch.conv2d: _conv2d, **({torch.stack: _stack, torch.sum: _sum} if sums else {})}
 
     def __torch_function__(
         self,
@@ -46,7 +54,7 @@ class ChannelsLast(TorchFunctionMode):
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
         """Call a function of PyTorch, or its replacement."""
-        return _INSTEAD.get(func, func)(*args, **(kwargs or {}))
+        return self.instead.get(func, func)(*args, **(kwargs or {}))
 
 
 def _conv2d(
@@ -74,6 +82,7 @@ def _is_depthwise(input: Tensor, weight: Tensor, stride: int, padding: Any, dila
     return (
         groups == channels == input.shape[-3] > 1
         and input.dim() == 4
+        and input.is_floating_point()
         and kernel == columns > 1
         and kernel % 2 == 1
         and stride in (1, 2)
@@ -96,7 +105,7 @@ def _stack(tensors: list[Tensor] | tuple[Tensor, ...], *args: Any, **kwargs: Any
 
 
 def _sum(input: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    if args != (0,) or kwargs or input.dim() != 5 or not _in_channels_last(input[0]):
+    if args != (0,) or kwargs or input.dim() != 5 or len(input) == 0 or not _in_channels_last(input[0]):
         return torch.sum(input, *args, **kwargs)
     return input.permute(0, 1, 3, 4, 2).sum(0).permute(0, 3, 1, 2)
 
@@ -105,10 +114,8 @@ def _in_channels_last(x: Any) -> bool:
     return (
         isinstance(x, Tensor)
         and x.dim() == 4
+        and x.device.type == "cpu"
+        and not is_transformed()
         and x.is_contiguous(memory_format=torch.channels_last)
         and not x.is_contiguous()
     )
-
-
-_INSTEAD: dict[Callable[..., Any], Callable[..., Any]] = {torch.conv2d: _conv2d, torch.stack: _stack, torch.sum: _sum}
-"""Function of PyTorch -> its replacement, which computes the same."""

@@ -27,6 +27,7 @@ from strategies.objective import ArchitectureBatch
 from strategies.relaxation import Step, UnfitSettingError, rows, sigmoid, softmax
 from strategies.rng import isolate_rng
 from strategies.supernet.architecture import Architecture
+from strategies.supernet.choices import MixedLayer
 from strategies.supernet.shared_input import copied
 from strategies.supernet.trial_pass import UnfitCandidatesError, check_candidates, first_samples, input_of
 from strategies.validation import ARCHITECTURE, SUPERNET, UNLOGGED
@@ -176,6 +177,9 @@ class SearchModule(Finishing):
         try:
             # The copy follows the same plan, and the model itself is not changed.
             model = copy.deepcopy(self.model, {id(self.architecture): self.architecture})
+            for layer in model.modules():
+                if isinstance(layer, MixedLayer):
+                    layer.skipped = None  # a zero has to fit the others too, because a path may run it
             check_candidates(self.architecture, run, model.parameters())
         except (UnfitCandidatesError, UnfitSettingError):
             raise

@@ -21,7 +21,7 @@ from strategies.bn_statistics import Statistics, measure_bn_stats, use_bn_stats
 from strategies.composition import Composition
 from strategies.distributed import average
 from strategies.evaluator_hooks import EvaluatorHooks
-from strategies.memory_format import ChannelsLast
+from strategies.memory_format import ChannelsLast, takes_channels_last
 from strategies.relaxation import Plan, UnfitSettingError
 from strategies.supernet.architecture import Architecture
 from strategies.supernet.cell import MixedCell
@@ -260,7 +260,7 @@ class Validation(EvaluatorHooks):
 
     def _pointwise(self) -> AbstractContextManager[object]:
         # The operations of a StackedSpace do not need this context, which costs a little time in each call of PyTorch.
-        return nullcontext() if isinstance(self.model, StackedSpace) else ChannelsLast()
+        return nullcontext() if isinstance(self.model, StackedSpace) else ChannelsLast(takes_channels_last(self.model))
 
     def _scaler(self) -> torch.amp.GradScaler | None:
         return getattr(self.trainer.precision_plugin, "scaler", None)

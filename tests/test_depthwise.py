@@ -36,6 +36,36 @@ def test_its_output_and_gradients_are_those_of_pytorchs_convolution(
         assert torch.allclose(mine, other)
 
 
+KINDS = [(3, 1, 1), (3, 1, 2), (5, 1, 1), (5, 1, 2), (5, 2, 1), (5, 2, 2), (7, 1, 1)]
+
+
+@pytest.mark.parametrize(("kernel", "stride", "dilation"), KINDS)
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("size", [(16, 16), (9, 4)])
+def test_in_single_precision_gradients_are_those_of_double_precision_in_the_memory_format_of_what_they_are_for(
+    kernel, stride, dilation, memory_format, size
+):
+    """oneDNN computes in single precision only."""
+    convolution = DepthwiseConv2d(8, kernel, stride, dilation).to(memory_format=memory_format)
+    x = torch.randn(4, 8, *size).contiguous(memory_format=memory_format).requires_grad_()
+    weight, settings = convolution.weight, (stride, convolution.padding, dilation, 8)
+    found = torch.autograd.grad(convolution(x).square().sum(), [x, weight])
+    exact = functional.conv2d(x.double(), weight.double(), None, *settings).square().sum()
+    for gradient, expected, of in zip(found, torch.autograd.grad(exact, [x, weight]), (x, weight), strict=True):
+        torch.testing.assert_close(gradient, expected, rtol=1e-4, atol=1e-4)
+        assert gradient.stride() == of.stride()
+
+
+@pytest.mark.parametrize(("kernel", "stride", "dilation"), KINDS)
+def test_several_gradients_can_be_computed_at_once(kernel, stride, dilation):
+    convolution = DepthwiseConv2d(2, kernel, stride, dilation)
+    output = convolution(torch.randn(1, 2, 6, 6))
+    towards = torch.randn(3, *output.shape)
+    together = torch.autograd.grad(output, convolution.weight, towards, is_grads_batched=True, retain_graph=True)[0]
+    alone = [torch.autograd.grad(output, convolution.weight, one, retain_graph=True)[0] for one in towards]
+    torch.testing.assert_close(together, torch.stack(alone))
+
+
 @pytest.mark.parametrize(("kernel", "stride", "dilation"), [(5, 1, 1), (3, 1, 2), (5, 1, 2), (3, 2, 2), (5, 2, 1)])
 def test_it_can_be_differentiated_twice(kernel, stride, dilation):
     convolution = DepthwiseConv2d(2, kernel, stride, dilation).double()

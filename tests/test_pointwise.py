@@ -30,6 +30,14 @@ def test_outputs_and_gradients_are_those_of_pytorch(stride, height, width, memor
     torch.testing.assert_close(torch.autograd.grad(ours, inputs, towards), torch.autograd.grad(theirs, inputs, towards))
 
 
+def test_the_gradient_of_an_expanded_image_is_that_of_pytorch():
+    image = torch.randn(1, 2, 1, 1, dtype=torch.double).expand(1, 2, 4, 4).requires_grad_()
+    convolution = PointwiseConv2d(2, 2, 2).double()
+    ours, theirs = convolution(image), functional.conv2d(image, convolution.weight, stride=2)
+    gradients = [torch.autograd.grad(out.square().sum(), image)[0] for out in (ours, theirs)]
+    torch.testing.assert_close(*gradients)
+
+
 def test_gradients_agree_with_finite_differences():
     convolution = PointwiseConv2d(2, 3, 2).double()
     image = torch.randn(1, 2, 5, 4, dtype=torch.double, requires_grad=True)
@@ -69,11 +77,15 @@ def test_convolutions_of_other_spaces_compute_the_same_without_their_stride(stri
     dilation=st.integers(1, 3),
     padding=st.sampled_from([0, 1, 2, 4, "valid"]),
     bias=st.booleans(),
+    dtype=st.sampled_from([torch.double, torch.complex128]),
+    memory_format=st.sampled_from([torch.contiguous_format, torch.channels_last]),
 )
-def test_depthwise_convolutions_of_other_spaces_compute_the_same(kernel, stride, dilation, padding, bias):
+def test_depthwise_convolutions_of_other_spaces_compute_the_same(
+    kernel, stride, dilation, padding, bias, dtype, memory_format
+):
     torch.manual_seed(0)
-    convolution = torch.nn.Conv2d(3, 3, kernel, stride, padding, dilation, groups=3, bias=bias).double()
-    image = torch.randn(2, 3, 13, 14, dtype=torch.double, requires_grad=True)
+    convolution = torch.nn.Conv2d(3, 3, kernel, stride, padding, dilation, groups=3, bias=bias).to(dtype)
+    image = torch.randn(2, 3, 13, 14, dtype=dtype).contiguous(memory_format=memory_format).requires_grad_()
     theirs = convolution(image)
     inputs, towards = (image, *convolution.parameters()), torch.randn_like(theirs)
     with ChannelsLast():
@@ -101,13 +113,19 @@ def test_the_sum_of_a_stack_stays_in_channels_last_and_so_does_its_gradient(shap
     torch.manual_seed(0)
     images = [torch.randn(shape).contiguous(memory_format=memory_format).requires_grad_() for _ in range(count)]
     theirs = torch.sum(torch.stack(images), 0)
-    with ChannelsLast():
+    with ChannelsLast(sums=True):
         ours = torch.sum(torch.stack(images), 0)
     assert torch.equal(ours, theirs)
     towards = torch.randn(shape).contiguous(memory_format=memory_format)
     gradients = torch.autograd.grad(ours, images, towards)
     assert all(torch.equal(gradient, towards) for gradient in gradients)
     assert all(one.is_contiguous(memory_format=memory_format) for one in (ours, *gradients))
+
+
+def test_a_space_that_depends_on_the_order_of_dimensions_gets_pytorchs_sums():
+    tokens = torch.randn(2, 4, 4, 3).permute(0, 3, 1, 2)
+    with ChannelsLast():
+        assert torch.sum(torch.stack([tokens, tokens]), 0).is_contiguous()
 
 
 def test_other_stacks_and_sums_are_pytorchs():
@@ -118,10 +136,11 @@ def test_other_stacks_and_sums_are_pytorchs():
         return [
             torch.stack(images, 1), torch.stack(images, dim=4), torch.stack([images[0], images[1].contiguous()]), stack,
             torch.sum(stack, 1), torch.sum(stack, 0, keepdim=True), torch.sum(stack), torch.sum(images[0], 0),
+            torch.sum(stack[:0], 0), torch.vmap(lambda *both: torch.sum(torch.stack(both), 0))(stack, stack),
         ]  # fmt: skip
 
     expected = run()
-    with ChannelsLast():
+    with ChannelsLast(sums=True):
         found = run()
     for ours, theirs in zip(found, expected, strict=True):
         torch.testing.assert_close(ours, theirs)

@@ -21,6 +21,7 @@ from strategies.supernet.architecture import Mixed
 from strategies.supernet.candidates import exchange_norms, forward_weighted, weigh
 from strategies.supernet.cell import MixedCell
 from strategies.supernet.choices import MixedLayer
+from strategies.supernet.parts import SupernetParts
 
 
 def supernet(space=None, strategy=None):
@@ -484,6 +485,20 @@ def test_the_zero_of_a_layer_choice_costs_nothing_beside_others_and_changes_no_g
     assert gradients[0][0] != 0  # its weight takes from the others
     strategy.architecture.plan = {"layer": (0,)}
     assert not layer(x).any()
+
+
+def test_a_zero_that_another_module_replaces_is_run():
+    class Space(nas.ModelSpace):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nas.LayerChoice({"none": Zero(4, 4, 1), "a": nn.Conv2d(4, 4, 1)}, label="layer")
+
+    strategy = DARTS()
+    parts = SupernetParts(candidate=lambda name, module, _: nn.Identity() if name == "none" else module)
+    layer = MixedLayer(Space().layer, strategy.architecture, parts)
+    x, weights = torch.randn(2, 4, 3, 3), torch.tensor([0.5, 0.5])
+    strategy.architecture.plan = {"layer": weights}
+    torch.testing.assert_close(layer(x), 0.5 * x + 0.5 * layer.candidates[1](x))
 
 
 def test_a_layer_choice_that_is_nothing_but_zero_gives_it():

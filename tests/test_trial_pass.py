@@ -4,6 +4,7 @@ import pytest
 import torch
 from nni.nas.evaluator.pytorch import Classification, ClassificationModule, DataLoader, Lightning, Trainer
 from nni.nas.experiment import NasExperiment
+from nni.nas.hub.pytorch.nasbench201 import Zero
 from nni.nas.nn.pytorch import LayerChoice, ModelSpace, MutableConv1d
 from torch import nn
 
@@ -68,6 +69,19 @@ def test_the_choice_is_named_before_the_first_step_also_where_it_would_be_sample
     assert reason in str(error.value)
     assert str(error.value).count("second") == 1
     assert all(torch.equal(a, b) for a, b in zip(before, space.first.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("strategy", [EDAS, DARTS])
+def test_a_zero_has_to_fit_although_it_adds_nothing_to_others(run_search, strategy):
+    class WithZero(Space):
+        def __init__(self):
+            super().__init__(nn.Identity(), nn.Identity())
+            candidates = {"a": nn.Identity(), "none": Zero(8, 16, 1), "b": nn.Identity()}
+            self.second = LayerChoice(candidates, label="with zero")
+            self.head = nn.Linear(8, 10)
+
+    with pytest.raises(UnfitCandidatesError, match="the candidates of 'with zero' do not fit together: .*"):
+        run_search(WithZero(), strategy(), checked=False)
 
 
 def test_lightnings_sanity_check_finds_it_too(images):

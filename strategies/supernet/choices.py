@@ -47,7 +47,8 @@ class MixedLayer(Mixed):
         # NNI's hub uses this name for its zero operation. An identity of this name skips the layer and is not zero.
         self.zero = NONE in names and not isinstance(choice[NONE], nn.Identity)
         # A candidate that declares itself zero, as NNI's does, adds nothing to the others, whatever its weight.
-        self.skipped = names.index(NONE) if self.zero and getattr(choice[NONE], "is_zero", False) else None
+        zero = names.index(NONE) if self.zero and getattr(choice[NONE], "is_zero", False) is True else None
+        self.skipped = zero if zero is not None and self.candidates[zero] is choice[NONE] else None
         self.add_mutable(choice.choice)
 
     def edges(self) -> Iterable[str]:
