@@ -63,7 +63,8 @@ def subsample(x: Tensor, rows: int, columns: int, first: int = 0) -> Tensor:
         return x
     # Slicing creates two views, and the backward pass would fill a gradient for each. as_strided creates the same view
     # in one step, but torch.compile cannot trace its offset.
-    if not x.requires_grad or torch.compiler.is_compiling() or torch.jit.is_tracing() or 0 in x.stride():
+    traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[no-untyped-call]
+    if not x.requires_grad or traced or 0 in x.stride():
         return x[..., first::rows, first::columns]
     *shape, height, width = x.shape
     *strides, down, right = x.stride()

@@ -44,7 +44,9 @@ class ChannelsLast(TorchFunctionMode):
 
     def __init__(self, sums: bool = False) -> None:
         super().__init__()
-        self.instead = {torch.conv2d: _conv2d, **({torch.stack: _stack, torch.sum: _sum} if sums else {})}
+        self.instead: dict[Callable[..., Any], Callable[..., Any]] = {torch.conv2d: _conv2d}
+        if sums:
+            self.instead |= {torch.stack: _stack, torch.sum: _sum}
 
     def __torch_function__(
         self,
