@@ -61,8 +61,7 @@ class Finish:
             a config or, outside of the command line, for ``val_acc``.
         space: Function that creates the space whose networks are ranked, each trained separately from new weights. A
             deeper space shows which operations depth requires, for example skip connections. In a config: the arguments
-            that differ from those of the searched space. None ranks paths of the supernet, which start from its
-            weights.
+            that differ from those of the searched space. None ranks paths of the supernet, with its weights.
 
     Raises:
         ValueError: A number is out of range.
