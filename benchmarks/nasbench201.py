@@ -295,7 +295,7 @@ def plot_curves(curves: pd.DataFrame, answers: pd.Series, best: float, average: 
         figure.supylabel("true test accuracy (%)", color=MUTED, fontsize=9)
         lines = f"dashed: the best there is, {best:.2f}; dotted: random ones, {average:.2f}; the scale widens upwards"
         figure.supxlabel(f"epoch of the search  ({lines})", color=MUTED, fontsize=9)
-        write_whole(path, lambda file: figure.savefig(file, dpi=160, format="png"))
+        write_whole(path, lambda file: figure.savefig(file, dpi=110, format="png"))
 
 
 def _panel(axis: Axes, title: str, group: pd.DataFrame) -> None:

@@ -291,7 +291,7 @@ class Finishing(CostSearch):
         """Return the metrics of an architecture after weight steps; the supernet and its weights are restored."""
         supernet, before = self.training_module.model, self.architecture.plan
         try:
-            with self._pointwise(), preserving([*self._own_weights, *self._own_buffers]), isolate_rng():
+            with self._channels_last(), preserving([*self._own_weights, *self._own_buffers]), isolate_rng():
                 if finish.space is not None:
                     self.training_module.set_model(self._alone(finish, shift))
                 self.architecture.plan = plan

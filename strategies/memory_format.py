@@ -68,7 +68,11 @@ def _conv2d(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Tensor:
-    if bias is None and _is_depthwise(input, weight, _square(stride), padding, _square(dilation), groups):
+    if (
+        groups > 1
+        and bias is None
+        and _is_depthwise(input, weight, _square(stride), padding, _square(dilation), groups)
+    ):
         return depthwise(input, weight, _square(stride), _square(dilation))
     rows, columns = _pair(stride) if len(_pair(stride)) == 2 else _pair(stride[0])
     if weight.shape[-2:] == (1, 1) and (rows, columns) != (1, 1) and input.device.type == "cpu":
@@ -82,7 +86,7 @@ def _conv2d(
 def _is_depthwise(input: Tensor, weight: Tensor, stride: int, padding: Any, dilation: int, groups: int) -> bool:
     channels, _, kernel, columns = weight.shape
     return (
-        groups == channels == input.shape[-3] > 1
+        groups == channels == input.shape[-3]
         and input.dim() == 4
         and input.is_floating_point()
         and kernel == columns > 1

@@ -128,7 +128,7 @@ class SearchModule(Finishing):
         """
         self._check_candidates(self.training_module.training_step, batch["train"])
         self.measure_costs(partial(self._example, self.training_module.training_step, batch["train"]))
-        with self._pointwise():
+        with self._channels_last():
             loss = self._steps(batch, batch_idx)
         self._recent.append(batch["train"])
         self.advance_lr_schedulers(batch_idx)
@@ -153,14 +153,14 @@ class SearchModule(Finishing):
         self.candidates_checked = True
         given = self._example(step, batch)
         if given is not None:
-            with self._pointwise(), isolate_rng(), torch.inference_mode(False), torch.enable_grad():
+            with self._channels_last(), isolate_rng(), torch.inference_mode(False), torch.enable_grad():
                 self._try_copy_of_model(given)
 
     def _example(self, step: Callable[[Any, int], object], batch: Any) -> Example | None:
         """Return the input that a step of the evaluator passes to the model for the first two samples of a batch."""
         self.architecture.follow(self._evaluation())
         with (
-            self._pointwise(),
+            self._channels_last(),
             self._logged_as(UNLOGGED),
             isolate_rng(),
             preserving(list(self.model.buffers())),

@@ -258,7 +258,7 @@ class Validation(EvaluatorHooks):
             kwargs.setdefault("sync_dist", True)  # the mean over all processes
         self.log(self._log_prefix + name, value, prog_bar and not self._log_prefix, *args, **kwargs)
 
-    def _pointwise(self) -> AbstractContextManager[object]:
+    def _channels_last(self) -> AbstractContextManager[object]:
         # The operations of a StackedSpace do not need this context, which costs a little time in each call of PyTorch.
         return nullcontext() if isinstance(self.model, StackedSpace) else ChannelsLast(takes_channels_last(self.model))
 
