@@ -16,15 +16,16 @@ synchronization waits until all of them have ended. The table has the columns
 from __future__ import annotations
 
 import argparse
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pandas as pd
 import torch
 from dispatches import Launches
 from measuring import BARE_LOOP, CELL_LOSSES, DERIVED, SPARING, STRATEGIES, Setting, run_steps
-from methods import METHODS, UNEVEN
+from methods import METHODS, UNEVEN, WARMUP
 from step_cost import SMALL
 from torch.profiler import ProfilerActivity, profile
 from tqdm import tqdm
@@ -34,10 +35,14 @@ DEFAULT = ("NNI DARTS", "DARTS", "FairDARTS", "D-DARTS", "EDAS", *METHODS, DERIV
 
 
 class Meter:
-    """Counter for all steps but the first, which includes setup."""
+    """Counter of what happens in steps.
 
-    def __init__(self) -> None:
-        self.steps = -1
+    Args:
+        warmup: Number of steps before the first one that is counted; the first one includes setup.
+    """
+
+    def __init__(self, warmup: int = 1) -> None:
+        self.steps = -warmup
         self.launches = Launches()
         self.nodes = self.kernels = 0
         self._running: ExitStack | None = None
@@ -71,6 +76,11 @@ def _activities() -> list[ProfilerActivity]:
     return [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
 
 
+def _without_cpu_kernels() -> Any:
+    """Return a context in which depthwise convolutions have PyTorch's own gradients, as on an accelerator."""
+    return patch("search_spaces.depthwise.is_transformed", return_value=True)
+
+
 def main() -> None:
     """Count the steps of each strategy, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -84,8 +94,10 @@ def main() -> None:
     size |= {"grouped": not options.one_by_one}
     rows = []
     for name in tqdm(options.strategies, desc="counting", unit="strategy"):
-        meter = Meter()
-        run_steps(Setting(name, steps=UNEVEN.get(name, 1), **size), meter)
+        warmup = WARMUP.get(name, 1)
+        meter = Meter(warmup)
+        with nullcontext() if options.one_by_one else _without_cpu_kernels():
+            run_steps(Setting(name, steps=UNEVEN.get(name, 1), warmup=warmup, **size), meter)
         rows.append({"strategy": name, **meter.row()})
     table = pd.DataFrame(rows)
     if options.output:

@@ -37,7 +37,8 @@ class Setting:
         what: One of STRATEGIES, SPARING, CELL_LOSSES, METHODS, BARE_LOOP or DERIVED.
         cells, channels: Number of cells and channels of the network.
         batch, image: Images per batch and pixels per side.
-        steps: Number of counted steps; one more before them is not counted.
+        steps: Number of counted steps.
+        warmup: Number of steps before them, which are not counted.
         threads: Number of PyTorch threads; None for its default.
         space: Name of a space in nas_plugins.
         accelerator, precision: Arguments of Lightning's Trainer.
@@ -51,6 +52,7 @@ class Setting:
     batch: int = 64
     image: int = 32
     steps: int = 3
+    warmup: int = 1
     threads: int | None = None
     space: str = "DartsSpace"
     accelerator: str = "auto"
@@ -85,7 +87,7 @@ def measure(setting: Setting) -> dict[str, Any]:
 
     Returns:
         {"seconds": wall time of each step, "cpu_seconds": CPU time of each step, on which other work on the machine has
-        little effect, "first_seconds", "first_cpu_seconds": those of the step that is not counted, "memory_mb": peak
+        little effect, "first_seconds", "first_cpu_seconds": those of the very first step, "memory_mb": peak
         memory of the process, or of the accelerator}
     """
     warnings.filterwarnings("ignore")
@@ -100,8 +102,8 @@ def measure(setting: Setting) -> dict[str, Any]:
     clock = Clock()
     run_steps(setting, clock)
     return {
-        "seconds": clock.seconds[1:],
-        "cpu_seconds": clock.cpu_seconds[1:],
+        "seconds": clock.seconds[setting.warmup :],
+        "cpu_seconds": clock.cpu_seconds[setting.warmup :],
         "first_seconds": clock.seconds[0],
         "first_cpu_seconds": clock.cpu_seconds[0],
         "memory_mb": peak_memory_mb(torch.cuda.is_available()),
@@ -117,7 +119,7 @@ class Meter(Protocol):
 
 
 def run_steps(setting: Setting, meter: Meter) -> dict[str, list[float]]:
-    """Run one step that is not counted and the counted steps on random images.
+    """Run the steps of the warm-up and the counted ones on random images.
 
     Returns:
         Edge -> final α for a search by a strategy of this project; otherwise empty.
@@ -125,7 +127,7 @@ def run_steps(setting: Setting, meter: Meter) -> dict[str, list[float]]:
     import torch
 
     torch.manual_seed(0)
-    shape = (setting.batch * (setting.steps + 1), 3, setting.image, setting.image)
+    shape = (setting.batch * (setting.warmup + setting.steps), 3, setting.image, setting.image)
     kind = torch.float64 if setting.precision == "64-true" else torch.float32
     data = torch.utils.data.TensorDataset(torch.randn(shape).to(kind), torch.randint(0, 10, shape[:1]))
     return {BARE_LOOP: _bare_loop, DERIVED: _derived}.get(setting.what, _search)(setting, data, meter) or {}
@@ -226,7 +228,8 @@ def _search(setting: Setting, data: Any, clock: Meter) -> dict[str, list[float]]
             enable_checkpointing=False,
             enable_progress_bar=False,
             enable_model_summary=False,
-            limit_val_batches=0,
+            limit_val_batches=int(setting.what in METHODS),  # DARTS-PT validates at the end of an epoch
+            num_sanity_val_steps=0,
             accelerator=setting.accelerator,
             precision=setting.precision,
         ),

@@ -45,6 +45,10 @@ METHODS: dict[str, Callable[[int], dict[str, Any]]] = {
 UNEVEN = {"IDARTS": 4, "Proxyless": 5}
 """Method -> weight steps per architecture step, if there are several; the steps of these methods differ in cost."""
 
+WARMUP = {"EDAS": 30, "EDAS recomputing": 30, "EDAS, bare loop": 30, "GDAS": 30, "Proxyless": 30}
+"""Strategy -> steps before those that are measured; 1 for all others. These strategies run few candidates per step, so
+they call many candidates for the first time in later steps, and the first call of a candidate copies its input."""
+
 
 def make(name: str, epochs: int, **settings: Any) -> Any:
     """Return the strategy of a method for a search of a given length.

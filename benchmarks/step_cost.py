@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pandas as pd
 from measuring import BARE_LOOP, CELL_LOSSES, DERIVED, SPARING, STRATEGIES, Setting, measure_apart
-from methods import METHODS, UNEVEN
+from methods import METHODS, UNEVEN, WARMUP
 from tqdm import tqdm
 
 SMALL = {"cells": 3, "channels": 8, "batch": 16, "image": 16}
@@ -51,7 +51,8 @@ def main() -> None:
     for number, space, name, compiled in tqdm(jobs, desc="measuring", unit="process"):
         cycle = UNEVEN.get(name, 1)
         steps = -(-options.steps // cycle) * cycle
-        setting = Setting(name, steps=steps, threads=options.threads, space=space, compiled=compiled, **size)
+        counts = {"steps": steps, "warmup": WARMUP.get(name, 1)}
+        setting = Setting(name, threads=options.threads, space=space, compiled=compiled, **counts, **size)
         found = measure_apart(setting)
         average = statistics.median if cycle == 1 else statistics.mean
         middle = {key: average(found[key]) for key in ("seconds", "cpu_seconds")}
