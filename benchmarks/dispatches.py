@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import traceback
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -13,7 +14,7 @@ from unittest.mock import patch
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-READERS = ("tolist", "numpy", "__array__")
+READERS = ("tolist", "numpy", "__array__", "cpu")
 """Methods of a tensor that read its values without an operator."""
 READING = {"aten::_local_scalar_dense", "aten::nonzero", "aten::equal"}
 """Operators whose results Python waits for: ``item``, ``bool`` and ``float`` of a tensor, masks, comparisons."""
@@ -27,6 +28,7 @@ class Launches(TorchDispatchMode):
         super().__init__()
         self.operators = 0
         self.waits: Counter[str] = Counter()
+        self.synchronizations = 0  # of a GPU, of which PyTorch warns
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -42,8 +44,21 @@ class Launches(TorchDispatchMode):
         with ExitStack() as stack:
             for name in READERS:
                 stack.enter_context(patch.object(torch.Tensor, name, self._counted(getattr(torch.Tensor, name))))
+            if torch.cuda.is_available():
+                stack.enter_context(self._synchronizing())
             stack.enter_context(self)
             yield
+
+    @contextmanager
+    def _synchronizing(self) -> Iterator[None]:
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            with warnings.catch_warnings(record=True) as found:
+                warnings.simplefilter("always")
+                yield
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        self.synchronizations += sum("synchronizing CUDA operation" in str(warning.message) for warning in found)
 
     def _counted(self, read: Callable[..., Any]) -> Callable[..., Any]:
         def counted(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:

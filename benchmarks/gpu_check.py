@@ -11,70 +11,58 @@ into OUTPUT, and
     steps.csv      seconds and peak memory of a step with 8 cells, for EDAS also with 20, in 32 bits and in bf16
     compiled.csv   seconds of a step with and without torch.compile; the first step includes the compilation
     launches.csv   operator calls and synchronizations of a step, see launches.py
-    search/        a search by EDAS with 20 cells, for as many of its 25 epochs as fit into the time
+    kernels.csv    time of single operations in both memory formats, see gpu_kernels.py
+    search/        a search by EDAS with 20 cells, for as many of its 25 epochs as fit into the time, on as many images
+                   as allow two
+
+Each file is written as soon as its part ends. A part that fails is reported on the page, and the others run.
 """
 
 from __future__ import annotations
 
 import argparse
+import gc
 import logging
-import platform
 import statistics
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import pandas as pd
 import pytorch_lightning as pl
 import torch
+from gpu_check_results import Machine, Results
+from gpu_kernels import SIZES, timings
 from launches import Meter
 from measuring import DERIVED, Clock, Setting, measure_apart, run_steps
+from methods import WARMUP
 from step_cost import SMALL
 
 from nas_plugins.experiment import resume, search
 from nas_plugins.report import write_report
 from nas_plugins.runs.directory import ALPHAS, GENOTYPE, METRICS
 from nas_plugins.training.recorder import peak_memory_mb, reset_peak_memory
-from search_spaces.files import write_text_whole
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 STRATEGIES = ("NNI DARTS", "DARTS", "FairDARTS", "D-DARTS", "PCDARTS", "GDAS", "EDAS")
-SHARES = {"correct": 0.2, "steps": 0.3, "launches": 0.1}
+SHARES = {"correct": 0.15, "steps": 0.3, "launches": 0.1}
 """Part -> its share of the time. Only the first two strategies are measured beyond it. The search gets the rest."""
 TINY = {"cells": 3, "channels": 4, "batch": 4, "image": 8}
 """Sizes of network and batch with which a CPU takes only seconds in double precision."""
 COMPILED = (DERIVED, "EDAS", "DARTS")
-COMPILED_UNTIL = 0.75
+COMPILED_UNTIL = 0.65
 """Share of the time after which nothing is compiled; a compilation that still runs then is stopped."""
 SECONDS_TO_START = 20
 """Minimum time that a separate process needs."""
+SECONDS_TO_REPORT = 20
+"""Time for the report of the search and the page."""
+IMAGES, BATCH = 50_000, 64
+"""Training images of CIFAR-10, of which a search trains α on half, and the size of its batches."""
 TITAN_X_HOURS = 3
 """Duration of EDAS' search on CIFAR-10 (its paper, section 4.1)."""
-
-
-@dataclass(frozen=True)
-class Machine:
-    """Accelerator and time limit of the check.
-
-    Args:
-        accelerator: "gpu" or "cpu".
-        dry: Whether networks are small.
-        start: Start of the check, by ``time.monotonic``.
-        seconds: Length of the whole check.
-    """
-
-    accelerator: str
-    dry: bool
-    start: float
-    seconds: float
-
-    def done(self) -> float:
-        """Return the share of the time that has passed."""
-        return (time.monotonic() - self.start) / self.seconds
 
 
 class Interrupt(pl.Callback):
@@ -85,13 +73,17 @@ class Interrupt(pl.Callback):
 
 
 class UntilLate(pl.Callback):
-    """Callback that ends a search after the epoch in which the time runs out."""
+    """Callback that ends a search if the time does not suffice for another epoch."""
 
     def __init__(self, machine: Machine) -> None:
         self.machine = machine
+        self.started = time.monotonic()
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        self.started = time.monotonic()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        trainer.should_stop |= self.machine.done() > 0.95
+        trainer.should_stop |= time.monotonic() - self.started > self.machine.left() - SECONDS_TO_REPORT
 
 
 def main() -> None:
@@ -112,17 +104,16 @@ def main() -> None:
     options.output.mkdir(parents=True, exist_ok=True)
     for logger in ("nni", "pytorch_lightning"):
         logging.getLogger(logger).setLevel(logging.ERROR)
-    tables = {
-        "correct": pd.DataFrame(correct(machine, options.output)),
-        "steps": pd.DataFrame(steps(machine)),
-        "launches": pd.DataFrame(launches(machine)),
-        "compiled": pd.DataFrame(compiled(machine)),
-    }
-    for name, table in tables.items():
-        write_text_whole(options.output / f"{name}.csv", table.to_csv(index=False))
-    found = real_search(machine, options.output, options.images)
-    write_text_whole(options.output / "gpu_check.html", page(machine, tables, found))
+    results = Results(options.output, machine)
+    results.add("correct", lambda: correct(machine, options.output))
+    results.add("steps", lambda: steps(machine))
+    results.add("kernels", lambda: kernels(machine))
+    results.add("launches", lambda: launches(machine))
+    results.add("compiled", lambda: compiled(machine))
+    per_step = seconds_of_edas(results.tables["steps"])
+    results.add("search", lambda: real_search(machine, options.output, options.images, per_step))
     print(f"{options.output / 'gpu_check.html'} after {machine.done() * options.minutes:.1f} minutes")
+    raise SystemExit(results.failed)
 
 
 def correct(machine: Machine, output: Path) -> Iterator[dict[str, Any]]:
@@ -132,10 +123,11 @@ def correct(machine: Machine, output: Path) -> Iterator[dict[str, Any]]:
             run_steps(Setting(name, **TINY, steps=5, accelerator=accelerator, precision="64-true"), Clock())
             for accelerator in ("cpu", machine.accelerator)
         ]
-        pairs = [pair for edge in tables[0] for pair in zip(tables[0][edge], tables[1][edge], strict=True)]
-        largest = max(abs(one - other) for one, other in pairs)
+        one, other = (torch.tensor([value for row in table.values() for value in row]) for table in tables)
+        largest = (one - other).abs().max()  # NaN if any is
         yield {"check": f"{name}: α after 5 steps in double precision, largest difference", "found": f"{largest:.1e}"}
     same = resumed_alike(machine, output)
+    torch.use_deterministic_algorithms(False)  # searches of this project turn it on, NNI's strategies do not
     yield {"check": "EDAS: a search that was interrupted resumes to the same α and genotype", "found": same}
 
 
@@ -154,27 +146,53 @@ def resumed_alike(machine: Machine, output: Path) -> str:
 
 def steps(machine: Machine) -> Iterator[dict[str, Any]]:
     """Yield the time and the memory of a step of each strategy."""
+    counts = (lambda name: {}) if machine.dry else (lambda name: {"steps": 10, "warmup": WARMUP.get(name, 4)})
     size = SMALL if machine.dry else {"cells": 8}
-    settings = [Setting(name, **size, precision=p) for p, name in product(("32-true", "bf16-mixed"), STRATEGIES)]
-    if not machine.dry:
-        settings[1:1] = [Setting("EDAS", cells=20, precision=precision) for precision in ("32-true", "bf16-mixed")]
+    settings = [
+        Setting(name, **size, **counts(name), precision=precision)
+        for precision, name in product(("32-true", "bf16-mixed"), STRATEGIES)
+    ]
+    deep = [replace(setting, cells=20) for setting in settings if setting.what == "EDAS" and not machine.dry]
+    settings[1:1] = deep
     first: dict[str, float] = {}
     for index, setting in enumerate(settings):
         if index > 1 and machine.done() > SHARES["correct"] + SHARES["steps"]:
             return
         clock = Clock()
+        free_memory()
         reset_peak_memory()
         run_steps(on(machine, setting), clock)
-        seconds = statistics.median(clock.seconds[1:])
-        first.setdefault(setting.precision, seconds)
+        seconds = statistics.median(clock.seconds[setting.warmup :])
+        if setting.what == "NNI DARTS":
+            first[setting.precision] = seconds
+        base = first.get(setting.precision)
         yield {
             "strategy": setting.what,
             "cells": setting.cells,
             "precision": setting.precision,
             "seconds": round(seconds, 4),
-            "to NNI DARTS": round(seconds / first[setting.precision], 3),
+            "to NNI DARTS": "" if base is None else round(seconds / base, 3),
             "peak MB": round(peak_memory_mb(not machine.dry)),
         }
+
+
+def free_memory() -> None:
+    """Free the memory of earlier measurements, some of which is held by reference cycles."""
+    gc.collect()
+    torch.cuda.empty_cache()
+
+
+def seconds_of_edas(table: pd.DataFrame) -> float | None:
+    """Return the seconds of a step by EDAS with 20 cells, in 32 bits, if it was measured."""
+    if "cells" not in table:
+        return None
+    rows = table[(table["strategy"] == "EDAS") & (table["cells"] == 20) & (table["precision"] == "32-true")]
+    return None if rows.empty else float(rows["seconds"].iloc[0])
+
+
+def kernels(machine: Machine) -> Iterator[dict[str, Any]]:
+    """Yield the time of single operations."""
+    return timings("cpu", {16: 8}, repetitions=1) if machine.dry else timings("cuda", SIZES)
 
 
 def launches(machine: Machine) -> Iterator[dict[str, Any]]:
@@ -183,6 +201,7 @@ def launches(machine: Machine) -> Iterator[dict[str, Any]]:
         if index > 1 and machine.done() > sum(SHARES.values()):
             return
         meter = Meter()
+        free_memory()
         run_steps(on(machine, Setting(name, **(SMALL if machine.dry else {"cells": 8}), steps=1)), meter)
         yield {"strategy": name, **meter.row()}
 
@@ -190,18 +209,23 @@ def launches(machine: Machine) -> Iterator[dict[str, Any]]:
 def compiled(machine: Machine) -> Iterator[dict[str, Any]]:
     """Yield the time of a step without and with ``torch.compile``, or a note if the compilation takes too long."""
     size = SMALL if machine.dry else {"cells": 8}
-    for way, name in product((False, True), COMPILED):
+    counts = {} if machine.dry else {"steps": 20, "warmup": 20}
+    for name, way in product(COMPILED, (False, True)):
         row = {"strategy": name, "compiled": "yes" if way else "no"}
         left = (COMPILED_UNTIL - machine.done()) * machine.seconds
         try:
             if left < SECONDS_TO_START:
                 raise TimeoutError
-            found = measure_apart(on(machine, Setting(name, **size, compiled=way)), left)
+            found = measure_apart(on(machine, Setting(name, **size, **counts, compiled=way)), left)
         except TimeoutError:
-            yield row | {"first step, s": "not in the time that was left", "seconds": ""}
+            yield row | {"first step, s": "not in the time that was left"}
         else:
-            seconds = statistics.median(found["seconds"])
-            yield row | {"first step, s": f"{found['first_seconds']:.1f}", "seconds": f"{seconds:.4f}"}
+            yield row | {
+                "first step, s": f"{found['first_seconds']:.1f}",
+                "seconds": f"{statistics.median(found['seconds']):.4f}",
+                "fastest": f"{min(found['seconds']):.4f}",
+                "what": found["compilation"],
+            }
 
 
 def on(machine: Machine, setting: Setting) -> Setting:
@@ -209,12 +233,26 @@ def on(machine: Machine, setting: Setting) -> Setting:
     return replace(setting, accelerator=machine.accelerator)
 
 
-def real_search(machine: Machine, output: Path, images: Path | None) -> dict[str, Any]:
-    """Search until the time runs out, and return the accuracies and an estimate of the time for all epochs."""
+def real_search(
+    machine: Machine, output: Path, images: Path | None, per_step: float | None
+) -> Iterator[dict[str, Any]]:
+    """Search until the time runs out, and yield the accuracies and an estimate of the time for all epochs.
+
+    Args:
+        machine: The machine that is checked.
+        output: Folder for the search.
+        images: Folder of the images of CIFAR-10; None for the digits.
+        per_step: Estimated seconds of a step; None if it is unknown.
+    """
     options = ["--compute.accelerator", machine.accelerator]
+    count = IMAGES
     if images is not None:
         options += ["--data.dataset", "folder", "--data.root", str(images), "--data.flip", "true"]
-        options += ["--data.crop_padding", "4", "--data.workers", "8"]
+        options += ["--data.crop_padding", "4"]
+        if per_step is not None:  # two epochs, a third of whose time is for validation and for loading images
+            steps_per_epoch = (machine.left() - SECONDS_TO_REPORT) / 3 / per_step
+            count = min(IMAGES, max(10, round(steps_per_epoch)) * 2 * BATCH)
+            options += ["--data.train_images", str(count)]
     if machine.dry:
         options += ["--space.layers", "5", "--space.channels", "4", "--data.train_images", "400"]
         options += ["--training.epochs", "2", "--strategy.sign_flip_epochs", "1"]
@@ -224,58 +262,19 @@ def real_search(machine: Machine, output: Path, images: Path | None) -> dict[str
     write_report([run])
     metrics = pd.read_csv(run / METRICS)
     seconds = metrics["seconds"].iloc[1:].median() if len(metrics) > 1 else metrics["seconds"].iloc[0]
-    return {
-        "images": "CIFAR-10" if images is not None else "the digits of scikit-learn",
+    found = {
+        "images": f"{count} of CIFAR-10" if images is not None else "the digits of scikit-learn",
         "epochs": len(metrics),
         "seconds an epoch": round(float(seconds), 1),
-        "minutes for 25 epochs": round(25 * float(seconds) / 60, 1),
+        "minutes for 25 epochs of 50,000 images": round(25 * IMAGES / count * float(seconds) / 60, 1),
         "hours in the paper, on a Titan X": TITAN_X_HOURS,
         "supernet, validation accuracy": round(float(metrics["val_acc"].iloc[-1]), 4),
         "derived network on its weights": round(float(metrics["derived_val_acc"].iloc[-1]), 4),
     }
-
-
-PAGE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>GPU check</title><style>
-body { margin: 0; background: #f8fafc; color: #0f172a; font: 15px/1.5 system-ui, "DejaVu Sans", sans-serif; }
-main { max-width: 1000px; margin: 0 auto; padding: 32px 24px 64px; }
-h1 { font-size: 26px; margin: 0; } h2 { font-size: 18px; margin: 0 0 8px; }
-p { color: #64748b; margin: 0 0 14px; }
-section { background: #fff; border: 1px solid #e2e8f0; border-radius: 10px; padding: 18px; margin: 16px 0; }
-section { overflow-x: auto; }
-table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
-th { text-align: left; color: #64748b; border-bottom: 1px solid #cbd5e1; }
-th, td { padding: 5px 14px 5px 0; vertical-align: top; }
-</style></head><body><main>
-<h1>GPU check</h1><p>{{ device }} · PyTorch {{ torch }} · Python {{ python }}</p>
-{% for title, about, table in parts %}
-<section><h2>{{ title }}</h2><p>{{ about }}</p>{{ table | safe }}</section>
-{% endfor %}
-</main></body></html>
-"""
-TITLES = {
-    "correct": ("Correctness", "Against the CPU, and against a search without interruption."),
-    "steps": ("Cost of a step", "An architecture step and a weight step: the median of three."),
-    "compiled": ("Compiled", "The same by torch.compile, in a process of its own; the first step compiles."),
-    "launches": ("Launches", "What a step asks of the device; values that Python asks for are waits."),
-}
-
-
-def page(machine: Machine, tables: dict[str, pd.DataFrame], found: dict[str, Any]) -> str:
-    """Return the HTML page of all parts."""
-    parts = [(*TITLES[name], table.to_html(index=False, border=0)) for name, table in tables.items()]
-    searched = pd.DataFrame({"": list(found), "EDAS, 20 cells": [str(value) for value in found.values()]})
-    parts.append(("A real search", "The rest of the time.", searched.to_html(index=False, border=0)))
-    return (
-        jinja2.Environment(autoescape=True)
-        .from_string(PAGE)
-        .render(
-            parts=parts,
-            device="CPU, a dry run on small networks" if machine.dry else torch.cuda.get_device_name(),
-            torch=torch.__version__,
-            python=platform.python_version(),
-        )
-    )
+    if images is None:
+        del found["minutes for 25 epochs of 50,000 images"], found["hours in the paper, on a Titan X"]
+    for name, value in found.items():
+        yield {"": name, "EDAS, 20 cells": str(value)}
 
 
 if __name__ == "__main__":

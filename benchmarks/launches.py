@@ -10,7 +10,7 @@ synchronization waits until all of them have ended. The table has the columns
     nodes       nodes of the autograd graphs that backward passes evaluate
     waits       tensor values that Python reads, each of which is a synchronization on an accelerator
     where       functions of this project, NNI or Lightning that read them
-    kernels     launched kernels, on a GPU only
+    kernels     launched kernels, on a GPU only; there the column synchronizations counts those of which PyTorch warns
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ from tqdm import tqdm
 
 KNOWN = (*STRATEGIES, *SPARING, *CELL_LOSSES, *METHODS, BARE_LOOP, DERIVED)
 DEFAULT = ("NNI DARTS", "DARTS", "FairDARTS", "D-DARTS", "EDAS", *METHODS, DERIVED)
+
+SAMPLED_STEPS = 20
+"""Counted steps of strategies that run few candidates, whose steps differ."""
 
 
 class Meter:
@@ -60,16 +63,18 @@ class Meter:
         if self._running is None:
             return
         self._running.close()
-        for event in self._profile.events() or ():
-            self.nodes += event.name.startswith("autograd::engine::evaluate_function")
-            self.kernels += event.device_type == torch.autograd.DeviceType.CUDA
+        for event in self._profile.profiler.kineto_results.events():  # the parsed events take a hundred times as long
+            self.nodes += event.name().startswith("autograd::engine::evaluate_function")
+            on_gpu = event.device_type() == torch.autograd.DeviceType.CUDA
+            self.kernels += on_gpu and not event.is_user_annotation() and not event.name().startswith("Mem")
 
     def row(self) -> dict[str, Any]:
         """Return the counts per step, averaged over all counted steps."""
         where = ", ".join(f"{name} ×{count / self.steps:g}" for name, count in self.launches.waits.most_common())
         counts = {"operators": self.launches.operators, "nodes": self.nodes, "waits": self.launches.waits.total()}
-        kernels = {"kernels": self.kernels} if torch.cuda.is_available() else {}
-        return {**{name: round(value / self.steps) for name, value in (counts | kernels).items()}, "where": where}
+        if torch.cuda.is_available():
+            counts |= {"synchronizations": self.launches.synchronizations, "kernels": self.kernels}
+        return {**{name: round(value / self.steps) for name, value in counts.items()}, "where": where}
 
 
 def _activities() -> list[ProfilerActivity]:
@@ -95,9 +100,10 @@ def main() -> None:
     rows = []
     for name in tqdm(options.strategies, desc="counting", unit="strategy"):
         warmup = WARMUP.get(name, 1)
+        steps = max(UNEVEN.get(name, 1), SAMPLED_STEPS if name in WARMUP else 1)
         meter = Meter(warmup)
         with nullcontext() if options.one_by_one else _without_cpu_kernels():
-            run_steps(Setting(name, steps=UNEVEN.get(name, 1), warmup=warmup, **size), meter)
+            run_steps(Setting(name, steps=steps, warmup=warmup, **size), meter)
         rows.append({"strategy": name, **meter.row()})
     table = pd.DataFrame(rows)
     if options.output:

@@ -64,6 +64,8 @@ class Setting:
 def measure_apart(setting: Setting, seconds: float | None = None) -> dict[str, Any]:
     """Run :func:`measure` in a new process, so that the peak memory is that of this measurement alone.
 
+    The result also has "compilation": what was compiled, or why nothing was; empty if nothing was to be compiled.
+
     Args:
         setting: Settings of the measurement.
         seconds: Time limit, after which the process is killed; None for no limit.
@@ -79,7 +81,9 @@ def measure_apart(setting: Setting, seconds: float | None = None) -> dict[str, A
         raise TimeoutError from None
     if answer.returncode:
         sys.exit(answer.stderr)
-    return json.loads(answer.stdout.splitlines()[-1])
+    *messages, found = answer.stdout.splitlines()
+    compilation = next((line for line in messages if line.startswith("compute.compile: ")), "")
+    return {**json.loads(found), "compilation": compilation.removeprefix("compute.compile: ")}
 
 
 def measure(setting: Setting) -> dict[str, Any]:
@@ -142,16 +146,21 @@ class Clock:
 
     def start(self) -> None:
         """Begin a step."""
+        _synchronize()
         self.started = time.perf_counter(), time.process_time()
 
     def stop(self) -> None:
         """End a step."""
-        import torch
-
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+        _synchronize()
         self.seconds.append(time.perf_counter() - self.started[0])
         self.cpu_seconds.append(time.process_time() - self.started[1])
+
+
+def _synchronize() -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
 
 
 EPOCHS = 2
@@ -231,6 +240,7 @@ def _search(setting: Setting, data: Any, clock: Meter) -> dict[str, list[float]]
             limit_val_batches=int(setting.what in METHODS),  # DARTS-PT validates at the end of an epoch
             num_sanity_val_steps=0,
             accelerator=setting.accelerator,
+            devices=1,
             precision=setting.precision,
         ),
         train_dataloaders=DataLoader(data, batch_size=setting.batch),
@@ -249,6 +259,15 @@ def _sgd(weights: Any) -> Any:
     return torch.optim.SGD(weights, lr=0.025, momentum=0.9, weight_decay=3e-4)
 
 
+def _on_device(model: Any) -> tuple[Any, Any]:
+    """Return a model on the GPU, or on the CPU in the memory format of searches and retrainings, and the device."""
+    import torch
+
+    if torch.cuda.is_available():
+        return model.cuda(), torch.device("cuda")
+    return model.to(memory_format=torch.channels_last), torch.device("cpu")
+
+
 def _bare_loop(setting: Setting, data: Any, clock: Meter) -> None:
     import torch
     from torch.nn.functional import cross_entropy
@@ -257,8 +276,7 @@ def _bare_loop(setting: Setting, data: Any, clock: Meter) -> None:
     from strategies.relaxation import Step
 
     strategy = _strategy("EDAS")
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = strategy.mutate_model(_space(setting)).to(device, memory_format=torch.channels_last)
+    model, device = _on_device(strategy.mutate_model(_space(setting)))
     strategy.architecture.to(device)
     architecture, relaxation = strategy.architecture, strategy.composition.relaxation
     alphas = architecture.alphas
@@ -287,6 +305,8 @@ def _derived(setting: Setting, data: Any, clock: Meter) -> None:
     import torch
     from torch.nn.functional import cross_entropy
 
+    from nas_plugins.training.compilation import compile_arguments
+
     strategy = _strategy("EDAS")
     space = _space(setting)
     supernet = strategy.mutate_model(_space(setting))
@@ -296,17 +316,19 @@ def _derived(setting: Setting, data: Any, clock: Meter) -> None:
         if hasattr(module, "export"):
             sample |= module.export(sample)
     del supernet
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = space.freeze(sample).to(device, memory_format=torch.channels_last)
+    model, device = _on_device(space.freeze(sample))
     if setting.compiled:
-        model.compile()
+        model.compile(**compile_arguments(device, graphs=True))
     weights = list(model.parameters())
     optimizer = _sgd(weights)
     for images, labels in torch.utils.data.DataLoader(data, setting.batch):
         images, labels = images.to(device), labels.to(device)
         clock.start()
+        torch.compiler.cudagraph_mark_step_begin()
         optimizer.zero_grad()
-        cross_entropy(model(images), labels).backward()
+        with torch.autocast(device.type, torch.bfloat16, enabled=setting.precision == "bf16-mixed"):
+            loss = cross_entropy(model(images), labels)
+        loss.backward()
         torch.nn.utils.clip_grad_norm_(weights, 5.0)
         optimizer.step()
         clock.stop()

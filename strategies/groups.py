@@ -12,6 +12,7 @@ from torch import Tensor
 from search_spaces.edges import NONE
 from strategies.derivation import softmax
 from strategies.supernet.architecture import Architecture
+from strategies.supernet.candidates import indices
 from strategies.topology import is_node
 
 
@@ -25,8 +26,14 @@ def groups(names: Iterable[Any]) -> list[list[int]]:
 def softmax_by_group(alpha: Tensor, names: Iterable[Any]) -> Tensor:
     """Return the softmax of α (candidates,) within each group."""
     parts = groups(names)
-    order = torch.tensor([index for part in parts for index in part])
-    return torch.cat([alpha[part].softmax(dim=0) for part in parts])[order.argsort()]
+    order = [index for part in parts for index in part]
+    inverse = sorted(range(len(order)), key=order.__getitem__)
+    softmaxes = [_select(alpha, part).softmax(dim=0) for part in parts]
+    return _select(torch.cat(softmaxes), inverse)
+
+
+def _select(values: Tensor, positions: list[int]) -> Tensor:
+    return values.index_select(0, indices(tuple(positions), values.device))
 
 
 def weights_by_group(alphas: Mapping[str, float]) -> dict[str, float]:

@@ -40,7 +40,8 @@ def uniform(alphas: Alphas, seed: int, step: Step, name: str = "") -> dict[str, 
         return {}
     sizes, like = [alpha.numel() for alpha in alphas.values()], next(iter(alphas.values()))
     # Drawn in double precision on the CPU, so that every device and precision sees the same numbers.
-    noise = torch.rand(sum(sizes), generator=generator(seed, step, name), dtype=torch.float64).to(like)
+    drawn = torch.rand(sum(sizes), generator=generator(seed, step, name), dtype=torch.float64)
+    noise = drawn.to(like, non_blocking=True)
     limits = torch.finfo(noise.dtype)
     return dict(zip(alphas, torch.split(noise.clamp(limits.tiny, 1 - limits.eps), sizes), strict=True))
 

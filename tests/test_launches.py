@@ -40,7 +40,7 @@ def waits_of(run_search, strategy):
     return dict(steps.launches.waits)
 
 
-@pytest.mark.parametrize("name", ["DARTS", "FairDARTS", "PCDARTS", "BetaDARTS", "DARTSMinus", "DrNAS", "SNAS", "OLES"])
+@pytest.mark.parametrize("name", ["DARTS", "FairDARTS", "PCDARTS", "BetaDARTS", "DARTSMinus", "DOTS", "SNAS", "OLES"])
 def test_a_step_that_runs_all_candidates_waits_for_nothing(run_search, name):
     strategy = make(name, 2) if name in METHODS else getattr(nas_plugins, name)()
     assert waits_of(run_search, strategy) == {}
@@ -50,11 +50,15 @@ def test_a_second_order_step_waits_for_nothing(run_search):
     assert waits_of(run_search, nas_plugins.DARTS(order="second")) == {}
 
 
+def test_a_step_of_drnas_draws_its_samples_on_the_cpu(run_search):
+    assert waits_of(run_search, make("DrNAS", 2)) == {"strategies/dirichlet._sample": 2}
+
+
 def test_a_step_of_edas_reads_the_strongest_candidates(run_search):
     assert waits_of(run_search, nas_plugins.EDAS()) == READS_STRONGEST
 
 
-@pytest.mark.parametrize("read", [*map(methodcaller, ("item", "tolist", "numpy")), bool, float])
+@pytest.mark.parametrize("read", [*map(methodcaller, ("item", "tolist", "numpy", "cpu")), bool, float])
 def test_every_way_to_read_a_value_is_counted(read):
     launches = Launches()
     with launches.counting():

@@ -48,10 +48,12 @@ class Compilation(Callback):
         if not regions:
             _tell(trainer, f"not used: {reason or what}")
             return
+        if isinstance(pl_module, SearchModule) and not isinstance(regions[0], MixedCell):
+            pl_module.architecture.grouped = False  # groups use the weights of operations without calling them
         self._what, self._regions = what, tuple(regions)
         self._settings.enter_context(torch._dynamo.config.patch(cache_size_limit=GRAPHS, suppress_errors=True))
         for region in regions:
-            region.compile(**_arguments(device, graphs=isinstance(pl_module, TaskModule)))
+            region.compile(**compile_arguments(device, graphs=isinstance(pl_module, TaskModule)))
 
     def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         """Begin a step, and time the first one."""
@@ -117,7 +119,7 @@ def _has_fixed_plan(module: SearchModule) -> bool:
     return all(isinstance(entry, Tensor) for plan in plans for entry in plan.values())
 
 
-def _arguments(device: torch.device, graphs: bool) -> dict[str, Any]:
+def compile_arguments(device: torch.device, graphs: bool) -> dict[str, Any]:
     """Return the arguments of ``torch.compile``; with CUDA graphs, whole steps start as one."""
     if BACKEND != "inductor":
         return {"backend": BACKEND}
@@ -130,7 +132,8 @@ def _missing(device: torch.device) -> str | None:
         return "it needs PyTorch 2.6"
     try:
         with torch._dynamo.config.patch(suppress_errors=False):
-            torch.compile(lambda x: x.sin() + 1, **_arguments(device, graphs=False))(torch.ones(8, device=device))
+            arguments = compile_arguments(device, graphs=False)
+            torch.compile(lambda x: x.sin() + 1, **arguments)(torch.ones(8, device=device))
     except Exception as error:  # the kind depends on the version, and on what is missing
         return one_line(error)[:200]
     return None

@@ -49,6 +49,8 @@ def make_trainer(config: Config, run: Path, callbacks: list[Callback], **kwargs:
         enable_version_counter=False,
         save_on_train_epoch_end=True,
     )
+    # In its deterministic mode PyTorch would fill each new tensor first, which takes thousands of calls per step.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     terminal = sys.stderr.isatty()
     theirs = "evaluator" in config.user
     return Trainer(

@@ -98,7 +98,7 @@ def weigh(
     for form, numbers in forms.items():
         assert together is not None
         wanted = tuple(positions[member] for number in numbers for member in groups[number])
-        values = together.index_select(0, _indices(wanted, together.device))
+        values = together.index_select(0, indices(wanted, together.device))
         if form is not None:  # PyTorch is slow with an expanded tensor
             channels, dtype = form
             values = values.to(dtype or values.dtype).unsqueeze(1).expand(-1, channels).contiguous()
@@ -121,10 +121,11 @@ def _form(candidate: nn.Module) -> _Form:
 
 
 @lru_cache(maxsize=1024)
-def _indices(positions: tuple[int, ...], device: torch.device) -> Tensor:
-    # Cached, because a copy to an accelerator blocks Python. Autograd cannot use tensors created in inference mode.
+def indices(positions: tuple[int, ...], device: torch.device) -> Tensor:
+    """Return a tensor of indices on a device."""
+    # Cached, because a copy to an accelerator takes time. Autograd cannot use tensors created in inference mode.
     with torch.inference_mode(False):
-        return torch.tensor(positions, device=device)
+        return torch.tensor(positions).to(device, non_blocking=True)
 
 
 def forward_weighted(

@@ -116,8 +116,8 @@ def _run(candidates: Sequence[Sequence[Any]], x: Tensor, weights: Tensor | None,
     """Return the outputs of candidates of one kind, each times its weight, concatenated along the channels."""
     if not candidates[0]:
         assert weights is not None
-        weighted = x.unsqueeze(1) * weights.view(1, -1, *[1] * (x.dim() - 1))
-        return weighted.flatten(1, 2).to(x.dtype)  # a scalar weight does not promote the type
+        weights = weights.to(x.dtype)  # a scalar weight does not promote the type
+        return (x.unsqueeze(1) * weights.view(1, -1, *[1] * (x.dim() - 1))).flatten(1, 2)
     shared = True
     for depth, layer in enumerate(zip(*candidates, strict=True), start=1):
         if type(layer[0]) is nn.ReLU:
