@@ -7,6 +7,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -26,7 +27,7 @@ class Launches(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.operators = 0
+        self.operators = self.launching = 0
         self.waits: Counter[str] = Counter()
         self.synchronizations = 0  # of a GPU, of which PyTorch warns
 
@@ -34,6 +35,7 @@ class Launches(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         self.operators += 1
+        self.launching += _launches(func)
         if func._schema.name in READING:
             self._wait()
         return func(*args, **(kwargs or {}))
@@ -77,3 +79,12 @@ class Launches(TorchDispatchMode):
                 self.waits[f"{room}/{Path(frame.filename).stem}.{frame.name}"] += 1
                 return
         self.waits["other"] += 1
+
+
+@cache
+def _launches(operator: Any) -> bool:
+    """Return whether an operator computes, in a kernel on an accelerator, rather than return a view or new memory."""
+    schema = operator._schema
+    is_view = any(result.alias_info is not None and not result.alias_info.is_write for result in schema.returns)
+    allocates = schema.name.startswith(("aten::empty", "aten::new_empty"))
+    return not (is_view or allocates or schema.name in READING)

@@ -60,7 +60,7 @@ SECONDS_TO_START = 20
 SECONDS_TO_REPORT = 20
 """Time for the report of the search and the page."""
 IMAGES, BATCH = 50_000, 64
-"""Training images of CIFAR-10, of which a search trains α on half, and the size of its batches."""
+"""Training images of CIFAR-10, half of which train α, and the size of a batch."""
 TITAN_X_HOURS = 3
 """Duration of EDAS' search on CIFAR-10 (its paper, section 4.1)."""
 
@@ -202,7 +202,8 @@ def launches(machine: Machine) -> Iterator[dict[str, Any]]:
             return
         meter = Meter()
         free_memory()
-        run_steps(on(machine, Setting(name, **(SMALL if machine.dry else {"cells": 8}), steps=1)), meter)
+        size = SMALL if machine.dry else {"cells": 8}
+        run_steps(on(machine, Setting(name, **size, steps=1, grouped=True)), meter)
         yield {"strategy": name, **meter.row()}
 
 
@@ -245,13 +246,13 @@ def real_search(
         per_step: Estimated seconds of a step; None if it is unknown.
     """
     options = ["--compute.accelerator", machine.accelerator]
-    count = IMAGES
     if images is not None:
+        count = sum(1 for _ in images.glob("train/*/*"))
         options += ["--data.dataset", "folder", "--data.root", str(images), "--data.flip", "true"]
         options += ["--data.crop_padding", "4"]
         if per_step is not None:  # two epochs, a third of whose time is for validation and for loading images
             steps_per_epoch = (machine.left() - SECONDS_TO_REPORT) / 3 / per_step
-            count = min(IMAGES, max(10, round(steps_per_epoch)) * 2 * BATCH)
+            count = min(count, max(10, round(steps_per_epoch)) * 2 * BATCH)
             options += ["--data.train_images", str(count)]
     if machine.dry:
         options += ["--space.layers", "5", "--space.channels", "4", "--data.train_images", "400"]
@@ -263,16 +264,15 @@ def real_search(
     metrics = pd.read_csv(run / METRICS)
     seconds = metrics["seconds"].iloc[1:].median() if len(metrics) > 1 else metrics["seconds"].iloc[0]
     found = {
-        "images": f"{count} of CIFAR-10" if images is not None else "the digits of scikit-learn",
+        "images": "the digits of scikit-learn" if images is None else f"{count} of CIFAR-10",
         "epochs": len(metrics),
         "seconds an epoch": round(float(seconds), 1),
-        "minutes for 25 epochs of 50,000 images": round(25 * IMAGES / count * float(seconds) / 60, 1),
-        "hours in the paper, on a Titan X": TITAN_X_HOURS,
         "supernet, validation accuracy": round(float(metrics["val_acc"].iloc[-1]), 4),
         "derived network on its weights": round(float(metrics["derived_val_acc"].iloc[-1]), 4),
     }
-    if images is None:
-        del found["minutes for 25 epochs of 50,000 images"], found["hours in the paper, on a Titan X"]
+    if images is not None:
+        found["minutes for 25 epochs of 50,000 images"] = round(25 * IMAGES / count * float(seconds) / 60, 1)
+        found["hours in the paper, on a Titan X"] = TITAN_X_HOURS
     for name, value in found.items():
         yield {"": name, "EDAS, 20 cells": str(value)}
 

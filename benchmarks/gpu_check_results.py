@@ -81,7 +81,7 @@ section { background: #fff; border: 1px solid #e2e8f0; border-radius: 10px; padd
 section { overflow-x: auto; }
 table { border-collapse: collapse; font-size: 13px; font-variant-numeric: tabular-nums; }
 th { text-align: left; color: #64748b; border-bottom: 1px solid #cbd5e1; }
-th, td { padding: 5px 14px 5px 0; vertical-align: top; }
+th, td { padding: 5px 14px 5px 0; vertical-align: top; white-space: nowrap; }
 </style></head><body><main>
 <h1>GPU check</h1><p>{{ device }} · PyTorch {{ torch }} · Python {{ python }}</p>
 {% for title, about, table in parts %}

@@ -7,6 +7,7 @@ kind computed together, as on an accelerator. There each operator call launches 
 synchronization waits until all of them have ended. The table has the columns
 
     operators   operator calls of PyTorch, forward and backward, optimizers included
+    launching   those that compute, in a kernel on an accelerator, rather than return a view or new memory
     nodes       nodes of the autograd graphs that backward passes evaluate
     waits       tensor values that Python reads, each of which is a synchronization on an accelerator
     where       functions of this project, NNI or Lightning that read them
@@ -71,7 +72,12 @@ class Meter:
     def row(self) -> dict[str, Any]:
         """Return the counts per step, averaged over all counted steps."""
         where = ", ".join(f"{name} ×{count / self.steps:g}" for name, count in self.launches.waits.most_common())
-        counts = {"operators": self.launches.operators, "nodes": self.nodes, "waits": self.launches.waits.total()}
+        counts = {
+            "operators": self.launches.operators,
+            "launching": self.launches.launching,
+            "nodes": self.nodes,
+            "waits": self.launches.waits.total(),
+        }
         if torch.cuda.is_available():
             counts |= {"synchronizations": self.launches.synchronizations, "kernels": self.kernels}
         return {**{name: round(value / self.steps) for name, value in counts.items()}, "where": where}

@@ -134,6 +134,24 @@ def test_a_cell_that_runs_all_candidates_is_one_graph_with_the_same_gradients(in
     torch.compiler.reset()
 
 
+class Grouping(Callback):
+    """Sets candidates to be computed together, as on an accelerator, and looks whether they still are."""
+
+    def on_fit_start(self, trainer, pl_module):
+        pl_module.architecture.grouped = True
+
+    def on_train_start(self, trainer, pl_module):
+        self.grouped = pl_module.architecture.grouped
+
+
+def test_operations_are_computed_apart_if_each_is_compiled(tmp_path):
+    (tmp_path / "s.yaml").write_text(yaml.safe_dump({**BASE, "space": SPACE, "strategy": {"name": "EDAS"}}))
+    grouping = Grouping()
+    with compiling():
+        search(tmp_path / "s.yaml", tmp_path / "run", ["--training.epochs", "1", *COMPILED], [grouping])
+    assert grouping.grouped is False
+
+
 def test_a_machine_without_a_compiler_trains_as_ever_and_says_so(plain, tmp_path, capsys):
     with torch._inductor.config.patch({"cpp.cxx": (None, "no-such-compiler")}):
         assert_close(weights_of(retrained(tmp_path, COMPILED)), plain)
