@@ -16,7 +16,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 READERS = ("tolist", "numpy", "__array__", "cpu")
-"""Methods of a tensor that read its values without an operator."""
+"""Methods of a tensor that return its values to Python, or to the CPU."""
 READING = {"aten::_local_scalar_dense", "aten::nonzero", "aten::equal"}
 """Operators whose results Python waits for: ``item``, ``bool`` and ``float`` of a tensor, masks, comparisons."""
 ROOMS = ("strategies", "search_spaces", "nas_plugins", "nni", "pytorch_lightning", "torchmetrics")
@@ -53,13 +53,14 @@ class Launches(TorchDispatchMode):
 
     @contextmanager
     def _synchronizing(self) -> Iterator[None]:
+        mode = torch.cuda.get_sync_debug_mode()
         torch.cuda.set_sync_debug_mode("warn")
         try:
             with warnings.catch_warnings(record=True) as found:
                 warnings.simplefilter("always")
                 yield
         finally:
-            torch.cuda.set_sync_debug_mode("default")
+            torch.cuda.set_sync_debug_mode(mode)
         self.synchronizations += sum("synchronizing CUDA operation" in str(warning.message) for warning in found)
 
     def _counted(self, read: Callable[..., Any]) -> Callable[..., Any]:
@@ -86,5 +87,5 @@ def _launches(operator: Any) -> bool:
     """Return whether an operator computes, in a kernel on an accelerator, rather than return a view or new memory."""
     schema = operator._schema
     is_view = any(result.alias_info is not None and not result.alias_info.is_write for result in schema.returns)
-    allocates = schema.name.startswith(("aten::empty", "aten::new_empty"))
-    return not (is_view or allocates or schema.name in READING)
+    others = ("aten::empty", "aten::new_empty", "aten::_unsafe_view", "profiler::")
+    return not (is_view or schema.name in READING or schema.name.startswith(others))

@@ -12,8 +12,8 @@ into OUTPUT, and
     compiled.csv   seconds of a step with and without torch.compile; the first step includes the compilation
     launches.csv   operator calls and synchronizations of a step, see launches.py
     kernels.csv    time of single operations in both memory formats, see gpu_kernels.py
-    search/        a search by EDAS with 20 cells, for as many of its 25 epochs as fit into the time, on as many images
-                   as allow two
+    search/        a search by EDAS with 20 cells, for as many of its 25 epochs as fit into the time, on few enough
+                   images for two epochs
 
 Each file is written as soon as its part ends. A part that fails is reported on the page, and the others run.
 """
@@ -24,6 +24,7 @@ import argparse
 import gc
 import logging
 import statistics
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -36,7 +37,7 @@ import pytorch_lightning as pl
 import torch
 from gpu_check_results import Machine, Results
 from gpu_kernels import SIZES, timings
-from launches import Meter
+from launches import count
 from measuring import DERIVED, Clock, Setting, measure_apart, run_steps
 from methods import WARMUP
 from step_cost import SMALL
@@ -49,7 +50,7 @@ from nas_plugins.training.recorder import peak_memory_mb, reset_peak_memory
 EXAMPLES = Path(__file__).parent.parent / "examples"
 STRATEGIES = ("NNI DARTS", "DARTS", "FairDARTS", "D-DARTS", "PCDARTS", "GDAS", "EDAS")
 SHARES = {"correct": 0.15, "steps": 0.3, "launches": 0.1}
-"""Part -> its share of the time. Only the first two strategies are measured beyond it. The search gets the rest."""
+"""Part -> its share of the time. Only the first two settings are measured beyond it. The search gets the rest."""
 TINY = {"cells": 3, "channels": 4, "batch": 4, "image": 8}
 """Sizes of network and batch with which a CPU takes only seconds in double precision."""
 COMPILED = (DERIVED, "EDAS", "DARTS")
@@ -113,7 +114,7 @@ def main() -> None:
     per_step = seconds_of_edas(results.tables["steps"])
     results.add("search", lambda: real_search(machine, options.output, options.images, per_step))
     print(f"{options.output / 'gpu_check.html'} after {machine.done() * options.minutes:.1f} minutes")
-    raise SystemExit(results.failed)
+    sys.exit(int(results.failed))
 
 
 def correct(machine: Machine, output: Path) -> Iterator[dict[str, Any]]:
@@ -126,8 +127,10 @@ def correct(machine: Machine, output: Path) -> Iterator[dict[str, Any]]:
         one, other = (torch.tensor([value for row in table.values() for value in row]) for table in tables)
         largest = (one - other).abs().max()  # NaN if any is
         yield {"check": f"{name}: α after 5 steps in double precision, largest difference", "found": f"{largest:.1e}"}
-    same = resumed_alike(machine, output)
-    torch.use_deterministic_algorithms(False)  # searches of this project turn it on, NNI's strategies do not
+    try:
+        same = resumed_alike(machine, output)
+    finally:
+        torch.use_deterministic_algorithms(False)  # searches of this project turn it on, NNI's strategies do not
     yield {"check": "EDAS: a search that was interrupted resumes to the same α and genotype", "found": same}
 
 
@@ -146,14 +149,13 @@ def resumed_alike(machine: Machine, output: Path) -> str:
 
 def steps(machine: Machine) -> Iterator[dict[str, Any]]:
     """Yield the time and the memory of a step of each strategy."""
-    counts = (lambda name: {}) if machine.dry else (lambda name: {"steps": 10, "warmup": WARMUP.get(name, 4)})
-    size = SMALL if machine.dry else {"cells": 8}
     settings = [
-        Setting(name, **size, **counts(name), precision=precision)
+        Setting(name, **SMALL, precision=precision)
+        if machine.dry
+        else Setting(name, precision=precision, steps=10, warmup=WARMUP.get(name, 4))
         for precision, name in product(("32-true", "bf16-mixed"), STRATEGIES)
     ]
-    deep = [replace(setting, cells=20) for setting in settings if setting.what == "EDAS" and not machine.dry]
-    settings[1:1] = deep
+    settings[1:1] = [replace(setting, cells=20) for setting in settings if setting.what == "EDAS" and not machine.dry]
     first: dict[str, float] = {}
     for index, setting in enumerate(settings):
         if index > 1 and machine.done() > SHARES["correct"] + SHARES["steps"]:
@@ -165,7 +167,7 @@ def steps(machine: Machine) -> Iterator[dict[str, Any]]:
         seconds = statistics.median(clock.seconds[setting.warmup :])
         if setting.what == "NNI DARTS":
             first[setting.precision] = seconds
-        base = first.get(setting.precision)
+        base = first.get(setting.precision) if setting.cells == settings[0].cells else None
         yield {
             "strategy": setting.what,
             "cells": setting.cells,
@@ -200,17 +202,14 @@ def launches(machine: Machine) -> Iterator[dict[str, Any]]:
     for index, name in enumerate(STRATEGIES):
         if index > 1 and machine.done() > sum(SHARES.values()):
             return
-        meter = Meter()
         free_memory()
-        size = SMALL if machine.dry else {"cells": 8}
-        run_steps(on(machine, Setting(name, **size, steps=1, grouped=True)), meter)
-        yield {"strategy": name, **meter.row()}
+        yield count(on(machine, Setting(name, **(SMALL if machine.dry else {}), grouped=True)))
 
 
 def compiled(machine: Machine) -> Iterator[dict[str, Any]]:
     """Yield the time of a step without and with ``torch.compile``, or a note if the compilation takes too long."""
     size = SMALL if machine.dry else {"cells": 8}
-    counts = {} if machine.dry else {"steps": 20, "warmup": 20}
+    counts = {} if machine.dry else {"steps": 20, "warmup": 30}
     for name, way in product(COMPILED, (False, True)):
         row = {"strategy": name, "compiled": "yes" if way else "no"}
         left = (COMPILED_UNTIL - machine.done()) * machine.seconds
@@ -220,6 +219,8 @@ def compiled(machine: Machine) -> Iterator[dict[str, Any]]:
             found = measure_apart(on(machine, Setting(name, **size, **counts, compiled=way)), left)
         except TimeoutError:
             yield row | {"first step, s": "not in the time that was left"}
+        except SystemExit as error:
+            yield row | {"what": f"failed: {str(error).splitlines()[-1]}"}
         else:
             yield row | {
                 "first step, s": f"{found['first_seconds']:.1f}",
@@ -247,15 +248,18 @@ def real_search(
     """
     options = ["--compute.accelerator", machine.accelerator]
     if images is not None:
-        count = sum(1 for _ in images.glob("train/*/*"))
+        used = sum(1 for _ in images.glob("train/*/*"))
         options += ["--data.dataset", "folder", "--data.root", str(images), "--data.flip", "true"]
         options += ["--data.crop_padding", "4"]
         if per_step is not None:  # two epochs, a third of whose time is for validation and for loading images
             steps_per_epoch = (machine.left() - SECONDS_TO_REPORT) / 3 / per_step
-            count = min(count, max(10, round(steps_per_epoch)) * 2 * BATCH)
-            options += ["--data.train_images", str(count)]
+            fitting = max(10, round(steps_per_epoch)) * 2 * BATCH
+            if fitting < used:
+                used = fitting
+                options += ["--data.train_images", str(used)]
     if machine.dry:
-        options += ["--space.layers", "5", "--space.channels", "4", "--data.train_images", "400"]
+        used = 400
+        options += ["--space.layers", "5", "--space.channels", "4", "--data.train_images", str(used)]
         options += ["--training.epochs", "2", "--strategy.sign_flip_epochs", "1"]
     if images is None:
         options += ["--data.dataset", "digits"]
@@ -264,14 +268,14 @@ def real_search(
     metrics = pd.read_csv(run / METRICS)
     seconds = metrics["seconds"].iloc[1:].median() if len(metrics) > 1 else metrics["seconds"].iloc[0]
     found = {
-        "images": "the digits of scikit-learn" if images is None else f"{count} of CIFAR-10",
+        "images": "the digits of scikit-learn" if images is None else f"{used} of CIFAR-10",
         "epochs": len(metrics),
         "seconds an epoch": round(float(seconds), 1),
         "supernet, validation accuracy": round(float(metrics["val_acc"].iloc[-1]), 4),
         "derived network on its weights": round(float(metrics["derived_val_acc"].iloc[-1]), 4),
     }
     if images is not None:
-        found["minutes for 25 epochs of 50,000 images"] = round(25 * IMAGES / count * float(seconds) / 60, 1)
+        found["minutes for 25 epochs of 50,000 images"] = round(25 * IMAGES / used * float(seconds) / 60, 1)
         found["hours in the paper, on a Titan X"] = TITAN_X_HOURS
     for name, value in found.items():
         yield {"": name, "EDAS, 20 cells": str(value)}

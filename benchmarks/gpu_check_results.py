@@ -1,4 +1,4 @@
-"""Results of a check of a GPU: tables that are written as soon as they are there, and a page that shows them."""
+"""Results of a GPU check: tables and a page."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Machine:
 
 
 class Results:
-    """Tables of the parts so far, of which each is written at once, and the page.
+    """Tables of the parts of a check, and the page; both are written after each part.
 
     Args:
         output: Folder for the tables and the page.

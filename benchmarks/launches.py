@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 from contextlib import ExitStack, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -51,6 +52,13 @@ class Meter:
         self.nodes = self.kernels = 0
         self._running: ExitStack | None = None
 
+    def __enter__(self) -> Meter:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._running is not None:  # a step failed
+            self._running.close()
+
     def start(self) -> None:
         """Begin a step."""
         self.steps += 1
@@ -64,6 +72,7 @@ class Meter:
         if self._running is None:
             return
         self._running.close()
+        self._running = None
         for event in self._profile.profiler.kineto_results.events():  # the parsed events take a hundred times as long
             self.nodes += event.name().startswith("autograd::engine::evaluate_function")
             on_gpu = event.device_type() == torch.autograd.DeviceType.CUDA
@@ -87,6 +96,15 @@ def _activities() -> list[ProfilerActivity]:
     return [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if torch.cuda.is_available() else [])]
 
 
+def count(setting: Setting) -> dict[str, Any]:
+    """Return the row of the table for a setting, in which the numbers of steps are chosen here."""
+    warmup = WARMUP.get(setting.what, 1)
+    steps = max(UNEVEN.get(setting.what, 1), SAMPLED_STEPS if setting.what in WARMUP else 1)
+    with Meter(warmup) as meter:
+        run_steps(replace(setting, steps=steps, warmup=warmup), meter)
+    return {"strategy": setting.what, **meter.row()}
+
+
 def _without_cpu_kernels() -> Any:
     """Return a context in which depthwise convolutions have PyTorch's own gradients, as on an accelerator."""
     return patch("search_spaces.depthwise.is_transformed", return_value=True)
@@ -105,12 +123,8 @@ def main() -> None:
     size |= {"grouped": not options.one_by_one}
     rows = []
     for name in tqdm(options.strategies, desc="counting", unit="strategy"):
-        warmup = WARMUP.get(name, 1)
-        steps = max(UNEVEN.get(name, 1), SAMPLED_STEPS if name in WARMUP else 1)
-        meter = Meter(warmup)
         with nullcontext() if options.one_by_one else _without_cpu_kernels():
-            run_steps(Setting(name, steps=steps, warmup=warmup, **size), meter)
-        rows.append({"strategy": name, **meter.row()})
+            rows.append(count(Setting(name, **size)))
     table = pd.DataFrame(rows)
     if options.output:
         options.output.parent.mkdir(parents=True, exist_ok=True)

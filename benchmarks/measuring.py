@@ -278,6 +278,7 @@ def _bare_loop(setting: Setting, data: Any, clock: Meter) -> None:
     strategy = _strategy("EDAS")
     model, device = _on_device(strategy.mutate_model(_space(setting)))
     strategy.architecture.to(device)
+    strategy.architecture.grouped = setting.grouped or device.type == "cuda"
     architecture, relaxation = strategy.architecture, strategy.composition.relaxation
     alphas = architecture.alphas
     _set_alphas(alphas)
@@ -318,13 +319,15 @@ def _derived(setting: Setting, data: Any, clock: Meter) -> None:
     del supernet
     model, device = _on_device(space.freeze(sample))
     if setting.compiled:
+        print("compute.compile: the network is compiled")
         model.compile(**compile_arguments(device, graphs=True))
     weights = list(model.parameters())
     optimizer = _sgd(weights)
     for images, labels in torch.utils.data.DataLoader(data, setting.batch):
         images, labels = images.to(device), labels.to(device)
         clock.start()
-        torch.compiler.cudagraph_mark_step_begin()
+        if setting.compiled:
+            torch.compiler.cudagraph_mark_step_begin()
         optimizer.zero_grad()
         with torch.autocast(device.type, torch.bfloat16, enabled=setting.precision == "bf16-mixed"):
             loss = cross_entropy(model(images), labels)

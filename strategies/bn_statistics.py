@@ -32,20 +32,19 @@ def measure_bn_stats(module: nn.Module, run: Callable[[], object]) -> Statistics
         The average over the passes, for each normalization that ran.
     """
     norms = norms_with_stats(module)
-    before = [(norm, norm.training, norm.momentum, norm.num_batches_tracked, _state(norm)) for norm in norms]
+    before = [(norm, norm.training, norm.momentum, norm.num_batches_tracked, _state(norm)[:2]) for norm in norms]
     for norm in norms:
+        norm.num_batches_tracked = torch.zeros((), dtype=torch.long)  # read in each pass, so not on an accelerator
         norm.reset_running_stats()
         norm.training, norm.momentum = True, None  # None: the plain average over all passes
-        # A normalization reads its count in each pass, and an accelerator would have to wait for it.
-        norm.num_batches_tracked = torch.zeros((), dtype=torch.long)
     try:
         with torch.no_grad():
             run()
         return {norm: _state(norm)[:2] for norm in norms if norm.num_batches_tracked}
     finally:
-        for norm, training, momentum, count, state in before:
+        for norm, training, momentum, count, statistics in before:
             norm.training, norm.momentum, norm.num_batches_tracked = training, momentum, count
-            _restore(norm, state)
+            _restore(norm, statistics)
 
 
 @contextmanager

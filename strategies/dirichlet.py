@@ -53,7 +53,9 @@ class DirichletEdges:
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.set_state(generator(self.seed, step, name).get_state())
             samples = [Dirichlet(each, validate_args=False).rsample() for each in concentrations]
-        return dict(zip(alphas, torch.split(torch.cat(samples).to(flat, non_blocking=True), sizes), strict=True))
+        return dict(
+            zip(alphas, torch.split(torch.cat(samples).to(flat, non_blocking=flat.is_cuda), sizes), strict=True)
+        )
 
 
 def dirichlet_kl(weight: float) -> Objective:

@@ -41,7 +41,7 @@ def uniform(alphas: Alphas, seed: int, step: Step, name: str = "") -> dict[str, 
     sizes, like = [alpha.numel() for alpha in alphas.values()], next(iter(alphas.values()))
     # Drawn in double precision on the CPU, so that every device and precision sees the same numbers.
     drawn = torch.rand(sum(sizes), generator=generator(seed, step, name), dtype=torch.float64)
-    noise = drawn.to(like, non_blocking=True)
+    noise = drawn.to(like, non_blocking=like.is_cuda)
     limits = torch.finfo(noise.dtype)
     return dict(zip(alphas, torch.split(noise.clamp(limits.tiny, 1 - limits.eps), sizes), strict=True))
 

@@ -10,7 +10,6 @@ from typing import Literal, get_args
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from search_spaces.checks import require, require_one_of
 from strategies.composition import Perturbation
@@ -78,5 +77,5 @@ def attacked(weights: Weights, moved: Weights, loss: Loss, radius: float, steps:
 def distribution(weights: Tensor) -> Tensor:
     """Return weights (candidates,) clipped to [0, 1] and divided by their sum; if all are 0, the largest becomes 1."""
     clipped = weights.clamp(0, 1)
-    largest = functional.one_hot(weights.argmax(), len(weights)).to(weights)
+    largest = (torch.arange(len(weights), device=weights.device) == weights.argmax()).to(weights)
     return torch.where(clipped.sum() > 0, clipped / clipped.sum(), largest)

@@ -135,7 +135,7 @@ def test_a_cell_that_runs_all_candidates_is_one_graph_with_the_same_gradients(in
 
 
 class Grouping(Callback):
-    """Sets candidates to be computed together, as on an accelerator, and looks whether they still are."""
+    """Sets candidates to be computed together, as on an accelerator, and records whether they still are."""
 
     def on_fit_start(self, trainer, pl_module):
         pl_module.architecture.grouped = True

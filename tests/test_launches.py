@@ -40,7 +40,9 @@ def waits_of(run_search, strategy):
     return dict(steps.launches.waits)
 
 
-@pytest.mark.parametrize("name", ["DARTS", "FairDARTS", "PCDARTS", "BetaDARTS", "DARTSMinus", "DOTS", "SNAS", "OLES"])
+@pytest.mark.parametrize(
+    "name", ["DARTS", "FairDARTS", "PCDARTS", "BetaDARTS", "DARTSMinus", "DOTS", "SmoothDARTS", "SNAS", "OLES"]
+)
 def test_a_step_that_runs_all_candidates_waits_for_nothing(run_search, name):
     strategy = make(name, 2) if name in METHODS else getattr(nas_plugins, name)()
     assert waits_of(run_search, strategy) == {}

@@ -67,7 +67,7 @@ class HeldSamples(Dataset):
 
     def __getitems__(self, indices: list[int]) -> tuple[Tensor, Tensor]:
         """Return a batch; PyTorch's loader calls this method once per batch instead of once per sample."""
-        chosen = torch.tensor(indices).to(self.images.device, non_blocking=True)
+        chosen = torch.tensor(indices).to(self.images.device, non_blocking=self.images.is_cuda)
         return self.images[chosen], self.targets[chosen]
 
 

@@ -37,6 +37,7 @@ class Compilation(Callback):
 
     def __init__(self) -> None:
         self._what, self._regions = "", tuple[nn.Module, ...]()
+        self._apart: SearchModule | None = None
         self._settings = ExitStack()
         self._started: float | None = None
 
@@ -49,6 +50,7 @@ class Compilation(Callback):
             _tell(trainer, f"not used: {reason or what}")
             return
         if isinstance(pl_module, SearchModule) and not isinstance(regions[0], MixedCell):
+            self._apart = pl_module if pl_module.architecture.grouped else None
             pl_module.architecture.grouped = False  # groups use the weights of operations without calling them
         self._what, self._regions = what, tuple(regions)
         self._settings.enter_context(torch._dynamo.config.patch(cache_size_limit=GRAPHS, suppress_errors=True))
@@ -88,6 +90,8 @@ class Compilation(Callback):
         for region in self._regions:
             region._compiled_call_impl = None
         self._regions = ()
+        if self._apart is not None:
+            self._apart.architecture.grouped, self._apart = True, None
         self._settings.close()
 
 

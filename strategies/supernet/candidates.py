@@ -125,7 +125,7 @@ def indices(positions: tuple[int, ...], device: torch.device) -> Tensor:
     """Return a tensor of indices on a device."""
     # Cached, because a copy to an accelerator takes time. Autograd cannot use tensors created in inference mode.
     with torch.inference_mode(False):
-        return torch.tensor(positions).to(device, non_blocking=True)
+        return torch.tensor(positions).to(device, non_blocking=device.type == "cuda")
 
 
 def forward_weighted(
