@@ -220,7 +220,7 @@ def compiled(machine: Machine) -> Iterator[dict[str, Any]]:
         except TimeoutError:
             yield row | {"first step, s": "not in the time that was left"}
         except SystemExit as error:
-            yield row | {"what": f"failed: {str(error).splitlines()[-1]}"}
+            yield row | {"what": f"failed: {str(error).strip()[-200:]}"}
         else:
             yield row | {
                 "first step, s": f"{found['first_seconds']:.1f}",
