@@ -1,6 +1,6 @@
 """Time the operations of a group of candidates on a GPU, forward and backward, in both memory formats.
 
-    python benchmarks/gpu_kernels.py [--output CSV]
+    python benchmarks/gpu_kernels.py
 
 The groups have 1 and 4 candidates and the channels and resolutions of a network with 16 channels and 32×32 images,
 batch 64. A grouped pointwise convolution is also computed as a product of matrices.
@@ -8,15 +8,14 @@ batch 64. A grouped pointwise convolution is also computed as a product of matri
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable, Iterator
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import torch
+from measuring import synchronize
 from torch import Tensor
 from torch.nn import functional
 
@@ -84,29 +83,18 @@ def timings(device: str, sizes: dict[int, int] = SIZES, repetitions: int = REPET
 def _time(operation: Operation, x: Tensor, weight: Tensor, repetitions: int) -> float:
     gradient = torch.randn_like(operation(x, weight))
     for passes in (3, repetitions):  # the first passes choose the kernels
-        _synchronize(x)
+        synchronize()
         started = time.perf_counter()
         for _ in range(passes):
             torch.autograd.grad(operation(x, weight), (x, weight), gradient)
-        _synchronize(x)
+        synchronize()
     return (time.perf_counter() - started) / repetitions
-
-
-def _synchronize(x: Tensor) -> None:
-    if x.is_cuda:
-        torch.cuda.synchronize()
 
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--output", type=Path, metavar="CSV", help="file for the table")
-    options = parser.parse_args()
-    table = pd.DataFrame(timings("cuda" if torch.cuda.is_available() else "cpu"))
-    if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        table.to_csv(options.output, index=False)
-    print(table.to_string(index=False))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    print(pd.DataFrame(timings(device)).to_string(index=False))
 
 
 if __name__ == "__main__":

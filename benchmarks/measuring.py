@@ -146,17 +146,18 @@ class Clock:
 
     def start(self) -> None:
         """Begin a step."""
-        _synchronize()
+        synchronize()
         self.started = time.perf_counter(), time.process_time()
 
     def stop(self) -> None:
         """End a step."""
-        _synchronize()
+        synchronize()
         self.seconds.append(time.perf_counter() - self.started[0])
         self.cpu_seconds.append(time.process_time() - self.started[1])
 
 
-def _synchronize() -> None:
+def synchronize() -> None:
+    """Wait until a GPU has done all its work."""
     import torch
 
     if torch.cuda.is_available():
