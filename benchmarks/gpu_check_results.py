@@ -74,7 +74,7 @@ class Results:
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>GPU check</title><style>
 body { margin: 0; background: #f8fafc; color: #0f172a; font: 15px/1.5 system-ui, "DejaVu Sans", sans-serif; }
-main { max-width: 1000px; margin: 0 auto; padding: 32px 24px 64px; }
+main { max-width: 1180px; margin: 0 auto; padding: 32px 24px 64px; }
 h1 { font-size: 26px; margin: 0; } h2 { font-size: 18px; margin: 0 0 8px; }
 p { color: #64748b; margin: 0 0 14px; }
 section { background: #fff; border: 1px solid #e2e8f0; border-radius: 10px; padding: 18px; margin: 16px 0; }
